@@ -1,0 +1,1 @@
+"""Speech recognition: from audio to loss to text, and the training loop."""

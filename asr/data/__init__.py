@@ -1,0 +1,1 @@
+"""From audio files to batches: manifests, corpora, features, tokens and the batch plan."""

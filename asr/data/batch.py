@@ -1,0 +1,82 @@
+"""What travels from the loader to the model: units of a plan, utterances on their way, and the padded batch.
+
+B utterances   T feature frames   F feature dimension   U target tokens
+"""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The smallest piece of a batch plan: utterances of similar length that one learner processes together."""
+
+    epoch: int
+    batch: int  # index of the global batch within the epoch
+    index: int  # index of the unit within the global batch
+    utterances: tuple[int, ...]  # indices into the manifest
+
+    @property
+    def name(self) -> str:
+        """Identifies the unit within a run; keys every random choice made for it as a whole."""
+        return f"{self.epoch}-{self.batch}-{self.index}"
+
+
+def keyed_seed(*key: object) -> int:
+    """A 63-bit seed that depends on the key alone, never on the order in which learners happen to run."""
+    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(slots=True)
+class RawBatch:
+    """One unit before padding, as batch hooks see it.
+
+    ``signals`` holds waveforms of shape (samples,) in the stage ``waveform`` and features of shape (T, F) from the
+    stage ``mel`` on. Hooks replace entries of ``signals``, ``targets`` and ``predictor_inputs`` in place.
+    """
+
+    seed: int
+    epoch: int
+    utterance_ids: list[str]
+    signals: list[Tensor]
+    targets: list[list[int]]
+    predictor_inputs: list[list[int]]
+    skipped: int = 0  # utterances of the unit that turned out unusable while loading
+    metrics: dict[str, float] = field(default_factory=dict)  # what hooks report; averaged over units when logged
+
+    def generator(self, position: int, hook: str) -> torch.Generator:
+        """Random numbers of one hook for one utterance, keyed by (seed, epoch, utterance, hook)."""
+        seed = keyed_seed(self.seed, self.epoch, self.utterance_ids[position], hook)
+        return torch.Generator().manual_seed(seed)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One padded unit. ``weight`` is fixed at loading: the number of usable utterances."""
+
+    utterance_ids: list[str]
+    features: Tensor  # (B, T, F) float32, zero-padded
+    feature_lengths: Tensor  # (B,) int64
+    targets: Tensor  # (B, U) int64, padded with 0 (blank)
+    target_lengths: Tensor  # (B,) int64
+    predictor_inputs: Tensor  # (B, U) int64: what the prediction network reads; normally the targets
+    weight: float
+    unit: str = ""
+    audio_seconds: float = 0.0
+    skipped: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
+        """The same batch on ``device``, its features in ``dtype``; lengths go along."""
+        return replace(
+            self,
+            features=self.features.to(device, dtype, non_blocking=True),
+            feature_lengths=self.feature_lengths.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            target_lengths=self.target_lengths.to(device, non_blocking=True),
+            predictor_inputs=self.predictor_inputs.to(device, non_blocking=True),
+        )

@@ -1,0 +1,1 @@
+"""The transducer loss, exact and fused with the joiner, and an independent reference."""

@@ -1,0 +1,1 @@
+"""Encoders, prediction networks and joiners of transducer models."""

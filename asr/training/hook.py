@@ -1,0 +1,165 @@
+"""What happens around the training loop. The loop, with the points at which hooks run:
+
+    model = hook.on_model(model)                       # may replace modules
+    model = backend.wrap(model)
+    groups = hook.on_parameter_groups(model)           # parameters with rules of their own
+    optimizer(groups);  backend.attach(optimizer);  load checkpoint
+    hook.on_fit_start(run, resumed)
+    backend.synchronise(resumed)
+    while samples are left:
+        hook.on_step_start(progress)
+        divisor = backend.begin_step(local_weight)
+        for unit in units:
+            hook.on_batch(raw)                         # in the loader, at the hook's stage
+            output = model(batch)
+            hook.on_loss(batch, output, terms)         # adds to the sum, or a per-step term
+            (terms.summed / divisor + terms.per_step).backward()
+        report = backend.reduce_gradients(max_norm)
+        hook.on_gradients(model, report)
+        with backend.updating(apply=report.finite):
+            optimizer.step()
+        backend.zero_grad()
+        hook.on_step_end(progress, metrics)
+        at evaluation marks, inside backend.consensus():
+            hook.on_evaluation(progress, metrics)
+        at checkpoint marks:
+            hook.on_checkpoint(progress)
+    hook.on_fit_end(progress)
+    (on an exception: hook.on_error(error));  hook.close()
+
+Batch hooks declare a ``stage``. Within the loader the order is: stage, then position in the list.
+
+    waveform  ->  log-mel  ->  mel  ->  normalisation  ->  normalised  ->  deltas, stacking  ->  targets
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from asr.data.batch import Batch, RawBatch
+from distributed.backend import Backend, GradientReport
+
+if TYPE_CHECKING:
+    from asr.models.transducer import LossOutput
+
+Stage = Literal["waveform", "mel", "normalised", "targets"]
+STAGES: tuple[Stage, ...] = ("waveform", "mel", "normalised", "targets")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands. ``step`` counts this learner's own updates; ``samples`` those of all learners."""
+
+    step: int = 0
+    samples: int = 0  # utterances processed by all learners together
+    epoch: int = 0
+    batch: int = 0  # global batches of this epoch already processed
+    global_step: int = 0  # floor(samples / nominal batch): names checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a hook may know of the run it is part of."""
+
+    model: nn.Module  # the bare module, not the backend's wrapper
+    backend: Backend
+    folder: Path
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters that a hook wants treated by rules of their own."""
+
+    names: tuple[str, ...]  # as in model.named_parameters()
+    options: Mapping[str, Any] = field(default_factory=dict)  # for the optimizer: lr, weight_decay, ...
+    clip: bool = True  # take part in gradient clipping
+    scale_lr: bool = True  # follow the linear scaling with the global batch
+    compress: bool = True  # may be sparsified by a compressing backend
+    schedule: bool = True  # follow the learning-rate schedule
+
+
+@dataclass(slots=True)
+class LossTerms:
+    """The loss of one unit while hooks add to it."""
+
+    summed: Tensor  # scalar: sum over the utterances of the unit, later divided by the global weight
+    last: bool  # whether this is the learner's last unit of the step
+    per_step: Tensor | None = None  # scalar: counted once per step whatever the batch
+    values: dict[str, float] = field(default_factory=dict)  # for the log, by name
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a term summed over the utterances of the unit."""
+        self.summed = self.summed + value
+        self.values[name] = self.values.get(name, 0.0) + float(value.detach())
+
+    def add_per_step(self, name: str, value: Tensor) -> None:
+        """Add a term that does not depend on the batch (a regulariser); only allowed in the last unit of a step."""
+        if not self.last:
+            raise RuntimeError(f"per-step term {name!r} added to a unit that is not the last one of the step")
+        self.per_step = value if self.per_step is None else self.per_step + value
+        self.values[name] = float(value.detach())
+
+
+class Hook:
+    """Base of all hooks: every point is a no-op. Override what the method needs."""
+
+    changes_training: ClassVar[bool] = True
+    """False is a promise that the loss curve is bitwise the same without the hook."""
+
+    stage: ClassVar[Stage | None] = None
+    """Where ``on_batch`` runs; None for hooks that do not touch batches."""
+
+    def on_model(self, model: nn.Module) -> nn.Module:
+        """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
+        return model
+
+    def on_parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        """Runs once, before the optimizer is built."""
+        return []
+
+    def on_fit_start(self, run: Run, resumed: bool) -> None:
+        """Runs once, after a checkpoint was loaded and before learners are made equal: the place to calibrate."""
+
+    def on_step_start(self, progress: Progress) -> None:
+        """Runs before each step."""
+
+    def on_batch(self, raw: RawBatch) -> None:
+        """Runs in the loader, possibly in another process, once per unit at the hook's ``stage``; training only.
+
+        Must be a function of ``raw`` and the hook's construction alone, so that it does not depend on the workers.
+        """
+
+    def on_loss(self, batch: Batch, output: "LossOutput", terms: LossTerms) -> None:
+        """Runs after each unit's forward."""
+
+    def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
+        """Runs after gradients were reduced and clipped, before the update."""
+
+    def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Runs after each step; may add figures to ``metrics``, which is logged at logging steps."""
+
+    def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Runs after an evaluation, while the model holds the consensus weights."""
+
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Runs before a checkpoint is written."""
+
+    def on_fit_end(self, progress: Progress) -> None:
+        """Runs once, when all samples were processed."""
+
+    def on_error(self, error: BaseException) -> None:
+        """Runs when the loop ends with an exception; must not communicate."""
+
+    def close(self) -> None:
+        """Runs last, in any case."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs: tensors, numbers, strings and containers of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""

@@ -1,0 +1,1 @@
+"""How learners agree: backends, topologies and transport. Knows nothing of speech and needs torch alone."""

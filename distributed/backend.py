@@ -1,0 +1,106 @@
+"""The protocol by which learners agree: what the training loop calls, and when.
+
+One training step of one learner, whatever the scheme:
+
+    divisor = backend.begin_step(local_weight)
+    for unit in units:
+        with backend.accumulating() unless unit is the last one:
+            out = model(unit);  (out.total / divisor).backward()
+    report = backend.reduce_gradients(max_norm)
+    with backend.updating(apply=report.finite):
+        optimizer.step() if report.finite
+    backend.zero_grad()
+
+Every scheme that mixes weights follows one rule, applied as a difference so that the sum over learners is conserved:
+
+    w_i += sum_j T_ij * snapshot_j - snapshot_i          (T doubly stochastic; snapshots are what was really sent)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NamedTuple
+
+from torch import nn
+from torch.optim import Optimizer
+
+State = dict[str, Any]  # tensors, numbers, strings and containers of them: loadable without unpickling code
+
+
+class GradientReport(NamedTuple):
+    """What came out of the reduction of one step's gradients."""
+
+    norm: float  # of the gradient that the optimizer will see, before clipping
+    clipped: bool
+    finite: bool  # agreed between learners in synchronous schemes, local in gossip
+
+
+class Backend(ABC):
+    """How learners agree. Built before the model; called in the order of the methods below."""
+
+    synchronous: ClassVar[bool]
+    """True where every learner holds the same weights and takes the same steps: loss and finiteness are global."""
+
+    @abstractmethod
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Put the parameters into one flat buffer per dtype and return the module that the loop calls."""
+
+    @abstractmethod
+    def attach(self, optimizer: Optimizer) -> None:
+        """Take the optimizer; raises ValueError if a parameter no longer lies in the flat buffer."""
+
+    @abstractmethod
+    def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
+        """Make a fresh start equal on all learners; after a resume check what must be equal.
+
+        ``rehearse`` runs one forward and backward and drops its gradients; a backend whose first backward differs
+        from later ones (DistributedDataParallel rebuilds its buckets) calls it so that a restart is bitwise the same.
+        """
+
+    @abstractmethod
+    def begin_step(self, local_weight: float) -> float:
+        """Start what overlaps the computation; return the number that divides this learner's summed loss."""
+
+    @abstractmethod
+    def accumulating(self) -> AbstractContextManager[None]:
+        """Around the forward and backward of a unit that is not the last of its step: nothing is communicated."""
+
+    @abstractmethod
+    def reduce_gradients(self, max_norm: float | None) -> GradientReport:
+        """Let the gradients agree and clip them to ``max_norm`` (groups with ``clip=False`` are left alone)."""
+
+    @abstractmethod
+    def updating(self, apply: bool) -> AbstractContextManager[None]:
+        """Around the optimizer's step, entered also when the step is skipped: folds in mixing that has arrived."""
+
+    @abstractmethod
+    def zero_grad(self) -> None:
+        """Zero the gradients, keeping them views of the flat buffer."""
+
+    @abstractmethod
+    def global_mean(self, total: float, weight: float) -> float:
+        """Mean of a summed quantity: over all learners in synchronous schemes, this learner's own in gossip."""
+
+    @abstractmethod
+    def consensus(self) -> AbstractContextManager[None]:
+        """Entered by all learners together: the model holds their mean inside, exactly its own weights afterwards."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Wait until nothing of this learner is in flight."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release threads and groups; safe to call twice and after an error (no collectives)."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Figures since the last call, under ``comm/*``, ``consensus/*`` and ``time/comm_exposed``."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """This learner's own state of the scheme."""
+
+    @abstractmethod
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
+        """Take the states of all OLD learners; their number may differ from ``world_size``."""

@@ -1,0 +1,38 @@
+"""Allowed ranges of constructor arguments, written where the argument is declared.
+
+A constructor annotates what it accepts, ``lr: Positive``, and whoever reads a configuration can check every value
+before anything is built. This module has no dependency, so that every package can use it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval of numbers; each end is included unless it is said to be open."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        high = f"below {self.high:g}" if self.open_high else f"at most {self.high:g}"
+        ends = [text for text, end in ((low, self.low), (high, self.high)) if math.isfinite(end)]
+        return " and ".join(ends)
+
+
+Positive = Annotated[float, Range(low=0, open_low=True)]
+NonNegative = Annotated[float, Range(low=0)]
+Fraction = Annotated[float, Range(low=0, high=1)]
+Probability = Annotated[float, Range(low=0, high=1, open_high=True)]  # of dropping something: never everything
+Count = Annotated[int, Range(low=1)]
+Natural = Annotated[int, Range(low=0)]
