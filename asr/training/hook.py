@@ -13,7 +13,7 @@
             hook.on_batch(raw)                         # in the loader, at the hook's stage
             output = model(batch)
             hook.on_loss(batch, output, terms)         # adds to the sum, or a per-step term
-            (terms.summed / divisor + terms.per_step).backward()
+            terms.objective(divisor).backward()        # terms.summed / divisor + terms.per_step
         report = backend.reduce_gradients(max_norm)
         hook.on_gradients(model, report)
         with backend.updating(apply=report.finite):
@@ -89,19 +89,25 @@ class LossTerms:
     summed: Tensor  # scalar: sum over the utterances of the unit, later divided by the global weight
     last: bool  # whether this is the learner's last unit of the step
     per_step: Tensor | None = None  # scalar: counted once per step whatever the batch
-    values: dict[str, float] = field(default_factory=dict)  # for the log, by name
+    sums: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached summed terms, by name
+    regularisers: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached per-step terms, by name
 
     def add(self, name: str, value: Tensor) -> None:
         """Add a term summed over the utterances of the unit."""
         self.summed = self.summed + value
-        self.values[name] = self.values.get(name, 0.0) + float(value.detach())
+        self.sums[name] = value.detach()
 
     def add_per_step(self, name: str, value: Tensor) -> None:
         """Add a term that does not depend on the batch (a regulariser); only allowed in the last unit of a step."""
         if not self.last:
             raise RuntimeError(f"per-step term {name!r} added to a unit that is not the last one of the step")
         self.per_step = value if self.per_step is None else self.per_step + value
-        self.values[name] = float(value.detach())
+        self.regularisers[name] = value.detach()
+
+    def objective(self, divisor: float) -> Tensor:
+        """What the unit's backward starts from: the sum over ``divisor``, and per-step terms undivided."""
+        mean = self.summed / divisor
+        return mean if self.per_step is None else mean + self.per_step
 
 
 class Hook:

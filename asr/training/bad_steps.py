@@ -1,0 +1,90 @@
+"""Steps whose loss or gradient is not finite: dumped for inspection, counted, and fatal when they do not stop.
+
+    bad_batches/step-00000012-learner-0.json          utterance ids, losses, gradient norm, learning rate
+    bad_batches/step-00000012-learner-0.safetensors   features, lengths and targets of every unit
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from asr.data.batch import Batch
+from asr.training.hook import Progress
+from distributed.backend import GradientReport
+
+
+class TrainingDivergedError(RuntimeError):
+    """Too many steps in a row had a non-finite loss or gradient."""
+
+
+class BadSteps:
+    """Watches the steps of one learner."""
+
+    def __init__(self, folder: Path, learner: int, maximum_in_a_row: int) -> None:
+        self.folder = folder / "bad_batches"
+        self.learner = learner
+        self.maximum_in_a_row = maximum_in_a_row
+        self.total = 0
+        self.in_a_row = 0
+
+    def after_step(
+        self, report: GradientReport, progress: Progress, batches: list[Batch], losses: list[float], lr: float
+    ) -> None:
+        """Count the step that ``progress`` has just passed.
+
+        Raises:
+            TrainingDivergedError: ``trainer.max_bad_steps`` steps in a row were bad.
+        """
+        if report.finite:
+            self.in_a_row = 0
+            return
+        self.total += 1
+        self.in_a_row += 1
+        dump = self._dump(report, progress, batches, losses, lr)
+        if self.in_a_row >= self.maximum_in_a_row:
+            raise TrainingDivergedError(
+                f"{self.in_a_row} steps in a row had a non-finite loss or gradient "
+                f"(trainer.max_bad_steps={self.maximum_in_a_row}, learning rate {lr:g}); "
+                f"the batches are in {dump.parent}: look at the newest, or lower optimizer.lr"
+            )
+
+    def _dump(
+        self, report: GradientReport, progress: Progress, batches: list[Batch], losses: list[float], lr: float
+    ) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{progress.step:08d}-learner-{self.learner}.json"
+        units = [
+            {"unit": batch.unit, "utterance_ids": batch.utterance_ids, "loss": _readable(loss)}
+            for batch, loss in zip(batches, losses, strict=True)
+        ]
+        record = {
+            "step": progress.step,
+            "samples": progress.samples,
+            "lr": lr,
+            "grad_norm": _readable(report.norm),
+            "own_loss_finite": all(map(math.isfinite, losses)),
+            "units": units,
+        }
+        path.write_text(json.dumps(record, indent=2))
+        tensors = {}
+        for position, batch in enumerate(batches):
+            for name in ("features", "feature_lengths", "targets", "target_lengths", "predictor_inputs"):
+                tensors[f"{position}.{name}"] = getattr(batch, name).contiguous()
+        save_file(tensors, path.with_suffix(".safetensors"))
+        return path
+
+    def state_dict(self) -> dict[str, int]:
+        """Counters."""
+        return {"total": self.total, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back the counters."""
+        self.total, self.in_a_row = state["total"], state["in_a_row"]
+
+
+def _readable(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # JSON has no NaN

@@ -1,0 +1,298 @@
+"""The training loop: one step for every scheme of communication, every regulariser and every compression.
+
+The loop knows hooks and a backend; no method adds a branch to it. Its order is the pseudo-code in asr/training/hook.py.
+"""
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from asr.data.batch import Batch, keyed_seed
+from asr.data.pipeline import UnitDataset, unit_loader
+from asr.data.plan import BatchPlan
+from asr.models.transducer import LossOutput
+from asr.training.bad_steps import BadSteps
+from asr.training.checkpoint import Checkpoint, CheckpointFolder
+from asr.training.evaluation import Evaluator
+from asr.training.hook import Hook, LossTerms, Progress, Run
+from asr.training.parts import LoaderOptions
+from asr.training.precision import autocast
+from asr.training.recorder import Recorder
+from asr.training.schedule import LearningRate
+from asr.training.units import Step, planned_steps
+from distributed.backend import Backend, GradientReport
+from distributed.launch import World
+from distributed.ranges import Count, Positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerOptions:
+    """How long a run goes on, and what happens at which marks (in global steps)."""
+
+    epochs: Count
+    max_steps: Count | None
+    max_norm: Positive | None
+    max_bad_steps: Count
+    precision: Literal["fp32", "bf16", "fp64"]
+    log_every: Count
+    evaluate_every: Count
+    checkpoint_every: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a trainer is made of, built by the caller in the order that asr/training/hook.py gives."""
+
+    run: Run
+    world: World
+    module: nn.Module  # the backend's wrapper around run.model
+    optimizer: Optimizer
+    learning_rate: LearningRate
+    hooks: Mapping[str, Hook]
+    plan: BatchPlan
+    dataset: UnitDataset
+    evaluator: Evaluator
+    checkpoints: CheckpointFolder
+    recorder: Recorder
+    loader: LoaderOptions
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step of one learner gave."""
+
+    report: GradientReport
+    losses: list[float]  # summed loss of each unit
+    units: list[LossTerms]
+
+    def term_means(self, weight: float) -> dict[str, float]:
+        """This learner's mean of every summed term and the value of every per-step term, for the log."""
+        means: dict[str, float] = {}
+        for unit in self.units:
+            for name, value in unit.sums.items():
+                means[f"train/{name}"] = means.get(f"train/{name}", 0.0) + float(value) / max(weight, 1.0)
+            means |= {f"train/{name}": float(value) for name, value in unit.regularisers.items()}
+        return means
+
+
+def total_samples(options: TrainerOptions, plan: BatchPlan) -> int:
+    """Utterances that a run processes, by all learners together."""
+    samples = options.epochs * plan.utterances
+    if options.max_steps is None:
+        return samples
+    return min(samples, math.ceil(options.max_steps * plan.nominal_batch))
+
+
+class Trainer:
+    """Runs the loop over ready-made parts."""
+
+    def __init__(self, parts: Parts, options: TrainerOptions) -> None:
+        self.parts = parts
+        self.options = options
+        self.backend: Backend = parts.run.backend
+        self.progress = Progress()
+        self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
+        self.best_wer = math.inf
+
+    # ------------------------------------------------------------------ the run
+
+    def fit(self, resume_from: Checkpoint | None) -> Progress:
+        """Train until all samples are processed, from the start or from a checkpoint."""
+        hooks = self.parts.hooks.values()
+        try:
+            self._start(resume_from)
+            for step in self._steps():
+                self._run_step(*step)
+            self.backend.drain()
+            for hook in hooks:
+                hook.on_fit_end(self.progress)
+        except BaseException as error:
+            for hook in hooks:
+                hook.on_error(error)
+            raise
+        finally:
+            for hook in hooks:
+                hook.close()
+        return self.progress
+
+    def _start(self, resume_from: Checkpoint | None) -> None:
+        resumed = resume_from is not None
+        if resume_from is not None:
+            self.load(resume_from)
+        for hook in self.parts.hooks.values():
+            hook.on_fit_start(self.parts.run, resumed)
+        self.backend.synchronise(resumed, self._rehearse)
+        self.parts.recorder.start(self.progress.samples)
+
+    def _steps(self) -> Iterator[tuple[Step, list[Batch], float]]:
+        """The learner's steps with their loaded units, and the seconds spent waiting for them."""
+        parts = self.parts
+        total = total_samples(self.options, parts.plan)
+        planned = planned_steps(parts.plan, self.progress, total, parts.world.rank, parts.world.size)
+        ahead, steps = itertools.tee(planned)
+        units = (unit for step in ahead for unit in step.units)
+        batches = unit_loader(
+            parts.dataset, units, num_workers=parts.loader.num_workers, prefetch=parts.loader.prefetch
+        )
+        for step in steps:
+            started = time.perf_counter()
+            loaded = [next(batches) for _ in step.units]
+            yield step, loaded, time.perf_counter() - started
+
+    def _run_step(self, step: Step, batches: list[Batch], waited_seconds: float) -> None:
+        started = time.perf_counter()
+        self.parts.learning_rate.set(self.progress.samples)
+        for hook in self.parts.hooks.values():
+            hook.on_step_start(self.progress)
+        result = self.step(batches)
+        before = self.progress.global_step
+        self._advance(step)
+        self.bad_steps.after_step(result.report, self.progress, batches, result.losses, self.parts.learning_rate.current)
+        metrics: dict[str, float] = {}
+        for hook in self.parts.hooks.values():
+            hook.on_step_end(self.progress, metrics)
+        finished = self.progress.samples >= total_samples(self.options, self.parts.plan)
+        self.parts.recorder.after_step(batches, time.perf_counter() - started + waited_seconds, waited_seconds, metrics)
+        if finished or self._crossed(before, self.options.log_every):
+            self._log(batches, result)
+        self._marks(before, finished)
+
+    # ------------------------------------------------------------------ one step
+
+    def step(self, batches: list[Batch]) -> StepResult:
+        """One update of this learner from its units."""
+        parts, backend = self.parts, self.backend
+        divisor = backend.begin_step(sum(batch.weight for batch in batches))
+        units: list[LossTerms] = []
+        for position, batch in enumerate(batches):
+            last = position == len(batches) - 1
+            with nullcontext() if last else backend.accumulating():
+                terms = self._forward(batch, last)
+                terms.objective(divisor).backward()  # type: ignore[no-untyped-call]
+            units.append(terms)
+        report = backend.reduce_gradients(self.options.max_norm)
+        for hook in parts.hooks.values():
+            hook.on_gradients(parts.run.model, report)
+        with backend.updating(apply=report.finite):
+            if report.finite:
+                parts.optimizer.step()
+        backend.zero_grad()
+        return StepResult(report, torch.stack([terms.summed.detach() for terms in units]).double().tolist(), units)
+
+    def _forward(self, batch: Batch, last: bool) -> LossTerms:
+        parts = self.parts
+        # Dropout depends on the unit alone: not on the number of learners, on evaluations or on a resume.
+        torch.manual_seed(keyed_seed(parts.run.seed, "dropout", batch.unit))
+        batch = batch.to(parts.world.device, torch.float64 if self.options.precision == "fp64" else None)
+        with autocast(self.options.precision, parts.world.device):
+            output: LossOutput = parts.module(batch)
+        terms = LossTerms(output.total, last, sums=dict(output.terms))
+        for hook in parts.hooks.values():
+            hook.on_loss(batch, output, terms)
+        return terms
+
+    def _rehearse(self) -> None:
+        """Forward, backward, forward on the first unit, leaving no trace but what the backend made of it."""
+        parts = self.parts
+        states = {name: copy.deepcopy(hook.state_dict()) for name, hook in parts.hooks.items()}
+        buffers = {name: buffer.clone() for name, buffer in parts.run.model.named_buffers()}
+        generator = torch.get_rng_state()
+        batch = parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]]
+        self._forward(batch, last=True).objective(divisor=1.0).backward()  # type: ignore[no-untyped-call]
+        self._forward(batch, last=True)
+        self.backend.zero_grad()
+        torch.set_rng_state(generator)
+        for name, buffer in parts.run.model.named_buffers():
+            buffer.copy_(buffers[name])
+        for name, hook in parts.hooks.items():
+            hook.load_state_dict(states[name])
+
+    # ------------------------------------------------------------------ marks
+
+    def _advance(self, step: Step) -> None:
+        progress, plan = self.progress, self.parts.plan
+        progress.step += 1
+        progress.samples += step.samples
+        progress.epoch, progress.batch = step.next_position
+        progress.global_step = math.floor(progress.samples / plan.nominal_batch + 1e-9)
+
+    def _crossed(self, before: int, every: int) -> bool:
+        return self.progress.global_step // every > before // every
+
+    def _log(self, batches: list[Batch], result: StepResult) -> None:
+        weight = sum(batch.weight for batch in batches)
+        row = {
+            "train/loss": self.backend.global_mean(sum(result.losses), weight),
+            "train/lr": self.parts.learning_rate.current,
+            "train/grad_norm": result.report.norm,
+            "train/clipped": float(result.report.clipped),
+            "train/bad_steps": float(self.bad_steps.total),
+        }
+        self.parts.recorder.log(self.progress, row | result.term_means(weight) | self.backend.metrics())
+
+    def _marks(self, before: int, finished: bool) -> None:
+        wer: float | None = None
+        if finished or self._crossed(before, self.options.evaluate_every):
+            wer = self._evaluate()
+        improved = wer is not None and wer < self.best_wer
+        if wer is not None:
+            self.best_wer = min(self.best_wer, wer)
+        if finished or improved or self._crossed(before, self.options.checkpoint_every):
+            self.save(wer)
+
+    def _evaluate(self) -> float | None:
+        with self.backend.consensus():
+            metrics = self.parts.evaluator.evaluate(self.parts.run.model)
+            for hook in self.parts.hooks.values():
+                hook.on_evaluation(self.progress, metrics)
+        self.parts.recorder.log_evaluation(self.progress, metrics)
+        return self.parts.evaluator.selecting_wer(metrics)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save(self, wer: float | None) -> None:
+        """Write a checkpoint of this point of the run; called by all learners together."""
+        for hook in self.parts.hooks.values():
+            hook.on_checkpoint(self.progress)
+        self.backend.drain()
+        state = self.state_dict()
+        with self.backend.consensus():
+            consensus = self.parts.run.model.state_dict() if self.parts.world.rank == 0 else None
+            self.parts.checkpoints.save(self.progress, state, consensus, wer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything of this learner that a resume needs, copied."""
+        state = {
+            "model": self.parts.run.model.state_dict(),
+            "optimizer": self.parts.optimizer.state_dict(),
+            "backend": self.backend.state_dict(),
+            "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
+            "bad_steps": self.bad_steps.state_dict(),
+            "best_wer": self.best_wer,
+        }
+        return copy.deepcopy(state)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take back a checkpoint; with another number of learners all start from the consensus model."""
+        rank, size, device = self.parts.world.rank, self.parts.world.size, self.parts.world.device
+        same = checkpoint.world_size == size
+        own = checkpoint.learner_state(rank if same else 0, device)
+        self.parts.run.model.load_state_dict(own["model"] if same else checkpoint.model_state())
+        self.parts.optimizer.load_state_dict(own["optimizer"])
+        self.backend.load_state_dict(
+            [checkpoint.learner_state(learner, device)["backend"] for learner in range(checkpoint.world_size)], rank, size
+        )
+        for name, hook in self.parts.hooks.items():
+            hook.load_state_dict(own["hooks"][name])
+        self.bad_steps.load_state_dict(own["bad_steps"])
+        self.best_wer = own["best_wer"]
+        self.progress = checkpoint.progress

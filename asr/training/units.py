@@ -1,0 +1,31 @@
+"""Which units a learner processes in each of its steps: the lockstep walk through the batch plan."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from asr.data.batch import Unit
+from asr.data.plan import BatchPlan
+from asr.training.hook import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one learner."""
+
+    units: list[Unit]  # this learner's share of the global batch
+    samples: int  # utterances of the global batch, all learners together
+    next_position: tuple[int, int]  # (epoch, batch) that follows
+
+
+def planned_steps(plan: BatchPlan, start: Progress, total_samples: int, rank: int, world_size: int) -> Iterator[Step]:
+    """The plan's global batches from ``start`` on until ``total_samples`` are processed; a resume is a seek."""
+    epoch, batch, samples = start.epoch, start.batch, start.samples
+    while samples < total_samples:
+        batches = plan.epoch(epoch)
+        while batch < len(batches) and samples < total_samples:
+            size = sum(len(unit.utterances) for unit in batches[batch])
+            following = (epoch, batch + 1) if batch + 1 < len(batches) else (epoch + 1, 0)
+            yield Step(plan.learner_units(batches[batch], rank, world_size), size, following)
+            samples += size
+            batch += 1
+        epoch, batch = epoch + 1, 0
