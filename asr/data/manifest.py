@@ -2,8 +2,9 @@
 
     {"id": "...", "audio_filepath": "...", "duration": 1.25, "text": "...", "speaker": "...", "offset": 0.0}
 
-``id``, ``speaker`` and ``offset`` may be missing: the id is then the audio file's stem, the speaker empty, the offset
-0 s. Relative paths are relative to the manifest's own folder, so that a corpus can be moved as a whole.
+``id``, ``speaker`` and ``offset`` may be missing: the id is then the audio file's stem, the speaker empty, and the
+utterance is the whole file. With an ``offset``, be it 0, it is the segment of that duration. Relative paths are
+relative to the manifest's own folder, so that a corpus can be moved as a whole.
 """
 
 import json
@@ -26,7 +27,7 @@ class Utterance:
     duration: float  # seconds
     text: str
     speaker: str = ""
-    offset: float = 0.0  # seconds into the file
+    offset: float | None = None  # seconds into the file where the segment starts; None: the whole file
 
 
 def _parse(record: Any, folder: Path, where: str) -> Utterance:
@@ -37,19 +38,25 @@ def _parse(record: Any, folder: Path, where: str) -> Utterance:
         raise ManifestError(
             f"{where}: no {' and no '.join(missing)}; every line needs audio_filepath, duration and text"
         )
-    audio = Path(record["audio_filepath"])
-    try:
-        duration, offset = float(record["duration"]), float(record.get("offset", 0.0))
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"{where}: duration and offset must be seconds: {error}") from None
+    for key in ("audio_filepath", "text"):
+        if not isinstance(record[key], str):
+            raise ManifestError(f"{where}: {key} must be a string, got {record[key]!r}")
+    audio, offset = Path(record["audio_filepath"]), record.get("offset")
     return Utterance(
-        id=str(record.get("id", audio.stem)),
+        id=str(audio.stem if record.get("id") is None else record["id"]),
         audio_filepath=audio if audio.is_absolute() else folder / audio,
-        duration=duration,
-        text=str(record["text"]),
-        speaker=str(record.get("speaker", "")),
-        offset=offset,
+        duration=_seconds(record["duration"], "duration", where),
+        text=record["text"],
+        speaker=str(record.get("speaker") or ""),
+        offset=None if offset is None else _seconds(offset, "offset", where),
     )
+
+
+def _seconds(value: Any, key: str, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ManifestError(f"{where}: {key} must be a number of seconds, got {value!r}") from None
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -59,7 +66,8 @@ def read_manifest(path: Path) -> list[Utterance]:
         ManifestError: the file is missing, empty, or a line is not an utterance.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(): a text may hold U+2028 and the like, which JSON allows unescaped.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read the manifest: {error}") from None
     utterances = []
@@ -78,19 +86,21 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest; audio below the manifest's folder is named relative to it."""
+    """Write a manifest; audio below the manifest's folder is named relative to it, other audio by its full path."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.absolute()
     with path.open("w", encoding="utf-8") as file:
         for utterance in utterances:
-            audio = utterance.audio_filepath
-            if audio.is_relative_to(path.parent):
-                audio = audio.relative_to(path.parent)
-            record = {
-                "id": utterance.id,
-                "audio_filepath": str(audio),
-                "duration": utterance.duration,
-                "text": utterance.text,
-                "speaker": utterance.speaker,
-                "offset": utterance.offset,
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(_record(utterance, folder), ensure_ascii=False) + "\n")
+
+
+def _record(utterance: Utterance, folder: Path) -> dict[str, Any]:
+    audio = utterance.audio_filepath.absolute()
+    record = {
+        "id": utterance.id,
+        "audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio),
+        "duration": utterance.duration,
+        "text": utterance.text,
+        "speaker": utterance.speaker,
+    }
+    return record if utterance.offset is None else record | {"offset": utterance.offset}

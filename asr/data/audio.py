@@ -1,0 +1,135 @@
+"""Reading audio: one utterance's samples, or a refusal that says which file is wrong, how, and what to do.
+
+Nothing is converted on the way: a file of another rate, with several channels or with samples that are not numbers is
+refused rather than silently resampled, mixed or repaired. What a header can tell is checked by ``header_defect``,
+which the screening before training shares; the samples themselves are checked when they are read.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.data.manifest import Utterance
+
+# A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
+TOLERANCE_SECONDS = 0.05
+TOLERANCE_FRACTION = 0.01
+
+
+class BadUtterance(ValueError):  # noqa: N818 - named for what it is about, like KeyError's missing key
+    """An utterance that cannot be used: which one, in which file, and why (with the remedy)."""
+
+    def __init__(self, utterance_id: str, file: Path, reason: str) -> None:
+        super().__init__(utterance_id, file, reason)  # all three, so that it travels between processes
+        self.utterance_id, self.file, self.reason = utterance_id, file, reason
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason} (utterance {self.utterance_id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file's header says."""
+
+    num_samples: int
+    sample_rate: int
+    num_channels: int
+
+
+def read_header(file: Path) -> Header:
+    """The header of an audio file.
+
+    Raises:
+        ValueError: the file is missing, empty or not audio; the message says which and the remedy.
+    """
+    if not file.is_file():
+        raise ValueError("there is no such file; correct audio_filepath or data.root")
+    if file.stat().st_size == 0:
+        raise ValueError("the file is empty (0 bytes); write it anew or remove the utterance")
+    try:
+        info = soundfile.info(str(file))
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: *.raw has no header to read
+        raise ValueError(f"cannot be read as audio ({error}); convert it to WAV or FLAC") from None
+    return Header(info.frames, info.samplerate, info.channels)
+
+
+def header_defect(utterance: Utterance, header: Header, sample_rate: int) -> str | None:
+    """What makes the utterance unusable as far as its file's header tells; None if nothing does."""
+    if header.num_samples == 0:
+        return "the audio has zero length; remove the utterance"
+    if header.sample_rate != sample_rate:
+        return (
+            f"is sampled at {header.sample_rate} Hz, but data.sample_rate is {sample_rate} Hz; "
+            f"resample it (sox in.wav -r {sample_rate} out.wav) or set data.sample_rate={header.sample_rate}"
+        )
+    if header.num_channels != 1:
+        return f"has {header.num_channels} channels; make it mono (sox in.wav out.wav remix -)"
+    return _duration_defect(utterance, header.num_samples / header.sample_rate)
+
+
+def _duration_defect(utterance: Utterance, file_seconds: float) -> str | None:
+    """Compare what the manifest claims with ``file_seconds``; a segment may be shorter than its file."""
+    claimed, offset = utterance.duration, utterance.offset
+    if not (math.isfinite(claimed) and claimed > 0):
+        return f"the manifest says it lasts {claimed:g} s; a duration must be above 0"
+    if not (math.isfinite(offset or 0.0) and (offset or 0.0) >= 0):
+        return f"the manifest's offset is {offset:g} s; an offset must be at least 0"
+    tolerance = max(TOLERANCE_SECONDS, TOLERANCE_FRACTION * claimed)
+    if offset is None and abs(file_seconds - claimed) > tolerance:
+        return f"lasts {file_seconds:.3f} s, but its manifest says {claimed:.3f} s; correct the manifest's duration"
+    if offset is not None and offset + claimed - file_seconds > tolerance:
+        return (
+            f"lasts {file_seconds:.3f} s, but its manifest says {claimed:.3f} s from {offset:.3f} s on; "
+            "correct the manifest's offset and duration"
+        )
+    return None
+
+
+def sample_range(utterance: Utterance, header: Header) -> tuple[int, int]:
+    """First sample and end (exclusive) of the utterance in its file."""
+    if utterance.offset is None:
+        return 0, header.num_samples
+    start = round(utterance.offset * header.sample_rate)
+    end = start + round(utterance.duration * header.sample_rate)
+    return start, min(end, header.num_samples)
+
+
+def read_audio(utterance: Utterance, sample_rate: int) -> Tensor:
+    """The utterance's waveform.
+
+    Returns:
+        (samples,) float32, full scale at 1.
+
+    Raises:
+        BadUtterance: the file is missing, unreadable, empty, of another rate, not mono, shorter or longer than the
+            manifest says, or has samples that are not finite.
+    """
+
+    def bad(reason: str) -> BadUtterance:
+        return BadUtterance(utterance.id, utterance.audio_filepath, reason)
+
+    try:
+        header = read_header(utterance.audio_filepath)
+    except ValueError as error:
+        raise bad(str(error)) from None
+    if defect := header_defect(utterance, header, sample_rate):
+        raise bad(defect)
+    start, end = sample_range(utterance, header)
+    try:
+        samples, _ = soundfile.read(str(utterance.audio_filepath), start=start, stop=end, dtype="float32")
+    except soundfile.SoundFileError as error:
+        raise bad(f"breaks off while it is read ({error}); write the file anew") from None
+    if len(samples) < end - start:
+        seconds = len(samples) / sample_rate
+        raise bad(f"breaks off after {seconds:.3f} of {(end - start) / sample_rate:.3f} s; write the file anew")
+    if len(samples) == 0:
+        raise bad("the segment has zero length; correct the manifest's offset and duration")
+    if not np.isfinite(samples).all():
+        position = int(np.flatnonzero(~np.isfinite(samples))[0])
+        raise bad(f"sample {position} is {samples[position]}, not a number to train on; write the file anew")
+    return torch.from_numpy(samples)

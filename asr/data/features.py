@@ -1,0 +1,119 @@
+"""Log-mel filterbank features as Kaldi computes them, through ``torchaudio.compliance.kaldi.fbank``.
+
+Povey window, pre-emphasis 0.97, mean removed per frame, power spectrum, mel filters from 20 Hz to the Nyquist
+frequency (Kaldi's own default; recipes that stop 400 Hz below it differ in the top bins), natural logarithm, only
+frames that lie wholly in the signal. Waveforms with full scale 1 are scaled to 16-bit range, which Kaldi reads.
+
+T frames   F mel bins
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchaudio.compliance import kaldi
+
+from distributed.ranges import Count, NonNegative, Positive
+
+INT16_SCALE = 32768.0
+LOW_FREQUENCY_HZ = 20.0
+NYQUIST = 0.0  # Kaldi's way of saying it
+VARIANCE_FLOOR = 1e-4  # of log-mel energies: a bin that is constant but for rounding becomes 0, not noise
+
+
+def normalise(mel_TF: Tensor) -> Tensor:
+    """Zero mean and unit variance of every bin over the utterance's frames; (T, F) to (T, F)."""
+    if mel_TF.shape[0] == 0:
+        return mel_TF
+    variance_F, mean_F = torch.var_mean(mel_TF, dim=0, correction=0)
+    return (mel_TF - mean_F) * variance_F.clamp_min(VARIANCE_FLOOR).rsqrt()
+
+
+class LogMel:
+    """From waveforms to features. Two steps, because hooks work between them: ``mel``, then ``normalise``."""
+
+    def __init__(
+        self,
+        *,
+        sample_rate: Count,
+        num_mels: Count,
+        frame_length_ms: Positive,
+        frame_shift_ms: Positive,
+        dither: NonNegative,
+        normalise: Literal["utterance", "none"],
+    ) -> None:
+        self.sample_rate = sample_rate
+        self.num_mels = num_mels
+        self.frame_length_ms = frame_length_ms
+        self.frame_shift_ms = frame_shift_ms
+        self.dither = dither
+        self.normalisation = normalise
+        # The same expressions as Kaldi's and torchaudio's, rounding included.
+        self.window_samples = int(sample_rate * frame_length_ms * 0.001)
+        self.shift_samples = int(sample_rate * frame_shift_ms * 0.001)
+        self._check()
+
+    def _check(self) -> None:
+        if self.window_samples < 2 or self.shift_samples < 1:
+            raise ValueError(
+                f"features.frame_length_ms={self.frame_length_ms:g} and features.frame_shift_ms="
+                f"{self.frame_shift_ms:g} are below 2 and 1 samples at {self.sample_rate} Hz; make them longer"
+            )
+        if self.num_mels < 4:
+            raise ValueError(f"features.num_mels must be at least 4, got {self.num_mels}")
+        fft_size = 1 << (self.window_samples - 1).bit_length()
+        filters_FK, _ = kaldi.get_mel_banks(
+            self.num_mels, fft_size, float(self.sample_rate), LOW_FREQUENCY_HZ, NYQUIST, 100.0, -500.0, 1.0
+        )
+        if empty := int((filters_FK.sum(dim=1) == 0).sum()):
+            raise ValueError(
+                f"features.num_mels={self.num_mels} is too large: {empty} filters hold no frequency of a {fft_size}-point "
+                f"spectrum at {self.sample_rate} Hz; take fewer, or a longer features.frame_length_ms"
+            )
+
+    @property
+    def dimension(self) -> int:
+        """F: what the encoder's input has."""
+        return self.num_mels
+
+    def frames_of(self, num_samples: int) -> int:
+        """T for a waveform of so many samples; 0 if it is shorter than a window."""
+        if num_samples < self.window_samples:
+            return 0
+        return 1 + (num_samples - self.window_samples) // self.shift_samples
+
+    def frames(self, duration_seconds: float) -> int:
+        """T for a waveform of ``duration_seconds``, rounded to whole samples."""
+        return self.frames_of(round(duration_seconds * self.sample_rate))
+
+    def mel(self, waveform: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Log-mel energies, before normalisation.
+
+        Args:
+            waveform: (samples,) float32, full scale at 1.
+            generator: of the dither noise; without one it is the same noise for every call. Kaldi draws noise per
+                frame, here it is added to the waveform, so that overlapping frames see the same signal.
+
+        Returns:
+            (T, F) float32; T = 0 if the waveform is shorter than a window.
+        """
+        if self.frames_of(len(waveform)) == 0:
+            return waveform.new_zeros(0, self.num_mels)
+        samples = waveform * INT16_SCALE
+        if self.dither > 0:
+            noise = torch.Generator().manual_seed(0) if generator is None else generator
+            samples = samples + self.dither * torch.randn(samples.shape, generator=noise)
+        return kaldi.fbank(
+            samples.unsqueeze(0),
+            sample_frequency=float(self.sample_rate),
+            num_mel_bins=self.num_mels,
+            frame_length=self.frame_length_ms,
+            frame_shift=self.frame_shift_ms,
+            low_freq=LOW_FREQUENCY_HZ,
+            high_freq=NYQUIST,
+            dither=0.0,
+        )
+
+    def normalise(self, mel_TF: Tensor) -> Tensor:
+        """What the model sees: (T, F) to (T, F), normalised over the utterance unless ``features.normalise=none``."""
+        return normalise(mel_TF) if self.normalisation == "utterance" else mel_TF

@@ -1,0 +1,216 @@
+"""From a unit of the plan to a batch: read, transform, pad.
+
+    read -> [waveform hooks] -> log-mel -> [mel hooks] -> normalise -> [normalised hooks] -> [targets hooks] -> pad
+
+Everything random is keyed by (seed, epoch, utterance, hook), and nothing is carried from unit to unit, so that a batch
+is the same whichever process loads it, and when. What comes before the first random step may be kept in memory.
+
+B utterances   T feature frames   F feature dimension   U target tokens
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from asr.data.audio import BadUtterance, read_audio
+from asr.data.batch import Batch, RawBatch, Unit
+from asr.data.features import LogMel
+from asr.data.manifest import Utterance
+from asr.data.screening import OnBad
+from asr.data.tokenizer import BLANK, Tokenizer, UnknownSymbol
+from asr.training.hook import STAGES, Stage
+
+logger = logging.getLogger(__name__)
+
+
+class BatchHook(Protocol):
+    """What the pipeline needs of a hook; ``asr.training.hook.Hook`` has it."""
+
+    @property
+    def stage(self) -> Stage | None:
+        """Where ``on_batch`` runs; None for hooks that do not touch batches."""
+
+    def on_batch(self, raw: RawBatch) -> None:
+        """Change a unit before it is padded."""
+
+
+class UnitDataset(Dataset[Batch]):
+    """Maps a unit of the plan to its batch. Evaluation passes no hooks."""
+
+    def __init__(
+        self,
+        *,
+        utterances: Sequence[Utterance],
+        tokenizer: Tokenizer,
+        features: LogMel,
+        hooks: Sequence[tuple[str, BatchHook]],
+        seed: int,
+        on_bad: OnBad,
+        cache: bool,
+    ) -> None:
+        """Args:
+        utterances: what the plan's indices point into.
+        hooks: (name, hook) in the order of the configuration; the stage orders first.
+        on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and counts it in ``Batch.skipped``.
+        cache: keep log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
+            at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech, in every worker process.
+        """
+        self.utterances = utterances
+        self.tokenizer = tokenizer
+        self.features = features
+        self.hooks: dict[Stage, list[tuple[str, BatchHook]]] = {
+            stage: [(name, hook) for name, hook in hooks if hook.stage == stage] for stage in STAGES
+        }
+        self.seed = seed
+        self.on_bad = on_bad
+        self.cache: dict[int, Tensor] | None = {} if cache else None
+        self._repeatable_mel = not self.hooks["waveform"] and features.dither == 0
+
+    def __getitem__(self, unit: Unit) -> Batch:
+        """The padded batch of a unit; one without utterances has B = 0 and weight 0.
+
+        Raises:
+            BadUtterance: an utterance cannot be used and ``on_bad`` is ``stop``.
+            ValueError: a hook left something that cannot be a batch.
+        """
+        raw = RawBatch(self.seed, unit.epoch, [], [], [], [])
+        seconds = 0.0
+        for index in unit.utterances:
+            utterance = self.utterances[index]
+            try:
+                signal, targets = self._signal(index), self._targets(utterance)
+            except BadUtterance as bad:
+                if self.on_bad == "stop":
+                    raise
+                logger.warning("left out: %s", bad)
+                raw.skipped += 1
+                continue
+            raw.utterance_ids.append(utterance.id)
+            raw.signals.append(signal)
+            raw.targets.append(targets)
+            raw.predictor_inputs.append(list(targets))
+            seconds += utterance.duration
+        if raw.utterance_ids:
+            self._transform(raw)
+        return collate(raw, self.features.dimension, unit.name, seconds)
+
+    def _signal(self, index: int) -> Tensor:
+        """The signal up to the first random step: log-mel features (T, F), or the waveform (samples,)."""
+        if self.cache is not None and index in self.cache:
+            return self.cache[index].clone()  # hooks may write into it
+        utterance = self.utterances[index]
+        signal = read_audio(utterance, self.features.sample_rate)
+        if self.features.frames_of(len(signal)) == 0:
+            reason = f"is too short for one frame of {self.features.frame_length_ms:g} ms; remove the utterance"
+            raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
+        if self._repeatable_mel:
+            signal = self.features.mel(signal)
+        if self.cache is not None:
+            self.cache[index] = signal.clone()
+        return signal
+
+    def _targets(self, utterance: Utterance) -> list[int]:
+        try:
+            return self.tokenizer.encode(utterance.text)
+        except UnknownSymbol as error:
+            raise BadUtterance(utterance.id, utterance.audio_filepath, str(error)) from None
+
+    def _transform(self, raw: RawBatch) -> None:
+        """From the signals before the first random step to normalised features, through the hooks."""
+        self._run_hooks("waveform", raw)
+        if not self._repeatable_mel:
+            raw.signals[:] = [
+                self.features.mel(waveform, raw.generator(position, "dither"))
+                for position, waveform in enumerate(raw.signals)
+            ]
+        self._run_hooks("mel", raw)
+        raw.signals[:] = [self.features.normalise(mel_TF) for mel_TF in raw.signals]
+        self._run_hooks("normalised", raw)
+        self._run_hooks("targets", raw)
+
+    def _run_hooks(self, stage: Stage, raw: RawBatch) -> None:
+        for name, hook in self.hooks[stage]:
+            hook.on_batch(raw)
+            self._check(raw, stage, name)
+
+    def _check(self, raw: RawBatch, stage: Stage, name: str) -> None:
+        """Blame a hook for what it did, rather than the model that stumbles over it."""
+        columns = (raw.signals, raw.targets, raw.predictor_inputs)
+        if any(len(column) != len(raw.utterance_ids) for column in columns):
+            raise ValueError(f"hook {name!r} must leave {len(raw.utterance_ids)} signals, targets and predictor inputs")
+        for utterance_id, signal in zip(raw.utterance_ids, raw.signals, strict=True):
+            frames = self.features.frames_of(signal.numel()) if stage == "waveform" else signal.shape[0]
+            shape = () if stage == "waveform" else (self.features.dimension,)
+            if frames == 0 or signal.shape[1:] != shape:
+                raise ValueError(
+                    f"hook {name!r} left utterance {utterance_id} a signal of shape {tuple(signal.shape)} "
+                    f"in stage {stage}: too short for one frame, or of the wrong dimension"
+                )
+
+
+def _pad_tokens(tokens: Sequence[Sequence[int]]) -> Tensor:
+    """(B, U) int64, padded with blank; U = 0 is allowed."""
+    rows = [torch.tensor(row, dtype=torch.int64) for row in tokens]
+    return pad_sequence(rows, batch_first=True, padding_value=BLANK) if rows else torch.zeros(0, 0, dtype=torch.int64)
+
+
+def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> Batch:
+    """Pad a unit: features (T, F) of several lengths to (B, T, F), targets to (B, U)."""
+    return Batch(
+        utterance_ids=raw.utterance_ids,
+        features=pad_sequence(raw.signals, batch_first=True) if raw.signals else torch.zeros(0, 0, dimension),
+        feature_lengths=torch.tensor([len(signal) for signal in raw.signals], dtype=torch.int64),
+        targets=_pad_tokens(raw.targets),
+        target_lengths=torch.tensor([len(row) for row in raw.targets], dtype=torch.int64),
+        predictor_inputs=_pad_tokens(raw.predictor_inputs),
+        weight=float(len(raw.utterance_ids)),
+        unit=unit,
+        audio_seconds=audio_seconds,
+        skipped=raw.skipped,
+        metrics=raw.metrics,
+    )
+
+
+class _RefusalsAsValues(Dataset[Batch | BadUtterance]):
+    """Hands bad utterances over as values: a DataLoader would wrap the one line in a worker's traceback."""
+
+    def __init__(self, dataset: UnitDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, unit: Unit) -> Batch | BadUtterance:
+        try:
+            return self.dataset[unit]
+        except BadUtterance as bad:
+            return bad
+
+
+def unit_loader(dataset: UnitDataset, units: Iterable[Unit], *, num_workers: int, prefetch: int) -> Iterator[Batch]:
+    """The batches of ``units``, in their order, the same whatever the number of workers.
+
+    Args:
+        units: may be lazy; workers make it run ``num_workers * prefetch`` units ahead of what is returned.
+        num_workers: processes (spawned, one compute thread each) that load; 0 loads in this one.
+        prefetch: units read ahead per worker.
+    """
+    if num_workers == 0:
+        for unit in units:
+            yield dataset[unit]
+        return
+    loader: DataLoader[Batch | BadUtterance] = DataLoader(
+        _RefusalsAsValues(dataset),
+        batch_size=None,
+        sampler=units,
+        num_workers=num_workers,
+        prefetch_factor=prefetch,
+        multiprocessing_context="spawn",
+        generator=torch.Generator(),  # its own: otherwise every iterator draws from the global one
+    )
+    for batch in loader:
+        if isinstance(batch, BadUtterance):
+            raise batch
+        yield batch

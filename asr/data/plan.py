@@ -1,0 +1,203 @@
+"""The batch plan: which utterances are processed together, in which order, whatever the number of learners.
+
+A pure function of (frames, target lengths, seed, epoch, budgets). An epoch is a list of global batches; a global batch
+is exactly G units of similar length; a unit is what one learner processes at once. Learner r of L takes the units
+r, r + L, ... of each global batch (L divides G); with fewer learners the rest is gradient accumulation. So resuming is
+a seek, and a run may go on with another number of learners.
+
+B utterances of a unit   T feature frames   T' = ceil(T / subsampling)   U target tokens
+"""
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr.data.batch import Unit
+from distributed.ranges import Count, NonNegative
+
+# Utterances are sorted by length times a random factor of 1 +- this, so that units differ between epochs.
+# It costs about as much in padding.
+LENGTH_JITTER = 0.05
+
+Indices = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What one unit may hold."""
+
+    utterances: int
+    frames: int  # B * max T
+    cells: int  # B * max T' * (max U + 1)
+
+
+def chunk(
+    order: Sequence[int], frames: Sequence[int], encoder_frames: Sequence[int], targets: Sequence[int], budgets: Budgets
+) -> list[Indices]:
+    """Cut ``order`` into units: each as long as the budgets allow, padding included."""
+    units: list[Indices] = []
+    unit: Indices = []
+    longest = longest_encoded = most_targets = 0
+    for index in order:
+        size = len(unit) + 1
+        longest = max(longest, frames[index])
+        longest_encoded = max(longest_encoded, encoder_frames[index])
+        most_targets = max(most_targets, targets[index])
+        if (
+            size > budgets.utterances
+            or size * longest > budgets.frames
+            or size * longest_encoded * (most_targets + 1) > budgets.cells
+        ):
+            units.append(unit)
+            unit = []
+            longest, longest_encoded, most_targets = frames[index], encoder_frames[index], targets[index]
+        unit.append(index)
+    return [*units, unit] if unit else units
+
+
+def split_to_multiple(units: list[Indices], multiple: int) -> list[Indices] | None:
+    """Halve the units with the most utterances until their number is a multiple; None if they cannot be halved."""
+    missing = -len(units) % multiple
+    pieces = [[unit] for unit in units]  # what has become of each unit: the order of lengths is kept
+    largest = [(-len(unit), position, 0) for position, unit in enumerate(units)]
+    heapq.heapify(largest)
+    for _ in range(missing):
+        negative_size, position, part = heapq.heappop(largest)
+        if negative_size > -2:
+            return None
+        unit, half = pieces[position][part], -negative_size // 2
+        pieces[position][part] = unit[:half]
+        pieces[position].append(unit[half:])
+        for new_part in (part, len(pieces[position]) - 1):
+            heapq.heappush(largest, (-len(pieces[position][new_part]), position, new_part))
+    return [piece for parts in pieces for piece in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatistics:
+    """What one unit costs."""
+
+    frames: int  # of speech
+    padded_frames: int  # B * max T
+    cells: int  # B * max T' * (max U + 1), without the target margin
+
+    @property
+    def padding_fraction(self) -> float:
+        """Share of the padded frames that is padding."""
+        return 1.0 - self.frames / self.padded_frames
+
+
+class BatchPlan:
+    """The plan of a run. ``frames`` and the like describe the usable utterances, in the dataset's order."""
+
+    def __init__(
+        self,
+        *,
+        units: Count,
+        unit_utterances: Count,
+        max_frames: Count,
+        max_cells: Count,
+        target_margin: NonNegative,
+        frames: Sequence[int],
+        target_lengths: Sequence[int],
+        utterance_ids: Sequence[str],
+        subsampling: int,
+        seed: int,
+    ) -> None:
+        self.units = units
+        self.budgets = Budgets(unit_utterances, max_frames, max_cells)
+        self.frames = np.asarray(frames, dtype=np.int64)
+        self.target_lengths = np.asarray(target_lengths, dtype=np.int64)
+        self.encoder_frames = -(-self.frames // subsampling)
+        self.planned_targets = np.ceil(self.target_lengths * (1.0 + target_margin)).astype(np.int64)
+        self.seed = seed
+        self._check_budgets(utterance_ids)
+        self._check_divisible()
+
+    @property
+    def utterances(self) -> int:
+        """Utterances per epoch."""
+        return len(self.frames)
+
+    @cached_property
+    def nominal_batch(self) -> float:
+        """Utterances per global batch, on average over epoch 0: what turns samples into global steps."""
+        return self.utterances / len(self.epoch(0))
+
+    def epoch(self, epoch: int) -> list[list[Unit]]:
+        """The global batches of an epoch: every utterance once, each batch exactly G units of similar length."""
+        rng = np.random.default_rng([self.seed, epoch])
+        jitter = rng.uniform(1.0 - LENGTH_JITTER, 1.0 + LENGTH_JITTER, self.utterances)
+        pieces = self._pieces(self.frames * jitter)
+        if pieces is None:  # too few utterances to cut as this jitter happens to fall: then by exact length
+            pieces = self._pieces(self.frames.astype(np.float64))
+        assert pieces is not None, "the constructor has checked it"
+        batches: list[list[Unit]] = []
+        for batch, group in enumerate(rng.permutation(len(pieces) // self.units).tolist()):
+            places = (group * self.units + rng.permutation(self.units)).tolist()
+            batches.append([Unit(epoch, batch, index, tuple(pieces[place])) for index, place in enumerate(places)])
+        return batches
+
+    def _pieces(self, lengths: NDArray[np.float64]) -> list[Indices] | None:
+        """Units in order of ``lengths``, their number a multiple of G; None if that cannot be had."""
+        order = np.argsort(lengths, kind="stable").tolist()
+        columns = (self.frames.tolist(), self.encoder_frames.tolist(), self.planned_targets.tolist())
+        return split_to_multiple(chunk(order, *columns, self.budgets), self.units)
+
+    def check_learners(self, world_size: int) -> None:
+        """Raise ValueError unless so many learners can share a global batch."""
+        if self.units % world_size:
+            allowed = ", ".join(str(n) for n in range(1, self.units + 1) if self.units % n == 0)
+            raise ValueError(
+                f"{world_size} learners cannot share a global batch of batch.units={self.units} units: "
+                f"start {allowed} learners, or set batch.units to a multiple of {world_size}"
+            )
+
+    def learner_units(self, global_batch: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
+        """The units that learner ``rank`` of ``world_size`` processes, one after the other."""
+        return list(global_batch[rank::world_size])
+
+    def statistics(self, unit: Unit) -> UnitStatistics:
+        """What a unit costs, before hooks change its lengths."""
+        members = list(unit.utterances)
+        frames = self.frames[members]
+        lattice = int(self.encoder_frames[members].max()) * (int(self.target_lengths[members].max()) + 1)
+        return UnitStatistics(
+            frames=int(frames.sum()), padded_frames=len(members) * int(frames.max()), cells=len(members) * lattice
+        )
+
+    def _check_budgets(self, utterance_ids: Sequence[str]) -> None:
+        """No utterance may exceed a budget alone: naming it now beats running out of memory later."""
+        if not len(self.frames) == len(self.target_lengths) == len(utterance_ids):
+            raise ValueError("frames, target_lengths and utterance_ids must be of the same length")
+        cells = self.encoder_frames * (self.planned_targets + 1)
+        for costs, what, key, budget in (
+            (self.frames, "feature frames", "batch.max_frames", self.budgets.frames),
+            (cells, "lattice cells (with room for longer targets)", "batch.max_cells", self.budgets.cells),
+        ):
+            if (over := np.flatnonzero(costs > budget)).size:
+                worst = int(costs.argmax())
+                raise ValueError(
+                    f"utterance {utterance_ids[worst]} alone has {costs[worst]} {what}, more than {key}={budget} "
+                    f"({over.size} such utterances); set {key}={costs[worst]} or more, or remove them from the manifest"
+                )
+
+    def _check_divisible(self) -> None:
+        """Every global batch must get its G units; what holds for exact lengths holds for every epoch."""
+        if self.utterances < self.units:
+            raise ValueError(
+                f"{self.utterances} utterances cannot fill the batch.units={self.units} units of one global batch; "
+                f"set batch.units={max(1, self.utterances)} or less, or add data"
+            )
+        if self._pieces(self.frames.astype(np.float64)) is None:
+            possible = math.floor(self.utterances / self.units) * self.units
+            raise ValueError(
+                f"{self.utterances} utterances make more than {possible} units under batch.unit_utterances="
+                f"{self.budgets.utterances}, batch.max_frames={self.budgets.frames} and batch.max_cells={self.budgets.cells}, "
+                f"and cannot be cut into a multiple of batch.units={self.units}; raise a budget or lower batch.units"
+            )
