@@ -1,0 +1,178 @@
+"""Where learners come from: the only module that reads environment variables.
+
+``place()`` says which learner this process is without touching the network, so that a wrong configuration can be
+reported once, by learner 0, before anything starts. ``start()`` then joins the others; one process without torchrun
+takes the same path, as a group of one. Backends receive the resulting ``World`` and use no global state.
+
+Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, ProcessGroup, Store
+from torch.distributed.rendezvous import rendezvous
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which learner this process is, as its launcher says."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    launched: bool  # by torchrun or alike; False for a process started by hand, which is then alone
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This learner among all of them, and the small messages by which they agree.
+
+    The methods are collective: every learner calls them, in the same order, from the thread that trains. A learner
+    that is alone needs no ``group``.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    group: ProcessGroup | None
+
+    def __post_init__(self) -> None:
+        if self.group is None and self.size > 1:
+            raise ValueError(f"{self.size} learners need a process group; launch.start makes one")
+
+    @property
+    def joined(self) -> ProcessGroup:
+        """The group of all learners, where there must be one."""
+        if self.group is None:
+            raise ValueError("this needs a process group; launch.start makes one, also for a single learner")
+        return self.group
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum a contiguous tensor over learners, in place; bitwise the same result everywhere."""
+        if self.size > 1:
+            self.joined.allreduce([tensor]).wait()
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source: int) -> Tensor:
+        """Overwrite a contiguous tensor of any dtype with that of learner ``source``, in place."""
+        if self.size > 1:
+            # As bytes: gloo has no collectives for some dtypes (bool among them).
+            self.joined.broadcast([tensor.detach().view(-1).view(torch.uint8)], source).wait()
+        return tensor
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """Mean over learners of a contiguous floating tensor, in place; where all hold the same, exactly that."""
+        if self.size > 1:
+            reference = self.broadcast(tensor.clone(), source=0)
+            self.all_reduce_sum(tensor.sub_(reference)).div_(self.size).add_(reference)
+        return tensor
+
+    def gather(self, value: int) -> list[int]:
+        """The values of all learners, by rank."""
+        values = torch.zeros(self.size, dtype=torch.int64)
+        values[self.rank] = value
+        return self.all_reduce_sum(values).tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any learner says so: lets all of them stop together when one has met an error."""
+        return any(self.gather(int(flag)))
+
+    def barrier(self) -> None:
+        """Return when every learner has come here."""
+        self.gather(0)
+
+    def new_group(self, name: str, ranks: Sequence[int]) -> ProcessGroup:
+        """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners, once per ``name``."""
+        timeout: timedelta = self.joined._get_backend(torch.device("cpu")).options._timeout
+        store = PrefixStore(name, self.joined.get_group_store())
+        return gloo_group(store, list(ranks).index(self.rank), len(ranks), timeout.total_seconds())
+
+
+def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> ProcessGroup:
+    """A process group outside torch's global registry, so that learners may also be threads of one process."""
+    group = ProcessGroup(store, rank, size)
+    gloo = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=timeout_seconds))
+    group._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, gloo)
+    group._set_default_backend(ProcessGroup.BackendType.GLOO)
+    return group
+
+
+def place() -> Place:
+    """Read from the environment which learner this is; ValueError where the launcher left it half said."""
+    if "RANK" not in os.environ:
+        return Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
+    rank, size = _integer("RANK"), _integer("WORLD_SIZE")
+    local_rank, local_size = _integer("LOCAL_RANK"), _integer("LOCAL_WORLD_SIZE")
+    if not 0 <= rank < size or not 0 <= local_rank < local_size <= size:
+        raise ValueError(
+            f"RANK={rank} of WORLD_SIZE={size}, LOCAL_RANK={local_rank} of LOCAL_WORLD_SIZE={local_size} do not fit "
+            "together; start the learners with torchrun"
+        )
+    return Place(rank, size, local_rank, local_size, launched=True)
+
+
+def start(place: Place, *, timeout_seconds: float, device: Literal["auto", "cpu", "cuda"], threads: int) -> World:
+    """Join the other learners.
+
+    Args:
+        timeout_seconds: how long a learner waits for the others, here and in every later exchange.
+        device: ``auto`` takes the GPUs where there are any.
+        threads: of torch's operators in this process.
+    """
+    chosen = _device(place, device)
+    torch.set_num_threads(threads)
+    if place.local_size == place.size:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    timeout = timedelta(seconds=timeout_seconds)
+    store: Store = dist.HashStore()
+    if place.launched:
+        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+        store=store,
+        rank=place.rank,
+        world_size=place.size,
+        timeout=timeout,
+    )
+    return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD)
+
+
+def stop(world: World) -> None:
+    """Leave the group; safe to call twice and after an error."""
+    if world.group is not None and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _integer(name: str) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        raise ValueError(f"RANK is set but {name} is not; start the learners with torchrun, or unset RANK")
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"environment variable {name} must be an integer, got {value!r}") from None
+
+
+def _device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        return torch.device("cpu")
+    if gpus < place.local_size:
+        raise ValueError(
+            f"{place.local_size} learners on this host but {gpus} GPUs; "
+            f"start torchrun with --nproc-per-node {max(gpus, 1)} or use device=cpu"
+        )
+    return torch.device("cuda", place.local_rank)

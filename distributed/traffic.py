@@ -1,0 +1,55 @@
+"""What a learner sends, receives and waits for, counted where it happens."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+def all_reduce_bytes(payload_bytes: int, learners: int) -> int:
+    """Bytes that each learner sends, and receives, in a ring all-reduce: 2(L-1)/L of the buffer."""
+    return 2 * (learners - 1) * payload_bytes // learners
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counters of one learner since ``take`` was last called. Bytes are those on the wire, without headers."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    rounds: int = 0  # of agreement: gradient reductions, or exchanges of weights
+    steps: int = 0
+    exposed_seconds: float = 0.0
+
+    def count(self, sent: int, received: int) -> None:
+        """Add one message each way."""
+        self.bytes_sent += sent
+        self.bytes_received += received
+
+    def count_all_reduce(self, payload_bytes: int, learners: int) -> None:
+        """Add one ring all-reduce."""
+        wire_bytes = all_reduce_bytes(payload_bytes, learners)
+        self.count(wire_bytes, wire_bytes)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around communication that computation waits for, slower learners included."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.exposed_seconds += time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """The figures for the log, and start anew. Bytes and rounds are totals, the others averages per step."""
+        figures: dict[str, float] = {
+            "comm/bytes_sent": self.bytes_sent,
+            "comm/bytes_received": self.bytes_received,
+            "comm/rounds": self.rounds,
+        }
+        if self.steps:
+            figures["comm/rounds_per_step"] = self.rounds / self.steps
+            figures["time/comm_exposed"] = self.exposed_seconds / self.steps
+        self.bytes_sent = self.bytes_received = self.rounds = self.steps = 0
+        self.exposed_seconds = 0.0
+        return figures
