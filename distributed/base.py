@@ -1,0 +1,202 @@
+"""What all schemes share: flat parameters, clipping, traffic, the start, and the mean model of an evaluation.
+
+Two families derive from here. In a synchronous scheme every learner holds the same weights, so a resume can check
+that and an evaluation need only average floating buffers (running statistics). In gossip every learner has weights of
+its own, which a resume keeps and an evaluation averages, without writing the mean back: that would be another method.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from distributed.backend import Backend, GradientReport, State
+from distributed.flat_parameters import FlatParameters
+from distributed.gradients import clip_gradients
+from distributed.launch import World
+from distributed.traffic import Traffic
+
+
+class FlatBackend(Backend):
+    """A backend whose model lies in flat buffers. Subclasses say how learners agree."""
+
+    def __init__(self, *, world: World) -> None:
+        self.world = world
+        self.traffic = Traffic()
+        self._flat: FlatParameters | None = None
+        self._model: nn.Module | None = None
+        self._optimizer: Optimizer | None = None
+
+    # The model
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        self._model, self._flat = model, FlatParameters(model, gradients=True)
+        return model
+
+    @property
+    def flat(self) -> FlatParameters:
+        """The wrapped model's parameters."""
+        if self._flat is None:
+            raise RuntimeError("backend.wrap(model) comes first")
+        return self._flat
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare module."""
+        if self._model is None:
+            raise RuntimeError("backend.wrap(model) comes first")
+        return self._model
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of the wrapped model."""
+        if self._optimizer is None:
+            raise RuntimeError("backend.attach(optimizer) comes first")
+        return self._optimizer
+
+    def attach(self, optimizer: Optimizer) -> None:
+        self.flat.verify()
+        known = {id(parameter) for parameter in self.model.parameters()}
+        if any(id(parameter) not in known for group in optimizer.param_groups for parameter in group["params"]):
+            raise ValueError("the optimizer holds a parameter that is not in the wrapped model; build it after wrap")
+        self._optimizer = optimizer
+
+    # The step
+
+    def begin_step(self, local_weight: float) -> float:
+        self.traffic.steps += 1
+        (global_weight,) = self._sum(local_weight)
+        # Without any weight there is no loss either, and whatever divides it is right.
+        return global_weight / self.world.size if global_weight > 0 else 1.0
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def reduce_gradients(self, max_norm: float | None) -> GradientReport:
+        return clip_gradients(self.optimizer.param_groups, max_norm)
+
+    def updating(self, apply: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def zero_grad(self) -> None:
+        self.flat.zero_grad()
+
+    # Agreement
+
+    def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
+        answers = self.world.gather(int(resumed))
+        if len(set(answers)) > 1:
+            fresh = [rank for rank, answer in enumerate(answers) if not answer]
+            raise ValueError(
+                f"learners {fresh} start afresh while the others resume; "
+                "put the run's folder where all learners see the same files"
+            )
+        if resumed:
+            self._check_resumed()
+        else:
+            for tensor in (*self.flat.flat, *self.model.buffers()):
+                tensor.detach().copy_(self.world.broadcast(tensor.detach().contiguous(), source=0))
+
+    @abstractmethod
+    def _check_resumed(self) -> None:
+        """Check after a resume what must be equal on all learners."""
+
+    @abstractmethod
+    def _averaged(self) -> list[Tensor]:
+        """What the mean model of an evaluation averages."""
+
+    @contextmanager
+    def consensus(self) -> Iterator[None]:
+        self.drain()
+        tensors = self._averaged() if self.world.size > 1 else []
+        own = [tensor.clone() for tensor in tensors]
+        try:
+            for tensor in tensors:
+                tensor.copy_(self.world.average(tensor.contiguous()))
+            yield
+        finally:
+            for tensor, before in zip(tensors, own, strict=True):
+                tensor.copy_(before)
+
+    def _floating_buffers(self) -> list[Tensor]:
+        return [buffer.detach() for buffer in self.model.buffers() if buffer.is_floating_point()]
+
+    def _sum(self, *values: float) -> list[float]:
+        """Sums over learners of a few numbers, in float64: one small all-reduce."""
+        tensor = torch.tensor(values, dtype=torch.float64)
+        with self.traffic.waiting():
+            self.world.all_reduce_sum(tensor)
+        self.traffic.count_all_reduce(tensor.nbytes, self.world.size)
+        return tensor.tolist()
+
+    # The end and the log
+
+    def drain(self) -> None:
+        """Nothing is in flight between steps, unless a subclass says so."""
+
+    def close(self) -> None:
+        """Nothing to release, unless a subclass says so."""
+
+    def metrics(self) -> dict[str, float]:
+        return self.traffic.take()
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
+        """No state, unless a subclass says so."""
+
+
+class SynchronousBackend(FlatBackend):
+    """Every learner holds the same weights and takes the same steps."""
+
+    synchronous = True
+
+    def global_mean(self, total: float, weight: float) -> float:
+        return _mean(*self._sum(total, weight))
+
+    def _check_resumed(self) -> None:
+        checksums = self.world.gather(checksum(self.flat.flat))
+        differing = [rank for rank, value in enumerate(checksums) if value != checksums[0]]
+        if differing:
+            raise ValueError(
+                f"after resuming, learners {differing} hold other weights than learner 0, but this scheme needs them "
+                "equal; resume from another checkpoint, or start afresh with resume=false"
+            )
+
+    def _averaged(self) -> list[Tensor]:
+        return self._floating_buffers()
+
+
+class GossipBackend(FlatBackend):
+    """Every learner holds weights of its own, which are mixed with those of others; figures are local."""
+
+    synchronous = False
+
+    def global_mean(self, total: float, weight: float) -> float:
+        return _mean(total, weight)
+
+    def _check_resumed(self) -> None:
+        """Every learner keeps what its own checkpoint says."""
+
+    def _averaged(self) -> list[Tensor]:
+        return [*self.flat.flat, *self._floating_buffers()]
+
+
+def checksum(tensors: Sequence[Tensor]) -> int:
+    """An integer of 61 bits that changes when any byte of the tensors does, or when bytes trade places."""
+    total = 0
+    for tensor in tensors:
+        for piece in tensor.detach().reshape(-1).view(torch.uint8).split(1 << 20):
+            places = torch.arange(1, len(piece) + 1, device=piece.device)
+            total = (total * 31 + int((piece * places).sum())) % (1 << 61)
+    return total
+
+
+def _mean(total: float, weight: float) -> float:
+    return total / weight if weight else math.nan
