@@ -16,6 +16,14 @@ class LoaderOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationOptions:
+    """What is evaluated during training; the first set chooses the best checkpoint."""
+
+    sets: list[str]
+    unit_utterances: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
     """Where and how a learner runs."""
 

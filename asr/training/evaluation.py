@@ -1,0 +1,132 @@
+"""Evaluation during training: loss and word error rate of the consensus model, shared out between the learners."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from asr.data.batch import Batch, Unit
+from asr.data.manifest import Utterance
+from asr.data.pipeline import UnitDataset, unit_loader
+from asr.data.tokenizer import Tokenizer
+from asr.decoding.greedy import Hypothesis
+from asr.decoding.wer import score
+from asr.models.transducer import Transducer
+from asr.training.parts import LoaderOptions
+from asr.training.precision import Precision, autocast
+from distributed.launch import World
+
+
+class Decode(Protocol):
+    """A search: from encoder states to one hypothesis per utterance."""
+
+    name: str
+
+    def __call__(self, model: Transducer, encoder_states: Tensor, lengths: Tensor) -> list[Hypothesis]:
+        """Decode a batch of encoder states (B, S, D) with their lengths (B,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """A named set of utterances, cut into units of similar length."""
+
+    name: str
+    dataset: UnitDataset
+    units: Sequence[Unit]
+    utterances: Sequence[Utterance]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One learner's share of a decoded set."""
+
+    loss: float  # summed
+    weight: float
+    references: dict[str, str]
+    hypotheses: dict[str, str]
+
+
+def decode_set(
+    model: Transducer,
+    batches: Iterator[Batch],
+    *,
+    decode: Decode,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    precision: Precision,
+) -> Decoded:
+    """Loss and texts of some batches; the model is put into evaluation mode and back."""
+    loss, weight = 0.0, 0.0
+    references: dict[str, str] = {}
+    hypotheses: dict[str, str] = {}
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                batch = batch.to(device, torch.float64 if precision == "fp64" else None)
+                with autocast(precision, device):
+                    output = model(batch)
+                    lengths = -(-batch.feature_lengths // model.encoder.subsampling)
+                    found = [] if output.encoder_states is None else decode(model, output.encoder_states, lengths)
+                loss += float(output.total)
+                weight += batch.weight
+                for position, (utterance, hypothesis) in enumerate(zip(batch.utterance_ids, found, strict=True)):
+                    target = batch.targets[position, : int(batch.target_lengths[position])]
+                    references[utterance] = tokenizer.decode(target.tolist())
+                    hypotheses[utterance] = tokenizer.decode(hypothesis.tokens)
+    finally:
+        model.train(training)
+    return Decoded(loss, weight, references, hypotheses)
+
+
+class Evaluator:
+    """Evaluates a model on the configured sets; called by all learners together."""
+
+    def __init__(
+        self,
+        *,
+        sets: Sequence[EvaluationSet],
+        decode: Decode,
+        tokenizer: Tokenizer,
+        world: World,
+        loader: LoaderOptions,
+        precision: Precision,
+    ) -> None:
+        self.sets = sets
+        self.decode = decode
+        self.tokenizer = tokenizer
+        self.world = world
+        self.loader = loader
+        self.precision = precision
+
+    def evaluate(self, model: Transducer) -> dict[str, float]:
+        """``eval/<set>/loss`` per utterance and ``eval/<set>/wer``, over all learners."""
+        metrics: dict[str, float] = {}
+        for evaluated in self.sets:
+            own = evaluated.units[self.world.rank :: self.world.size]
+            batches = unit_loader(
+                evaluated.dataset, own, num_workers=self.loader.num_workers, prefetch=self.loader.prefetch
+            )
+            decoded = decode_set(
+                model,
+                batches,
+                decode=self.decode,
+                tokenizer=self.tokenizer,
+                device=self.world.device,
+                precision=self.precision,
+            )
+            counts = score(decoded.references, decoded.hypotheses)
+            sums = torch.tensor(
+                [decoded.loss, decoded.weight, counts.errors, counts.reference_words], dtype=torch.float64
+            )
+            loss, weight, errors, words = self.world.all_reduce_sum(sums).tolist()
+            metrics[f"eval/{evaluated.name}/loss"] = loss / max(weight, 1.0)
+            metrics[f"eval/{evaluated.name}/wer"] = errors / max(words, 1.0)
+        return metrics
+
+    def selecting_wer(self, metrics: Mapping[str, float]) -> float | None:
+        """The figure by which the best checkpoint is chosen; None if nothing is evaluated."""
+        return metrics[f"eval/{self.sets[0].name}/wer"] if self.sets else None

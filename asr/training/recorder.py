@@ -1,0 +1,122 @@
+"""Collects what a learner's steps cost between two log marks and writes one row to every sink."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from asr.data.batch import Batch
+from asr.training.hook import Progress
+from asr.training.loggers import Logger
+from asr.training.metrics import MetricsWriter
+
+
+class Window:
+    """Sums over the steps since the last row."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.step_seconds = 0.0
+        self.waited_seconds = 0.0
+        self.audio_seconds = 0.0
+        self.frames = 0
+        self.padded_frames = 0
+        self.cells = 0
+        self.units = 0
+        self.hook_sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, batches: Sequence[Batch], step_seconds: float, waited_seconds: float, subsampling: int) -> int:
+        """Count one step; returns the utterances that were left out of it."""
+        self.steps += 1
+        self.step_seconds += step_seconds
+        self.waited_seconds += waited_seconds
+        for batch in batches:
+            states = -(-batch.feature_lengths // subsampling)
+            self.units += 1
+            self.audio_seconds += batch.audio_seconds
+            self.frames += int(batch.feature_lengths.sum())
+            self.padded_frames += batch.features.shape[0] * batch.features.shape[1]
+            self.cells += int((states * (batch.target_lengths + 1)).sum())
+            self.add_hook_metrics(batch.metrics)
+        return sum(batch.skipped for batch in batches)
+
+    def add_hook_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Average what hooks report over the times they reported it."""
+        for name, value in metrics.items():
+            total, count = self.hook_sums.get(name, (0.0, 0))
+            self.hook_sums[name] = (total + value, count + 1)
+
+    def row(self, comm_exposed_seconds: float) -> dict[str, float]:
+        """Figures per step of this window."""
+        steps = max(self.steps, 1)
+        wait = self.waited_seconds / steps
+        step = self.step_seconds / steps
+        return {
+            "time/step": step,
+            "time/data_wait": wait,
+            "time/compute": max(step - wait - comm_exposed_seconds, 0.0),
+            "throughput/audio_seconds_per_second": self.audio_seconds / max(self.step_seconds, 1e-9),
+            "data/padding_fraction": 1 - self.frames / max(self.padded_frames, 1),
+            "data/lattice_cells": self.cells / max(self.units, 1),
+        } | {name: total / count for name, (total, count) in self.hook_sums.items()}
+
+
+class Recorder:
+    """One learner's rows: to metrics/<learner>.jsonl always, to the other sinks where the caller gives any."""
+
+    def __init__(self, writer: MetricsWriter, sinks: Sequence[Logger], subsampling: int) -> None:
+        self.writer = writer
+        self.sinks = sinks
+        self.subsampling = subsampling
+        self.latest: dict[str, float] = {}  # the last value of every figure
+        self.window = Window()
+        self.skipped = 0
+        self.earlier_seconds = 0.0
+        self.started = time.perf_counter()
+
+    def start(self, samples: int) -> None:
+        """Begin or go on at ``samples``: rows written after that point by an interrupted run are cut."""
+        kept = self.writer.cut(samples)
+        if kept:
+            self.earlier_seconds = float(kept[-1].get("wall_seconds", 0.0))
+            self.skipped = int(max(row.get("data/skipped", 0) for row in kept))
+        self.started = time.perf_counter()
+
+    def after_step(
+        self, batches: Sequence[Batch], step_seconds: float, waited_seconds: float, hook_metrics: Mapping[str, float]
+    ) -> None:
+        """Count one step of this learner."""
+        self.skipped += self.window.add(batches, step_seconds, waited_seconds, self.subsampling)
+        self.window.add_hook_metrics(hook_metrics)
+
+    def log(self, progress: Progress, figures: Mapping[str, float]) -> None:
+        """Write a row of training figures and begin a new window."""
+        costs = self.window.row(figures.get("time/comm_exposed", 0.0))
+        self.window = Window()
+        self._write(progress, {**figures, **costs, "data/skipped": float(self.skipped)})
+
+    def log_evaluation(self, progress: Progress, figures: Mapping[str, float]) -> None:
+        """Write a row of evaluation figures."""
+        self._write(progress, figures)
+
+    def _write(self, progress: Progress, figures: Mapping[str, float]) -> None:
+        row: dict[str, float] = {
+            "step": progress.step,
+            "global_step": progress.global_step,
+            "samples": progress.samples,
+            "epoch": progress.epoch,
+            "wall_seconds": self.wall_seconds,
+        }
+        self.latest |= figures
+        written = self.writer.write(row | dict(figures))
+        for sink in self.sinks:
+            sink.log(written)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def close(self) -> None:
+        """Close every sink."""
+        self.writer.close()
+        for sink in self.sinks:
+            sink.close()

@@ -1,0 +1,183 @@
+"""Composes a configuration from conf/ and the command line, and checks every value before anything is built.
+
+Hydra composes; `hydra.compose` is used rather than its decorator, so that errors end in one line, file arguments are
+possible and the working directory stays. What a value may be is written once, in the annotations of the constructor
+that takes it: see scripts/validation.py.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from scripts.startup import REPOSITORY, UsageError
+from scripts.validation import validate
+
+CONF = REPOSITORY / "conf"
+
+
+def print_help(config_name: str, arguments: Sequence[str], usage: str) -> bool:
+    """Answer --help and --cfg; True if there is nothing else to do."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+        print(usage.strip(), "", *(f"{group}={'|'.join(options(group))}" for group in groups), sep="\n")
+        print("\n--cfg prints the whole configuration with its defaults; their meaning: conf/")
+        return True
+    if "--cfg" in arguments:
+        print(OmegaConf.to_yaml(compose(config_name, [a for a in arguments if a not in ("--cfg", "job")])), end="")
+        return True
+    return False
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The checked, resolved configuration ``conf/<config_name>.yaml`` with ``overrides``.
+
+    Raises:
+        UsageError: one line that names the key, the value, what is allowed and the nearest valid name.
+    """
+    config = _compose(config_name, overrides)
+    validate(config)
+    return config
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra.compose(config_name, overrides=list(overrides))
+        OmegaConf.resolve(config)
+        _refuse_missing(config)
+        return config
+    except OverrideParseException as error:
+        raise UsageError(f"cannot read the argument {error.override!r}: write key=value (quote lists: 'hooks=[a,b]')") from None
+    except MissingConfigException as error:
+        raise UsageError(_unknown_option(config_name, overrides, error)) from None
+    except ConfigCompositionException as error:
+        raise UsageError(_unknown_key(config_name, overrides, error)) from None
+    except (InterpolationKeyError, MissingMandatoryValue) as error:
+        raise UsageError(f"{error.full_key or 'a value'} is not set: {_first_line(error)}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_first_line(error)) from None
+
+
+def _refuse_missing(config: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UsageError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command")
+
+
+def _unknown_key(config_name: str, overrides: Sequence[str], error: ConfigCompositionException) -> str:
+    found = re.search(r"Could not override '([^']+)'", str(error))
+    if found is None:
+        found_group = re.search(r"Could not find '([^']+)'", str(error))
+        return _unknown_option(config_name, overrides, error) if found_group else _first_line(error)
+    key = found.group(1)
+    known = list(_keys(_defaults(config_name)))
+    if key.count(".") == 0 and (CONF / key).is_dir():
+        return f"{key} is a group: choose one of {', '.join(options(key))}"
+    return f"unknown key {key!r}{_nearest(key, known)}"
+
+
+def _unknown_option(config_name: str, overrides: Sequence[str], error: Exception) -> str:
+    for override in _parsed(overrides):
+        group = override.key_or_group
+        values = override.value() if isinstance(override.value(), list) else [override.value()]
+        for value in values:
+            if (CONF / group).is_dir() and value is not None and str(value) not in options(group):
+                allowed = options(group)
+                return (
+                    f"{group}={value}: there is no conf/{group}/{value}.yaml; allowed: {', '.join(allowed)}"
+                    f"{_nearest(str(value), allowed)}"
+                )
+    return _first_line(error)
+
+
+def options(group: str) -> list[str]:
+    """Names of the choices of a configuration group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _parsed(overrides: Sequence[str]) -> list[Any]:
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def _defaults(config_name: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(config_name)
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of everything below a node, groups included."""
+    for key in node:
+        yield f"{prefix}{key}"
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            yield from _keys(child, f"{prefix}{key}.")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?` where something near exists: the whole name first, then its last part anywhere."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        last = name.rsplit(".", 1)[-1]
+        by_last = {key.rsplit(".", 1)[-1]: key for key in known}
+        close = [by_last[match] for match in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.6)]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """A folder name made from the overrides alone, without a date, so that the same command finds its run."""
+    kept = sorted(o for o in overrides if o.split("=")[0] not in ("resume", "exp_dir", "name", "logger"))
+    slug = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", "-".join(kept)).strip("_.-")
+    if len(slug) > 120:
+        slug = f"{slug[:100]}-{abs(_stable_hash(slug)):010x}"
+    return slug or "default"
+
+
+def _stable_hash(text: str) -> int:
+    import hashlib
+
+    return int(hashlib.sha256(text.encode()).hexdigest()[:10], 16)
+
+
+def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
+    """Dotted names of the values in which two configurations differ."""
+    flat_one, flat_other = dict(_leaves(one)), dict(_leaves(other))
+    return sorted(key for key in flat_one | flat_other if flat_one.get(key) != flat_other.get(key))
+
+
+def _leaves(node: DictConfig) -> Iterator[tuple[str, Any]]:
+    def walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for key, child in value.items():
+                yield from walk(child, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            yield prefix, value
+
+    return walk(OmegaConf.to_container(node, resolve=True), "")
+
+
+def load_run_config(run: Path) -> DictConfig:
+    """The configuration that a run folder was trained with, checked like a fresh one.
+
+    Raises:
+        UsageError: the folder holds no run, or its configuration names code outside this project.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UsageError(f"run={run}: no {path.name} there; give the folder of a run, such as exp/demo")
+    config = OmegaConf.load(path)
+    if not isinstance(config, DictConfig):
+        raise UsageError(f"{path}: not a configuration")
+    validate(config)
+    return config
