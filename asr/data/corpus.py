@@ -1,0 +1,187 @@
+"""Corpora: where the manifests of a run come from.
+
+A corpus names its splits (``train``, ``dev``, ``test``) and makes what is missing: ``prepare()`` is called by every
+process of a run, one of them does the work under a file lock, the others wait and find it done. What was made lies in
+a folder named by a hash of everything that determines its content, so that another seed is another folder and a
+folder that exists is complete: it appears by a single rename.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Literal
+
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from distributed.ranges import Count, Range
+
+_POLL_SECONDS = 0.1
+_PATIENCE_SECONDS = 3.0  # of waiting in silence for another process
+
+logger = logging.getLogger(__name__)
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be found or made; the message names the folder and the remedy."""
+
+
+class Corpus(ABC):
+    """Base of all corpora: what the loader needs to know, and the manifests."""
+
+    def __init__(self, *, root: Path, sample_rate: Count, on_bad: Literal["stop", "skip"]) -> None:
+        """``sample_rate`` in Hz of every utterance; ``on_bad`` says what the loader does with unusable ones."""
+        if on_bad not in ("stop", "skip"):
+            raise ValueError(f"data.on_bad must be stop or skip, got {on_bad!r}")
+        self.root = Path(root)
+        self.sample_rate = sample_rate
+        self.on_bad = on_bad
+
+    @abstractmethod
+    def prepare(self) -> dict[str, Path]:
+        """Make what is missing and return the manifest of each split; any number of processes may call it at once.
+
+        Raises:
+            CorpusError: the corpus is not where the configuration says, or cannot be written.
+        """
+
+
+class ManifestCorpus(Corpus):
+    """The user's own JSONL manifests; nothing is made or copied."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        sample_rate: Count,
+        on_bad: Literal["stop", "skip"],
+        train: Path,
+        dev: Path | None,
+        test: Path | None,
+    ) -> None:
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        self.splits = {
+            split: self.root / path
+            for split, path in (("train", train), ("dev", dev), ("test", test))
+            if path is not None
+        }
+
+    def prepare(self) -> dict[str, Path]:
+        """The manifests, after a look whether they are there."""
+        for split, path in self.splits.items():
+            if not path.is_file():
+                raise CorpusError(
+                    f"data.{split}: there is no manifest {path}; "
+                    f"paths are relative to data.root={self.root}, give an existing file or an absolute path"
+                )
+        return dict(self.splits)
+
+
+def content_hash(**parameters: object) -> str:
+    """Ten hexadecimal digits that change whenever a parameter does."""
+    text = json.dumps(parameters, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def checked_interval(
+    key: str, ends: Sequence[float], low: float = -math.inf, high: float = math.inf
+) -> tuple[float, float]:
+    """``ends`` as a pair within [low, high].
+
+    Raises:
+        ValueError: not two numbers, in the wrong order, or beyond the limits.
+    """
+    values = tuple(ends)
+    if len(values) != 2 or not low <= values[0] <= values[1] <= high:
+        limits = str(Range(low, high)) or "finite"
+        raise ValueError(f"data.{key} must be [lowest, highest], each {limits}, got {list(values)}")
+    return values
+
+
+class Resampler:
+    """Changes the sampling rate, for utterances of many lengths.
+
+    The convolution library compiles a kernel per length, several times dearer than its use: lengths are padded with
+    zeros, which resampling assumes beyond the ends anyway, to whole steps.
+    """
+
+    _STEP_SECONDS = 0.5
+
+    def __init__(self, source_rate: int, target_rate: int) -> None:
+        self._transform = Resample(source_rate, target_rate)
+        self._ratio = Fraction(target_rate, source_rate)
+        self._step = round(self._STEP_SECONDS * source_rate)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Samples of shape (samples,) at the target rate."""
+        padded = torch.nn.functional.pad(samples, (0, -len(samples) % self._step))
+        return self._transform(padded)[: math.ceil(len(samples) * self._ratio)]
+
+
+def write_wav(path: Path, samples: Tensor, sample_rate: int) -> float:
+    """Write samples in [-1, 1] of shape (samples,) as 16-bit PCM, limiting what is beyond; returns seconds."""
+    pcm = (samples * 32767).round().clamp(-32768, 32767).short()
+    soundfile.write(path, pcm.numpy(), sample_rate, subtype="PCM_16")
+    return len(pcm) / sample_rate
+
+
+def make_once(folder: Path, make: Callable[[Path], None], key: str) -> None:
+    """Make ``folder`` unless it exists; among processes that ask at the same time exactly one calls ``make``.
+
+    ``make`` fills the empty folder it is given, which gets its final name only afterwards: a folder that exists is
+    complete, whatever was killed when. ``key`` is the configuration key that errors name.
+
+    Raises:
+        CorpusError: the folder cannot be written (permissions, full disk).
+    """
+    if folder.is_dir():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f".{folder.name}.lock").open("w") as lock_file, _locked(lock_file, folder):
+            if not folder.is_dir():
+                _make(folder, make)
+    except OSError as error:
+        raise CorpusError(
+            f"{key}={folder.parent}: cannot make the corpus there: {error}; choose a folder with room to write"
+        ) from error
+
+
+def _make(folder: Path, make: Callable[[Path], None]) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock, nobody works in it
+    partial.mkdir()
+    try:
+        make(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(lock_file: IO[str], folder: Path) -> Iterator[None]:
+    started, told = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if not told and time.monotonic() - started > _PATIENCE_SECONDS:
+                logger.info("waiting for another process that makes the corpus %s", folder)
+                told = True
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        fcntl.flock(lock_file, fcntl.LOCK_UN)
