@@ -1,0 +1,159 @@
+"""Learning rates driven by GLOBAL SAMPLES: utterances that all learners together have processed.
+
+A schedule is a factor on the peak rate. It counts samples, not steps, so that it does not depend on the number of
+learners, on accumulation, or on how an asynchronous scheme shares out the work. The linear scaling rule
+(Goyal et al. 2017, arXiv 1706.02677) multiplies the peak by nominal batch / ``reference_batch``.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from torch.optim import Optimizer
+
+from distributed.ranges import Count, Fraction, Positive, Range
+
+Warmup = Annotated[float, Range(low=0, high=1, open_high=True)]  # a part of the run, never all of it
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """The extent of a run, in utterances of all learners together."""
+
+    total_samples: int
+    epoch_samples: int
+    batch_samples: int  # nominal global batch
+
+    def __post_init__(self) -> None:
+        for name in ("total_samples", "epoch_samples", "batch_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: is the training set empty?")
+
+
+class Schedule(ABC):
+    """A factor on the peak learning rate as a function of global samples."""
+
+    def __init__(self, *, reference_batch: Count | None, horizon: Horizon) -> None:
+        self.reference_batch = reference_batch
+        self.horizon = horizon
+
+    @property
+    def peak_scale(self) -> float:
+        """Linear scaling of the peak: 32 for a batch of 8192 where the rate is given for 256; 1 without reference."""
+        return self.horizon.batch_samples / self.reference_batch if self.reference_batch else 1.0
+
+    @abstractmethod
+    def factor(self, samples: float) -> float:
+        """What multiplies the peak rate after ``samples`` samples."""
+
+
+class Constant(Schedule):
+    """The peak rate, always."""
+
+    def factor(self, samples: float) -> float:
+        return 1.0
+
+
+class OneCycle(Schedule):
+    """Up in a straight line from ``start_factor`` to 1, then down to ``final_factor`` at the end of the run.
+
+    The shape of Smith & Topin 2019 (arXiv 1708.07120) in two phases. t = samples / total, w = ``warmup_fraction``:
+    t < w: start + (1 - start) t / w;   else, with u = (t - w) / (1 - w): final + (1 - final) (1 - u), or
+    final + (1 - final) (1 + cos(pi u)) / 2.
+    """
+
+    def __init__(
+        self,
+        *,
+        warmup_fraction: Warmup,
+        start_factor: Fraction,
+        final_factor: Fraction,
+        anneal: Literal["linear", "cosine"],
+        reference_batch: Count | None,
+        horizon: Horizon,
+    ) -> None:
+        super().__init__(reference_batch=reference_batch, horizon=horizon)
+        self.warmup_fraction = warmup_fraction
+        self.start_factor = start_factor
+        self.final_factor = final_factor
+        self.anneal = anneal
+
+    def factor(self, samples: float) -> float:
+        t = min(samples / self.horizon.total_samples, 1.0)
+        if t < self.warmup_fraction:
+            return self.start_factor + (1 - self.start_factor) * t / self.warmup_fraction
+        u = (t - self.warmup_fraction) / (1 - self.warmup_fraction)
+        remaining = 1 - u if self.anneal == "linear" else (1 + math.cos(math.pi * u)) / 2
+        return self.final_factor + (1 - self.final_factor) * remaining
+
+
+class Noam(Schedule):
+    """Up in a straight line, then down with the square root (Vaswani et al. 2017, arXiv 1706.03762, section 5.3).
+
+    With n = samples / nominal batch and w = ``warmup_steps``: min((n + 1) / w, sqrt(w / (n + 1))). The peak is 1, at
+    the end of the warm-up; the paper's factor 1 / sqrt(width) is part of the optimizer's rate.
+    """
+
+    def __init__(self, *, warmup_steps: Count, reference_batch: Count | None, horizon: Horizon) -> None:
+        super().__init__(reference_batch=reference_batch, horizon=horizon)
+        self.warmup_steps = warmup_steps
+
+    def factor(self, samples: float) -> float:
+        step = samples / self.horizon.batch_samples + 1
+        return min(step / self.warmup_steps, math.sqrt(self.warmup_steps / step))
+
+
+class WarmupAnneal(Schedule):
+    """Linear warm-up over whole epochs, then a smaller rate in every epoch (Zhang et al. 2021, arXiv 2110.11199, IV-B).
+
+    With e = samples / epoch and w = ``warmup_epochs``: start + (1 - start) e / w for e < w, afterwards
+    2 ^ (-(floor(e) - w + 1) / halving_epochs): the first epoch after the warm-up is the first annealed one.
+    """
+
+    def __init__(
+        self,
+        *,
+        warmup_epochs: Count,
+        start_factor: Fraction,
+        halving_epochs: Positive,
+        reference_batch: Count | None,
+        horizon: Horizon,
+    ) -> None:
+        super().__init__(reference_batch=reference_batch, horizon=horizon)
+        self.warmup_epochs = warmup_epochs
+        self.start_factor = start_factor
+        self.halving_epochs = halving_epochs
+
+    def factor(self, samples: float) -> float:
+        epochs = samples / self.horizon.epoch_samples
+        if epochs < self.warmup_epochs:
+            return self.start_factor + (1 - self.start_factor) * epochs / self.warmup_epochs
+        annealed = math.floor(epochs) - self.warmup_epochs + 1
+        return float(2 ** (-annealed / self.halving_epochs))
+
+
+class LearningRate:
+    """Sets the rate of every group from its own peak, ``initial_lr``, which it notes at first sight.
+
+    Groups with ``schedule=False`` keep a constant rate, groups with ``scale_lr=False`` are not scaled with the batch.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        self.optimizer = optimizer
+        self.schedule = schedule
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.set(0)
+
+    def set(self, samples: float) -> None:
+        """Put the rates for the step that begins after ``samples`` global samples into the optimizer."""
+        factor = self.schedule.factor(samples)
+        for group in self.optimizer.param_groups:
+            scale = self.schedule.peak_scale if group.get("scale_lr", True) else 1.0
+            group["lr"] = group["initial_lr"] * scale * (factor if group.get("schedule", True) else 1.0)
+
+    @property
+    def current(self) -> float:
+        """The rate of the first group: the one of the model's ordinary weights."""
+        return float(self.optimizer.param_groups[0]["lr"])
