@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,21 +62,22 @@ def chunk(
 
 
 def split_to_multiple(units: list[Indices], multiple: int) -> list[Indices] | None:
-    """Halve the units with the most utterances until their number is a multiple; None if they cannot be halved."""
-    missing = -len(units) % multiple
-    pieces = [[unit] for unit in units]  # what has become of each unit: the order of lengths is kept
-    largest = [(-len(unit), position, 0) for position, unit in enumerate(units)]
+    """Split the units with the most utterances, evenly, until their number is a multiple; None if none is left."""
+    parts = [1] * len(units)
+    largest = [(-float(len(unit)), position) for position, unit in enumerate(units)]
     heapq.heapify(largest)
-    for _ in range(missing):
-        negative_size, position, part = heapq.heappop(largest)
-        if negative_size > -2:
+    for _ in range(-len(units) % multiple):
+        _, position = heapq.heappop(largest)
+        if parts[position] == len(units[position]):
             return None
-        unit, half = pieces[position][part], -negative_size // 2
-        pieces[position][part] = unit[:half]
-        pieces[position].append(unit[half:])
-        for new_part in (part, len(pieces[position]) - 1):
-            heapq.heappush(largest, (-len(pieces[position][new_part]), position, new_part))
-    return [piece for parts in pieces for piece in parts]
+        parts[position] += 1
+        heapq.heappush(largest, (-len(units[position]) / parts[position], position))
+    return [piece for unit, number in zip(units, parts, strict=True) for piece in _even_parts(unit, number)]
+
+
+def _even_parts(unit: Indices, number: int) -> list[Indices]:
+    cuts = [len(unit) * part // number for part in range(number + 1)]
+    return [unit[start:end] for start, end in pairwise(cuts)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,107 @@
+"""Reading audio: the samples are exact, and every defect is refused with file, reason and remedy."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr.data.audio import BadUtterance, read_audio
+from asr.data.manifest import Utterance
+
+Make = Callable[..., Utterance]
+
+
+def refusal(utterance: Utterance, sample_rate: int = 16000) -> str:
+    with pytest.raises(BadUtterance) as caught:
+        read_audio(utterance, sample_rate)
+    assert str(utterance.audio_filepath) in str(caught.value)
+    assert utterance.id in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_samples_are_exact(make_utterance: Make, suffix: str) -> None:
+    samples = np.arange(-8000, 8000, dtype=np.int16)
+    waveform = read_audio(make_utterance(suffix=suffix, samples=samples, duration=1.0), 16000)
+    assert waveform.dtype == torch.float32
+    assert torch.equal(waveform * 32768, torch.arange(-8000.0, 8000.0))
+
+
+def test_a_segment_is_exact(make_utterance: Make) -> None:
+    samples = np.arange(16000, dtype=np.int16)
+    waveform = read_audio(make_utterance(samples=samples, offset=0.25, duration=0.5), 16000)
+    assert torch.equal(waveform * 32768, torch.arange(4000.0, 12000.0))
+
+
+def test_the_whole_file_is_read_when_the_manifest_rounds(make_utterance: Make) -> None:
+    assert len(read_audio(make_utterance(seconds=1.004, duration=1.0), 16000)) == 16064
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert "no such file" in refusal(Utterance("a", tmp_path / "none.wav", 1.0, ""))
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    assert "empty (0 bytes)" in refusal(Utterance("a", tmp_path / "a.wav", 1.0, ""))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.raw", "a"])
+def test_not_audio(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("this is not audio, whatever its name says")
+    assert "cannot be read as audio" in refusal(Utterance("a", tmp_path / name, 1.0, ""))
+
+
+def test_zero_length(make_utterance: Make) -> None:
+    assert "zero length" in refusal(make_utterance(samples=np.zeros(0), duration=1.0))
+
+
+def test_wrong_rate_names_both_and_the_remedy(make_utterance: Make) -> None:
+    reason = refusal(make_utterance(sample_rate=8000))
+    assert "8000 Hz" in reason
+    assert "data.sample_rate is 16000 Hz" in reason
+    assert "-r 16000" in reason
+
+
+def test_stereo(make_utterance: Make) -> None:
+    assert "2 channels; make it mono" in refusal(make_utterance(channels=2))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite(make_utterance: Make, value: float) -> None:
+    samples = np.zeros(8000)
+    samples[123] = value
+    assert "sample 123 is" in refusal(make_utterance(samples=samples, duration=0.5, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("claimed", [0.4, 0.56, 30.0])
+def test_a_duration_that_lies(make_utterance: Make, claimed: float) -> None:
+    assert f"lasts 0.500 s, but its manifest says {claimed:.3f} s" in refusal(make_utterance(duration=claimed))
+
+
+@pytest.mark.parametrize("claimed", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_duration_that_is_none(make_utterance: Make, claimed: float) -> None:
+    assert "duration must be above 0" in refusal(make_utterance(duration=claimed))
+
+
+def test_segments_outside_the_file(make_utterance: Make) -> None:
+    assert "from 0.300 s on" in refusal(make_utterance(offset=0.3, duration=0.5))
+    assert "offset must be at least 0" in refusal(make_utterance(offset=-0.1))
+    assert "zero length" in refusal(make_utterance(offset=0.5, duration=0.01))
+
+
+def test_a_stream_that_breaks_off(make_utterance: Make) -> None:
+    utterance = make_utterance(seconds=2.0, suffix=".flac")
+    content = utterance.audio_filepath.read_bytes()
+    utterance.audio_filepath.write_bytes(content[: len(content) // 2])
+    assert "breaks off" in refusal(utterance)
+
+
+def test_a_refusal_travels_between_processes() -> None:
+    copy = pickle.loads(pickle.dumps(BadUtterance("u", Path("f.wav"), "is bad")))
+    assert (copy.utterance_id, copy.file, copy.reason) == ("u", Path("f.wav"), "is bad")
+    assert str(copy) == "f.wav: is bad (utterance u)"

@@ -1,0 +1,182 @@
+"""The batch plan: its laws for any corpus and any budgets, and errors that name what to change."""
+
+import math
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from asr.data.batch import Unit
+from asr.data.plan import BatchPlan, Budgets, chunk, split_to_multiple
+
+
+def make(frames: list[int], targets: list[int] | None = None, **changes: Any) -> BatchPlan:
+    settings: dict[str, Any] = {
+        "units": 4,
+        "unit_utterances": 8,
+        "max_frames": 10_000,
+        "max_cells": 1_000_000,
+        "target_margin": 0.0,
+        "frames": frames,
+        "target_lengths": [frame // 10 for frame in frames] if targets is None else targets,
+        "utterance_ids": [f"u{index}" for index in range(len(frames))],
+        "subsampling": 4,
+        "seed": 1,
+    }
+    return BatchPlan(**(settings | changes))
+
+
+def lengths(number: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(50, 1000, number).tolist()
+
+
+@given(
+    frames=st.lists(st.integers(1, 100), min_size=16, max_size=120),
+    units=st.integers(1, 8),
+    unit_utterances=st.integers(2, 9),
+    max_frames=st.integers(300, 1000),
+    max_cells=st.integers(1200, 3000),
+    margin=st.sampled_from([0.0, 0.3]),
+    epoch=st.integers(0, 3),
+)
+def test_laws(
+    frames: list[int], units: int, unit_utterances: int, max_frames: int, max_cells: int, margin: float, epoch: int
+) -> None:
+    """Every utterance once; G non-empty units per global batch; no budget exceeded; equal inputs, equal plans."""
+    settings: dict[str, Any] = {
+        "units": units,
+        "unit_utterances": unit_utterances,
+        "max_frames": max_frames,
+        "max_cells": max_cells,
+        "target_margin": margin,
+    }
+    batches = make(frames, **settings).epoch(epoch)
+    members = [index for batch in batches for unit in batch for index in unit.utterances]
+    assert sorted(members) == list(range(len(frames)))
+    for number, batch in enumerate(batches):
+        assert [(unit.epoch, unit.batch, unit.index) for unit in batch] == [(epoch, number, i) for i in range(units)]
+        for unit in batch:
+            longest = max(frames[index] for index in unit.utterances)
+            targets = max(math.ceil(frames[index] // 10 * (1 + margin)) for index in unit.utterances)
+            assert 1 <= len(unit.utterances) <= unit_utterances
+            assert len(unit.utterances) * longest <= max_frames
+            assert len(unit.utterances) * math.ceil(longest / 4) * (targets + 1) <= max_cells
+    assert make(frames, **settings).epoch(epoch) == batches
+
+
+@given(frames=st.lists(st.integers(90, 110), min_size=4, max_size=16), units=st.integers(2, 4))
+def test_what_the_constructor_accepts_can_be_planned_in_every_epoch(frames: list[int], units: int) -> None:
+    """Budgets so tight that it depends on the jitter whether two utterances share a unit."""
+    try:
+        plan = make(frames, units=units, max_frames=200)
+    except ValueError:
+        assume(False)
+    for epoch in range(20):
+        assert all(len(batch) == units for batch in plan.epoch(epoch))
+
+
+@given(rank_of=st.sampled_from([1, 2, 4]), epoch=st.integers(0, 2))
+def test_learners_share_a_global_batch_whatever_their_number(rank_of: int, epoch: int) -> None:
+    plan = make(lengths(100))
+    for batch in plan.epoch(epoch):
+        shares = [plan.learner_units(batch, rank, rank_of) for rank in range(rank_of)]
+        assert Counter(unit for share in shares for unit in share) == Counter(batch)
+        assert {len(share) for share in shares} == {plan.units // rank_of}
+
+
+def test_epochs_and_seeds_give_other_units() -> None:
+    def composition(plan: BatchPlan, epoch: int) -> set[frozenset[int]]:
+        return {frozenset(unit.utterances) for batch in plan.epoch(epoch) for unit in batch}
+
+    one, frames = make(lengths(400)), lengths(400)
+    first = composition(one, 0)
+    for other in (composition(one, 1), composition(make(frames, seed=2), 0)):
+        assert len(first & other) < len(first) / 4
+
+
+def test_order_of_batches_is_not_by_length() -> None:
+    frames = lengths(800)
+    means = [np.mean([frames[i] for unit in batch for i in unit.utterances]) for batch in make(frames).epoch(0)]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.9
+
+
+def test_units_hold_similar_lengths() -> None:
+    plan = make(lengths(2000))
+    statistics = [plan.statistics(unit) for batch in plan.epoch(0) for unit in batch]
+    padding = 1 - sum(s.frames for s in statistics) / sum(s.padded_frames for s in statistics)
+    assert padding < 0.08
+
+
+def test_statistics_of_one_unit() -> None:
+    statistics = make([100, 50, 30, 10], [7, 9, 0, 1]).statistics(Unit(0, 0, 0, (0, 1, 2)))
+    assert (statistics.frames, statistics.padded_frames) == (180, 300)
+    assert statistics.padding_fraction == pytest.approx(0.4)
+    assert statistics.cells == 3 * 25 * 10
+
+
+def test_nominal_batch_is_the_mean_of_epoch_zero() -> None:
+    plan = make(lengths(100))
+    assert plan.utterances == 100
+    assert plan.nominal_batch * len(plan.epoch(0)) == pytest.approx(100)
+
+
+def test_the_last_units_are_split_until_the_batch_is_full() -> None:
+    plan = make([100] * 6)
+    (batch,) = plan.epoch(0)
+    assert sorted(len(unit.utterances) for unit in batch) == [1, 1, 2, 2]
+
+
+def test_chunk_by_each_budget() -> None:
+    frames, encoded, targets = [10, 10, 20, 30], [5, 5, 10, 15], [1, 3, 1, 1]
+    assert chunk(range(4), frames, encoded, targets, Budgets(2, 999, 999)) == [[0, 1], [2, 3]]
+    assert chunk(range(4), frames, encoded, targets, Budgets(9, 60, 999)) == [[0, 1, 2], [3]]
+    assert chunk(range(4), frames, encoded, targets, Budgets(9, 999, 40)) == [[0, 1], [2], [3]]
+
+
+def test_split_keeps_the_order_and_divides_the_largest() -> None:
+    assert split_to_multiple([[0], [1, 2, 3, 4, 5], [6, 7]], 4) == [[0], [1, 2], [3, 4, 5], [6, 7]]
+    assert split_to_multiple([[0], [1, 2, 3, 4, 5], [6, 7]], 5) == [[0], [1], [2, 3], [4, 5], [6, 7]]
+    assert split_to_multiple([[0], [1, 2]], 3) == [[0], [1], [2]]
+    assert split_to_multiple([[0], [1]], 3) is None
+
+
+def test_the_number_of_learners_divides_the_units() -> None:
+    plan = make(lengths(100), units=12)
+    plan.check_learners(6)
+    with pytest.raises(ValueError, match=r"5 learners .*batch\.units=12.* start 1, 2, 3, 4, 6, 12 learners"):
+        plan.check_learners(5)
+
+
+@pytest.mark.parametrize(
+    ("frames", "changes", "message"),
+    [
+        ([10, 20, 900, 30], {"max_frames": 800}, r"utterance u2 alone has 900 feature frames, .*batch\.max_frames=800"),
+        ([10, 20, 900, 30], {"max_cells": 9000}, r"u2 alone has 20475 lattice cells .*batch\.max_cells=9000"),
+        ([10, 20], {}, r"2 utterances cannot fill the batch\.units=4"),
+        ([10] * 5, {"unit_utterances": 1}, r"batch\.unit_utterances=1.* multiple of batch\.units=4; raise a budget"),
+    ],
+)
+def test_plans_that_cannot_be(frames: list[int], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(frames, **changes)
+
+
+def test_the_margin_makes_room_for_longer_targets() -> None:
+    tight: dict[str, Any] = {"max_cells": 25 * 12, "units": 1}
+    make([100] * 4, [10] * 4, **tight)
+    with pytest.raises(ValueError, match="325 lattice cells"):
+        make([100] * 4, [10] * 4, target_margin=0.15, **tight)
+
+
+def test_a_large_corpus_is_planned_in_seconds() -> None:
+    number = 300_000
+    frames = np.random.default_rng(0).integers(50, 3500, number).tolist()
+    plan = make(frames, units=32, unit_utterances=32, max_frames=40_000, max_cells=10_000_000)
+    start = time.process_time()
+    batches = plan.epoch(1)
+    assert time.process_time() - start < 4  # about 0.4 s on one core
+    assert sum(len(unit.utterances) for batch in batches for unit in batch) == number
