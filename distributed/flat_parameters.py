@@ -42,7 +42,7 @@ class FlatParameters:
     def zero_grad(self) -> None:
         """Zero the gradients in place; with flat gradients, make them views again where something replaced them."""
         if not self.flat_grad:
-            torch._foreach_zero_([p.grad for p in self._named.values() if p.grad is not None])
+            self._module.zero_grad(set_to_none=False)
             return
         for flat_grad in self.flat_grad:
             flat_grad.zero_()

@@ -68,7 +68,7 @@ class World:
         """Overwrite a contiguous tensor of any dtype with that of learner ``source``, in place."""
         if self.size > 1:
             # As bytes: gloo has no collectives for some dtypes (bool among them).
-            self.joined.broadcast([tensor.detach().view(-1).view(torch.uint8)], source).wait()
+            self.joined.broadcast(tensor.detach().view(-1).view(torch.uint8), source).wait()
         return tensor
 
     def average(self, tensor: Tensor) -> Tensor:

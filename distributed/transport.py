@@ -6,7 +6,8 @@ lie in host memory (pinned where the model is on a GPU): the link is the bottlen
 dies cannot hang a GPU.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -30,33 +31,44 @@ class NeighbourExchange:
         self.snapshot = [host_copy(buffer) for buffer in buffers]
         self._received: dict[int, list[Tensor]] = {}  # by sender
         self._spare: list[list[Tensor]] = []  # buffers of earlier rounds
-        self._receives: list[tuple[int, Work]] = []
-        self._sends: list[tuple[int, Work]] = []
+        self._works: list[tuple[int, Work]] = []  # in flight, with the learner at the other end
 
     def start(self, senders: Collection[int], recipients: Collection[int]) -> None:
-        """Take the snapshot and launch the messages; returns at once. ``wait`` must have followed the last one."""
+        """Take the snapshot and launch the messages; returns at once. ``wait`` must have followed the last one.
+
+        RuntimeError, here and in ``wait``, names the learner whose connection failed.
+        """
         self._spare += self._received.values()
         self._received = {sender: self._buffers() for sender in senders}
         for own, buffer in zip(self.snapshot, self.buffers, strict=True):
             own.copy_(buffer)
         for sender, buffers in self._received.items():
-            for tag, buffer in enumerate(buffers):
-                self._receives.append((sender, self.group.recv([buffer], sender, tag)))
+            with _naming(sender):
+                self._works += [(sender, self.group.recv([b], sender, tag)) for tag, b in enumerate(buffers)]
         for recipient in recipients:
-            for tag, buffer in enumerate(self.snapshot):
-                self._sends.append((recipient, self.group.send([buffer], recipient, tag)))
+            with _naming(recipient):
+                self._works += [
+                    (recipient, self.group.send([b], recipient, tag)) for tag, b in enumerate(self.snapshot)
+                ]
         payload_bytes = sum(buffer.nbytes for buffer in self.snapshot)
         self.traffic.count(payload_bytes * len(recipients), payload_bytes * len(self._received))
 
     def wait(self) -> dict[int, list[Tensor]]:
-        """The snapshots that came in, by sender; theirs to overwrite. RuntimeError names the learner that failed."""
-        for learner, work in self._receives + self._sends:
-            try:
+        """The snapshots that came in, by sender; the caller may overwrite them."""
+        for learner, work in self._works:
+            with _naming(learner):
                 work.wait()
-            except RuntimeError as error:
-                raise RuntimeError(f"the exchange of weights with learner {learner} failed: {error}") from error
-        self._receives, self._sends = [], []
+        self._works = []
         return self._received
 
     def _buffers(self) -> list[Tensor]:
         return self._spare.pop() if self._spare else [host_copy(buffer) for buffer in self.buffers]
+
+
+@contextmanager
+def _naming(learner: int) -> Iterator[None]:
+    """Say in the error which learner the transport lost; gloo tells only its address."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(f"the exchange of weights with learner {learner} failed: {error}") from error

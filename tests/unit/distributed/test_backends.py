@@ -1,0 +1,277 @@
+"""What every backend does around a step: start, resume, consensus, metrics, errors."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from distributed.allreduce import AllReduce
+from distributed.base import checksum
+from distributed.gossip import DecentralisedSgd
+from distributed.launch import World
+from distributed.single import Single
+from distributed.transport import NeighbourExchange
+
+BACKENDS = {
+    "single": lambda world: Single(world=world),
+    "allreduce": lambda world: AllReduce(bucket_mb=1, world=world),
+    "dpsgd": lambda world: DecentralisedSgd(topology="ring", world=world),
+}
+SEVERAL = ["allreduce", "dpsgd"]
+
+
+def normalised(seed: int) -> nn.Module:
+    """A model with floating and integer buffers."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[1].running_mean.fill_(float(seed))
+    model[1].num_batches_tracked.fill_(seed)
+    return model
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_single_refuses_several_learners_and_names_the_remedy(run_learners):
+    def build(world: World) -> None:
+        with pytest.raises(ValueError, match=r"backend=single .* got 2; use backend=allreduce"):
+            Single(world=world)
+
+    run_learners(2, build)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_fresh_start_takes_all_weights_and_buffers_of_learner_0(run_learners, name: str):
+    models = [normalised(seed) for seed in range(3)]
+    expected = state(models[0])
+
+    def begin(world: World) -> None:
+        backend = BACKENDS[name](world)
+        backend.wrap(models[world.rank])
+        backend.synchronise(resumed=False)
+        backend.close()
+
+    run_learners(3, begin)
+    assert all(same(state(model), expected) for model in models)
+
+
+def test_a_resume_of_a_synchronous_scheme_names_the_learners_that_differ(run_learners):
+    models = [normalised(0) for _ in range(3)]
+
+    def resume(world: World) -> None:
+        backend = BACKENDS["allreduce"](world)
+        backend.wrap(models[world.rank])
+        backend.synchronise(resumed=True)
+        if world.rank == 2:
+            with torch.no_grad():
+                models[2][0].weight[1, 1].add_(1e-6)
+        with pytest.raises(ValueError, match=r"learners \[2\] hold other weights than learner 0"):
+            backend.synchronise(resumed=True)
+
+    run_learners(3, resume)
+
+
+def test_a_resume_of_gossip_keeps_every_learner_s_own_weights(run_learners):
+    models = [normalised(seed) for seed in range(3)]
+    before = [state(model) for model in models]
+
+    def resume(world: World) -> None:
+        backend = BACKENDS["dpsgd"](world)
+        backend.wrap(models[world.rank])
+        backend.synchronise(resumed=True)
+
+    run_learners(3, resume)
+    assert all(same(state(model), own) for model, own in zip(models, before, strict=True))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_learners_that_disagree_about_resuming_all_stop(run_learners, name: str):
+    def begin(world: World) -> None:
+        backend = BACKENDS[name](world)
+        backend.wrap(normalised(0))
+        with pytest.raises(ValueError, match=r"learners \[0\] start afresh while the others resume"):
+            backend.synchronise(resumed=world.rank == 1)
+
+    run_learners(2, begin)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_consensus_of_gossip_is_the_mean_and_restores_bitwise(run_learners, fails: bool):
+    models = [normalised(seed) for seed in range(3)]
+    before = [state(model) for model in models]
+
+    def evaluate(world: World) -> dict[str, torch.Tensor]:
+        backend = BACKENDS["dpsgd"](world)
+        backend.wrap(models[world.rank])
+        try:
+            with backend.consensus():
+                inside = state(models[world.rank])
+                if fails:
+                    raise KeyError
+        except KeyError:
+            assert fails
+        return inside
+
+    insides = run_learners(3, evaluate)
+    for name, tensor in insides[0].items():
+        assert all(torch.equal(tensor, inside[name]) for inside in insides) or not tensor.is_floating_point()
+        if tensor.is_floating_point():
+            mean = torch.stack([own[name].double() for own in before]).mean(0)
+            torch.testing.assert_close(tensor.double(), mean, rtol=1e-6, atol=1e-7)
+    assert all(same(state(model), own) for model, own in zip(models, before, strict=True))
+
+
+def test_consensus_of_a_synchronous_scheme_averages_running_statistics_alone(run_learners):
+    models = [normalised(0) for _ in range(2)]
+    models[1][1].running_mean.fill_(1.0)
+    before = [state(model) for model in models]
+
+    def evaluate(world: World) -> dict[str, torch.Tensor]:
+        backend = BACKENDS["allreduce"](world)
+        model = models[world.rank]
+        model_before = state(model)
+        backend.wrap(model)
+        model.load_state_dict(before[world.rank])  # DistributedDataParallel made buffers equal when it was built
+        with backend.consensus():
+            inside = state(model)
+        assert same(state(model), model_before)
+        return inside
+
+    for inside in run_learners(2, evaluate):
+        assert (inside["1.running_mean"] == 0.5).all()
+        del inside["1.running_mean"]
+        assert same(inside, before[0])
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_attach_refuses_what_is_not_in_the_flat_buffer(run_learners, name: str):
+    def build(world: World) -> None:
+        model, backend = normalised(0), BACKENDS[name](world)
+        backend.wrap(model)
+        foreign = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        with pytest.raises(ValueError, match="not in the wrapped model"):
+            backend.attach(foreign)
+        model[0].weight.data = torch.zeros(4, 3)
+        with pytest.raises(ValueError, match=r"'0\.weight' no longer lies in the flat buffer"):
+            backend.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+
+    run_learners(1, build)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_use_before_wrap_says_so_and_closing_twice_is_safe(alone: World, name: str):
+    backend = BACKENDS[name](alone)
+    with pytest.raises(RuntimeError, match="wrap"):
+        backend.zero_grad()
+    backend.close()
+    backend.close()
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_divisor_is_the_mean_weight_and_one_if_there_is_none(run_learners, name: str):
+    def weigh(world: World) -> None:
+        backend = BACKENDS[name](world)
+        model = nn.Linear(2, 1)
+        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1))
+        for weight, divisor in ((3.0 + 2 * world.rank, 4.0), (0.0, 1.0)):
+            assert backend.begin_step(weight) == divisor
+            model(torch.ones(1, 2)).sum().backward()
+            backend.reduce_gradients(None)
+            with backend.updating(apply=False):
+                pass
+        backend.close()
+
+    run_learners(2, weigh)
+
+
+def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_learners):
+    def mean(world: World) -> None:
+        total, weight = (6.0, 2.0) if world.rank else (2.0, 2.0)
+        assert BACKENDS["allreduce"](world).global_mean(total, weight) == 2.0
+        assert BACKENDS["dpsgd"](world).global_mean(total, weight) == total / weight
+        assert math.isnan(BACKENDS["allreduce"](world).global_mean(0.0, 0.0))
+
+    run_learners(2, mean)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name: str):
+    steps, size = 3, 3
+
+    def run(world: World) -> dict[str, float]:
+        backend, model = BACKENDS[name](world), nn.Linear(31, 16, bias=False)
+        wrapped = backend.wrap(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        backend.attach(optimizer)
+        backend.synchronise(resumed=False)
+        unit = (torch.ones(2, 31), torch.ones(2, 16))
+        list(train_steps(backend, wrapped, optimizer, [[unit, unit]] * steps, None))
+        figures = backend.metrics()
+        backend.close()
+        return figures
+
+    payload_bytes = 31 * 16 * 4
+    wire_bytes = {"allreduce": 2 * (size - 1) * payload_bytes // size, "dpsgd": 2 * payload_bytes}[name]
+    weights_bytes = 2 * (size - 1) * 8 // size  # the weight of the step, one float64
+    for figures in run_learners(size, run):
+        assert figures["comm/bytes_sent"] == steps * (wire_bytes + weights_bytes)
+        assert figures["comm/bytes_received"] == figures["comm/bytes_sent"]
+        assert figures["comm/rounds"] == steps
+        assert figures["comm/rounds_per_step"] == 1
+        assert 0 < figures["time/comm_exposed"] < 10
+
+
+def test_a_lone_learner_sends_nothing(alone: World, train_steps):
+    for name in ("single", "dpsgd"):
+        backend, model = BACKENDS[name](alone), nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.01)
+        backend.attach(optimizer)
+        backend.synchronise(resumed=False)
+        list(train_steps(backend, model, optimizer, [[(torch.ones(1, 2), torch.ones(1, 1))]], None))
+        assert backend.metrics()["comm/bytes_sent"] == 0
+
+
+def test_gossip_state_continues_the_round_also_with_other_learners(alone: World):
+    backend = BACKENDS["dpsgd"](alone)
+    backend.load_state_dict([{"round": 7}, {"round": 7}], rank=0, world_size=1)
+    assert backend.state_dict() == {"round": 7}
+
+
+def test_a_neighbour_that_is_gone_is_named(run_learners):
+    def exchange_with_1(exchange: NeighbourExchange) -> None:
+        exchange.start([1], [1])  # fails here or in wait, as the closing is noticed
+        exchange.wait()
+
+    def step(world: World) -> None:
+        backend = BACKENDS["dpsgd"](world)
+        model = nn.Linear(2, 1)
+        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1))
+        assert backend.exchange.snapshot[0].numel() > 0  # connected now
+        if world.rank == 1:
+            backend.close()
+        world.barrier()
+        if world.rank == 1:
+            return
+        with pytest.raises(RuntimeError, match="exchange of weights with learner 1 failed"):
+            exchange_with_1(backend.exchange)
+        backend.close()
+
+    run_learners(2, step)
+
+
+def test_checksum_sees_a_single_bit_and_the_order():
+    tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    flipped, swapped = tensor.clone(), tensor.clone()
+    flipped.view(torch.int32)[500] ^= 1
+    swapped[[3, 4]] = swapped[[4, 3]]
+    values = [checksum([each]) for each in (tensor, flipped, swapped)]
+    assert all(a != b for a, b in itertools.combinations(values, 2))
+    assert checksum([tensor]) == checksum([tensor.clone()])
+    assert all(0 <= value < 2**61 for value in values)
