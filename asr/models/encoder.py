@@ -1,0 +1,37 @@
+"""What every encoder is: features in, states at a lower frame rate out, and nothing learned from padding.
+
+B utterances   T feature frames   F feature dimension   T' = ceil(T / subsampling) states   D state dimension
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module, ABC):
+    """Base of all encoders. An utterance's states depend neither on its padding nor on its batch mates."""
+
+    dimension: int
+    """D, the size of one state."""
+
+    subsampling: int
+    """Feature frames per state: T frames become exactly ceil(T / subsampling) states."""
+
+    @abstractmethod
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, T', D), zero beyond their lengths, and their lengths (B,). Every length is at least 1."""
+
+    def state_lengths(self, lengths_B: Tensor) -> Tensor:
+        """Number of states of utterances of ``lengths_B`` feature frames."""
+        return ceil_divide(lengths_B, self.subsampling)
+
+
+def ceil_divide(lengths_B: Tensor, divisor: int) -> Tensor:
+    """ceil(length / divisor) in integers."""
+    return torch.div(lengths_B + (divisor - 1), divisor, rounding_mode="floor")
+
+
+def padding_mask(lengths_B: Tensor, frames: int) -> Tensor:
+    """(B, frames) bool: True where a frame lies beyond its utterance's end."""
+    return torch.arange(frames, device=lengths_B.device) >= lengths_B.unsqueeze(1)

@@ -1,0 +1,76 @@
+"""The bidirectional LSTM encoder (Saon et al. 2021, arXiv 2103.09935, section 2).
+
+Each ``stack`` consecutive frames become one wider frame, then LSTM layers read it in both directions, with dropout
+after each. The backward direction reads every utterance reversed within its own length, so that both directions end
+in padding and never begin in it: exact without packed sequences, which are slower on CPUs and wait for a GPU.
+
+B utterances   T frames   F feature dimension   S = ceil(T / stack) states   D = 2 x hidden
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr.models.dropout import Dropout
+from asr.models.encoder import Encoder, padding_mask
+from distributed.ranges import Count, Probability
+
+
+class BidirectionalLayer(nn.Module):
+    """Two LSTMs over the same states, one of which reads them backwards; outputs side by side."""
+
+    def __init__(self, *, input_dimension: int, hidden: int) -> None:
+        super().__init__()
+        self.left_to_right = nn.LSTM(input_dimension, hidden, batch_first=True)
+        self.right_to_left = nn.LSTM(input_dimension, hidden, batch_first=True)
+
+    def forward(self, x_BSD: Tensor, reversal_N: Tensor) -> Tensor:
+        """(B, S, D) to (B, S, 2 x hidden). ``reversal_N`` is ``reversal(lengths, S)``."""
+        rightward_BSH, _ = self.left_to_right(x_BSD)
+        leftward_BSH, _ = self.right_to_left(reorder(x_BSD, reversal_N))
+        return torch.cat([rightward_BSH, reorder(leftward_BSH, reversal_N)], dim=-1)
+
+
+class BidirectionalLstm(Encoder):
+    """Frame stacking, then ``layers`` bidirectional LSTM layers of ``hidden`` cells per direction."""
+
+    def __init__(
+        self, *, feature_dimension: int, stack: Count, layers: Count, hidden: Count, dropout: Probability
+    ) -> None:
+        super().__init__()
+        self.dimension = 2 * hidden
+        self.subsampling = stack
+        inputs = [stack * feature_dimension] + [2 * hidden] * (layers - 1)
+        self.layers = nn.ModuleList(BidirectionalLayer(input_dimension=size, hidden=hidden) for size in inputs)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, ceil(T/stack), 2 x hidden), zero beyond their lengths, and their lengths (B,)."""
+        x_BSD = stack_frames(features_BTF, lengths_B, self.subsampling)
+        lengths_B = self.state_lengths(lengths_B)
+        reversal_N = reversal(lengths_B, x_BSD.shape[1])
+        for layer in self.layers:
+            x_BSD = self.dropout(layer(x_BSD, reversal_N))
+        return x_BSD.masked_fill(padding_mask(lengths_B, x_BSD.shape[1]).unsqueeze(-1), 0.0), lengths_B
+
+
+def stack_frames(features_BTF: Tensor, lengths_B: Tensor, stack: int) -> Tensor:
+    """(B, T, F) to (B, ceil(T/stack), stack x F); frames beyond an utterance's end count as zeros."""
+    padding_BT = padding_mask(lengths_B, features_BTF.shape[1])
+    x_BTF = features_BTF.masked_fill(padding_BT.unsqueeze(-1), 0.0)
+    x_BTF = functional.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % stack))
+    return x_BTF.unflatten(1, (-1, stack)).flatten(2)
+
+
+def reversal(lengths_B: Tensor, states: int) -> Tensor:
+    """Where each of the N = B x S states goes when utterances are reversed within their lengths; its own inverse."""
+    position_S = torch.arange(states, device=lengths_B.device)
+    mirrored_BS = lengths_B.unsqueeze(1) - 1 - position_S
+    position_BS = torch.where(mirrored_BS >= 0, mirrored_BS, position_S)
+    offset_B = states * torch.arange(len(lengths_B), device=lengths_B.device)
+    return (position_BS + offset_B.unsqueeze(1)).flatten()
+
+
+def reorder(x_BSD: Tensor, reversal_N: Tensor) -> Tensor:
+    """The states in the order of ``reversal_N``."""
+    return x_BSD.flatten(0, 1).index_select(0, reversal_N).view(x_BSD.shape)

@@ -1,0 +1,37 @@
+"""Convolutional subsampling: four feature frames become one state.
+
+Two 3x3 convolutions of stride 2 over time and frequency, then a projection (Gulati et al. 2020, arXiv 2005.08100,
+section 2). Frames beyond an utterance's end are zeroed before each convolution: they are the zero padding that the
+utterance would see alone. With one frame of padding at each end, T becomes ceil(T / 2) twice, which is ceil(T / 4).
+
+B utterances   T frames   F feature dimension   C channels   D output dimension
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr.models.encoder import ceil_divide, padding_mask
+
+FACTOR = 4  # two strides of 2
+
+
+class ConvSubsampling(nn.Module):
+    """(B, T, F) features to (B, ceil(T/4), D)."""
+
+    def __init__(self, *, feature_dimension: int, channels: int, dimension: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, kernel_size=3, stride=2, padding=1)
+        self.second = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+        self.project = nn.Linear(channels * -(-feature_dimension // FACTOR), dimension)
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Subsampled frames and their lengths; what lies beyond the lengths is not zeroed again."""
+        features_BTF = features_BTF.masked_fill(padding_mask(lengths_B, features_BTF.shape[1]).unsqueeze(-1), 0.0)
+        # One channel laid out as the last axis: the convolutions then stay channels-last, which is faster on CPUs
+        # and makes the flattening below a view.
+        x_BCTF = self.first(features_BTF.unsqueeze(-1).permute(0, 3, 1, 2))
+        lengths_B = ceil_divide(lengths_B, 2)
+        # In place, and before the activation (which keeps zeros): one large tensor less.
+        x_BCTF = functional.silu(x_BCTF.masked_fill_(padding_mask(lengths_B, x_BCTF.shape[2])[:, None, :, None], 0.0))
+        x_BCTF = functional.silu(self.second(x_BCTF))
+        return self.project(x_BCTF.permute(0, 2, 3, 1).flatten(2)), ceil_divide(lengths_B, 2)

@@ -1,0 +1,140 @@
+"""The transducer (Graves 2012, arXiv 1211.3711): encoder, prediction network, joiner and their loss, as one module.
+
+``forward(batch)`` is all that the training loop calls: it returns the loss SUMMED over the batch, so that learners
+with different numbers of utterances can be averaged exactly. An optional CTC head on the encoder (Graves et al. 2006)
+gives the encoder a direct gradient early in training. Losses are computed in at least fp32, whatever the model's own.
+
+B utterances   T feature frames   S encoder states   U tokens   J joint dimension   V vocabulary size
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr.data.batch import Batch
+from asr.losses.rnnt import transducer_loss
+from asr.models.encoder import Encoder
+from asr.models.joiner import Joiner
+from asr.models.predictor import BLANK, Predictor
+from distributed.ranges import Count, NonNegative
+
+
+@dataclass(slots=True)
+class LossOutput:
+    """The loss of one unit."""
+
+    total: Tensor  # scalar: SUM over the utterances
+    weight: float  # what the sum is divided by: the batch's own weight
+    terms: dict[str, Tensor] = field(default_factory=dict)  # detached parts, each summed and unweighted, for the log
+    encoder_states: Tensor | None = None  # (B, S, D), with gradient; None for an emptied unit
+
+
+class Transducer(nn.Module):
+    """RNN-T loss plus ``ctc_weight`` x CTC loss; ``ctc_weight`` 0 has no CTC head."""
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        predictor: Predictor,
+        joiner: Joiner,
+        ctc_weight: NonNegative,
+        tile_cells: Count,
+        vocabulary_size: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.predictor = predictor
+        self.joiner = joiner
+        self.ctc_head = nn.Linear(encoder.dimension, vocabulary_size) if ctc_weight > 0 else None
+        self.ctc_weight = ctc_weight
+        self.tile_cells = tile_cells
+        self.vocabulary_size = vocabulary_size
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """The summed loss of ``batch``. Every trainable parameter takes part, also in a unit emptied of utterances."""
+        if batch.features.shape[0] == 0:
+            return LossOutput(self._nothing(), batch.weight)
+        states_BSD, lengths_B = self.encode(batch.features, batch.feature_lengths)
+        rnnt = self._rnnt_loss(states_BSD, lengths_B, batch)
+        total, terms = rnnt, {"rnnt": rnnt.detach()}
+        if self.ctc_head is not None:
+            ctc = ctc_loss(self.ctc_head(states_BSD), lengths_B, batch.targets, batch.target_lengths)
+            total, terms["ctc"] = total + self.ctc_weight * ctc, ctc.detach()
+        return LossOutput(total, batch.weight, terms, states_BSD)
+
+    def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder states (B, S, D), before the joiner's projection, and their lengths (B,)."""
+        states_BSD, lengths_B = self.encoder(features_BTF, lengths_B)
+        return states_BSD, lengths_B
+
+    def _rnnt_loss(self, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> Tensor:
+        encoder_BSJ = self.joiner.project_encoder(states_BSD)
+        predictor_BUJ = self.joiner.project_predictor(self.predictor(batch.predictor_inputs))
+        with torch.autocast(states_BSD.device.type, enabled=False):
+            losses_B = transducer_loss(
+                at_least_fp32(encoder_BSJ),
+                at_least_fp32(predictor_BUJ),
+                at_least_fp32(self.joiner.output.weight),
+                at_least_fp32(self.joiner.output.bias),
+                batch.targets,
+                lengths_B,
+                batch.target_lengths,
+                combine=self.joiner.combine,
+                blank=BLANK,
+                tile_cells=self.tile_cells,
+            )
+        return losses_B.sum()
+
+    def _nothing(self) -> Tensor:
+        """0 with a zero gradient for every trainable parameter: learners that wait for gradients get theirs."""
+        parts = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
+        return 0.0 * torch.stack(parts).sum()
+
+
+def transducer(
+    *,
+    encoder: Callable[..., Encoder],
+    predictor: Callable[..., Predictor],
+    joiner: Callable[..., Joiner],
+    ctc_weight: NonNegative,
+    tile_cells: Count,
+    vocabulary_size: int,
+    feature_dimension: int,
+) -> Transducer:
+    """The model of a configuration: parts come with their own settings bound and get the sizes known at run time.
+
+    Initial weights are drawn from torch's global generator, in the order encoder, predictor, joiner, CTC head.
+    """
+    encoder_part = encoder(feature_dimension=feature_dimension)
+    predictor_part = predictor(vocabulary_size=vocabulary_size)
+    joiner_part = joiner(
+        vocabulary_size=vocabulary_size,
+        encoder_dimension=encoder_part.dimension,
+        predictor_dimension=predictor_part.dimension,
+    )
+    return Transducer(
+        encoder=encoder_part,
+        predictor=predictor_part,
+        joiner=joiner_part,
+        ctc_weight=ctc_weight,
+        tile_cells=tile_cells,
+        vocabulary_size=vocabulary_size,
+    )
+
+
+def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
+    """CTC loss summed over the batch; an utterance with more tokens than states has none, and no gradient."""
+    with torch.autocast(logits_BSV.device.type, enabled=False):
+        log_probs_SBV = at_least_fp32(logits_BSV).log_softmax(-1).transpose(0, 1)
+        return functional.ctc_loss(
+            log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="sum", zero_infinity=True
+        )
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precisions become fp32; fp32 and fp64 stay."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

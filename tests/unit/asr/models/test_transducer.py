@@ -1,0 +1,158 @@
+"""The model as one module: its loss, its gradients, its sizes, and how it is built from a configuration."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from asr.data.batch import Batch
+from asr.models.joiner import Joiner
+from asr.models.transducer import Transducer, ctc_loss
+
+Build = Callable[..., Transducer]
+MakeBatch = Callable[..., Batch]
+SMALL_MODELS = ["conformer_tiny", "lstm_tiny"]
+every_small_model = pytest.mark.parametrize("name", SMALL_MODELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary_size", "millions"),
+    [
+        ("conformer_tiny", 29, 2.2),
+        ("conformer_s", 1024, 10.3),  # Gulati et al. 2020, table 1
+        ("lstm_tiny", 29, 1.4),
+        ("lstm", 46, 57.0),  # Saon et al. 2021, with 340 inputs per stacked frame
+    ],
+)
+def test_parameter_counts(build: Build, name: str, vocabulary_size: int, millions: float) -> None:
+    feature_dimension = 170 if name == "lstm" else 80
+    with torch.device("meta"):
+        model = build(name, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
+    count = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("ctc_head"))
+    assert count / 1e6 == pytest.approx(millions, rel=0.03)
+
+
+@every_small_model
+@pytest.mark.parametrize("training", [True, False])
+def test_loss_is_finite_and_every_parameter_gets_a_gradient(
+    build: Build, make_batch: MakeBatch, name: str, training: bool
+) -> None:
+    model = build(name, small=True).train(training)
+    output = model(make_batch([40, 33, 9], [5, 0, 2]))
+    output.total.backward()
+    assert output.total.shape == ()
+    assert output.weight == 3.0
+    assert output.total.item() == pytest.approx((output.terms["rnnt"] + 0.3 * output.terms["ctc"]).item())
+    assert not any(term.requires_grad for term in output.terms.values())
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        # A constant added to all keys of a query changes no attention weight: that bias has no gradient by nature.
+        if "query_key_value.bias" not in parameter_name:
+            assert (parameter.grad != 0).any(), parameter_name
+
+
+@every_small_model
+@pytest.mark.parametrize("tokens", [[0, 0], [30, 30]], ids=["no tokens", "more tokens than states"])
+def test_odd_targets_still_give_every_parameter_a_gradient(
+    build: Build, make_batch: MakeBatch, name: str, tokens: list[int]
+) -> None:
+    model = build(name, small=True)
+    output = model(make_batch([1, 8], tokens))
+    output.total.backward()
+    assert output.total.isfinite()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@every_small_model
+def test_an_emptied_unit_gives_zero_gradients(build: Build, make_batch: MakeBatch, name: str) -> None:
+    model = build(name, small=True)
+    frozen = model.joiner.output.bias.requires_grad_(False)
+    output = model(make_batch([], []))
+    output.total.backward()
+    assert output.total.item() == 0
+    assert output.weight == 0
+    assert frozen.grad is None
+    assert all((p.grad == 0).all() for p in model.parameters() if p is not frozen)
+
+
+def test_without_ctc_there_is_no_head(build: Build, make_batch: MakeBatch) -> None:
+    model = build("conformer_tiny", small=True, ctc_weight=0.0)
+    assert not any("ctc" in name for name, _ in model.named_parameters())
+    output = model(make_batch([20], [3]))
+    assert list(output.terms) == ["rnnt"]
+    assert torch.equal(output.total.detach(), output.terms["rnnt"])
+
+
+@every_small_model
+def test_bf16_autocast_stays_close(build: Build, make_batch: MakeBatch, name: str) -> None:
+    model = build(name, small=True).eval()
+    batch = make_batch([60, 41], [6, 4])
+    expected = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(batch)
+    assert output.total.dtype == torch.float32
+    assert {term.dtype for term in output.terms.values()} == {torch.float32}
+    assert output.total.item() == pytest.approx(expected.total.item(), rel=0.01)
+    assert output.total.item() != expected.total.item()
+
+
+def test_the_predictor_reads_its_inputs_and_the_loss_the_targets(build: Build, make_batch: MakeBatch) -> None:
+    model = build("conformer_tiny", small=True, ctc_weight=0.0).eval()
+    batch = make_batch([40], [5])
+    changed = replace(batch, predictor_inputs=batch.predictor_inputs.roll(1, dims=1))
+    both = replace(changed, targets=changed.predictor_inputs)
+    totals = {model(b).total.item() for b in (batch, changed, both)}
+    assert len(totals) == 3
+
+
+@every_small_model
+def test_copies_and_state_dicts_compute_the_same(build: Build, make_batch: MakeBatch, name: str) -> None:
+    model, batch = build(name, small=True).eval(), make_batch([40, 22], [5, 3])
+    other = build(name, small=True).eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1.0)
+    other.load_state_dict(model.state_dict())
+    expected = model(batch).total
+    assert torch.equal(other(batch).total, expected)
+    assert torch.equal(copy.deepcopy(model)(batch).total, expected)
+
+
+@every_small_model
+def test_the_same_seed_builds_the_same_model(build: Build, name: str) -> None:
+    first, second = build(name, small=True), build(name, small=True)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@every_small_model
+def test_thirty_steps_fit_a_batch(build: Build, make_batch: MakeBatch, name: str) -> None:
+    model, batch = build(name, small=True), make_batch([48, 40, 32], [4, 3, 2])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        output = model(batch)
+        (output.total / output.weight).backward()
+        optimizer.step()
+        losses.append(output.total.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_ctc_of_an_impossible_utterance_is_dropped_alone() -> None:
+    logits_BSV = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    targets, lengths = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0]]), torch.tensor([3, 3])
+    total = ctc_loss(logits_BSV, lengths, targets, torch.tensor([4, 2]))
+    alone = ctc_loss(logits_BSV[1:], lengths[1:], targets[1:], torch.tensor([2]))
+    torch.testing.assert_close(total, alone)
+    (gradient,) = torch.autograd.grad(total, logits_BSV)
+    assert (gradient[0] == 0).all()
+
+
+def test_joiner_refuses_an_unknown_combination() -> None:
+    with pytest.raises(ValueError, match=r"model\.joiner\.combine must be 'add' or 'multiply', got 'concat'"):
+        Joiner(vocabulary_size=3, encoder_dimension=2, predictor_dimension=2, dimension=2, combine="concat")  # type: ignore[arg-type]
