@@ -1,0 +1,132 @@
+"""Laws of the transducer loss: what must not change it, what it refuses, what it needs in memory."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.losses.rnnt import transducer_loss
+
+
+def make_inputs(batch: int = 4, frames: int = 9, labels: int = 5, width: int = 8, classes: int = 7) -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(3)
+    return {
+        "encoder_BTJ": torch.randn(batch, frames, width, generator=rng),
+        "predictor_BSJ": torch.randn(batch, labels + 1, width, generator=rng),
+        "weight_VJ": torch.randn(classes, width, generator=rng),
+        "bias_V": torch.randn(classes, generator=rng),
+        "targets_BU": torch.randint(1, classes, (batch, labels), generator=rng),
+        "encoder_lengths_B": torch.tensor([frames, 3, 1, 6][:batch]),
+        "target_lengths_B": torch.tensor([2, labels, 3, 0][:batch]),
+    }
+
+
+def loss_and_gradients(inputs: dict[str, Any], tile_cells: int = 16) -> tuple[Tensor, list[Tensor]]:
+    names = ("encoder_BTJ", "predictor_BSJ", "weight_VJ", "bias_V")
+    leaves = {name: inputs[name].clone().requires_grad_() for name in names}
+    loss_B = transducer_loss(**{**inputs, **leaves}, combine="add", tile_cells=tile_cells)
+    return loss_B.detach(), list(torch.autograd.grad(loss_B.sum(), leaves.values()))
+
+
+@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf")])
+def test_padding_is_not_read(garbage: float) -> None:
+    inputs = make_inputs()
+    loss_B, gradients = loss_and_gradients(inputs)
+    for index in range(4):
+        frames, labels = int(inputs["encoder_lengths_B"][index]), int(inputs["target_lengths_B"][index])
+        inputs["encoder_BTJ"][index, frames:] = garbage
+        inputs["predictor_BSJ"][index, labels + 1 :] = garbage
+        inputs["targets_BU"][index, labels:] = 0
+    padded_loss_B, padded_gradients = loss_and_gradients(inputs)
+    assert torch.equal(loss_B, padded_loss_B)
+    for gradient, padded_gradient in zip(gradients, padded_gradients, strict=True):
+        assert torch.equal(gradient, padded_gradient)
+
+
+def test_padding_receives_no_gradient() -> None:
+    inputs = make_inputs()
+    _, (encoder_grad_BTJ, predictor_grad_BSJ, _, _) = loss_and_gradients(inputs)
+    for index in range(4):
+        assert not encoder_grad_BTJ[index, inputs["encoder_lengths_B"][index] :].any()
+        assert not predictor_grad_BSJ[index, inputs["target_lengths_B"][index] + 1 :].any()
+
+
+def test_an_utterance_alone_is_as_in_a_batch() -> None:
+    inputs = make_inputs()
+    loss_B, (encoder_grad_BTJ, _, _, _) = loss_and_gradients(inputs)
+    for index in range(4):
+        alone = {k: v[index : index + 1] if k not in ("weight_VJ", "bias_V") else v for k, v in inputs.items()}
+        alone_loss_B, alone_gradients = loss_and_gradients(alone)
+        torch.testing.assert_close(alone_loss_B[0], loss_B[index])
+        torch.testing.assert_close(alone_gradients[0][0], encoder_grad_BTJ[index])
+
+
+@pytest.mark.parametrize("tile_cells", [1, 4, 7, 1_000_000])
+def test_the_tile_changes_nothing(tile_cells: int) -> None:
+    loss_B, gradients = loss_and_gradients(make_inputs())
+    tiled_loss_B, tiled_gradients = loss_and_gradients(make_inputs(), tile_cells)
+    torch.testing.assert_close(tiled_loss_B, loss_B)
+    for tiled_gradient, gradient in zip(tiled_gradients, gradients, strict=True):
+        torch.testing.assert_close(tiled_gradient, gradient)
+
+
+def test_any_class_can_be_blank() -> None:
+    inputs = make_inputs()
+    loss_B, _ = loss_and_gradients(inputs)
+    swap = torch.tensor([3, 1, 2, 0, 4, 5, 6])
+    swapped = {**inputs, "weight_VJ": inputs["weight_VJ"][swap], "bias_V": inputs["bias_V"][swap]}
+    swapped["targets_BU"] = swap[inputs["targets_BU"]]
+    torch.testing.assert_close(transducer_loss(**swapped, combine="add", blank=3, tile_cells=16), loss_B)
+
+
+def test_backward_can_run_twice() -> None:
+    inputs = make_inputs()
+    inputs["encoder_BTJ"].requires_grad_()
+    loss = transducer_loss(**inputs, combine="add", tile_cells=16).sum() * 3
+    (first,) = torch.autograd.grad(loss, inputs["encoder_BTJ"], retain_graph=True)
+    (second,) = torch.autograd.grad(loss, inputs["encoder_BTJ"])
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["encoder_BTJ", "predictor_BSJ", "weight_VJ", "bias_V"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_inputs_show_in_the_loss(name: str, value: float) -> None:
+    inputs = make_inputs()
+    inputs[name].view(-1)[1] = value  # in the first utterance
+    loss_B, _ = loss_and_gradients(inputs)
+    assert not loss_B[0].isfinite()
+    shared = name in ("weight_VJ", "bias_V")
+    assert loss_B[1:].isfinite().any() != shared
+
+
+def test_an_impossible_label_costs_infinitely_much() -> None:
+    inputs = make_inputs()
+    inputs["bias_V"][inputs["targets_BU"][0, 0]] = -torch.inf
+    loss_B, _ = loss_and_gradients(inputs)
+    assert loss_B[0] == torch.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_lengths_B": torch.tensor([0, 3, 1, 6])}, "encoder lengths must lie in 1..9"),
+        ({"encoder_lengths_B": torch.tensor([10, 3, 1, 6])}, "encoder lengths must lie in 1..9"),
+        ({"target_lengths_B": torch.tensor([6, 3, 1, 2])}, "target lengths must lie in 0..5"),
+        ({"targets_BU": torch.full((4, 5), 7)}, "got 7; the tokenizer"),
+        ({"targets_BU": torch.zeros(4, 5, dtype=torch.int64)}, "differ from blank"),
+        ({"encoder_lengths_B": torch.tensor([9, 3])}, "share one batch"),
+    ],
+)
+def test_refuses_what_does_not_fit(changes: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transducer_loss(**{**make_inputs(), **changes}, combine="add", tile_cells=16)
+
+
+def test_never_holds_the_logits_of_the_lattice(largest_tensor: Any) -> None:
+    inputs = make_inputs(frames=60, labels=20, classes=300)
+    inputs["encoder_lengths_B"].fill_(60)
+    inputs["target_lengths_B"].fill_(20)
+    with largest_tensor as largest:
+        loss_and_gradients(inputs, tile_cells=128)
+    assert largest.elements <= 128 * 300 < 4 * 60 * 21 * 300 / 10
