@@ -40,7 +40,15 @@ class BatchHook(Protocol):
 
 
 class UnitDataset(Dataset[Batch]):
-    """Maps a unit of the plan to its batch. Evaluation passes no hooks."""
+    """Maps a unit of the plan to its batch.
+
+    Args:
+        utterances: what the plan's indices point into.
+        hooks: (name, hook) in the order of the configuration, which the stage overrules; none in evaluation.
+        on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and counts it in ``Batch.skipped``.
+        cache: keep log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
+            at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech, in every process that loads.
+    """
 
     def __init__(
         self,
@@ -53,13 +61,6 @@ class UnitDataset(Dataset[Batch]):
         on_bad: OnBad,
         cache: bool,
     ) -> None:
-        """Args:
-        utterances: what the plan's indices point into.
-        hooks: (name, hook) in the order of the configuration; the stage orders first.
-        on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and counts it in ``Batch.skipped``.
-        cache: keep log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
-            at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech, in every worker process.
-        """
         self.utterances = utterances
         self.tokenizer = tokenizer
         self.features = features

@@ -40,7 +40,7 @@ class Budgets:
 def chunk(
     order: Sequence[int], frames: Sequence[int], encoder_frames: Sequence[int], targets: Sequence[int], budgets: Budgets
 ) -> list[Indices]:
-    """Cut ``order`` into units: each as long as the budgets allow, padding included."""
+    """Cut ``order`` into units: each as long as the budgets allow, padding included; one that exceeds them is alone."""
     units: list[Indices] = []
     unit: Indices = []
     longest = longest_encoded = most_targets = 0
@@ -49,7 +49,7 @@ def chunk(
         longest = max(longest, frames[index])
         longest_encoded = max(longest_encoded, encoder_frames[index])
         most_targets = max(most_targets, targets[index])
-        if (
+        if unit and (
             size > budgets.utterances
             or size * longest > budgets.frames
             or size * longest_encoded * (most_targets + 1) > budgets.cells

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from asr.data.batch import Unit
@@ -34,6 +34,7 @@ def lengths(number: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(50, 1000, number).tolist()
 
 
+@settings(deadline=None)  # a busy machine is not a failure
 @given(
     frames=st.lists(st.integers(1, 100), min_size=16, max_size=120),
     units=st.integers(1, 8),
@@ -68,6 +69,7 @@ def test_laws(
     assert make(frames, **settings).epoch(epoch) == batches
 
 
+@settings(deadline=None)  # a busy machine is not a failure
 @given(frames=st.lists(st.integers(90, 110), min_size=4, max_size=16), units=st.integers(2, 4))
 def test_what_the_constructor_accepts_can_be_planned_in_every_epoch(frames: list[int], units: int) -> None:
     """Budgets so tight that it depends on the jitter whether two utterances share a unit."""
@@ -79,6 +81,7 @@ def test_what_the_constructor_accepts_can_be_planned_in_every_epoch(frames: list
         assert all(len(batch) == units for batch in plan.epoch(epoch))
 
 
+@settings(deadline=None)  # a busy machine is not a failure
 @given(rank_of=st.sampled_from([1, 2, 4]), epoch=st.integers(0, 2))
 def test_learners_share_a_global_batch_whatever_their_number(rank_of: int, epoch: int) -> None:
     plan = make(lengths(100))
@@ -135,6 +138,8 @@ def test_chunk_by_each_budget() -> None:
     assert chunk(range(4), frames, encoded, targets, Budgets(2, 999, 999)) == [[0, 1], [2, 3]]
     assert chunk(range(4), frames, encoded, targets, Budgets(9, 60, 999)) == [[0, 1, 2], [3]]
     assert chunk(range(4), frames, encoded, targets, Budgets(9, 999, 40)) == [[0, 1], [2], [3]]
+    assert chunk(range(4), frames, encoded, targets, Budgets(9, 5, 999)) == [[0], [1], [2], [3]]
+    assert chunk([], frames, encoded, targets, Budgets(1, 1, 1)) == []
 
 
 def test_split_keeps_the_order_and_divides_the_largest() -> None:
