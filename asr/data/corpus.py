@@ -14,13 +14,13 @@ import logging
 import math
 import shutil
 import time
+import wave
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Literal
 
-import soundfile
 import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
@@ -132,7 +132,12 @@ class Resampler:
 def write_wav(path: Path, samples: Tensor, sample_rate: int) -> float:
     """Write samples in [-1, 1] of shape (samples,) as 16-bit PCM, limiting what is beyond; returns seconds."""
     pcm = (samples * 32767).round().clamp(-32768, 32767).short()
-    soundfile.write(path, pcm.numpy(), sample_rate, subtype="PCM_16")
+    with wave.open(str(path), "wb") as file:  # not soundfile, which does not report a full disk
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.setnframes(len(pcm))
+        file.writeframes(pcm.numpy().astype("<i2").tobytes())
     return len(pcm) / sample_rate
 
 

@@ -121,7 +121,7 @@ class Synthesiser:
             library.espeak_SetParameter(_RATE, words_per_minute, 0)
             library.espeak_SetParameter(_PITCH, pitch, 0)
             samples = _speak(library, text)
-        if not samples:
+        if not any(samples):
             raise ValueError(f"nothing to say in {text!r}")
         return torch.frombuffer(samples, dtype=torch.int16)
 

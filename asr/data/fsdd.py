@@ -1,0 +1,297 @@
+"""Spoken digits: the Free Spoken Digit Dataset, one by one or joined to strings.
+
+Read as upstream publishes it: ``root/recordings/{digit}_{speaker}_{index}.wav``, 8 kHz, six speakers with fifty
+recordings of each digit. The official split is kept: indices 0 to 4 are test, the rest is train; the first few of
+the rest are dev. With a speaker held out, test is all of that speaker, and train and dev are the others' recordings
+of the official training set.
+
+https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0)
+"""
+
+import json
+import logging
+import re
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.data.batch import keyed_seed
+from asr.data.corpus import Corpus, CorpusError, Resampler, checked_interval, content_hash, make_once, write_wav
+from asr.data.manifest import Utterance, write_manifest
+from asr.data.words import UNITS
+from distributed.ranges import Count, Natural
+
+FORMAT = 1  # raised whenever the same recordings and parameters would give another corpus
+SAMPLE_RATE = 8000  # Hz, of the recordings
+TEST_INDICES = range(5)  # the official test set
+
+_ORIGIN = "https://github.com/Jakobovski/free-spoken-digit-dataset"
+_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Recording:
+    """One spoken digit."""
+
+    digit: int
+    speaker: str
+    index: int
+    path: Path
+
+    @property
+    def word(self) -> str:
+        return UNITS[self.digit]
+
+
+def find_recordings(root: Path) -> list[Recording]:
+    """All recordings below ``root/recordings``, in order of digit, speaker and index.
+
+    Raises:
+        CorpusError: there are none, or a file is not named as upstream names them.
+    """
+    recordings = []
+    for path in (root / "recordings").glob("*.wav"):
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            raise CorpusError(f"{path} is not named digit_speaker_index.wav: remove it from data.root")
+        recordings.append(Recording(int(match["digit"]), match["speaker"], int(match["index"]), path))
+    if not recordings:
+        raise CorpusError(f"data.root={root}: no recordings/*.wav there; git clone {_ORIGIN} and set data.root= to it")
+    return sorted(recordings)
+
+
+def split_recordings(
+    recordings: Sequence[Recording], held_out: str | None, dev_recordings: int
+) -> dict[str, list[Recording]]:
+    """Sort recordings into train, dev and test; no recording is in two of them.
+
+    Args:
+        held_out: the speaker who alone is test, or None for the official split.
+        dev_recordings: of each digit and speaker, taken from the official training set.
+
+    Raises:
+        ValueError: there is no such speaker, or a split is left empty.
+    """
+    speakers = sorted({recording.speaker for recording in recordings})
+    if held_out is not None and held_out not in speakers:
+        raise ValueError(f"data.held_out must be null or one of {', '.join(speakers)}, got {held_out!r}")
+    dev_indices = range(TEST_INDICES.stop, TEST_INDICES.stop + dev_recordings)
+    splits: dict[str, list[Recording]] = {"train": [], "dev": [], "test": []}
+    for recording in recordings:
+        if recording.speaker == held_out:
+            splits["test"].append(recording)
+        elif recording.index in TEST_INDICES:
+            if held_out is None:
+                splits["test"].append(recording)
+        else:
+            splits["dev" if recording.index in dev_indices else "train"].append(recording)
+    for split, members in splits.items():
+        if not members:
+            raise ValueError(
+                f"no recording is left for {split} with data.held_out={held_out} and "
+                f"data.dev_recordings={dev_recordings}: {len(speakers)} speakers, "
+                f"indices up to {max(recording.index for recording in recordings)}"
+            )
+    return splits
+
+
+def read_recording(recording: Recording) -> Tensor:
+    """Samples of shape (samples,) at 8 kHz, full scale at 1.
+
+    Raises:
+        CorpusError: the file cannot be read, or is not 8 kHz mono.
+    """
+    try:
+        samples, rate = soundfile.read(recording.path, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise CorpusError(f"{recording.path}: cannot be read: {error}; get the corpus anew from {_ORIGIN}") from None
+    if rate != SAMPLE_RATE or samples.ndim != 1 or not len(samples):
+        raise CorpusError(
+            f"{recording.path}: expected {SAMPLE_RATE} Hz, one channel, some samples; "
+            f"got {rate} Hz, shape {samples.shape}; get the corpus anew from {_ORIGIN}"
+        )
+    return torch.from_numpy(samples)
+
+
+class _FsddCorpus(Corpus):
+    """What digits and strings share: the recordings, their split, and a folder of WAV files made from them."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        cache: Path,
+        sample_rate: Count,
+        on_bad: Literal["stop", "skip"],
+        held_out: str | None,
+        dev_recordings: Count,
+    ) -> None:
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        self.cache = Path(cache)
+        self.held_out = held_out
+        self.dev_recordings = dev_recordings
+
+    def prepare(self) -> dict[str, Path]:
+        """Make the corpus under ``cache`` unless it is there: a few seconds."""
+        recordings = find_recordings(self.root)
+        splits = split_recordings(recordings, self.held_out, self.dev_recordings)
+        parameters = {
+            "corpus": type(self).__name__,
+            "format": FORMAT,
+            "recordings": content_hash(files=[(r.path.name, r.path.stat().st_size) for r in recordings]),
+            "sample_rate": self.sample_rate,
+            "held_out": self.held_out,
+            "dev_recordings": self.dev_recordings,
+            **self.own_parameters(),
+        }
+
+        def make(folder: Path) -> None:
+            logger.info("making %s from %d recordings in %s", type(self).__name__, len(recordings), self.cache)
+            for split, members in splits.items():
+                (folder / split).mkdir()
+                write_manifest(folder / f"{split}.jsonl", self.make_split(split, members, folder / split))
+            (folder / "corpus.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+
+        folder = self.cache / content_hash(**parameters)
+        make_once(folder, make, key="data.cache")
+        return {split: folder / f"{split}.jsonl" for split in splits}
+
+    @abstractmethod
+    def own_parameters(self) -> dict[str, Any]:
+        """What determines the content beside the recordings and their split."""
+
+    @abstractmethod
+    def make_split(self, split: str, recordings: Sequence[Recording], folder: Path) -> list[Utterance]:
+        """Write the audio of one split into ``folder``."""
+
+
+class FsddDigits(_FsddCorpus):
+    """Isolated digits: every recording is an utterance of one word."""
+
+    def own_parameters(self) -> dict[str, Any]:
+        return {}
+
+    def make_split(self, split: str, recordings: Sequence[Recording], folder: Path) -> list[Utterance]:
+        resample = Resampler(SAMPLE_RATE, self.sample_rate)
+        utterances = []
+        for recording in recordings:
+            path = folder / recording.path.name
+            duration = write_wav(path, resample(read_recording(recording)), self.sample_rate)
+            utterances.append(
+                Utterance(
+                    id=path.stem, audio_filepath=path, duration=duration, text=recording.word, speaker=recording.speaker
+                )
+            )
+        return utterances
+
+
+@dataclass(frozen=True, slots=True)
+class DigitString:
+    """Recordings of one speaker to be joined; ``silence_seconds`` before each of them and after the last."""
+
+    recordings: tuple[Recording, ...]
+    silence_seconds: tuple[float, ...]
+
+
+def draw_string(
+    recordings: Mapping[str, Mapping[int, Sequence[Recording]]],
+    num_digits: tuple[int, int],
+    silence_seconds: tuple[float, float],
+    key: tuple[int, str, int],
+) -> DigitString:
+    """A random digit string, a function of its ``key`` (seed, split, index) alone; speakers take turns.
+
+    Args:
+        recordings: by speaker and digit.
+        num_digits: fewest and most digits, both included, uniform.
+        silence_seconds: shortest and longest silence, uniform.
+    """
+    generator = torch.Generator().manual_seed(keyed_seed(*key))
+    speakers = sorted(recordings)
+    by_digit = recordings[speakers[key[-1] % len(speakers)]]
+    length = int(torch.randint(num_digits[0], num_digits[1] + 1, (), generator=generator))
+    digits = torch.randint(len(by_digit), (length,), generator=generator).tolist()
+    pools = [by_digit[sorted(by_digit)[digit]] for digit in digits]
+    shortest, longest = silence_seconds
+    silences = shortest + (longest - shortest) * torch.rand(length + 1, generator=generator, dtype=torch.float64)
+    return DigitString(
+        recordings=tuple(pool[int(torch.randint(len(pool), (), generator=generator))] for pool in pools),
+        silence_seconds=tuple(silences.tolist()),
+    )
+
+
+class FsddConnected(_FsddCorpus):
+    """Strings of digits of one speaker, joined with silences."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        cache: Path,
+        sample_rate: Count,
+        on_bad: Literal["stop", "skip"],
+        held_out: str | None,
+        dev_recordings: Count,
+        min_digits: Count,
+        max_digits: Count,
+        silence_seconds: tuple[float, float],
+        train_strings: Count,
+        dev_strings: Count,
+        test_strings: Count,
+        seed: Natural,
+    ) -> None:
+        super().__init__(
+            root=root,
+            cache=cache,
+            sample_rate=sample_rate,
+            on_bad=on_bad,
+            held_out=held_out,
+            dev_recordings=dev_recordings,
+        )
+        if min_digits > max_digits:
+            raise ValueError(f"data.min_digits={min_digits} must not be above data.max_digits={max_digits}")
+        self.num_digits = (min_digits, max_digits)
+        self.silence_seconds = checked_interval("silence_seconds", silence_seconds, low=0)
+        self.strings = {"train": train_strings, "dev": dev_strings, "test": test_strings}
+        self.seed = seed
+
+    def own_parameters(self) -> dict[str, Any]:
+        return {
+            "num_digits": self.num_digits,
+            "silence_seconds": self.silence_seconds,
+            "strings": self.strings,
+            "seed": self.seed,
+        }
+
+    def make_split(self, split: str, recordings: Sequence[Recording], folder: Path) -> list[Utterance]:
+        resample = Resampler(SAMPLE_RATE, self.sample_rate)
+        by_speaker: dict[str, dict[int, list[Recording]]] = defaultdict(lambda: defaultdict(list))
+        for recording in recordings:
+            by_speaker[recording.speaker][recording.digit].append(recording)
+        audio = {recording: resample(read_recording(recording)) for recording in recordings}
+        utterances = []
+        for index in range(self.strings[split]):
+            string = draw_string(by_speaker, self.num_digits, self.silence_seconds, (self.seed, split, index))
+            name = f"{split}-{index:06d}"
+            path = folder / f"{name}.wav"
+            duration = write_wav(path, self._join(string, audio), self.sample_rate)
+            text = " ".join(recording.word for recording in string.recordings)
+            speaker = string.recordings[0].speaker
+            utterances.append(Utterance(id=name, audio_filepath=path, duration=duration, text=text, speaker=speaker))
+        return utterances
+
+    def _join(self, string: DigitString, audio: Mapping[Recording, Tensor]) -> Tensor:
+        silences = [torch.zeros(round(seconds * self.sample_rate)) for seconds in string.silence_seconds]
+        pieces = [silences[0]]
+        for recording, silence in zip(string.recordings, silences[1:], strict=True):
+            pieces += [audio[recording], silence]
+        return torch.cat(pieces)

@@ -1,0 +1,180 @@
+"""Making a corpus once: under concurrency, after a kill, on a full disk, in a forbidden folder."""
+
+import fcntl
+import logging
+import math
+import multiprocessing
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import torchaudio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.data import corpus as corpus_module
+from asr.data.corpus import (
+    CorpusError,
+    ManifestCorpus,
+    Resampler,
+    checked_interval,
+    content_hash,
+    make_once,
+    write_wav,
+)
+
+
+class Maker:
+    """Fills a folder slowly, in two parts; every call leaves a mark outside."""
+
+    def __init__(self, marks: Path) -> None:
+        self.marks = marks
+        marks.mkdir(exist_ok=True)
+
+    def __call__(self, folder: Path) -> None:
+        (self.marks / str(time.monotonic_ns())).touch()
+        (folder / "first").write_text("1")
+        time.sleep(0.2)
+        (folder / "second").write_text("2")
+
+
+def make_and_look(folder: Path, marks: Path) -> list[str]:
+    make_once(folder, Maker(marks), key="data.root")
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_processes_that_ask_at_once_make_it_once_and_find_it_complete(tmp_path: Path) -> None:
+    folder, marks = tmp_path / "root" / "abc", tmp_path / "marks"
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        seen = pool.starmap(make_and_look, [(folder, marks)] * 3, chunksize=1)
+    assert seen == [["first", "second"]] * 3
+    assert len(list(marks.iterdir())) == 1
+
+
+def test_threads_that_ask_at_once_make_it_once(tmp_path: Path) -> None:
+    folder, marks = tmp_path / "abc", tmp_path / "marks"
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda _: make_and_look(folder, marks), range(4)))
+    assert seen == [["first", "second"]] * 4
+    assert len(list(marks.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_not_taken_for_the_corpus(tmp_path: Path) -> None:
+    folder = tmp_path / "abc"
+    (tmp_path / ".abc.partial").mkdir()
+    (tmp_path / ".abc.partial" / "rubbish").touch()
+    assert make_and_look(folder, tmp_path / "marks") == ["first", "second"]
+    assert not (tmp_path / ".abc.partial").exists()
+
+
+def test_a_failure_leaves_nothing_and_the_next_call_makes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "abc"
+
+    def fail(partial: Path) -> None:
+        (partial / "first").touch()
+        raise CorpusError("no voice")
+
+    with pytest.raises(CorpusError, match="no voice"):
+        make_once(folder, fail, key="data.root")
+    assert not folder.exists()
+    assert make_and_look(folder, tmp_path / "marks") == ["first", "second"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_with_key_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CorpusError, match=r"data\.root=.*file.*cannot make the corpus.*choose a folder") as caught:
+        make_once(tmp_path / "file" / "abc", Maker(tmp_path / "marks"), key="data.root")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def _full_disk() -> Iterator[None]:
+    """Files of this process may not grow beyond 64 KiB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("_full_disk")
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="room to write"):
+        make_once(
+            tmp_path / "abc", lambda partial: write_wav(partial / "a.wav", torch.zeros(100_000), 16000), key="data.root"
+        )
+    assert not (tmp_path / "abc").exists()
+    assert not (tmp_path / ".abc.partial").exists()
+
+
+def test_a_long_wait_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(corpus_module, "_PATIENCE_SECONDS", 0.1)
+    caplog.set_level(logging.INFO)
+    with (tmp_path / ".abc.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=make_and_look, args=(tmp_path / "abc", tmp_path / "marks"))
+        waiting.start()
+        time.sleep(0.5)
+        assert not (tmp_path / "abc").exists()
+        fcntl.flock(other, fcntl.LOCK_UN)
+    waiting.join(10)
+    assert (tmp_path / "abc" / "second").exists()
+    assert [record.message for record in caplog.records].count(
+        f"waiting for another process that makes the corpus {tmp_path / 'abc'}"
+    ) == 1
+
+
+def test_content_hash_tells_parameters_apart() -> None:
+    assert content_hash(seed=1, words=["a"]) == content_hash(words=["a"], seed=1)
+    assert len({content_hash(seed=1), content_hash(seed=2), content_hash(seed="1"), content_hash(sead=1)}) == 4
+
+
+@pytest.mark.parametrize("ends", [[3, 1], [1], [1, 2, 3], [-1, 2], [1, 11]])
+def test_interval_names_key_and_value(ends: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"data\.pitch must be \[lowest, highest\].*at least 0 and at most 10"):
+        checked_interval("pitch", ends, low=0, high=10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30_000), st.sampled_from([(22050, 16000), (22050, 8000), (8000, 16000), (8000, 8000)]))
+def test_resampling_agrees_with_torchaudio_at_every_length(length: int, rates: tuple[int, int]) -> None:
+    samples = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5
+    expected = torchaudio.functional.resample(samples, *rates)
+    found = Resampler(*rates)(samples)
+    assert len(found) == math.ceil(length * rates[1] / rates[0])
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)  # a 16-bit step is 3e-5
+
+
+def test_wav_is_what_soundfile_reads_and_limits_what_is_too_loud(tmp_path: Path) -> None:
+    seconds = write_wav(tmp_path / "a.wav", torch.tensor([0.0, 0.5, 1.0, -1.0, 3.0, -3.0]), 8000)
+    samples, rate = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    assert (seconds, rate) == (6 / 8000, 8000)
+    assert samples.tolist() == [0, 16384, 32767, -32767, 32767, -32768]
+
+
+def manifests(root: Path, **paths: Path | None) -> ManifestCorpus:
+    return ManifestCorpus(root=root, sample_rate=16000, on_bad="stop", **({"dev": None, "test": None} | paths))  # type: ignore[arg-type]
+
+
+def test_manifests_are_found_below_root_or_by_their_full_path(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    found = manifests(tmp_path, train=Path("a.jsonl"), test=tmp_path / "a.jsonl").prepare()
+    assert found == {"train": tmp_path / "a.jsonl", "test": tmp_path / "a.jsonl"}
+
+
+def test_a_missing_manifest_names_key_path_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(CorpusError, match=r"data\.dev: there is no manifest .*b\.jsonl; .*data\.root="):
+        manifests(tmp_path, train=Path("a.jsonl"), dev=Path("b.jsonl")).prepare()
+
+
+def test_unknown_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.on_bad must be stop or skip, got 'ignore'"):
+        ManifestCorpus(root=tmp_path, sample_rate=1, on_bad="ignore", train=Path("a"), dev=None, test=None)  # type: ignore[arg-type]
