@@ -43,10 +43,10 @@ def choose_matmul(mode: Literal["auto", "mkl", "onednn"]) -> MatmulChoice:
         raise ValueError(f"launch.matmul must be auto, mkl or onednn, got {mode!r}")
     if mode == "mkl":
         return _take("mkl", "as configured")
-    if not torch.backends.mkldnn.is_available():
+    if not onednn_usable():
         if mode == "onednn":
-            raise ValueError("launch.matmul=onednn, but this torch is built without oneDNN: use auto or mkl")
-        return _take("mkl", "torch's default: built without oneDNN")
+            raise ValueError("launch.matmul=onednn, but torch has no such path on this processor: use auto or mkl")
+        return _take("mkl", "torch's default: no oneDNN path on this processor")
     if mode == "onednn":
         return _take("onednn", "as configured")
     vendor = cpu_vendor()
@@ -63,6 +63,11 @@ def _take(path: MatmulPath, reason: str) -> MatmulChoice:
         matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
         matmul.fp32_precision = "bf16" if path == "onednn" else "ieee"
     return MatmulChoice(path, reason, matmul_error())
+
+
+def onednn_usable() -> bool:
+    """Whether torch would enter oneDNN when permitted: built with it, and the processor has what it asks for."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def matmul_error() -> float:
