@@ -1,0 +1,80 @@
+"""From a model and a batch to pictures of lattices: where the model, given the right labels, places them in time.
+
+B utterances   F feature dimension   T encoder frames   J joint dimension   U labels   S = U + 1
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from asr.data.batch import Batch
+from asr.data.tokenizer import Tokenizer
+from asr.losses.alignment import best_paths, lattice_arcs, lattice_occupancy
+from asr.losses.lattice import Arcs
+from asr.models.predictor import BLANK
+from asr.models.transducer import Transducer, at_least_fp32
+from asr.reporting.lattice import LatticePicture
+
+
+@torch.no_grad()
+def lattice_pictures(
+    model: Transducer,
+    batch: Batch,
+    tokenizer: Tokenizer,
+    hypotheses: Sequence[str],
+    *,
+    limit: int,
+    feature_frame_seconds: float,
+) -> list[LatticePicture]:
+    """Pictures of the first ``limit`` utterances of ``batch``, in the order of the batch.
+
+    ``hypotheses`` holds what the model recognised, one text per utterance; the lattice is that of the reference.
+    ``feature_frame_seconds`` is the hop between feature frames, before the encoder's subsampling. The model is
+    evaluated without dropout and left in the mode it was in.
+    """
+    if len(hypotheses) != len(batch.utterance_ids):
+        raise ValueError(f"hypotheses must be {len(batch.utterance_ids)}, one per utterance, got {len(hypotheses)}")
+    shown = min(limit, len(batch.utterance_ids))
+    if not shown:
+        return []
+    arcs = _arcs(model, batch, shown)
+    occupancy_BTS, paths = lattice_occupancy(arcs).cpu(), best_paths(arcs)
+    pictures = []
+    for index in range(shown):
+        labels = batch.targets[index, : int(batch.target_lengths[index])].tolist()
+        pictures.append(
+            LatticePicture(
+                utterance_id=batch.utterance_ids[index],
+                occupancy_TS=occupancy_BTS[index, : arcs.shape.frames[index], : len(labels) + 1].numpy(),
+                path=[emission.frame for emission in paths[index]],
+                tokens=[tokenizer.symbols[label] for label in labels],
+                reference=tokenizer.decode(labels),
+                hypothesis=hypotheses[index],
+                frame_seconds=feature_frame_seconds * model.encoder.subsampling,
+            )
+        )
+    return pictures
+
+
+def _arcs(model: Transducer, batch: Batch, shown: int) -> Arcs:
+    """Arcs of the first utterances' lattices, as the loss scores them."""
+    training = model.training
+    model.eval()
+    try:
+        states_BTD, lengths_B = model.encode(batch.features[:shown], batch.feature_lengths[:shown])
+        encoder_BTJ = model.joiner.project_encoder(states_BTD)
+        predictor_BSJ = model.joiner.project_predictor(model.predictor(batch.targets[:shown]))
+    finally:
+        model.train(training)
+    return lattice_arcs(
+        at_least_fp32(encoder_BTJ),
+        at_least_fp32(predictor_BSJ),
+        at_least_fp32(model.joiner.output.weight),
+        at_least_fp32(model.joiner.output.bias),
+        batch.targets[:shown],
+        lengths_B,
+        batch.target_lengths[:shown],
+        combine=model.joiner.combine,
+        blank=BLANK,
+        tile_cells=model.tile_cells,
+    )

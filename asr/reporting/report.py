@@ -1,0 +1,261 @@
+"""The report of a run: one self-contained HTML page; of several runs: the same page, comparing them."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asr.reporting import text
+from asr.reporting.lattice import LatticePicture, lattice_figure
+from asr.reporting.page import Html, Section, details, join, render, table, tag
+from asr.reporting.plots import cost_charts, other_charts, training_charts
+from asr.reporting.run import Result, RunRecord
+from asr.reporting.transcripts import confusion_tables, confusions, utterance_list, worst
+
+WORST_UTTERANCES = 12
+CONFUSIONS = 12
+DIFFERENCES = 60  # configuration keys in which compared runs differ
+TILES = 3  # results in the headline
+
+
+def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticePicture] = ()) -> str:
+    """The page of one run, or of several compared. A part for which the runs have no figures is left out."""
+    runs = [records] if isinstance(records, RunRecord) else list(records)
+    if not runs:
+        raise ValueError("a report needs at least one run, got none; name run folders")
+    title = runs[0].name if len(runs) == 1 else f"Comparison of {len(runs)} runs"
+    sections = [
+        ("Comparison", comparison(runs) if len(runs) > 1 else Html("")),
+        ("Results", results_table(runs)),
+        ("Training", grid(training_charts(runs))),
+        ("Time and throughput", grid(cost_charts(runs))),
+        ("Errors", join(errors(run, len(runs) > 1) for run in runs)),
+        ("Alignments", lattice_section(lattices)),
+        ("Other figures", other_figures(runs)),
+        ("Configuration", configuration(runs)),
+        ("Environment", join(environment(run, len(runs) > 1) for run in runs)),
+    ]
+    filled = [Section(name, body) for name, body in sections if body]
+    return render(f"{title} – Murmuration", filled, headline(runs, title))
+
+
+# ---------------------------------------------------------------------- headline
+
+
+def headline(runs: Sequence[RunRecord], title: str) -> Html:
+    """What one wants to know first."""
+    kicker = tag("p", "Murmuration run" if len(runs) == 1 else "Murmuration", class_="kicker")
+    if len(runs) > 1:
+        return join((kicker, tag("h1", title), tag("p", " · ".join(run.name for run in runs), class_="facts")))
+    run = runs[0]
+    facts = " · ".join(fact for fact in (backend(run), learners(run), model(run), commit(run)) if fact)
+    figures = tiles(run)
+    shown = tag("dl", *figures, class_="tiles" if len(figures) == 4 else "tiles by-three")
+    return join((kicker, tag("h1", title), tag("p", facts, class_="facts"), shown))
+
+
+def tiles(run: RunRecord) -> list[Html]:
+    """The chief figures, large."""
+    found = [
+        tile(f"WER, {result.title}", text.percent(result.wer), result_aside(result), chief=True)
+        for result in run.results[:TILES]
+    ]
+    if not found:
+        found = [
+            tile(
+                f"WER, {name}, while training",
+                text.percent(run.last(f"eval/{name}/wer")),
+                "newest evaluation",
+                chief=True,
+            )
+            for name in run.evaluated_sets()[:TILES]
+            if math.isfinite(run.last(f"eval/{name}/wer"))
+        ]
+    found.append(tile("Training loss", text.figure(run.last("train/loss")), "nats per utterance, newest"))
+    found.append(tile("Samples", text.count(samples(run)), f"{text.count(run_last(run, 'global_step'))} global steps"))
+    found.append(tile("Training time", text.duration(run_last(run, "wall_seconds")), learners(run)))
+    return found
+
+
+def tile(label: str, value: str, aside: str, chief: bool = False) -> Html:
+    """One figure with its name above and a remark below."""
+    shown = tag("dd", tag("span", value, class_="figure"), tag("span", aside, class_="aside"))
+    return tag("div", tag("dt", label), shown, class_="chief" if chief else None)
+
+
+def result_aside(result: Result) -> str:
+    """The interval, or how much speech the figure rests on."""
+    if result.interval is not None:
+        return f"95 % interval {text.interval(result.interval)}"
+    return f"{text.count(result.reference_words)} words"
+
+
+def backend(run: RunRecord) -> str:
+    """The scheme of communication: the last part of what the configuration builds."""
+    return target(run, "backend")
+
+
+def model(run: RunRecord) -> str:
+    """The encoder that the configuration builds."""
+    return target(run, "model.encoder") or target(run, "model")
+
+
+def target(run: RunRecord, node: str) -> str:
+    """The name of the class or function behind a node of the configuration; empty where it has none."""
+    return str(run.config.get(f"{node}._target_", "")).rsplit(".", 1)[-1]
+
+
+def learners(run: RunRecord) -> str:
+    """How many learners, in words."""
+    return f"{run.learners} learner{'' if run.learners == 1 else 's'}"
+
+
+def commit(run: RunRecord) -> str:
+    """The commit that was run, shortened."""
+    for values in (run.summary, run.summary.get("environment")):
+        if isinstance(values, Mapping) and (found := values.get("git_commit") or values.get("commit")):
+            return f"commit {str(found)[:10]}"
+    return ""
+
+
+def samples(run: RunRecord) -> float:
+    """Utterances processed by all learners together."""
+    return run_last(run, "samples")
+
+
+def run_last(run: RunRecord, key: str) -> float:
+    """The highest value of a counter in any row."""
+    return max((float(row.get(key) or 0) for row in run.all_rows()), default=math.nan)
+
+
+# ---------------------------------------------------------------------- sections
+
+
+def comparison(runs: Sequence[RunRecord]) -> Html:
+    """One line per run, and the settings in which the runs differ."""
+    titles = sorted({result.title for run in runs for result in run.results})
+    header = ["run", "backend", "learners", "samples", "time", "loss", *(f"WER {title}" for title in titles)]
+    rows = []
+    for index, run in enumerate(runs, start=1):
+        rates = {result.title: text.percent(result.wer) for result in run.results}
+        costs = [
+            text.count(samples(run)),
+            text.duration(run_last(run, "wall_seconds")),
+            text.figure(run.last("train/loss")),
+        ]
+        figures = [*costs, *(rates.get(title, text.MISSING) for title in titles)]
+        rows.append([f"{index}. {run.name}", backend(run) or text.MISSING, str(run.learners), *figures])
+    compared = table(header, rows, "Runs compared", numbers=range(2, len(header)))
+    return join((compared, differences(runs)))
+
+
+def differences(runs: Sequence[RunRecord]) -> Html:
+    """Settings that the runs do not share, but their names."""
+    keys = sorted({key for run in runs for key in run.config})
+    rows = []
+    for key in keys:
+        values = [str(run.config.get(key, text.MISSING)) for run in runs]
+        if len(set(values)) > 1 and key != "name":
+            rows.append([key, *values])
+    if not rows:
+        return tag("p", "All settings are the same.", class_="note")
+    more = f" The first {DIFFERENCES} of {len(rows)}." if len(rows) > DIFFERENCES else ""
+    shown = table(["setting", *(run.name for run in runs)], rows[:DIFFERENCES], "Settings that differ")
+    return join((tag("h3", "Settings that differ"), tag("p", more, class_="note") if more else Html(""), shown))
+
+
+def results_table(runs: Sequence[RunRecord]) -> Html:
+    """Every evaluation with its errors by kind."""
+    several = len(runs) > 1
+    columns = ["set", "search", "WER", "95 % interval", "CER", "ins", "del", "sub", "words", "utterances"]
+    header = [*(["run"] if several else []), *columns]
+    rows = []
+    for run in runs:
+        for result in run.results:
+            rates = [text.percent(result.wer), text.interval(result.interval), text.percent(result.cer)]
+            kinds = [
+                result.insertions,
+                result.deletions,
+                result.substitutions,
+                result.reference_words,
+                result.utterances,
+            ]
+            row = [result.set_name, result.decode, *rates, *(text.count(kind) for kind in kinds)]
+            rows.append([run.name, *row] if several else row)
+    if not rows:
+        return tag("p", "Not evaluated yet: scripts/evaluate.py writes these figures.", class_="note")
+    return table(header, rows, "Word and character error rates", numbers=range(2 + several, len(header)))
+
+
+def grid(charts: Sequence[Html]) -> Html:
+    """Charts side by side where there is room; nothing where there are none."""
+    return tag("div", *charts, class_="plots") if charts else Html("")
+
+
+def errors(run: RunRecord, several: bool) -> Html:
+    """Worst utterances and most frequent confusions of every evaluation; the first one unfolded."""
+    parts = []
+    for index, result in enumerate(result for result in run.results if result.transcripts):
+        utterances = worst(result.transcripts, WORST_UTTERANCES)
+        title = f"{run.name}: {result.title}" if several else result.title
+        if not utterances:
+            parts.append(tag("p", f"{title}: no errors.", class_="note"))
+            continue
+        how = tag("p", tag("del", "said but missed"), " ", tag("ins", "written instead, or added"), class_="note")
+        listed = join((how, utterance_list(utterances), confusion_tables(confusions(result.transcripts, CONFUSIONS))))
+        parts.append(details(f"{title}: utterances with the most errors", listed, is_open=index == 0 and not several))
+    return join(parts)
+
+
+def lattice_section(lattices: Sequence[LatticePicture]) -> Html:
+    """Pictures of lattices, with a line on how to read them."""
+    if not lattices:
+        return Html("")
+    how = (
+        "Where the model places the words of the reference. The bluer, the more probable that the alignment passes there "
+        "(opacity is the square root of the posterior); the line is the best single alignment, a dot each label's emission."
+    )
+    figures = [lattice_figure(picture, f"lattice-{index}") for index, picture in enumerate(lattices)]
+    return join((tag("p", how, class_="note"), tag("div", *figures, class_="lattices")))
+
+
+def other_figures(runs: Sequence[RunRecord]) -> Html:
+    """What hooks and backends report beside the usual, folded away."""
+    charts = other_charts(runs)
+    return details(f"{len(charts)} more charts", grid(charts)) if charts else Html("")
+
+
+def configuration(runs: Sequence[RunRecord]) -> Html:
+    """The configuration of each run, folded away."""
+    shown = [run for run in runs if run.config_text]
+    return join(
+        details("config.yaml" if len(runs) == 1 else run.name, tag("pre", run.config_text, tabindex=0)) for run in shown
+    )
+
+
+def environment(run: RunRecord, several: bool) -> Html:
+    """What the summary says beside its figures: machine, versions, commit."""
+    pairs = [(key, as_text(value)) for key, value in flattened(run.summary) if value is not None]
+    if not pairs:
+        return Html("")
+    listed = tag("dl", *(tag(name, pair[i]) for pair in pairs for i, name in enumerate(("dt", "dd"))), class_="pairs")
+    return details(run.name, listed) if several else listed
+
+
+def flattened(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Entries of nested mappings one after the other; what describes the machine loses its prefix."""
+    entries = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            inner = flattened(value)
+            entries += inner if key == "environment" else [(f"{key} {name}", leaf) for name, leaf in inner]
+        else:
+            entries.append((key, value))
+    return entries
+
+
+def as_text(value: Any) -> str:
+    """A value of the summary as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else json.dumps(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

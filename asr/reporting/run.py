@@ -1,0 +1,193 @@
+"""A run folder as data: rows of every learner, evaluation results with their transcripts, configuration, summary.
+
+Only the metrics or the configuration must be there; whatever else is missing (a run that is still going on, one never
+evaluated) is empty or None, and the page says less.
+"""
+
+import ast
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from asr.training.metrics import Row, read_rows
+
+
+STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One utterance as it was said and as it was recognised, in words."""
+
+    utterance_id: str
+    reference: tuple[str, ...]
+    hypothesis: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One evaluation: a test set decoded in one way. Figures that the file lacks are NaN."""
+
+    set_name: str
+    decode: str  # greedy, beam8, ...
+    wer: float
+    cer: float
+    insertions: float
+    deletions: float
+    substitutions: float
+    reference_words: float
+    utterances: float
+    interval: tuple[float, float] | None  # of the word error rate
+    transcripts: tuple[Transcript, ...]  # empty where no recogs file was written
+
+    @property
+    def title(self) -> str:
+        """How tables name it."""
+        return f"{self.set_name} · {self.decode}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Everything that a report shows of one run."""
+
+    name: str
+    rows: Mapping[int, Sequence[Row]]  # by learner, in the order of writing
+    results: Sequence[Result]  # by set and decode; test sets first
+    config_text: str
+    config: Mapping[str, Any]  # by dotted key; empty where the text cannot be read
+    summary: Mapping[str, Any]
+
+    @property
+    def learners(self) -> int:
+        """Learners that the run had when its last row was written."""
+        ends = [number(rows[-1], "samples") for rows in self.rows.values() if rows]
+        return sum(end >= STILL_THERE * max(ends) for end in ends)
+
+    def last(self, key: str) -> float:
+        """The newest finite value of ``key`` in any learner's rows; NaN where there is none."""
+        found = [(number(row, "samples"), value) for row in self.all_rows() if math.isfinite(value := number(row, key))]
+        return max(found, key=lambda pair: pair[0])[1] if found else math.nan
+
+    def all_rows(self) -> list[Row]:
+        """Rows of all learners, one learner after the other."""
+        return [row for learner in sorted(self.rows) for row in self.rows[learner]]
+
+    def keys(self) -> list[str]:
+        """Every figure that some row has, sorted."""
+        return sorted({key for row in self.all_rows() for key in row if "/" in key})
+
+    def evaluated_sets(self) -> list[str]:
+        """Sets that were evaluated while training."""
+        return sorted({key.split("/")[1] for key in self.keys() if key.startswith("eval/") and key.count("/") == 2})
+
+
+def number(values: Mapping[str, Any], key: str) -> float:
+    """The value of ``key``; NaN where it is missing or no number."""
+    value = values.get(key)
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder.
+
+    Raises:
+        ValueError: ``folder`` is no run folder, or one of its files is broken; one line that names it.
+    """
+    config_file = folder / "config.yaml"
+    metrics = sorted((path for path in (folder / "metrics").glob("*.jsonl") if path.stem.isdigit()), key=_learner)
+    if not config_file.is_file() and not metrics:
+        raise ValueError(
+            f"{folder} is no run folder: it has neither config.yaml nor metrics/*.jsonl; name one like exp/demo"
+        )
+    config_text = config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
+    summary_file = folder / "summary.json"
+    return RunRecord(
+        name=folder.resolve().name,
+        rows={_learner(path): tuple(read_rows(path)) for path in metrics},
+        results=_results(folder / "eval"),
+        config_text=config_text,
+        config=_flat_config(config_text, config_file),
+        summary=_read_json(summary_file) if summary_file.is_file() else {},
+    )
+
+
+def read_transcripts(path: Path) -> tuple[Transcript, ...]:
+    """The utterances of a recogs file: ``id:<tab>ref=['A', 'B']`` and ``id:<tab>hyp=[...]``, one pair per utterance."""
+    words: dict[str, dict[str, tuple[str, ...]]] = {}
+    for count, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
+        utterance_id, _, said = line.rpartition(":\t")
+        kind, _, listed = said.partition("=")
+        try:
+            words.setdefault(utterance_id, {})[kind] = tuple(str(word) for word in ast.literal_eval(listed))
+        except (ValueError, SyntaxError, TypeError):
+            raise ValueError(f"{path}:{count} is no line of a recogs file: evaluate the run anew") from None
+    return tuple(Transcript(key, said.get("ref", ()), said.get("hyp", ())) for key, said in words.items())
+
+
+def _results(folder: Path) -> tuple[Result, ...]:
+    results = [_result(path) for path in sorted(folder.glob("*/wer-*.json"))]
+    return tuple(
+        sorted(results, key=lambda result: (not result.set_name.startswith("test"), result.set_name, result.decode))
+    )
+
+
+def _result(path: Path) -> Result:
+    figures = _read_json(path)
+    decode = path.stem.removeprefix("wer-")
+    recogs = path.with_name(f"recogs-{decode}.txt")
+    return Result(
+        set_name=path.parent.name,
+        decode=decode,
+        interval=_interval(figures.get("wer_interval")),
+        transcripts=read_transcripts(recogs) if recogs.is_file() else (),
+        wer=number(figures, "wer"),
+        cer=number(figures, "cer"),
+        insertions=number(figures, "insertions"),
+        deletions=number(figures, "deletions"),
+        substitutions=number(figures, "substitutions"),
+        reference_words=number(figures, "reference_words"),
+        utterances=number(figures, "utterances"),
+    )
+
+
+def _interval(ends: Any) -> tuple[float, float] | None:
+    if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends):
+        return float(ends[0]), float(ends[1])
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): remove it and evaluate the run anew") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}: evaluate the run anew")
+    return content
+
+
+def _flat_config(text: str, path: Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"{path} is no configuration that can be read: {str(error).splitlines()[0]}") from None
+    return dict(_leaves("", tree))
+
+
+def _leaves(prefix: str, tree: Any) -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict) or not tree:
+        return [(prefix.removesuffix("."), tree)] if prefix else []
+    return [leaf for key, branch in tree.items() for leaf in _leaves(f"{prefix}{key}.", branch)]
+
+
+def _learner(path: Path) -> int:
+    return int(path.stem)
