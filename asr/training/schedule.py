@@ -105,7 +105,7 @@ class Noam(Schedule):
 
 
 class WarmupAnneal(Schedule):
-    """Linear warm-up over whole epochs, then a smaller rate in every epoch (Zhang et al. 2021, arXiv 2110.11199, IV-B).
+    """Linear warm-up over whole epochs, then a smaller rate in every epoch (Cui et al. 2021, arXiv 2110.11199, IV-B).
 
     With e = samples / epoch and w = ``warmup_epochs``: start + (1 - start) e / w for e < w, afterwards
     2 ^ (-(floor(e) - w + 1) / halving_epochs): the first epoch after the warm-up is the first annealed one.
