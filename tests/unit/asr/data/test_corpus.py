@@ -65,12 +65,27 @@ def test_threads_that_ask_at_once_make_it_once(tmp_path: Path) -> None:
     assert len(list(marks.iterdir())) == 1
 
 
-def test_what_a_killed_process_left_is_not_taken_for_the_corpus(tmp_path: Path) -> None:
-    folder = tmp_path / "abc"
-    (tmp_path / ".abc.partial").mkdir()
-    (tmp_path / ".abc.partial" / "rubbish").touch()
+def _hang_halfway(folder: Path) -> None:
+    def hang(partial: Path) -> None:
+        (partial / "rubbish").touch()
+        time.sleep(60)
+
+    make_once(folder, hang, key="data.root")
+
+
+def test_after_a_kill_the_next_process_starts_afresh(tmp_path: Path) -> None:
+    folder, partial = tmp_path / "abc", tmp_path / ".abc.partial"
+    process = multiprocessing.get_context("fork").Process(target=_hang_halfway, args=(folder,))
+    process.start()
+    deadline = time.monotonic() + 10
+    while not (partial / "rubbish").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert partial.exists()
+    assert not folder.exists()
     assert make_and_look(folder, tmp_path / "marks") == ["first", "second"]
-    assert not (tmp_path / ".abc.partial").exists()
+    assert not partial.exists()
 
 
 def test_a_failure_leaves_nothing_and_the_next_call_makes_it(tmp_path: Path) -> None:
@@ -104,10 +119,11 @@ def _full_disk() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_full_disk")
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    def make(partial: Path) -> None:
+        write_wav(partial / "a.wav", torch.zeros(100_000), 16000)
+
     with pytest.raises(CorpusError, match="room to write"):
-        make_once(
-            tmp_path / "abc", lambda partial: write_wav(partial / "a.wav", torch.zeros(100_000), 16000), key="data.root"
-        )
+        make_once(tmp_path / "abc", make, key="data.root")
     assert not (tmp_path / "abc").exists()
     assert not (tmp_path / ".abc.partial").exists()
 

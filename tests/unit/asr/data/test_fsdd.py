@@ -25,7 +25,7 @@ def make_digits(small_fsdd: Path, tmp_path: Path) -> MakeDigits:
     """Isolated digits of the generated tree; keyword arguments replace settings."""
 
     def make(**changes: Any) -> FsddDigits:
-        settings = {
+        settings: dict[str, Any] = {
             "root": small_fsdd,
             "cache": tmp_path / "cache",
             "sample_rate": 8000,
@@ -43,7 +43,7 @@ def make_connected(small_fsdd: Path, tmp_path: Path) -> MakeConnected:
     """Strings of the generated tree; keyword arguments replace settings."""
 
     def make(**changes: Any) -> FsddConnected:
-        settings = {
+        settings: dict[str, Any] = {
             "root": small_fsdd,
             "cache": tmp_path / "cache",
             "sample_rate": 8000,

@@ -36,7 +36,7 @@ def make_corpus(tmp_path: Path) -> MakeCorpus:
     """A corpus of 4 + 2 + 3 utterances; keyword arguments replace its settings."""
 
     def make(**changes: Any) -> SyntheticCorpus:
-        settings = {
+        settings: dict[str, Any] = {
             "root": tmp_path / "synthetic",
             "sample_rate": 16000,
             "on_bad": "stop",
@@ -93,9 +93,12 @@ def _state_leaks_without_reloading(data: Path) -> bool:
     library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
     library.espeak_Initialize(2, 0, str(data).encode(), 0x8000)
     spoken: list[bytes] = []
-    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(
-        lambda samples, count, events: spoken.append(ctypes.string_at(samples, 2 * count) if samples else b"") or 0
-    )
+
+    def receive(samples: int | None, count: int, events: int | None) -> int:
+        spoken.append(ctypes.string_at(samples, 2 * count) if samples else b"")
+        return 0
+
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(receive)
     library.espeak_SetSynthCallback(callback)
     said = set()
     for _ in range(3):
