@@ -4,7 +4,8 @@
 
 DistributedDataParallel regroups its buckets after the first backward, which changes the order of summation and so the
 last bits. A rehearsal before the first real step, fresh or resumed, brings every process to the same grouping, so that
-a restart is bitwise the same.
+a restart is bitwise the same. It must not end with a synchronising forward without backward: the wrapper would then
+reduce in the next backward even within ``no_sync``, and the first step would be rounded differently.
 """
 
 import time
@@ -56,7 +57,9 @@ class AllReduce(SynchronousBackend):
     def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
         super().synchronise(resumed)
         if rehearse is not None:
-            rehearse()
+            rehearse()  # its backward records the order in which gradients become ready
+            with self.accumulating():
+                rehearse()  # its forward regroups the buckets
             self.zero_grad()
             self.traffic.take()
             self._last_bucket_seconds = None

@@ -93,9 +93,12 @@ class World:
         self.gather(0)
 
     def new_group(self, name: str, ranks: Sequence[int]) -> ProcessGroup:
-        """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners, once per ``name``."""
+        """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners."""
         timeout: timedelta = self.joined._get_backend(torch.device("cpu")).options._timeout
-        store = PrefixStore(name, self.joined.get_group_store())
+        store = self.joined.get_group_store()
+        # A later group of the same name must not find the addresses of an earlier one.
+        made = store.add(f"{name}/made-by-{self.rank}", 1)
+        store = PrefixStore(f"{name}/{made}", store)
         return gloo_group(store, list(ranks).index(self.rank), len(ranks), timeout.total_seconds())
 
 

@@ -43,8 +43,11 @@ def global_steps(sizes: list[int], steps: int) -> list[list[Unit]]:
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    return Network().to(dtype)
+    """The same weights at every call; from a generator of its own, as learners are threads that share torch's."""
+    model, generator = Network(), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+    return model.to(dtype)
 
 
 def train(train_steps, backend, steps, max_norm=None, optimizer_class=torch.optim.SGD, model=None):

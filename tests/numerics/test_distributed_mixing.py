@@ -42,10 +42,10 @@ def test_sum_over_learners_is_conserved_in_fp32(run_learners, size: int):
 @pytest.mark.parametrize("size", [4, 5, 7])
 def test_disagreement_contracts_at_the_rate_of_the_ring(run_learners, size: int):
     starts = torch.randn(size, 50, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
-    histories = torch.stack(run_learners(size, lambda w: mix_only(w, starts[w.rank], 25)))  # learner, round, element
+    histories = torch.stack(run_learners(size, lambda w: mix_only(w, starts[w.rank], 20)))  # learner, round, element
     distance = (histories - histories.mean(0)).square().sum((0, 2)).sqrt()
     rate = 1 / 3 + 2 / 3 * math.cos(2 * math.pi / size)
-    assert (distance[1:] <= distance[:-1] * (rate + 1e-9)).all()
+    assert (distance[1:] <= distance[:-1] * rate * (1 + 1e-6)).all()
     assert (distance[-1] / distance[-6]).item() == pytest.approx(rate**5, rel=0.02)
 
 

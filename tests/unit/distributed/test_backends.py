@@ -202,7 +202,9 @@ def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_le
 
 
 @pytest.mark.parametrize("name", SEVERAL)
-def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name: str):
+@pytest.mark.parametrize("ends_with_forward", [False, True])
+def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name: str, ends_with_forward: bool):
+    """One gradient, or one model to each neighbour, per step: the rehearsal and accumulated units send nothing."""
     steps, size = 3, 3
 
     def run(world: World) -> dict[str, float]:
@@ -210,8 +212,14 @@ def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name:
         wrapped = backend.wrap(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         backend.attach(optimizer)
-        backend.synchronise(resumed=False)
         unit = (torch.ones(2, 31), torch.ones(2, 16))
+
+        def rehearse() -> None:
+            wrapped(unit[0]).sum().backward()
+            if ends_with_forward:
+                wrapped(unit[0])
+
+        backend.synchronise(resumed=False, rehearse=rehearse)
         list(train_steps(backend, wrapped, optimizer, [[unit, unit]] * steps, None))
         figures = backend.metrics()
         backend.close()

@@ -1,0 +1,157 @@
+"""Backends in real processes, started by torchrun as users do: this file is also the script that every learner runs.
+
+With four learners DistributedDataParallel's first backward differs in the last bits from later ones, unless it was
+rehearsed; so this is where bitwise resumption can fail.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distributed.allreduce import AllReduce
+from distributed.base import FlatBackend, checksum
+from distributed.gossip import DecentralisedSgd
+from distributed.launch import World, place, start, stop
+
+STEPS = 6
+RESUME_AT = 3
+
+
+def build(scheme: str, world: World) -> FlatBackend:
+    return (
+        AllReduce(bucket_mb=0.002, world=world)
+        if scheme == "allreduce"
+        else DecentralisedSgd(topology="ring", world=world)
+    )
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(24, 24), nn.Tanh())))
+
+
+def unit(step: int, rank: int, index: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * step + 10 * rank + index)
+    return torch.randn(5, 24, generator=generator)
+
+
+class Run:
+    """One learner's training run, fresh or from the state that an earlier one left."""
+
+    def __init__(self, scheme: str, world: World, saved: dict[str, Any] | None = None) -> None:
+        self.world, self.backend, self.model = world, build(scheme, world), network()
+        self.wrapped = self.backend.wrap(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.backend.attach(self.optimizer)
+        self.losses: list[float] = []
+        if saved is not None:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.backend.load_state_dict(saved["backend"], world.rank, world.size)
+        self.backend.synchronise(resumed=saved is not None, rehearse=self.rehearse)
+
+    def rehearse(self) -> None:
+        self.wrapped(unit(0, 0, 0)).square().sum().backward()
+
+    def train(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            divisor = self.backend.begin_step(10.0)
+            with self.backend.accumulating():
+                (self.wrapped(unit(step, self.world.rank, 0)).square().sum() / divisor).backward()
+            loss = self.wrapped(unit(step, self.world.rank, 1)).square().sum() / divisor
+            loss.backward()
+            report = self.backend.reduce_gradients(0.5)
+            with self.backend.updating(apply=report.finite):
+                self.optimizer.step()
+            self.backend.zero_grad()
+            self.losses.append(loss.item())
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "optimizer": torch.load(self._saved_optimizer(), weights_only=True),
+            "backend": [self.backend.state_dict()] * self.world.size,
+        }
+
+    def _saved_optimizer(self) -> Path:
+        path = Path(os.environ["OUTPUT"]) / f"optimizer-{self.world.rank}.pt"
+        torch.save(self.optimizer.state_dict(), path)
+        return path
+
+
+def resumes_bitwise(scheme: str, world: World) -> dict[str, Any]:
+    """Losses and weights of an uninterrupted run and of one that was cut in two."""
+    whole = Run(scheme, world)
+    whole.train(range(RESUME_AT))
+    saved = whole.state()
+    whole.train(range(RESUME_AT, STEPS))
+    second = Run(scheme, world, saved)
+    second.train(range(RESUME_AT, STEPS))
+    result = {
+        "whole": whole.losses[RESUME_AT:],
+        "resumed": second.losses,
+        "whole_weights": checksum(whole.backend.flat.flat),
+        "resumed_weights": checksum(second.backend.flat.flat),
+    }
+    with second.backend.consensus():
+        result["consensus_weights"] = checksum(second.backend.flat.flat)
+    result["restored_weights"] = checksum(second.backend.flat.flat)
+    for run in (whole, second):
+        run.backend.close()
+    return result
+
+
+def main() -> None:
+    """What each learner does."""
+    world = start(place(), timeout_seconds=30, device="cpu", threads=1)
+    results: dict[str, Any] = {"interface": os.environ["GLOO_SOCKET_IFNAME"]}
+    for scheme in ("allreduce", "dpsgd"):
+        results[scheme] = resumes_bitwise(scheme, world)
+    (Path(os.environ["OUTPUT"]) / f"{world.rank}.json").write_text(json.dumps(results))
+    stop(world)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What four learners report."""
+    output, root = tmp_path_factory.mktemp("learners"), Path(__file__).parents[2]
+    environment = {**os.environ, "OUTPUT": str(output), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment.pop("GLOO_SOCKET_IFNAME", None)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads((output / f"{rank}.json").read_text()) for rank in range(4)]
+
+
+@pytest.mark.parametrize("scheme", ["allreduce", "dpsgd"])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(results: list[dict[str, Any]], scheme: str):
+    for each in results:
+        assert each[scheme]["resumed"] == each[scheme]["whole"]
+        assert each[scheme]["resumed_weights"] == each[scheme]["whole_weights"]
+
+
+def test_learners_of_allreduce_stay_equal_and_those_of_dpsgd_do_not(results: list[dict[str, Any]]):
+    assert len({each["allreduce"]["whole_weights"] for each in results}) == 1
+    assert len({each["dpsgd"]["whole_weights"] for each in results}) == 4
+
+
+@pytest.mark.parametrize("scheme", ["allreduce", "dpsgd"])
+def test_consensus_is_the_same_everywhere_and_leaves_no_trace(results: list[dict[str, Any]], scheme: str):
+    assert len({each[scheme]["consensus_weights"] for each in results}) == 1
+    assert all(each[scheme]["restored_weights"] == each[scheme]["resumed_weights"] for each in results)
+
+
+def test_learners_on_one_host_use_the_loopback_interface(results: list[dict[str, Any]]):
+    assert all(each["interface"].startswith("lo") for each in results)
+
+
+if __name__ == "__main__":
+    main()
