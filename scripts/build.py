@@ -4,10 +4,9 @@ Parts are handed over ready-made; no class of the project builds another one fro
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,14 @@ def readable() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
+def build(node: DictConfig, **runtime: Any) -> Any:
+    """What a node describes, completed with objects known only at run time.
+
+    Not handed to ``instantiate`` itself: it would copy them into a configuration, element by element.
+    """
+    return instantiate(node, _partial_=True, _convert_="all")(**runtime)
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """The usable utterances of one split, with what the batch plan needs to know of them."""
@@ -72,6 +79,10 @@ class Speech:
     manifests: Mapping[str, Path]
     features: LogMel
     tokenizer: Tokenizer
+
+    def with_manifest(self, name: str, path: Path) -> "Speech":
+        """The same, with one more split."""
+        return replace(self, manifests={**self.manifests, name: path})
 
     def split(self, name: str) -> Split:
         """Screen one split; what is left out is counted and listed in the log."""
@@ -102,19 +113,19 @@ class Speech:
 
 def build_speech(config: DictConfig, folder: Path, world: World) -> Speech:
     """The corpus, made by one process if it is missing, features, and the tokenizer, kept in the run's folder."""
-    corpus: Corpus = instantiate(config.data)
+    corpus: Corpus = build(config.data)
     manifests = corpus.prepare()
     tokens = folder / "tokenizer"
     if world.rank == 0 and not tokens.is_dir():
         texts = [utterance.text for utterance in read_manifest(manifests["train"])]
-        instantiate(config.tokenizer).fit(texts).save(tokens)
+        build(config.tokenizer).fit(texts).save(tokens)
     world.barrier()
-    return Speech(corpus, manifests, instantiate(config.features), load_tokenizer(tokens))
+    return Speech(corpus, manifests, build(config.features), load_tokenizer(tokens))
 
 
 def build_plan(config: DictConfig, split: Split, subsampling: int) -> BatchPlan:
     """The batch plan of the training split."""
-    plan: BatchPlan = instantiate(
+    plan: BatchPlan = build(
         config.batch,
         frames=split.screened.frames,
         target_lengths=split.screened.target_lengths,
@@ -128,7 +139,7 @@ def build_plan(config: DictConfig, split: Split, subsampling: int) -> BatchPlan:
 def build_model(config: DictConfig, speech: Speech) -> Transducer:
     """The model with its initial weights, which depend on the seed alone."""
     torch.manual_seed(config.seed)
-    model: Transducer = instantiate(
+    model: Transducer = build(
         config.model,
         vocabulary_size=speech.tokenizer.vocabulary_size,
         feature_dimension=speech.features.dimension,
@@ -138,12 +149,12 @@ def build_model(config: DictConfig, speech: Speech) -> Transducer:
 
 def build_hooks(config: DictConfig) -> dict[str, Hook]:
     """The hooks in the order of the configuration."""
-    return {str(name): instantiate(node) for name, node in (config.get("hooks") or {}).items()}
+    return {str(name): build(node) for name, node in (config.get("hooks") or {}).items()}
 
 
 def build_backend(config: DictConfig, world: World) -> Backend:
     """How the learners agree."""
-    backend: Backend = instantiate(config.backend, world=world)
+    backend: Backend = build(config.backend, world=world)
     return backend
 
 

@@ -55,7 +55,9 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         _refuse_missing(config)
         return config
     except OverrideParseException as error:
-        raise UsageError(f"cannot read the argument {error.override!r}: write key=value (quote lists: 'hooks=[a,b]')") from None
+        raise UsageError(
+            f"cannot read the argument {error.override!r}: write key=value (quote lists: 'hooks=[a,b]')"
+        ) from None
     except MissingConfigException as error:
         raise UsageError(_unknown_option(config_name, overrides, error)) from None
     except ConfigCompositionException as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from asr.training.checkpoint import CheckpointFolder, best_checkpoint, list_checkpoints
@@ -28,6 +27,7 @@ from asr.training.trainer import Parts, Trainer, TrainerOptions, total_samples
 from distributed import launch
 from distributed.launch import World
 from scripts.build import (
+    build,
     build_backend,
     build_hooks,
     build_model,
@@ -124,7 +124,7 @@ def _resume_line(name: str, old_size: int, new_size: int) -> str:
 def _assemble(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, Recorder]:
     """Build every part, in the order that asr/training/hook.py gives."""
     backend = build_backend(config, world)
-    options: TrainerOptions = instantiate(config.trainer)
+    options: TrainerOptions = build(config.trainer)
     speech = build_speech(config, folder, world)
     model = build_model(config, speech)
     if config.init_from is not None:
@@ -139,16 +139,17 @@ def _assemble(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, 
     plan.check_learners(world.size)
     module = backend.wrap(model.to(world.device))
     claimed = [group for hook in hooks.values() for group in hook.on_parameter_groups(model)]
-    optimizer = instantiate(config.optimizer)(parameter_groups(model, claimed, config.optimizer.weight_decay))
+    optimizer = build(config.optimizer, groups=parameter_groups(model, claimed, config.optimizer.weight_decay))
     backend.attach(optimizer)
     horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
-    recorder = Recorder(MetricsWriter(folder, world.rank), _sinks(config, folder, world, horizon), subsampling)
+    sinks = _sinks(config, folder, world, horizon)
+    recorder = Recorder(MetricsWriter(folder, world.rank), sinks, subsampling, plan.utterances)
     evaluator = Evaluator(
         sets=[evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets],
-        decode=instantiate(config.decode),
+        decode=build(config.decode),
         tokenizer=speech.tokenizer,
         world=world,
-        loader=instantiate(config.loader),
+        loader=build(config.loader),
         precision=options.precision,
     )
     parts = Parts(
@@ -156,16 +157,16 @@ def _assemble(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, 
         world=world,
         module=module,
         optimizer=optimizer,
-        learning_rate=LearningRate(optimizer, instantiate(config.schedule, horizon=horizon)),
+        learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
         hooks=hooks,
         plan=plan,
         dataset=speech.dataset(split, list(hooks.items()), config.seed, config.loader.cache),
         evaluator=evaluator,
         checkpoints=CheckpointFolder(
-            folder / "checkpoints", world, instantiate(config.checkpoint), type(backend).__name__
+            folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__
         ),
         recorder=recorder,
-        loader=instantiate(config.loader),
+        loader=build(config.loader),
     )
     seconds = sum(utterance.duration for utterance in split.utterances)
     log.info(
@@ -189,7 +190,7 @@ def _sinks(config: DictConfig, folder: Path, world: World, horizon: Horizon) -> 
     if world.rank != 0:
         return []
     configured = [
-        instantiate(node, folder=folder, config=plain(config)) for node in (config.get("logger") or {}).values()
+        build(node, folder=folder, settings=plain(config)) for node in (config.get("logger") or {}).values()
     ]
     return [*configured, console_logger(horizon.total_samples)]
 

@@ -1,7 +1,7 @@
 """Steps whose loss or gradient is not finite: dumped for inspection, counted, and fatal when they do not stop.
 
-    bad_batches/step-00000012-learner-0.json          utterance ids, losses, gradient norm, learning rate
-    bad_batches/step-00000012-learner-0.safetensors   features, lengths and targets of every unit
+bad_batches/step-00000012-learner-0.json          utterance ids, losses, gradient norm, learning rate
+bad_batches/step-00000012-learner-0.safetensors   features, lengths and targets of every unit
 """
 
 import json

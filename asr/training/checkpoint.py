@@ -191,9 +191,7 @@ class CheckpointFolder:
             shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
 
-    def _write_own(
-        self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None
-    ) -> None:
+    def _write_own(self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None) -> None:
         own = temporary / f"learner-{self.world.rank}.pt"
         torch.save(dict(state), own)
         _fsync(own)

@@ -11,7 +11,7 @@ from asr.data.batch import Batch, Unit
 from asr.data.manifest import Utterance
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.tokenizer import Tokenizer
-from asr.decoding.greedy import Hypothesis
+from asr.decoding.search import Hypothesis
 from asr.decoding.wer import score
 from asr.models.transducer import Transducer
 from asr.training.parts import LoaderOptions

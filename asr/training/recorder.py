@@ -62,10 +62,11 @@ class Window:
 class Recorder:
     """One learner's rows: to metrics/<learner>.jsonl always, to the other sinks where the caller gives any."""
 
-    def __init__(self, writer: MetricsWriter, sinks: Sequence[Logger], subsampling: int) -> None:
+    def __init__(self, writer: MetricsWriter, sinks: Sequence[Logger], subsampling: int, epoch_samples: int) -> None:
         self.writer = writer
         self.sinks = sinks
         self.subsampling = subsampling
+        self.epoch_samples = epoch_samples
         self.latest: dict[str, float] = {}  # the last value of every figure
         self.window = Window()
         self.skipped = 0
@@ -102,7 +103,7 @@ class Recorder:
             "step": progress.step,
             "global_step": progress.global_step,
             "samples": progress.samples,
-            "epoch": progress.epoch,
+            "epoch": progress.samples / self.epoch_samples,
             "wall_seconds": self.wall_seconds,
         }
         self.latest |= figures

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from asr.data.batch import Batch, keyed_seed
@@ -28,7 +28,7 @@ from asr.training.parts import LoaderOptions
 from asr.training.precision import autocast
 from asr.training.recorder import Recorder
 from asr.training.schedule import LearningRate
-from asr.training.units import Step, planned_steps
+from asr.training.units import Step, planned_steps, samples_of_steps
 from distributed.backend import Backend, GradientReport
 from distributed.launch import World
 from distributed.ranges import Count, Positive
@@ -89,7 +89,7 @@ def total_samples(options: TrainerOptions, plan: BatchPlan) -> int:
     samples = options.epochs * plan.utterances
     if options.max_steps is None:
         return samples
-    return min(samples, math.ceil(options.max_steps * plan.nominal_batch))
+    return min(samples, samples_of_steps(plan, options.max_steps))
 
 
 class Trainer:
@@ -156,7 +156,9 @@ class Trainer:
         result = self.step(batches)
         before = self.progress.global_step
         self._advance(step)
-        self.bad_steps.after_step(result.report, self.progress, batches, result.losses, self.parts.learning_rate.current)
+        self.bad_steps.after_step(
+            result.report, self.progress, batches, result.losses, self.parts.learning_rate.current
+        )
         metrics: dict[str, float] = {}
         for hook in self.parts.hooks.values():
             hook.on_step_end(self.progress, metrics)
@@ -289,7 +291,9 @@ class Trainer:
         self.parts.run.model.load_state_dict(own["model"] if same else checkpoint.model_state())
         self.parts.optimizer.load_state_dict(own["optimizer"])
         self.backend.load_state_dict(
-            [checkpoint.learner_state(learner, device)["backend"] for learner in range(checkpoint.world_size)], rank, size
+            [checkpoint.learner_state(learner, device)["backend"] for learner in range(checkpoint.world_size)],
+            rank,
+            size,
         )
         for name, hook in self.parts.hooks.items():
             hook.load_state_dict(own["hooks"][name])

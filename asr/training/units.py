@@ -29,3 +29,14 @@ def planned_steps(plan: BatchPlan, start: Progress, total_samples: int, rank: in
             samples += size
             batch += 1
         epoch, batch = epoch + 1, 0
+
+
+def samples_of_steps(plan: BatchPlan, steps: int) -> int:
+    """Utterances in the first ``steps`` global batches of a run."""
+    samples, epoch = 0, 0
+    while steps > 0:
+        batches = plan.epoch(epoch)[:steps]
+        samples += sum(len(unit.utterances) for batch in batches for unit in batch)
+        steps -= len(batches)
+        epoch += 1
+    return samples

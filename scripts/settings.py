@@ -1,0 +1,70 @@
+"""The top level of each configuration: what entry points take beside their groups, checked like everything else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed.ranges import Count, Natural
+
+Group = Any  # a node with a target of its own, or several of them by name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """conf/train.yaml."""
+
+    name: str | None
+    exp_dir: Path
+    seed: Natural
+    resume: bool
+    init_from: Path | None
+    data: Group
+    tokenizer: Group
+    model: Group
+    backend: Group
+    optimizer: Group
+    schedule: Group
+    hooks: Group
+    decode: Group
+    logger: Group
+    features: Group
+    batch: Group
+    loader: Group
+    evaluation: Group
+    launch: Group
+    trainer: Group
+    checkpoint: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSettings:
+    """conf/evaluate.yaml."""
+
+    run: Path
+    checkpoint: str
+    sets: list[str]
+    unit_utterances: Count
+    threads: Count
+    decode: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscribeSettings:
+    """conf/transcribe.yaml."""
+
+    run: Path
+    checkpoint: str
+    unit_utterances: Count
+    threads: Count
+    decode: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSettings:
+    """conf/report.yaml."""
+
+    checkpoint: str
+    lattices: Natural
+    set: str
+    threads: Count
+    decode: Group

@@ -1,0 +1,90 @@
+"""A trained run, ready to be used: its configuration, features, tokenizer and the weights of a checkpoint."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from asr.models.transducer import Transducer
+from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.training.precision import choose_matmul, flush_denormals
+from distributed.launch import World
+from scripts.build import Speech, build_hooks, build_model, build_speech, readable
+from scripts.configuration import load_run_config
+from scripts.startup import UsageError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run and one of its models."""
+
+    folder: Path
+    config: DictConfig
+    speech: Speech
+    model: Transducer  # in evaluation mode
+    checkpoint: str
+
+
+def alone() -> World:
+    """A world of one learner without a process group: what scripts run in that do not train."""
+    return World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"), group=None)
+
+
+def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
+    """Load a run's model from ``checkpoint``: best, last or avg:N.
+
+    Raises:
+        UsageError: the folder holds no run, or not that checkpoint.
+    """
+    flush_denormals()
+    torch.set_num_threads(threads)
+    config = load_run_config(folder)
+    choose_matmul(config.launch.matmul)
+    with readable():
+        speech = build_speech(config, folder, alone())
+        model = build_model(config, speech)
+        for hook in build_hooks(config).values():
+            model = hook.on_model(model)  # type: ignore[assignment]
+    chosen = choose_checkpoints(folder / "checkpoints", checkpoint)
+    model.load_state_dict(mean_state([each.model_state() for each in chosen]))
+    return Trained(folder, config, speech, model.eval(), "+".join(each.folder.name for each in chosen))
+
+
+def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
+    """The checkpoints whose weights are averaged (one, or N for avg:N), each found intact."""
+    found, _ = list_checkpoints(root)
+    if not found:
+        raise UsageError(f"{root}: no checkpoint there; train the run first")
+    kind, _, number = which.partition(":")
+    if kind == "avg" and number.isdigit() and int(number) > 0:
+        if int(number) > len(found):
+            raise UsageError(f"checkpoint={which}: the run keeps {len(found)} checkpoints (see checkpoint.keep_last)")
+        chosen = found[-int(number) :]
+    elif which == "last":
+        chosen = found[-1:]
+    elif which == "best":
+        best = best_checkpoint(found)
+        chosen = [] if best is None else [best]
+    else:
+        raise UsageError(f"checkpoint={which}: must be best, last or avg:N with N at least 1")
+    for each in chosen:
+        damaged = each.damaged_file()
+        if damaged is not None:
+            raise UsageError(f"{damaged}: missing, truncated or altered (SHA-256 differs); choose another checkpoint=")
+    return chosen
+
+
+def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of the floating tensors of several models; other tensors from the last one."""
+    *_, last = states
+    if len(states) == 1:
+        return last
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if tensor.is_floating_point() else tensor
+        for name, tensor in last.items()
+    }

@@ -1,0 +1,95 @@
+"""Composing and checking configurations: what is accepted, and that refusals are one helpful line."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from scripts.configuration import CONF, compose, differing_keys, load_run_config, options, run_name
+from scripts.startup import UsageError
+
+ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")}
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("bakend=dpsgd", ["bakend", "backend"]),
+        ("backend=alreduce", ["alreduce", "dpsgd", "did you mean 'allreduce'"]),
+        ("trainer.epoch=3", ["trainer.epoch", "did you mean 'trainer.epochs'"]),
+        ("model.layers=3", ["model.layers", "did you mean 'model.encoder.layers'"]),
+        ("hooks=[spec_augmnt]", ["spec_augmnt", "did you mean 'spec_augment'"]),
+        ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
+        ("optimizer.lr=abc", ["optimizer.lr=abc", "a number"]),
+        ("optimizer.betas=[0.9]", ["optimizer.betas", "a list of 2 values"]),
+        ("optimizer.betas=[0.9,1.0]", ["optimizer.betas", "below 1"]),
+        ("model.encoder.dropout=1.5", ["model.encoder.dropout=1.5", "below 1"]),
+        ("trainer.precision=fp23", ["trainer.precision=fp23", "fp32, bf16, fp64"]),
+        ("trainer.epochs=1.5", ["trainer.epochs=1.5", "a whole number"]),
+        ("trainer.max_norm=0", ["trainer.max_norm=0", "above 0", "null"]),
+        ("batch.units=0", ["batch.units=0", "at least 1"]),
+        ("data.vocabulary=tiny", ["data.vocabulary=tiny", "small, full"]),
+        ("data.on_bad=skp", ["data.on_bad=skp", "did you mean 'skip'"]),
+        ("seed=abc", ["seed=abc", "a whole number"]),
+        ("foo", ["'foo'", "key=value"]),
+        ("+trainer.warmup=3", ["trainer.warmup"]),
+        ("data=manifests", ["data.train", "must be set"]),
+        ("model._target_=os.system", ["model._target_", "asr, distributed"]),
+    ],
+)
+def test_refusals_are_one_line_that_helps(override: str, expected: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        compose("train", [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in expected:
+        assert part in message
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
+def test_every_option_composes(group: str, option: str) -> None:
+    needed = ["data.train=train.jsonl"] if (group, option) == ("data", "manifests") else []
+    chosen = f"{group}=[{option}]" if group in ("hooks", "logger") else f"{group}={option}"
+    config = compose("train", [chosen, *needed])
+    assert config.trainer.epochs >= 1
+
+
+@pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
+def test_every_entry_point_composes(name: str) -> None:
+    assert compose(name, ["run=exp/some"] if name in ("evaluate", "transcribe") else [])
+
+
+def test_values_that_fit_are_accepted() -> None:
+    config = compose("train", ["optimizer.lr=1", "trainer.max_norm=null", "trainer.max_steps=20", "hooks=[]", "logger=[]"])
+    assert config.optimizer.lr == 1
+    assert not config.get("hooks")
+    assert not config.get("logger")
+
+
+def test_run_name_depends_on_the_overrides_alone() -> None:
+    assert run_name([]) == "default"
+    assert run_name(["backend=dpsgd", "optimizer.lr=0.1"]) == run_name(["optimizer.lr=0.1", "backend=dpsgd"])
+    assert run_name(["backend=dpsgd", "resume=false"]) == run_name(["backend=dpsgd"])
+    assert run_name(["seed=1"]) != run_name(["seed=2"])
+    long = [f"data.root=/a/very/long/path/{'x' * 300}/{i}" for i in range(2)]
+    assert run_name(long[:1]) != run_name(long[1:])
+    assert all(len(run_name([each])) <= 120 and "/" not in run_name([each]) for each in long)
+
+
+def test_differing_keys_name_the_leaves() -> None:
+    one = OmegaConf.create({"a": 1, "b": {"c": 2, "d": [1, 2]}})
+    other = OmegaConf.create({"a": 1, "b": {"c": 3, "d": [1, 2]}, "e": None})
+    assert differing_keys(one, other) == ["b.c"]
+    assert differing_keys(one, OmegaConf.create({"a": 1, "b": {"c": 2, "d": [1, 3]}})) == ["b.d"]
+
+
+def test_a_run_folders_configuration_cannot_name_foreign_code(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model:\n  _target_: subprocess.run\n  args: [touch, pwned]\n")
+    with pytest.raises(UsageError, match="must lie in one of the packages"):
+        load_run_config(tmp_path)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no config\.yaml there"):
+        load_run_config(tmp_path)
