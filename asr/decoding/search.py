@@ -1,0 +1,59 @@
+"""What a search needs of a model, and what it returns.
+
+B utterances   D dimension of a network's output   J joint dimension   ... any leading axes   V classes with blank
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+BLANK = 0  # also the start of sequence that the prediction network reads first
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What was recognised in one utterance."""
+
+    tokens: list[int]
+    score: float  # log probability of the alignment that was followed, blanks included
+    frames: list[int]  # encoder frame at which each token was emitted
+
+
+class Stepper(Protocol):
+    """A prediction network that reads one token per hypothesis at a time."""
+
+    def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The state that has read nothing."""
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """Output (B, D) and state after reading one token (B,)."""
+
+    def select(self, mask_B: Tensor, new_state: State, old_state: State) -> State:
+        """The new state where the mask is set, the old one elsewhere."""
+
+
+class Scorer(Protocol):
+    """A joiner."""
+
+    def project_encoder(self, states_BTD: Tensor, /) -> Tensor:
+        """(B, T, D) to (B, T, J)."""
+
+    def project_predictor(self, outputs_BSD: Tensor, /) -> Tensor:
+        """(B, S, D) to (B, S, J)."""
+
+    def logits(self, encoder_J: Tensor, predictor_J: Tensor, /) -> Tensor:
+        """Scores (..., V) of projected inputs (..., J), whose leading axes broadcast."""
+
+
+class Model(Protocol):
+    """A transducer, as far as a search is concerned."""
+
+    @property
+    def predictor(self) -> Stepper: ...
+
+    @property
+    def joiner(self) -> Scorer: ...
