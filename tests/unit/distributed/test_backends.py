@@ -283,3 +283,17 @@ def test_checksum_sees_a_single_bit_and_the_order():
     assert all(a != b for a, b in itertools.combinations(values, 2))
     assert checksum([tensor]) == checksum([tensor.clone()])
     assert all(0 <= value < 2**61 for value in values)
+
+
+def test_closing_with_an_exchange_in_flight_does_not_hang(run_learners):
+    def step(world: World) -> None:
+        backend = BACKENDS["dpsgd"](world)
+        backend.wrap(nn.Linear(2, 1))
+        exchange = backend.exchange
+        if world.rank == 0:
+            exchange.start([1], [1])  # learner 1 never answers
+        del exchange
+        backend.close()
+        backend.close()
+
+    run_learners(2, step)
