@@ -29,21 +29,27 @@ class RelativeAttention(nn.Module):
         self.dropout = dropout
         self.query_key_value = nn.Linear(dimension, 3 * dimension)
         self.position = nn.Linear(dimension, dimension, bias=False)
-        self.content_bias_HK = nn.Parameter(torch.zeros(heads, dimension // heads))
-        self.position_bias_HK = nn.Parameter(torch.zeros(heads, dimension // heads))
+        self.content_bias_D = nn.Parameter(torch.zeros(dimension))  # u of all heads
+        self.position_bias_D = nn.Parameter(torch.zeros(dimension))  # v of all heads
         self.output = nn.Linear(dimension, dimension)
 
     def forward(self, x_BTD: Tensor, table_PD: Tensor, padding_BT: Tensor) -> Tensor:
         """Attended (B, T, D), with ``table_PD`` from ``relative_table``; keys under ``padding_BT`` do not count."""
-        q_BTHK, k_BTHK, v_BTHK = self.query_key_value(x_BTD).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        p_PHK = self.position(table_PD).unflatten(-1, (self.heads, -1))
-        content_BHTK = (q_BTHK + self.content_bias_HK).transpose(1, 2)
-        position_BHTK = (q_BTHK + self.position_bias_HK).transpose(1, 2)
-        scores_BHTT = relative_scores(content_BHTK, k_BTHK.transpose(1, 2), position_BHTK, p_PHK.transpose(0, 1))
+        query_BTD, key_BTD, value_BTD = self.query_key_value(x_BTD).chunk(3, dim=-1)
+        scores_BHTT = relative_scores(
+            self._split(query_BTD + self.content_bias_D),
+            self._split(key_BTD),
+            self._split(query_BTD + self.position_bias_D),
+            self._split(self.position(table_PD)),
+        )
         scores_BHTT = scores_BHTT.masked_fill(padding_BT[:, None, None, :], -math.inf)
         weights_BHTT = dropout(scores_BHTT.softmax(-1), self.dropout, self.training)
-        mixed_BHTK = weights_BHTT.to(v_BTHK.dtype) @ v_BTHK.transpose(1, 2)
+        mixed_BHTK = weights_BHTT.to(value_BTD.dtype) @ self._split(value_BTD)
         return self.output(mixed_BHTK.transpose(1, 2).flatten(2))
+
+    def _split(self, x_TD: Tensor) -> Tensor:
+        """(..., T, D) to (..., H, T, K)."""
+        return x_TD.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 
 def relative_scores(content_BHTK: Tensor, key_BHTK: Tensor, position_BHTK: Tensor, table_HPK: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def attend_pair_by_pair(module: RelativeAttention, x_TD: torch.Tensor) -> torch.
     heads = []
     for head in range(module.heads):
         part = slice(head * size, (head + 1) * size)
-        u, v = module.content_bias_HK[head], module.position_bias_HK[head]
+        u, v = module.content_bias_D[part], module.position_bias_D[part]
         rows = []
         for i in range(frames):
             scores = []
