@@ -44,7 +44,8 @@ def transducer_loss(
     tensors = (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V)
     shape = checked_shape(tensors, targets_BU, encoder_lengths_B, target_lengths_B, blank)
     labels_N = packed_labels(targets_BU, shape, blank)
-    problem = Problem(shape, labels_N, combine, blank, tile_cells, product_dtype(encoder_BTJ))
+    dtype, differentiable = product_dtype(encoder_BTJ), torch.is_grad_enabled()  # inside a Function it never is
+    problem = Problem(shape, labels_N, combine, blank, tile_cells, dtype, differentiable)
     loss_B: Tensor = _TransducerLoss.apply(*tensors, problem)
     return loss_B
 
@@ -59,6 +60,7 @@ class Problem:
     blank: int
     tile_cells: int
     dtype: torch.dtype  # of the matrix products
+    differentiable: bool = False  # whether a backward pass may follow
 
     @property
     def softmax_dtype(self) -> torch.dtype:
@@ -76,7 +78,7 @@ class _TransducerLoss(torch.autograd.Function):
         arcs = score_arcs(tensors, problem)
         alpha_DBS = forward_variables(arcs)
         loss_B = -log_likelihood(alpha_DBS, problem.shape)
-        if any(ctx.needs_input_grad):
+        if problem.differentiable and any(ctx.needs_input_grad):
             ctx.problem = problem
             ctx.save_for_backward(*tensors, *arc_posteriors(arcs, alpha_DBS, problem.softmax_dtype))
         # tanh would hide an infinite state: let it show, so that whoever guards against bad steps sees it

@@ -188,3 +188,17 @@ def test_bfloat16_products_keep_the_loss_in_float32(combine: str) -> None:
     for gradient, expected, tensor in zip(gradients, case.gradients(case.loss, scale_B), case.tensors, strict=True):
         assert gradient.dtype == tensor.dtype
         assert 0 < relative(gradient, expected) < 5e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("combine", COMBINE)
+def test_a_gpu_gives_what_the_processor_gives(combine: str) -> None:
+    case = double(make_case(5, 17, 8, 16, 29, combine=combine))
+    there = [tensor.detach().cuda().requires_grad_() for tensor in case.tensors]
+    moved = Case(there, case.targets_BU.cuda(), case.frames_B.cuda(), case.labels_B.cuda(), combine)
+    scale_B = torch.linspace(0.5, 2.0, 5, dtype=torch.float64)
+    torch.testing.assert_close(moved.loss().cpu(), case.loss(), rtol=1e-12, atol=1e-12)
+    ours = moved.gradients(moved.loss, scale_B.cuda())
+    for gradient, expected in zip(ours, case.gradients(case.loss, scale_B), strict=True):
+        torch.testing.assert_close(gradient.cpu(), expected, rtol=1e-10, atol=1e-12)

@@ -129,4 +129,14 @@ def test_never_holds_the_logits_of_the_lattice(largest_tensor: Any) -> None:
     inputs["target_lengths_B"].fill_(20)
     with largest_tensor as largest:
         loss_and_gradients(inputs, tile_cells=128)
-    assert largest.elements <= 128 * 300 < 4 * 60 * 21 * 300 / 10
+    assert 100 * 300 < largest.elements <= 128 * 300 < 4 * 60 * 21 * 300 / 10
+
+
+def test_posteriors_are_left_out_where_nobody_asks_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs()
+    expected_B, _ = loss_and_gradients(inputs)
+    inputs["weight_VJ"].requires_grad_()
+    monkeypatch.setattr("asr.losses.rnnt.arc_posteriors", None)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert torch.equal(transducer_loss(**inputs, combine="add", tile_cells=16), expected_B)
