@@ -61,19 +61,22 @@ def tiles(run: RunRecord) -> list[Html]:
         for result in run.results[:TILES]
     ]
     if not found:
+        keys = {name: f"eval/{name}/wer" for name in run.evaluated_sets()[:TILES]}
         found = [
             tile(
-                f"WER, {name}, while training",
-                text.percent(run.last(f"eval/{name}/wer")),
-                "newest evaluation",
-                chief=True,
+                f"WER, {name}",
+                text.percent(run.last(key)),
+                f"while training; best {text.percent(run.least(key))}",
+                True,
             )
-            for name in run.evaluated_sets()[:TILES]
-            if math.isfinite(run.last(f"eval/{name}/wer"))
+            for name, key in keys.items()
+            if math.isfinite(run.last(key))
         ]
     found.append(tile("Training loss", text.figure(run.last("train/loss")), "nats per utterance, newest"))
-    found.append(tile("Samples", text.count(samples(run)), f"{text.count(run_last(run, 'global_step'))} global steps"))
-    found.append(tile("Training time", text.duration(run_last(run, "wall_seconds")), learners(run)))
+    found.append(
+        tile("Samples", text.count(run.most("samples")), f"{text.count(run.most('global_step'))} global steps")
+    )
+    found.append(tile("Training time", text.duration(run.most("wall_seconds")), learners(run)))
     return found
 
 
@@ -91,8 +94,8 @@ def result_aside(result: Result) -> str:
 
 
 def backend(run: RunRecord) -> str:
-    """The scheme of communication: the last part of what the configuration builds."""
-    return target(run, "backend")
+    """The scheme of communication, as the summary names it or the configuration builds it."""
+    return str(run.summary.get("backend") or target(run, "backend"))
 
 
 def model(run: RunRecord) -> str:
@@ -111,21 +114,10 @@ def learners(run: RunRecord) -> str:
 
 
 def commit(run: RunRecord) -> str:
-    """The commit that was run, shortened."""
-    for values in (run.summary, run.summary.get("environment")):
-        if isinstance(values, Mapping) and (found := values.get("git_commit") or values.get("commit")):
-            return f"commit {str(found)[:10]}"
-    return ""
-
-
-def samples(run: RunRecord) -> float:
-    """Utterances processed by all learners together."""
-    return run_last(run, "samples")
-
-
-def run_last(run: RunRecord, key: str) -> float:
-    """The highest value of a counter in any row."""
-    return max((float(row.get(key) or 0) for row in run.all_rows()), default=math.nan)
+    """The commit that was run, shortened; ``+`` says that files differed from it."""
+    environment = run.summary.get("environment")
+    found = str(environment.get("commit") or "") if isinstance(environment, Mapping) else ""
+    return f"commit {found[:10]}{'+' * found.endswith('+')}" if found else ""
 
 
 # ---------------------------------------------------------------------- sections
@@ -139,8 +131,8 @@ def comparison(runs: Sequence[RunRecord]) -> Html:
     for index, run in enumerate(runs, start=1):
         rates = {result.title: text.percent(result.wer) for result in run.results}
         costs = [
-            text.count(samples(run)),
-            text.duration(run_last(run, "wall_seconds")),
+            text.count(run.most("samples")),
+            text.duration(run.most("wall_seconds")),
             text.figure(run.last("train/loss")),
         ]
         figures = [*costs, *(rates.get(title, text.MISSING) for title in titles)]
@@ -235,7 +227,12 @@ def configuration(runs: Sequence[RunRecord]) -> Html:
 
 def environment(run: RunRecord, several: bool) -> Html:
     """What the summary says beside its figures: machine, versions, commit."""
-    pairs = [(key, as_text(value)) for key, value in flattened(run.summary) if value is not None]
+    told = {
+        key: run.summary[key]
+        for key in ("learners", "backend", "best", "wall_seconds", "environment")
+        if key in run.summary
+    }
+    pairs = [(key, as_text(value)) for key, value in flattened(told) if value is not None]
     if not pairs:
         return Html("")
     listed = tag("dl", *(tag(name, pair[i]) for pair in pairs for i, name in enumerate(("dt", "dd"))), class_="pairs")
@@ -248,7 +245,9 @@ def flattened(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             inner = flattened(value)
-            entries += inner if key == "environment" else [(f"{key} {name}", leaf) for name, leaf in inner]
+            entries += (
+                inner if key in ("environment", "versions") else [(f"{key} {name}", leaf) for name, leaf in inner]
+            )
         else:
             entries.append((key, value))
     return entries

@@ -18,7 +18,6 @@ from yaml import YAMLError
 
 from asr.training.metrics import Row, read_rows
 
-
 STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
 
 
@@ -74,6 +73,17 @@ class RunRecord:
         """The newest finite value of ``key`` in any learner's rows; NaN where there is none."""
         found = [(number(row, "samples"), value) for row in self.all_rows() if math.isfinite(value := number(row, key))]
         return max(found, key=lambda pair: pair[0])[1] if found else math.nan
+
+    def most(self, key: str) -> float:
+        """The largest finite value of ``key`` in any row; NaN where there is none."""
+        return max(self._finite(key), default=math.nan)
+
+    def least(self, key: str) -> float:
+        """The smallest finite value of ``key`` in any row; NaN where there is none."""
+        return min(self._finite(key), default=math.nan)
+
+    def _finite(self, key: str) -> list[float]:
+        return [value for row in self.all_rows() if math.isfinite(value := number(row, key))]
 
     def all_rows(self) -> list[Row]:
         """Rows of all learners, one learner after the other."""

@@ -1,7 +1,6 @@
-"""What was recognised wrongly: alignment of words, the worst utterances, the most frequent confusions.
+"""What was recognised wrongly: the worst utterances, and the words that are confused most often.
 
-Words are aligned with kaldialign at least edit distance; where several alignments are equally good the split between
-substitutions, insertions and deletions is that aligner's.
+Words are aligned as in the errs file of the run, so that page and file agree.
 """
 
 from collections import Counter
@@ -9,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import kaldialign
-
+from asr.decoding.error_report import align as align_words
 from asr.reporting import text
 from asr.reporting.page import Html, escaped, join, table, tag
 from asr.reporting.run import Transcript
@@ -54,8 +52,8 @@ class Aligned:
 
 
 def align(transcript: Transcript) -> Aligned:
-    """The alignment with the fewest errors. No word is the empty string, which stands for a gap."""
-    pairs = kaldialign.align(list(transcript.reference), list(transcript.hypothesis), "")
+    """The alignment with the fewest errors."""
+    pairs = align_words(" ".join(transcript.reference), " ".join(transcript.hypothesis))
     return Aligned(transcript, tuple(Edit(reference, hypothesis) for reference, hypothesis in pairs))
 
 

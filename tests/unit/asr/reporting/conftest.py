@@ -10,7 +10,24 @@ import pytest
 
 from asr.reporting.lattice import LatticePicture
 
-WORDS = "seven of the quiet boats came home late with a lantern and two letters from march".split()
+WORDS = [
+    "seven",
+    "of",
+    "the",
+    "quiet",
+    "boats",
+    "came",
+    "home",
+    "late",
+    "with",
+    "a",
+    "lantern",
+    "and",
+    "two",
+    "letters",
+    "from",
+    "march",
+]
 CONFIG = """\
 name: {name}
 seed: 1
@@ -48,7 +65,10 @@ def write_metrics(folder: Path, learners: int, steps: int, speed: float) -> None
         for step in range(200, steps + 1, 200) if learner == 0 else ():
             wer = min(1.0, 6 * math.exp(-step / (250 / speed)) + 0.02)
             place = {key: rows[0][key] for key in ("learner", "epoch")} | {"step": step, "global_step": step}
-            rows.append(place | {"samples": step * 32, "wall_seconds": step * 0.3, "eval/dev/wer": wer, "eval/dev/loss": 20 * wer})
+            rows.append(
+                place
+                | {"samples": step * 32, "wall_seconds": step * 0.3, "eval/dev/wer": wer, "eval/dev/loss": 20 * wer}
+            )
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "metrics" / f"{learner}.jsonl").write_text(lines, encoding="utf-8")
 
@@ -79,7 +99,12 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 def write_run(
-    folder: Path, learners: int = 2, steps: int = 600, speed: float = 1.0, utterances: int = 20, backend: str = "DecentralisedSgd"
+    folder: Path,
+    learners: int = 2,
+    steps: int = 600,
+    speed: float = 1.0,
+    utterances: int = 20,
+    backend: str = "DecentralisedSgd",
 ) -> Path:
     write_metrics(folder, learners, steps, speed)
     for set_name, decode in (("test", "greedy"), ("test", "beam8"), ("dev", "greedy")) if utterances else ():
@@ -87,8 +112,9 @@ def write_run(
     config = CONFIG.format(name=folder.name, backend=backend, dimension=144 if speed == 1 else 256)
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     summary = {
-        "wall_seconds": 905.2, "best": {"eval/dev/wer": 0.021, "global_step": 400}, "git_commit": "55ace55d0c0ffee5",
-        "environment": {"python": "3.11.2", "torch": "2.11.0", "processor": "2 cores", "platform": "Linux"},
+        "learners": learners, "backend": backend, "samples": steps * 32, "wall_seconds": 905.2,
+        "best": {"checkpoint": "step-00000400", "wer": 0.021},
+        "environment": {"python": "3.11.2", "versions": {"torch": "2.11.0"}, "gpus": [], "commit": "55ace55d0c0ffee55555+"},
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder
