@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from asr.reporting.page import Html, scrolling, tag
-from asr.reporting.svg import INK, MUTED, inline_svg, new_axes, series_colour
+from asr.reporting.svg import FONT_SIZE, INK, MUTED, inline_svg, new_axes, series_colour
 
 WIDTH_INCHES = 9.4
 ROW_INCHES = 0.125  # of one label, while there is room
@@ -97,7 +97,7 @@ def _label_axes(axes: Axes, tokens: Sequence[str], height: float) -> None:
     axes.set_yticks([0, *rows], ["start", *(tokens[row - 1] for row in rows)], fontsize=7.5)
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
-    axes.set_xlabel("seconds", color=MUTED)
+    axes.set_xlabel("seconds", color=MUTED, fontsize=FONT_SIZE)
 
 
 def _caption(picture: LatticePicture) -> Html:

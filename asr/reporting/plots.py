@@ -9,21 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from asr.reporting import text
-from asr.reporting.page import Html, join, tag
+from asr.reporting.charts import Line, chart, describe, draw, draw_learners, finish, legend, legend_of
+from asr.reporting.page import Html
 from asr.reporting.run import RunRecord
-from asr.reporting.series import Series, mean, running_total, series, smooth, spread, thin, total
-from asr.reporting.style import SERIES
-from asr.reporting.svg import DASHES, MUTED, inline_svg, new_axes, series_colour, series_dash
+from asr.reporting.series import Series, mean, running_total, series, smooth, thin, total
+from asr.reporting.svg import DASHES, FONT_SIZE, MUTED, new_axes, series_colour, series_dash
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.7, 2.7
 POINTS = 240  # of a bold line: about two pixels each
-THIN_POINTS = 120
-MOST_LINES = 8  # learners drawn one by one; more become a band from the lowest to the highest
-SMOOTHING_FRACTION = 1 / 120  # of a curve's points: standard deviation of the smoothing
+MOST_BARS = 16  # learners with a bar each; more become one bar, their mean
+SMOOTHING_FRACTION = 1 / 60  # of a curve's points: standard deviation of the smoothing
+LEAST_SMOOTHING_POINTS = 2.0  # where a curve has points enough for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +38,6 @@ class Curve:
     form: Callable[[float], str] = text.compact
     over: str = "samples"
     from_zero: bool = False  # a linear scale that begins at zero, however far values spread
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a chart; ``colour`` counts series."""
-
-    curve: Series
-    colour: int
-    dash: str = "solid"
-    width: float = 1.6
-    opacity: float = 1.0
-    marker: str = ""
 
 
 LOSS = Curve("train/loss", "Training loss", "nats per utterance, over samples", smoothed=True)
@@ -103,17 +90,34 @@ def training_charts(records: Sequence[RunRecord]) -> list[Html]:
 
 def cost_charts(records: Sequence[RunRecord]) -> list[Html]:
     """Throughput, where the time of a step goes, and traffic."""
-    charts = (curve_chart(records, THROUGHPUT), time_chart(records), curve_chart(records, TRAFFIC))
+    sent = any(record.most(TRAFFIC.key) > 0 for record in records)
+    charts = (
+        curve_chart(records, THROUGHPUT),
+        time_chart(records),
+        curve_chart(records, TRAFFIC) if sent else None,
+    )
     return [chart for chart in charts if chart is not None]
 
 
-def other_charts(records: Sequence[RunRecord]) -> list[Html]:
-    """Every figure that no other chart shows: those of hooks and of backends not known here."""
+def other_figures(records: Sequence[RunRecord]) -> tuple[list[Html], list[tuple[str, float]]]:
+    """Figures that no other chart shows, those of hooks and of backends not known here.
+
+    Charts of those that change, and with its value each that never did in any run.
+    """
     shown = {curve.key for curve in (*CURVES, THROUGHPUT, TRAFFIC)} | {key for key, _ in TIME_PARTS}
     keys = sorted({key for record in records for key in record.keys()} - shown)  # noqa: SIM118 - a method of the record
-    keys = [key for key in keys if not key.startswith("eval/") or key.rsplit("/", 1)[1] not in ("wer", "loss")]
-    charts = [curve_chart(records, Curve(key, key, "mean over learners, over samples")) for key in keys]
-    return [chart for chart in charts if chart is not None]
+    charts, constants = [], []
+    for key in keys:
+        if key.startswith("eval/") and key.endswith(("/wer", "/loss")):
+            continue
+        low = min((record.least(key) for record in records if math.isfinite(record.least(key))), default=math.nan)
+        high = max((record.most(key) for record in records if math.isfinite(record.most(key))), default=math.nan)
+        if low == high:
+            constants.append((key, low))
+        elif math.isfinite(low):
+            chart = curve_chart(records, Curve(key, key, "mean over learners, over samples"))
+            charts += [] if chart is None else [chart]
+    return charts, constants
 
 
 def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:
@@ -128,7 +132,7 @@ def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:
             continue
         if len(records) == 1:
             draw_learners(axes, learners if what.reduce is mean else [together])
-        bold = smooth(together, len(together.x) * SMOOTHING_FRACTION) if what.smoothed else together
+        bold = smooth(together, smoothing_points(len(together.x))) if what.smoothed else together
         draw(axes, Line(thin(bold, POINTS), index, series_dash(index)))
         shown.append((record.name, together))
     if not shown:
@@ -138,6 +142,11 @@ def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:
     if len(records) == 1 and what.smoothed:
         note += "; bold: smoothed mean of the learners" if what.reduce is mean else "; bold: smoothed"
     return chart(axes, f"{what.key}-{what.over}", what.title, note, describe(what.title, shown), legend_of(records))
+
+
+def smoothing_points(size: int) -> float:
+    """Standard deviation of the smoothing of a curve of ``size`` points, in points."""
+    return max(size * SMOOTHING_FRACTION, min(LEAST_SMOOTHING_POINTS, size / 15))
 
 
 def evaluation_chart(records: Sequence[RunRecord], kind: str, title: str, note: str, scale: float) -> Html | None:
@@ -176,7 +185,15 @@ def time_chart(records: Sequence[RunRecord]) -> Html | None:
         axes.barh(range(len(bars)), widths, 0.62, left=left, color=series_colour(colour))
         left += widths
     for row, end in enumerate(left):
-        axes.annotate(f"{text.figure(end)} s", (end, row), (5, 0), textcoords="offset points", va="center", color=MUTED)
+        axes.annotate(
+            f"{text.figure(end)} s",
+            (end, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=MUTED,
+            fontsize=FONT_SIZE,
+        )
     axes.set_yticks(range(len(bars)), [label for label, _ in bars])
     axes.set(xlim=(0, left.max() * 1.16 or 1), ylim=(len(bars) - 0.4, -0.6))
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -194,7 +211,7 @@ def time_chart(records: Sequence[RunRecord]) -> Html | None:
 def _time_bars(records: Sequence[RunRecord]) -> list[tuple[str, list[float]]]:
     if len(records) > 1:
         rows = [(f"run {index}", record.all_rows()) for index, record in enumerate(records, start=1)]
-    elif len(records[0].rows) <= 2 * MOST_LINES:
+    elif len(records[0].rows) <= MOST_BARS:
         rows = [(f"learner {learner}", list(records[0].rows[learner])) for learner in sorted(records[0].rows)]
     else:
         rows = [(f"mean of {len(records[0].rows)}", records[0].all_rows())]
@@ -204,76 +221,3 @@ def _time_bars(records: Sequence[RunRecord]) -> list[tuple[str, list[float]]]:
         if not all(part.empty for part in parts):
             bars.append((label, [0.0 if part.empty else float(np.nanmean(part.y)) for part in parts]))
     return bars
-
-
-def draw_learners(axes: Axes, learners: Sequence[Series]) -> None:
-    """Thin lines for a few learners, a band for many."""
-    if len(learners) > MOST_LINES:
-        low, high = (thin(edge, THIN_POINTS) for edge in spread(learners))
-        axes.fill_between(low.x, low.y, high.y, color=series_colour(0), alpha=0.2, linewidth=0)
-        return
-    for curve in learners:
-        draw(axes, Line(thin(curve, THIN_POINTS), 0, width=0.8, opacity=0.45))
-
-
-def draw(axes: Axes, line: Line) -> None:
-    """Add one line; a single point is drawn as such."""
-    marker = line.marker or ("o" if np.isfinite(line.curve.y).sum() == 1 else "")
-    axes.plot(
-        line.curve.x, line.curve.y, color=series_colour(line.colour), linestyle=line.dash, linewidth=line.width,
-        alpha=line.opacity, marker=marker, markersize=3, markeredgewidth=0,
-    )  # fmt: skip
-
-
-def finish(axes: Axes, form: Callable[[float], str], curves: Sequence[Series], from_zero: bool = False) -> None:
-    """Scales and ticks: unless ``from_zero``, logarithmic where positive values span more than a factor of twenty."""
-    y = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves])
-    if not from_zero and y.min() > 0 and y.max() > 20 * y.min():
-        axes.set_yscale("log")
-        decades = math.log10(y.max() / y.min())
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 3 else (1.0,), numticks=8))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        if from_zero or 0 <= y.min() < 0.5 * y.max():
-            axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(text.compact))
-    axes.margins(x=0.02)
-
-
-def chart(axes: Axes, name: str, title: str, note: str, description: str, entries: Html) -> Html:
-    """A titled plot with its unit and legend."""
-    anchor = "".join(letter if letter.isalnum() else f"-{ord(letter):x}-" for letter in name)
-    return tag("figure", tag("h3", title), tag("figcaption", note), entries, inline_svg(axes, anchor, description))
-
-
-def describe(title: str, shown: Sequence[tuple[str, Series]]) -> str:
-    """What a chart shows, in words: first, last and extreme values."""
-    parts = []
-    for label, curve in shown:
-        y = curve.y[np.isfinite(curve.y)]
-        ends = f"from {text.figure(y[0])} to {text.figure(y[-1])}"
-        parts.append(f"{label}: {ends}, lowest {text.figure(y.min())}, highest {text.figure(y.max())}")
-    return f"{title}. {'; '.join(parts)}"
-
-
-def legend_of(records: Sequence[RunRecord]) -> Html:
-    """Names of the runs; nothing for a single one."""
-    if len(records) == 1:
-        return Html("")
-    return legend([(record.name, index, series_dash(index)) for index, record in enumerate(records)])
-
-
-def legend(entries: Sequence[tuple[str, int, str]]) -> Html:
-    """Labels with a stroke of the series' colour and dash, or a patch for ``bar``."""
-    dashes = {"dashed": "5 2.5", "dotted": "1.5 2.5", "dashdot": "6 2 1.5 2"}
-    items = []
-    for label, colour, dash in entries:
-        stroke = tag(
-            "path", d="M0 5H24", stroke=f"var(--series-{colour % SERIES})", stroke_width="9" if dash == "bar" else "2.5",
-            stroke_dasharray=dashes.get(dash),
-        )  # fmt: skip
-        items.append(tag("li", tag("svg", stroke, viewBox="0 0 24 10", aria_hidden="true"), label))
-    return tag("ul", join(items), class_="legend")

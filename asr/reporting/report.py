@@ -8,7 +8,7 @@ from typing import Any
 from asr.reporting import text
 from asr.reporting.lattice import LatticePicture, lattice_figure
 from asr.reporting.page import Html, Section, details, join, render, table, tag
-from asr.reporting.plots import cost_charts, other_charts, training_charts
+from asr.reporting.plots import cost_charts, other_figures, training_charts
 from asr.reporting.run import Result, RunRecord
 from asr.reporting.transcripts import confusion_tables, confusions, utterance_list, worst
 
@@ -31,7 +31,7 @@ def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticeP
         ("Time and throughput", grid(cost_charts(runs))),
         ("Errors", join(errors(run, len(runs) > 1) for run in runs)),
         ("Alignments", lattice_section(lattices)),
-        ("Other figures", other_figures(runs)),
+        ("Other figures", others(runs)),
         ("Configuration", configuration(runs)),
         ("Environment", join(environment(run, len(runs) > 1) for run in runs)),
     ]
@@ -211,10 +211,13 @@ def lattice_section(lattices: Sequence[LatticePicture]) -> Html:
     return join((tag("p", how, class_="note"), tag("div", *figures, class_="lattices")))
 
 
-def other_figures(runs: Sequence[RunRecord]) -> Html:
-    """What hooks and backends report beside the usual, folded away."""
-    charts = other_charts(runs)
-    return details(f"{len(charts)} more charts", grid(charts)) if charts else Html("")
+def others(runs: Sequence[RunRecord]) -> Html:
+    """What hooks and backends report beside the usual, folded away; what never changed is only listed."""
+    charts, constants = other_figures(runs)
+    rows = [(key, text.figure(value)) for key, value in constants]
+    listed = [table(("never changed", "value"), rows, "Figures that never changed", numbers=(1,))] if rows else []
+    inside = [*listed, *([grid(charts)] if charts else [])]
+    return details(f"{len(charts) + len(rows)} more figures", *inside) if inside else Html("")
 
 
 def configuration(runs: Sequence[RunRecord]) -> Html:

@@ -48,7 +48,7 @@ nav a:hover { text-decoration: underline; }
 .tiles .aside { color: var(--muted); font-size: 0.8125rem; }
 .figure, .aside, table, .pairs dd { font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: 0 0 1.6rem; }
-.unseen + thead th, thead th { color: var(--muted); font-weight: 500; font-size: 0.8125rem; vertical-align: bottom; }
+thead th { color: var(--muted); font-weight: 500; font-size: 0.8125rem; vertical-align: bottom; }
 table { border-collapse: collapse; font-size: 0.9rem; min-width: min(100%, 24rem); }
 th, td { text-align: left; padding: 0.38rem 1.4rem 0.38rem 0; border-bottom: 1px solid var(--rule); }
 tbody th { font-weight: 500; white-space: nowrap; }

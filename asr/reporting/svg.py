@@ -22,7 +22,13 @@ ROLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"} | {
     f"#0101{index:02x}": f"var(--series-{index - 16})" for index in range(16, 16 + SERIES)
 }
 DASHES: tuple[str, ...] = ("solid", "dashed", "dotted", "dashdot")
-SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "murmuration", "font.size": 8.5, "text.parse_math": False}
+FONT_SIZE = 8.5  # of the plots' texts, in points
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "murmuration",
+    "font.size": FONT_SIZE,
+    "text.parse_math": False,
+}
 
 
 def series_colour(index: int) -> str:

@@ -1,0 +1,104 @@
+"""The parts of a chart: lines, scales and ticks, its title and unit, a legend, and what it shows in words."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from asr.reporting import text
+from asr.reporting.page import Html, join, tag
+from asr.reporting.run import RunRecord
+from asr.reporting.series import Series, spread, thin
+from asr.reporting.style import SERIES
+from asr.reporting.svg import inline_svg, series_colour, series_dash
+
+THIN_POINTS = 120  # of a thin line
+MOST_LINES = 8  # learners drawn one by one; more become a band from the lowest to the highest
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a chart; ``colour`` counts series."""
+
+    curve: Series
+    colour: int
+    dash: str = "solid"
+    width: float = 1.6
+    opacity: float = 1.0
+    marker: str = ""
+
+
+def draw_learners(axes: Axes, learners: Sequence[Series]) -> None:
+    """Thin lines for a few learners, a band for many."""
+    if len(learners) > MOST_LINES:
+        low, high = (thin(edge, THIN_POINTS) for edge in spread(learners))
+        axes.fill_between(low.x, low.y, high.y, color=series_colour(0), alpha=0.2, linewidth=0)
+        return
+    for curve in learners:
+        draw(axes, Line(thin(curve, THIN_POINTS), 0, width=0.8, opacity=0.45))
+
+
+def draw(axes: Axes, line: Line) -> None:
+    """Add one line; a single point is drawn as such."""
+    marker = line.marker or ("o" if np.isfinite(line.curve.y).sum() == 1 else "")
+    axes.plot(
+        line.curve.x, line.curve.y, color=series_colour(line.colour), linestyle=line.dash, linewidth=line.width,
+        alpha=line.opacity, marker=marker, markersize=3, markeredgewidth=0,
+    )  # fmt: skip
+
+
+def finish(axes: Axes, form: Callable[[float], str], curves: Sequence[Series], from_zero: bool = False) -> None:
+    """Scales and ticks: unless ``from_zero``, logarithmic where positive values span more than a factor of twenty."""
+    y = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves])
+    if not from_zero and y.min() > 0 and y.max() > 20 * y.min():
+        axes.set_yscale("log")
+        decades = math.log10(y.max() / y.min())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 3 else (1.0,), numticks=8))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if from_zero or 0 <= y.min() < 0.5 * y.max():
+            axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(text.compact))
+    axes.margins(x=0.02)
+
+
+def chart(axes: Axes, name: str, title: str, note: str, description: str, entries: Html) -> Html:
+    """A titled plot with its unit and legend."""
+    anchor = "".join(letter if letter.isalnum() else f"-{ord(letter):x}-" for letter in name)
+    return tag("figure", tag("h3", title), tag("figcaption", note), entries, inline_svg(axes, anchor, description))
+
+
+def describe(title: str, shown: Sequence[tuple[str, Series]]) -> str:
+    """What a chart shows, in words: first, last and extreme values."""
+    parts = []
+    for label, curve in shown:
+        y = curve.y[np.isfinite(curve.y)]
+        ends = f"from {text.figure(y[0])} to {text.figure(y[-1])}"
+        parts.append(f"{label}: {ends}, lowest {text.figure(y.min())}, highest {text.figure(y.max())}")
+    return f"{title}. {'; '.join(parts)}"
+
+
+def legend_of(records: Sequence[RunRecord]) -> Html:
+    """Names of the runs; nothing for a single one."""
+    if len(records) == 1:
+        return Html("")
+    return legend([(record.name, index, series_dash(index)) for index, record in enumerate(records)])
+
+
+def legend(entries: Sequence[tuple[str, int, str]]) -> Html:
+    """Labels with a stroke of the series' colour and dash, or a patch for ``bar``."""
+    dashes = {"dashed": "5 2.5", "dotted": "1.5 2.5", "dashdot": "6 2 1.5 2"}
+    items = []
+    for label, colour, dash in entries:
+        stroke = tag(
+            "path", d="M0 5H24", stroke=f"var(--series-{colour % SERIES})", stroke_width="9" if dash == "bar" else "2.5",
+            stroke_dasharray=dashes.get(dash),
+        )  # fmt: skip
+        items.append(tag("li", tag("svg", stroke, viewBox="0 0 24 10", aria_hidden="true"), label))
+    return tag("ul", join(items), class_="legend")
