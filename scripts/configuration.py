@@ -80,7 +80,7 @@ def _unknown_key(config_name: str, overrides: Sequence[str], error: ConfigCompos
         found_group = re.search(r"Could not find '([^']+)'", str(error))
         return _unknown_option(config_name, overrides, error) if found_group else _first_line(error)
     key = found.group(1)
-    known = list(_keys(_defaults(config_name)))
+    known = list(_keys(_chosen(config_name, overrides)))
     if key.count(".") == 0 and (CONF / key).is_dir():
         return f"{key} is a group: choose one of {', '.join(options(key))}"
     return f"unknown key {key!r}{_nearest(key, known)}"
@@ -109,9 +109,11 @@ def _parsed(overrides: Sequence[str]) -> list[Any]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
-def _defaults(config_name: str) -> DictConfig:
+def _chosen(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration with the options that the overrides choose, but without their values."""
+    choices = [each.input_line for each in _parsed(overrides) if (CONF / each.key_or_group).is_dir()]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name)
+        return hydra.compose(config_name, overrides=choices)
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

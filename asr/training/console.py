@@ -33,7 +33,7 @@ def is_evaluation(row: Row) -> bool:
 
 def step_line(row: Row) -> str:
     """One training step in one line."""
-    parts = [f"step {row['step']}", f"epoch {row['epoch']:.2f}"]
+    parts = [f"step {row['global_step']}", f"epoch {row['epoch']:.2f}"]
     parts += [text(row[key]) for key, text in STEP_PARTS if key in row]
     if "time/data_wait" in row and row.get("time/step"):
         parts.append(f"data {100 * row['time/data_wait'] / row['time/step']:.0f} %")
@@ -43,7 +43,7 @@ def step_line(row: Row) -> str:
 def evaluation_line(row: Row) -> str:
     """One evaluation in one line, set by set."""
     sets = dict.fromkeys(key.split("/")[1] for key in row if key.startswith("eval/"))
-    parts = [f"evaluation at step {row['step']}"]
+    parts = [f"evaluation at step {row['global_step']}"]
     for name in sets:
         loss, wer = row.get(f"eval/{name}/loss"), row.get(f"eval/{name}/wer")
         shown = ([f"loss {loss:.2f}"] if loss is not None else []) + ([_percent(wer)] if wer is not None else [])

@@ -102,6 +102,7 @@ class Trainer:
         self.progress = Progress()
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
         self.best_wer = math.inf
+        self.total_samples = total_samples(options, parts.plan)
 
     # ------------------------------------------------------------------ the run
 
@@ -136,8 +137,8 @@ class Trainer:
     def _steps(self) -> Iterator[tuple[Step, list[Batch], float]]:
         """The learner's steps with their loaded units, and the seconds spent waiting for them."""
         parts = self.parts
-        total = total_samples(self.options, parts.plan)
-        planned = planned_steps(parts.plan, self.progress, total, parts.world.rank, parts.world.size)
+        world = parts.world
+        planned = planned_steps(parts.plan, self.progress, self.total_samples, world.rank, world.size)
         ahead, steps = itertools.tee(planned)
         units = (unit for step in ahead for unit in step.units)
         batches = unit_loader(
@@ -162,7 +163,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         for hook in self.parts.hooks.values():
             hook.on_step_end(self.progress, metrics)
-        finished = self.progress.samples >= total_samples(self.options, self.parts.plan)
+        finished = self.progress.samples >= self.total_samples
         self.parts.recorder.after_step(batches, time.perf_counter() - started + waited_seconds, waited_seconds, metrics)
         if finished or self._crossed(before, self.options.log_every):
             self._log(batches, result)

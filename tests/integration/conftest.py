@@ -1,0 +1,106 @@
+"""Whole runs as a user starts them: a corpus of a few seconds, and learners as real processes under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr.data.manifest import Utterance, write_manifest
+from scripts.startup import REPOSITORY
+
+WORDS = ("no", "yes", "stop", "go")
+# Small enough for seconds: 20 bins, one LSTM layer, batches of 4 units of 2 utterances.
+SMALL = (
+    "data=manifests", "data.train=train.jsonl", "data.dev=dev.jsonl", "data.test=dev.jsonl",
+    "features.num_mels=20", "model=lstm_tiny", "model.encoder.layers=1", "model.encoder.hidden=16",
+    "model.predictor.dimension=16", "model.predictor.embedding=8", "model.joiner.dimension=16",
+    "batch.units=4", "batch.unit_utterances=2", "trainer.log_every=1", "trainer.evaluate_every=4",
+    "trainer.checkpoint_every=2", "logger=[]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 + 6 utterances of one or two words, each word a chord of its own; 8 kHz."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for split, size in (("train", 40), ("dev", 6)):
+        utterances = []
+        for index in range(size):
+            words = [WORDS[i] for i in rng.integers(len(WORDS), size=rng.integers(1, 3))]
+            parts = []
+            for word in words:
+                time = np.arange(int(rng.uniform(0.2, 0.3) * 8000)) / 8000
+                pitch = 300 * (1 + WORDS.index(word))
+                parts.append(np.sin(2 * np.pi * pitch * time) + 0.3 * np.sin(2 * np.pi * 2.5 * pitch * time))
+            samples = 0.3 * np.concatenate(parts) + 0.01 * rng.standard_normal(sum(map(len, parts)))
+            file = root / f"{split}-{index}.wav"
+            soundfile.write(file, samples, 8000)
+            utterances.append(Utterance(file.stem, file, len(samples) / 8000, " ".join(words), f"speaker{index % 3}"))
+        write_manifest(root / f"{split}.jsonl", utterances)
+    return root
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Starts entry points in a working directory, as a user would."""
+
+    folder: Path
+    corpus: Path
+
+    def command(self, learners: int, overrides: Sequence[str]) -> list[str]:
+        """The command line of a training run on the tiny corpus."""
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
+        script = str(REPOSITORY / "scripts" / "train.py")
+        small = [*SMALL, f"data.root={self.corpus}", "data.sample_rate=8000"]
+        return [*torchrun, script, *small, *overrides]
+
+    def start(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
+        """Start a training run in a process group of its own."""
+        return subprocess.Popen(
+            self.command(learners, overrides),
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def train(self, learners: int, *overrides: str, expect: int | None = 0) -> str:
+        """Run to the end; returns what was printed."""
+        process = self.start(learners, *overrides)
+        output, _ = process.communicate(timeout=240)
+        assert expect is None or process.returncode == expect, output
+        return output
+
+    def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another entry point."""
+        return subprocess.run(
+            [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *arguments],
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def rows(self, name: str, learner: int) -> list[dict[str, object]]:
+        """The metric rows of a learner, without what depends on the clock."""
+        path = self.folder / "exp" / name / "metrics" / f"{learner}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        clock = ("time/", "throughput/", "wall_seconds", "comm/")
+        return [{key: value for key, value in row.items() if not key.startswith(clock)} for row in rows]
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, tiny_corpus: Path) -> Launcher:
+    """A launcher in a fresh working directory."""
+    return Launcher(tmp_path, tiny_corpus)

@@ -1,0 +1,83 @@
+"""kill -9 of any learner, or of all, at any moment: the same command then ends with the bitwise same loss curve."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = ("trainer.max_steps=24", "trainer.checkpoint_every=5", "trainer.evaluate_every=10", "model.encoder.hidden=128", "seed=3")
+
+
+def learner_pids(agent: subprocess.Popen[str]) -> list[int]:
+    """The learners of a torchrun agent, by rank."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    learners = [pid for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return sorted(map(int, learners))
+
+
+def wait_for_rows(agent: subprocess.Popen[str], path: Path, rows: int) -> None:
+    """Until a learner has logged so many rows."""
+    deadline = time.monotonic() + 120
+    while not path.exists() or len(path.read_text().splitlines()) < rows:
+        assert time.monotonic() < deadline, "the run does not get going"
+        assert agent.poll() is None, agent.communicate()[0]
+        time.sleep(0.02)
+
+
+def kill_after(launcher: Any, learners: int, rows: int, victim: int | None, *overrides: str) -> None:
+    """Start a run, wait until learner 0 has logged ``rows`` rows, then kill -9 one learner, or everything."""
+    agent = launcher.start(learners, "name=killed", *RUN, *overrides)
+    wait_for_rows(agent, launcher.folder / "exp" / "killed" / "metrics" / "0.jsonl", rows)
+    if victim is None:
+        for pid in [*learner_pids(agent), agent.pid]:
+            os.kill(pid, signal.SIGKILL)
+    else:
+        os.kill(learner_pids(agent)[victim], signal.SIGKILL)
+    agent.communicate(timeout=120)
+    assert agent.returncode != 0
+
+
+def check_same_curves(launcher: Any, learners: int) -> None:
+    for learner in range(learners):
+        whole, resumed = launcher.rows("whole", learner), launcher.rows("killed", learner)
+        assert len(whole) > 24
+        assert whole == resumed
+
+
+@pytest.mark.parametrize(("learners", "backend"), [(2, "allreduce"), (2, "dpsgd"), (4, "allreduce"), (4, "dpsgd")])
+def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learners: int, backend: str) -> None:
+    choice = f"backend={backend}"
+    launcher.train(learners, "name=whole", *RUN, choice)
+    kill_after(launcher, learners, 7, learners - 1, choice)  # one learner, between two checkpoints
+    kill_after(launcher, learners, 14, None, choice)  # everything at once
+    output = launcher.train(learners, "name=killed", *RUN, choice)
+    assert "resuming from checkpoint" in output
+    check_same_curves(launcher, learners)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) -> None:
+    launcher.train(2, "name=whole", *RUN)
+    kill_after(launcher, 2, 13, None)
+    newest = sorted((launcher.folder / "exp" / "killed" / "checkpoints").glob("step-*"))[-1]
+    victim = newest / "learner-1.pt"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    output = launcher.train(2, "name=killed", *RUN)
+    assert f"{newest.name}/learner-1.pt: missing, truncated or altered" in output
+    assert f"resuming from checkpoint {newest.name}" not in output
+    check_same_curves(launcher, 2)
+
+
+def test_allreduce_goes_on_with_another_number_of_learners(launcher: Any) -> None:
+    """The plan does not depend on the number of learners, so the curve goes on, to rounding, and the log says so."""
+    launcher.train(2, "name=whole", *RUN, "model.encoder.dropout=0")
+    kill_after(launcher, 2, 8, None, "model.encoder.dropout=0")
+    output = launcher.train(4, "name=killed", *RUN, "model.encoder.dropout=0")
+    assert "written by 2 learners, going on with 4 under the same batch plan" in output
+    whole, resumed = launcher.rows("whole", 0), launcher.rows("killed", 0)
+    assert [row["samples"] for row in whole] == [row["samples"] for row in resumed]
+    losses = [(one["train/loss"], other["train/loss"]) for one, other in zip(whole, resumed, strict=True) if "train/loss" in one]
+    assert all(abs(one - other) <= 1e-4 * one for one, other in losses)
