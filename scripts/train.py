@@ -162,9 +162,7 @@ def _assemble(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, 
         plan=plan,
         dataset=speech.dataset(split, list(hooks.items()), config.seed, config.loader.cache),
         evaluator=evaluator,
-        checkpoints=CheckpointFolder(
-            folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__
-        ),
+        checkpoints=CheckpointFolder(folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__),
         recorder=recorder,
         loader=build(config.loader),
     )
@@ -189,9 +187,7 @@ def _sinks(config: DictConfig, folder: Path, world: World, horizon: Horizon) -> 
     """Sinks beside the metrics files; the first learner alone has any."""
     if world.rank != 0:
         return []
-    configured = [
-        build(node, folder=folder, settings=plain(config)) for node in (config.get("logger") or {}).values()
-    ]
+    configured = [build(node, folder=folder, settings=plain(config)) for node in (config.get("logger") or {}).values()]
     return [*configured, console_logger(horizon.total_samples)]
 
 

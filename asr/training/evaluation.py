@@ -48,6 +48,25 @@ class Decoded:
     hypotheses: dict[str, str]
 
 
+@torch.inference_mode()
+def decode_batch(
+    model: Transducer, batch: Batch, decode: Decode, device: torch.device, precision: Precision
+) -> tuple[float, list[Hypothesis]]:
+    """Summed loss and hypotheses of one batch; the model is put into evaluation mode and back."""
+    training = model.training
+    model.eval()
+    try:
+        batch = batch.to(device, torch.float64 if precision == "fp64" else None)
+        with autocast(precision, device):
+            output = model(batch)
+            if output.encoder_states is None:
+                return float(output.total), []
+            lengths_B = model.encoder.state_lengths(batch.feature_lengths)
+            return float(output.total), decode(model, output.encoder_states, lengths_B)
+    finally:
+        model.train(training)
+
+
 def decode_set(
     model: Transducer,
     batches: Iterator[Batch],
@@ -57,29 +76,20 @@ def decode_set(
     device: torch.device,
     precision: Precision,
 ) -> Decoded:
-    """Loss and texts of some batches; the model is put into evaluation mode and back."""
-    loss, weight = 0.0, 0.0
+    """Loss and texts of some batches."""
+    total, weight = 0.0, 0.0
     references: dict[str, str] = {}
     hypotheses: dict[str, str] = {}
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                batch = batch.to(device, torch.float64 if precision == "fp64" else None)
-                with autocast(precision, device):
-                    output = model(batch)
-                    lengths = -(-batch.feature_lengths // model.encoder.subsampling)
-                    found = [] if output.encoder_states is None else decode(model, output.encoder_states, lengths)
-                loss += float(output.total)
-                weight += batch.weight
-                for position, (utterance, hypothesis) in enumerate(zip(batch.utterance_ids, found, strict=True)):
-                    target = batch.targets[position, : int(batch.target_lengths[position])]
-                    references[utterance] = tokenizer.decode(target.tolist())
-                    hypotheses[utterance] = tokenizer.decode(hypothesis.tokens)
-    finally:
-        model.train(training)
-    return Decoded(loss, weight, references, hypotheses)
+    for batch in batches:
+        loss, found = decode_batch(model, batch, decode, device, precision)
+        total += loss
+        weight += batch.weight
+        for utterance, hypothesis, targets, length in zip(
+            batch.utterance_ids, found, batch.targets.tolist(), batch.target_lengths.tolist(), strict=True
+        ):
+            references[utterance] = tokenizer.decode(targets[:length])
+            hypotheses[utterance] = tokenizer.decode(hypothesis.tokens)
+    return Decoded(total, weight, references, hypotheses)
 
 
 class Evaluator:

@@ -43,7 +43,7 @@ from asr.data.batch import Batch, RawBatch
 from distributed.backend import Backend, GradientReport
 
 if TYPE_CHECKING:
-    from asr.models.transducer import LossOutput
+    from asr.models.transducer import LossOutput, Transducer
 
 Stage = Literal["waveform", "mel", "normalised", "targets"]
 STAGES: tuple[Stage, ...] = ("waveform", "mel", "normalised", "targets")
@@ -64,7 +64,7 @@ class Progress:
 class Run:
     """What a hook may know of the run it is part of."""
 
-    model: nn.Module  # the bare module, not the backend's wrapper
+    model: "Transducer"  # the bare module, not the backend's wrapper
     backend: Backend
     folder: Path
     seed: int

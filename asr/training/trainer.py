@@ -180,7 +180,7 @@ class Trainer:
             last = position == len(batches) - 1
             with nullcontext() if last else backend.accumulating():
                 terms = self._forward(batch, last)
-                terms.objective(divisor).backward()  # type: ignore[no-untyped-call]
+                terms.objective(divisor).backward()
             units.append(terms)
         report = backend.reduce_gradients(self.options.max_norm)
         for hook in parts.hooks.values():
@@ -210,7 +210,7 @@ class Trainer:
         buffers = {name: buffer.clone() for name, buffer in parts.run.model.named_buffers()}
         generator = torch.get_rng_state()
         batch = parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]]
-        self._forward(batch, last=True).objective(divisor=1.0).backward()  # type: ignore[no-untyped-call]
+        self._forward(batch, last=True).objective(divisor=1.0).backward()
         self._forward(batch, last=True)
         self.backend.zero_grad()
         torch.set_rng_state(generator)

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-RUN = ("trainer.max_steps=24", "trainer.checkpoint_every=5", "trainer.evaluate_every=10", "model.encoder.hidden=128", "seed=3")
+RUN = (
+    "trainer.max_steps=24",
+    "trainer.checkpoint_every=5",
+    "trainer.evaluate_every=10",
+    "model.encoder.hidden=128",
+    "seed=3",
+)
 
 
 def learner_pids(agent: subprocess.Popen[str]) -> list[int]:
@@ -79,5 +85,9 @@ def test_allreduce_goes_on_with_another_number_of_learners(launcher: Any) -> Non
     assert "written by 2 learners, going on with 4 under the same batch plan" in output
     whole, resumed = launcher.rows("whole", 0), launcher.rows("killed", 0)
     assert [row["samples"] for row in whole] == [row["samples"] for row in resumed]
-    losses = [(one["train/loss"], other["train/loss"]) for one, other in zip(whole, resumed, strict=True) if "train/loss" in one]
+    losses = [
+        (one["train/loss"], other["train/loss"])
+        for one, other in zip(whole, resumed, strict=True)
+        if "train/loss" in one
+    ]
     assert all(abs(one - other) <= 1e-4 * one for one, other in losses)

@@ -61,7 +61,9 @@ def test_every_entry_point_composes(name: str) -> None:
 
 
 def test_values_that_fit_are_accepted() -> None:
-    config = compose("train", ["optimizer.lr=1", "trainer.max_norm=null", "trainer.max_steps=20", "hooks=[]", "logger=[]"])
+    config = compose(
+        "train", ["optimizer.lr=1", "trainer.max_norm=null", "trainer.max_steps=20", "hooks=[]", "logger=[]"]
+    )
     assert config.optimizer.lr == 1
     assert not config.get("hooks")
     assert not config.get("logger")

@@ -82,7 +82,7 @@ def test_pickled_code_is_not_run(tmp_path: Path, alone: World) -> None:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
     torch.save({"model": Trap()}, written / "learner-0.pt")
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         read_checkpoint(written).learner_state(0, torch.device("cpu"))
     assert not (tmp_path / "sprung").exists()
 
