@@ -1,17 +1,28 @@
-"""Fixtures shared by all tests: learners as threads, and the smallest loop that drives a backend."""
+"""Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.distributed import HashStore
 
+from asr.data.manifest import Utterance, write_manifest
+from asr.training.hook import Hook
+from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
 from distributed.launch import World, gloo_group
+from scripts.assembly import assemble
+from scripts.build import build_hooks
+from scripts.configuration import compose
 
+WORDS = ("no", "yes", "stop", "go")
 SECONDS = 20  # before a learner that waits gives up
 
 
@@ -53,6 +64,16 @@ def alone() -> World:
     return World(0, 1, 0, 1, torch.device("cpu"), None)
 
 
+SMALL_RUN = (
+    "data=manifests", "data.train=train.jsonl", "data.dev=dev.jsonl", "data.test=dev.jsonl", "data.sample_rate=8000",
+    "features.num_mels=20", "batch.units=4", "batch.unit_utterances=2", "logger=[]",
+    "trainer.log_every=1", "trainer.evaluate_every=1000", "trainer.checkpoint_every=1000",
+)  # fmt: skip
+SMALL_LSTM = (
+    "model=lstm_tiny", "model.encoder.layers=1", "model.encoder.hidden=16", "model.predictor.dimension=16",
+    "model.predictor.embedding=8", "model.joiner.dimension=16",
+)  # fmt: skip
+
 Step = Sequence[tuple[Tensor, Tensor]]  # this learner's units: inputs (B, F) and targets (B, O)
 
 
@@ -82,3 +103,47 @@ def train_steps() -> Callable[..., Iterator[GradientReport]]:
             yield report
 
     return loop
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 + 6 utterances of one or two words, each word a chord of its own; 8 kHz."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for split, size in (("train", 40), ("dev", 6)):
+        utterances = []
+        for index in range(size):
+            words = [WORDS[i] for i in rng.integers(len(WORDS), size=rng.integers(1, 3))]
+            parts = []
+            for word in words:
+                time = np.arange(int(rng.uniform(0.2, 0.3) * 8000)) / 8000
+                pitch = 300 * (1 + WORDS.index(word))
+                parts.append(np.sin(2 * np.pi * pitch * time) + 0.3 * np.sin(2 * np.pi * 2.5 * pitch * time))
+            samples = 0.3 * np.concatenate(parts) + 0.01 * rng.standard_normal(sum(map(len, parts)))
+            file = root / f"{split}-{index}.wav"
+            soundfile.write(file, samples, 8000)
+            utterances.append(Utterance(file.stem, file, len(samples) / 8000, " ".join(words), f"speaker{index % 3}"))
+        write_manifest(root / f"{split}.jsonl", utterances)
+    return root
+
+
+@pytest.fixture
+def small_config(tiny_corpus: Path) -> Callable[..., DictConfig]:
+    """The configuration of a run on the tiny corpus, with overrides; a small LSTM unless they choose a model."""
+
+    def make(*overrides: str) -> DictConfig:
+        chosen = [] if any(each.startswith("model=") for each in overrides) else SMALL_LSTM
+        return compose("train", [*SMALL_RUN, f"data.root={tiny_corpus}", *chosen, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def make_trainer() -> Callable[..., Trainer]:
+    """Build the trainer of one learner; hooks may be given as objects beside the configured ones."""
+
+    def make(config: DictConfig, folder: Path, world: World, hooks: Mapping[str, Hook] | None = None) -> Trainer:
+        folder.mkdir(parents=True, exist_ok=True)
+        return assemble(config, folder, world, build_hooks(config) | dict(hooks or {}))
+
+    return make

@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
-from asr.data.manifest import Utterance, write_manifest
 from scripts.startup import REPOSITORY
 
-WORDS = ("no", "yes", "stop", "go")
 # Small enough for seconds: 20 bins, one LSTM layer, batches of 4 units of 2 utterances.
 SMALL = (
     "data=manifests", "data.train=train.jsonl", "data.dev=dev.jsonl", "data.test=dev.jsonl",
@@ -24,28 +20,6 @@ SMALL = (
     "batch.units=4", "batch.unit_utterances=2", "trainer.log_every=1", "trainer.evaluate_every=4",
     "trainer.checkpoint_every=2", "logger=[]",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 + 6 utterances of one or two words, each word a chord of its own; 8 kHz."""
-    root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    for split, size in (("train", 40), ("dev", 6)):
-        utterances = []
-        for index in range(size):
-            words = [WORDS[i] for i in rng.integers(len(WORDS), size=rng.integers(1, 3))]
-            parts = []
-            for word in words:
-                time = np.arange(int(rng.uniform(0.2, 0.3) * 8000)) / 8000
-                pitch = 300 * (1 + WORDS.index(word))
-                parts.append(np.sin(2 * np.pi * pitch * time) + 0.3 * np.sin(2 * np.pi * 2.5 * pitch * time))
-            samples = 0.3 * np.concatenate(parts) + 0.01 * rng.standard_normal(sum(map(len, parts)))
-            file = root / f"{split}-{index}.wav"
-            soundfile.write(file, samples, 8000)
-            utterances.append(Utterance(file.stem, file, len(samples) / 8000, " ".join(words), f"speaker{index % 3}"))
-        write_manifest(root / f"{split}.jsonl", utterances)
-    return root
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,354 @@
+"""The loop: order of events, hooks that replace, own and regularise, bad steps, and resuming within one process."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+from torch import nn
+
+from asr.data.batch import Batch, RawBatch
+from asr.models.transducer import LossOutput, Transducer
+from asr.training.bad_steps import TrainingDivergedError
+from asr.training.hook import Hook, LossTerms, ParameterGroup, Progress, Run
+from asr.training.metrics import read_rows
+from asr.training.trainer import Trainer
+from distributed.backend import GradientReport
+from distributed.launch import World
+
+Config = Callable[..., DictConfig]
+Make = Callable[..., Trainer]
+STEPS = ("backend=single", "trainer.max_steps=6", "hooks=[]")
+
+
+def losses(folder: Path, learner: int = 0) -> list[float]:
+    rows = read_rows(folder / "metrics" / f"{learner}.jsonl")
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+
+def fit(trainer: Trainer, resume: bool = False) -> None:
+    checkpoint, _ = trainer.parts.checkpoints.newest() if resume else (None, [])
+    try:
+        trainer.fit(checkpoint)
+    finally:
+        trainer.parts.recorder.close()
+
+
+class Recording(Hook):
+    """Notes every call."""
+
+    changes_training: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_model(self, model: Transducer) -> Transducer:
+        self.calls.append("on_model")
+        return model
+
+    def on_parameter_groups(self, model: Transducer) -> list[ParameterGroup]:
+        self.calls.append("on_parameter_groups")
+        return []
+
+    def on_fit_start(self, run: Run, resumed: bool) -> None:
+        self.calls.append("on_fit_start")
+
+    def on_step_start(self, progress: Progress) -> None:
+        self.calls.append(f"on_step_start {progress.step}")
+
+    def on_loss(self, batch: Batch, output: LossOutput, terms: LossTerms) -> None:
+        self.calls.append(f"on_loss last={terms.last}")
+
+    def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
+        self.calls.append("on_gradients")
+
+    def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
+        self.calls.append(f"on_step_end {progress.step}")
+
+    def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
+        self.calls.append("on_evaluation " + " ".join(sorted(metrics)))
+
+    def on_checkpoint(self, progress: Progress) -> None:
+        self.calls.append("on_checkpoint")
+
+    def on_fit_end(self, progress: Progress) -> None:
+        self.calls.append("on_fit_end")
+
+    def on_error(self, error: BaseException) -> None:
+        self.calls.append(f"on_error {type(error).__name__}")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_hooks_run_where_the_pseudo_code_says(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+) -> None:
+    hook = Recording()
+    fit(make_trainer(small_config(*STEPS, "trainer.max_steps=1"), tmp_path, alone, {"recording": hook}))
+    assert hook.calls == [
+        "on_model", "on_parameter_groups", "on_fit_start",
+        "on_step_start 0", *["on_loss last=False"] * 3, "on_loss last=True", "on_gradients", "on_step_end 1",
+        "on_evaluation eval/dev/loss eval/dev/wer", "on_checkpoint", "on_fit_end", "close",
+    ]  # fmt: skip
+
+
+def test_a_hook_that_promises_not_to_change_training_does_not(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+) -> None:
+    config = small_config(*STEPS)
+    fit(make_trainer(config, tmp_path / "without", alone))
+    fit(make_trainer(config, tmp_path / "with", alone, {"recording": Recording()}))
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    assert len(losses(tmp_path / "with")) == 6
+
+
+class Replacement(Hook):
+    """Replaces the joiner's output layer by one whose weight is scaled by a learned number, in a group of its own."""
+
+    class Scaled(nn.Linear):
+        def __init__(self, original: nn.Linear) -> None:
+            super().__init__(original.in_features, original.out_features)
+            self.load_state_dict(original.state_dict())
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def on_model(self, model: Transducer) -> Transducer:
+        scaled = self.Scaled(model.joiner.output)
+        nn.utils.parametrize.register_parametrization(scaled, "weight", _Scale(scaled.log_scale))
+        model.joiner.output = scaled
+        return model
+
+    def on_parameter_groups(self, model: Transducer) -> list[ParameterGroup]:
+        return [ParameterGroup(("joiner.output.log_scale",), {"lr": 0.5}, clip=False, scale_lr=False, schedule=False)]
+
+
+class _Scale(nn.Module):
+    def __init__(self, log_scale: nn.Parameter) -> None:
+        super().__init__()
+        self.scale = [log_scale]  # in a list: registered once, with the layer
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.scale[0].exp()
+
+
+def test_a_replaced_module_trains_under_its_own_rules_and_resumes(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+) -> None:
+    whole = make_trainer(small_config(*STEPS), tmp_path / "whole", alone, {"scale": Replacement()})
+    groups = {group["name"]: group for group in whole.parts.optimizer.param_groups}
+    scale = whole.parts.run.model.joiner.output.log_scale
+    assert isinstance(scale, nn.Parameter)
+    assert groups["hook-0"]["params"] == [scale]
+    assert not groups["hook-0"]["clip"]
+    fit(whole)
+    assert groups["hook-0"]["lr"] == 0.5, "schedule=False keeps the rate"
+    assert groups["decayed"]["lr"] < 2e-3
+    assert abs(float(scale)) > 0.1, "it learns, at its own rate"
+
+    config = small_config(*STEPS, "trainer.checkpoint_every=2")
+    broken = make_trainer(config, tmp_path / "broken", alone, {"scale": Replacement(), "stop": StopAfter(4)})
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken)
+    fit(make_trainer(config, tmp_path / "broken", alone, {"scale": Replacement(), "stop": StopAfter(99)}), resume=True)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+class StopAfter(Hook):
+    """Breaks a run off in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
+        self.step -= 1
+        if self.step < 0:
+            raise KeyboardInterrupt
+
+
+class WeightPenalty(Hook):
+    """A regulariser as a per-step term: half the sum of squares of the encoder's parameters."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+        self.model: nn.Module | None = None
+
+    def on_fit_start(self, run: Run, resumed: bool) -> None:
+        self.model = run.model
+
+    def on_loss(self, batch: Batch, output: LossOutput, terms: LossTerms) -> None:
+        if terms.last:
+            assert self.model is not None
+            squares = sum(parameter.square().sum() for parameter in self.model.parameters())
+            terms.add_per_step("penalty", 0.5 * self.strength * squares)
+
+
+@pytest.mark.parametrize("learners", [1, 2, 4])
+def test_a_per_step_term_counts_once_whatever_the_batch_and_the_learners(
+    small_config: Config,
+    make_trainer: Make,
+    run_learners: Callable[..., list[dict[str, torch.Tensor]]],
+    tmp_path: Path,
+    learners: int,
+) -> None:
+    """Its gradient is strength x w, to be added once to the mean gradient of the batch."""
+    exact = ("model.encoder.dropout=0", "model.predictor.dropout=0", "model.predictor.embedding_dropout=0")
+    config = small_config(
+        *exact, "hooks=[]", "trainer.max_steps=1", "optimizer=sgd", "optimizer.lr=0.01", "optimizer.momentum=0",
+        "optimizer.nesterov=false", "optimizer.weight_decay=0", "schedule=constant", "trainer.max_norm=null",
+        "evaluation.sets=[]", "trainer.precision=fp64",
+    )  # fmt: skip
+    initial: dict[str, torch.Tensor] = {}
+    updates: dict[float, list[dict[str, torch.Tensor]]] = {}
+    for strength in (0.0, 1.0):
+
+        def learner(world: World, strength: float = strength) -> dict[str, torch.Tensor]:
+            folder = tmp_path / f"{strength}"
+            trainer = make_trainer(config, folder, world, {"penalty": WeightPenalty(strength)})
+            if not initial:
+                initial.update({k: v.clone() for k, v in trainer.parts.run.model.state_dict().items()})
+            trainer.parts.run.model.load_state_dict(initial)
+            fit(trainer)
+            return {name: value.clone() for name, value in trainer.parts.run.model.state_dict().items()}
+
+        updates[strength] = run_learners(learners, learner)
+    for without, with_penalty in zip(updates[0.0], updates[1.0], strict=True):
+        for name, start in initial.items():
+            torch.testing.assert_close(with_penalty[name] - without[name], -0.01 * start, rtol=1e-9, atol=1e-12)
+
+
+class Poison(Hook):
+    """Makes the loss of one learner non-finite in some of its steps."""
+
+    stage: ClassVar[Any] = "normalised"
+
+    def __init__(self, victims: set[str]) -> None:
+        self.victims = victims
+
+    def on_batch(self, raw: RawBatch) -> None:
+        for position, utterance in enumerate(raw.utterance_ids):
+            if utterance in self.victims:
+                raw.signals[position] = torch.full_like(raw.signals[position], math.nan)
+
+
+def poisoned(small_config: Config, *overrides: str) -> tuple[DictConfig, set[str]]:
+    return small_config(*STEPS[1:], "loader.cache=false", *overrides), {"train-0"}
+
+
+@pytest.mark.parametrize("backend", ["allreduce", "dpsgd"])
+def test_a_bad_step_is_dumped_and_skipped_by_those_who_must(
+    small_config: Config,
+    make_trainer: Make,
+    run_learners: Callable[..., list[list[tuple[int, bool]]]],
+    tmp_path: Path,
+    backend: str,
+) -> None:
+    """All learners in a synchronous scheme, in gossip the one that met it."""
+    config, victims = poisoned(small_config, f"backend={backend}", "trainer.max_steps=5", "evaluation.sets=[]")
+
+    class Watch(Hook):
+        def __init__(self) -> None:
+            self.finite: list[bool] = []
+
+        def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
+            self.finite.append(report.finite)
+
+    def learner(world: World) -> list[bool]:
+        watch = Watch()
+        trainer = make_trainer(config, tmp_path, world, {"poison": Poison(victims), "watch": watch})
+        fit(trainer)
+        assert all(bool(p.isfinite().all()) for p in trainer.parts.run.model.parameters())
+        return watch.finite
+
+    finite = run_learners(2, learner)  # one epoch is 5 steps: each learner's utterances come once
+    bad = [finite[0].count(False), finite[1].count(False)]
+    assert bad == [1, 1] if backend == "allreduce" else sorted(bad) == [0, 1]
+    dumps = sorted((tmp_path / "bad_batches").glob("*.json"))
+    assert len(dumps) == sum(bad)
+    records = [json.loads(path.read_text()) for path in dumps]
+    blamed = [record for record in records if not record["own_loss_finite"]]
+    assert len(blamed) == 1
+    assert any("train-0" in unit["utterance_ids"] for unit in blamed[0]["units"])
+    tensors = load_file(dumps[0].with_suffix(".safetensors"))
+    assert {"0.features", "0.targets", "1.features"} <= tensors.keys()
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+) -> None:
+    config, _ = poisoned(small_config, "backend=single", "trainer.max_bad_steps=3")
+    hook = Recording()
+    everything = {f"train-{index}" for index in range(40)}
+    trainer = make_trainer(config, tmp_path, alone, {"poison": Poison(everything), "recording": hook})
+    with pytest.raises(TrainingDivergedError, match=r"3 steps in a row.*trainer\.max_bad_steps=3.*bad_batches"):
+        fit(trainer)
+    assert hook.calls[-2:] == ["on_error TrainingDivergedError", "close"]
+    assert len(list((tmp_path / "bad_batches").glob("*.json"))) == 3
+
+
+def test_a_unit_emptied_while_loading_is_counted_and_harmless(
+    small_config: Config, make_trainer: Make, tmp_path: Path, tiny_corpus: Path, alone: World
+) -> None:
+    manifest = tmp_path / "train.jsonl"
+    lines = (tiny_corpus / "train.jsonl").read_text().replace('"train-', f'"{tiny_corpus}/train-').splitlines()
+    samples = bytearray((tiny_corpus / "train-3.wav").read_bytes())
+    manifest.write_text("\n".join(lines))
+    torn = tmp_path / "torn.wav"
+    torn.write_bytes(samples)
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        record["id"] = Path(record["id"]).name
+        if record["id"] == "train-3":
+            record["audio_filepath"] = str(torn)
+    manifest.write_text("\n".join(map(json.dumps, records)))
+    config = small_config(
+        *STEPS, "data.on_bad=skip", f"data.train={manifest}", "batch.unit_utterances=1", "trainer.max_steps=10"
+    )
+    trainer = make_trainer(config, tmp_path / "run", alone)
+    # Gone between the screening and its turn: what a header cannot foretell.
+    torn.write_bytes(b"")
+    fit(trainer)
+    rows = read_rows(tmp_path / "run" / "metrics" / "0.jsonl")
+    assert rows[-2]["data/skipped"] == 1.0
+    assert rows[-2]["samples"] == 40
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars", "lamb"])
+@pytest.mark.parametrize("schedule", ["onecycle", "noam", "warmup_anneal"])
+def test_every_optimizer_and_schedule_resumes_bitwise(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World, optimizer: str, schedule: str
+) -> None:
+    overrides = (*STEPS[:2], f"optimizer={optimizer}", f"schedule={schedule}", "trainer.checkpoint_every=2")
+    config = small_config(*overrides, "evaluation.sets=[]", "hooks=[spec_augment]")
+    fit(make_trainer(config, tmp_path / "whole", alone))
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_trainer(config, tmp_path / "broken", alone, {"stop": StopAfter(3)}))
+    fit(make_trainer(config, tmp_path / "broken", alone, {"stop": StopAfter(99)}), resume=True)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_bf16_is_close_to_fp32(small_config: Config, make_trainer: Make, tmp_path: Path, alone: World) -> None:
+    curves = {}
+    for precision in ("fp32", "bf16"):
+        config = small_config(*STEPS, f"trainer.precision={precision}", "evaluation.sets=[]")
+        fit(make_trainer(config, tmp_path / precision, alone))
+        curves[precision] = losses(tmp_path / precision)
+    assert curves["bf16"] != curves["fp32"]
+    assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.02)
+
+
+def test_init_from_takes_the_weights_of_another_run(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+) -> None:
+    fit(make_trainer(small_config(*STEPS), tmp_path / "first", alone))
+    second = make_trainer(small_config(*STEPS, f"init_from={tmp_path / 'first'}"), tmp_path / "second", alone)
+    checkpoint, _ = make_trainer(small_config(*STEPS), tmp_path / "first", alone).parts.checkpoints.newest()
+    assert checkpoint is not None
+    weights: Mapping[str, torch.Tensor] = checkpoint.model_state()
+    for name, value in second.parts.run.model.state_dict().items():
+        assert torch.equal(value, weights[name])
