@@ -12,7 +12,8 @@ from asr.models.transducer import Transducer
 from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
 from asr.training.precision import choose_matmul, flush_denormals
 from distributed.launch import World
-from scripts.build import Speech, build_hooks, build_model, build_speech, readable
+from scripts.assembly import hooked_model
+from scripts.build import Speech, build_hooks, build_speech, readable
 from scripts.configuration import load_run_config
 from scripts.startup import UsageError
 
@@ -47,9 +48,7 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
     choose_matmul(config.launch.matmul)
     with readable():
         speech = build_speech(config, folder, alone())
-        model = build_model(config, speech)
-        for hook in build_hooks(config).values():
-            model = hook.on_model(model)  # type: ignore[assignment]
+        model = hooked_model(config, speech, build_hooks(config), init_from=None)
     chosen = choose_checkpoints(folder / "checkpoints", checkpoint)
     model.load_state_dict(mean_state([each.model_state() for each in chosen]))
     return Trained(folder, config, speech, model.eval(), "+".join(each.folder.name for each in chosen))

@@ -26,6 +26,12 @@ WORDS = ("no", "yes", "stop", "go")
 SECONDS = 20  # before a learner that waits gives up
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Several compute threads beside any other load are many times slower than one."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Run ``function(world)`` on ``size`` learners, each a thread with a gloo group over an in-memory store.

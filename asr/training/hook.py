@@ -119,11 +119,11 @@ class Hook:
     stage: ClassVar[Stage | None] = None
     """Where ``on_batch`` runs; None for hooks that do not touch batches."""
 
-    def on_model(self, model: nn.Module) -> nn.Module:
+    def on_model(self, model: "Transducer") -> "Transducer":
         """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
         return model
 
-    def on_parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+    def on_parameter_groups(self, model: "Transducer") -> list[ParameterGroup]:
         """Runs once, before the optimizer is built."""
         return []
 

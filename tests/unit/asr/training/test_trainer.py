@@ -318,8 +318,10 @@ def test_a_unit_emptied_while_loading_is_counted_and_harmless(
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars", "lamb"])
-@pytest.mark.parametrize("schedule", ["onecycle", "noam", "warmup_anneal"])
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [("sgd", "constant"), ("adamw", "onecycle"), ("lars", "warmup_anneal"), ("lamb", "noam")],
+)
 def test_every_optimizer_and_schedule_resumes_bitwise(
     small_config: Config, make_trainer: Make, tmp_path: Path, alone: World, optimizer: str, schedule: str
 ) -> None:
@@ -335,7 +337,10 @@ def test_every_optimizer_and_schedule_resumes_bitwise(
 def test_bf16_is_close_to_fp32(small_config: Config, make_trainer: Make, tmp_path: Path, alone: World) -> None:
     curves = {}
     for precision in ("fp32", "bf16"):
-        config = small_config(*STEPS, f"trainer.precision={precision}", "evaluation.sets=[]")
+        config = small_config(
+            *STEPS, f"trainer.precision={precision}", "evaluation.sets=[]", "model=conformer_tiny",
+            "model.encoder.layers=1", "model.encoder.dimension=32",
+        )  # fmt: skip
         fit(make_trainer(config, tmp_path / precision, alone))
         curves[precision] = losses(tmp_path / precision)
     assert curves["bf16"] != curves["fp32"]

@@ -1,0 +1,139 @@
+"""Puts a trainer together from a configuration, in the order that asr/training/hook.py gives."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig
+from torch.optim import Optimizer
+
+from asr.data.plan import BatchPlan
+from asr.models.transducer import Transducer
+from asr.training.checkpoint import CheckpointFolder, best_checkpoint, list_checkpoints
+from asr.training.console import console_logger
+from asr.training.evaluation import Evaluator
+from asr.training.hook import Hook, Run
+from asr.training.loggers import Logger
+from asr.training.metrics import MetricsWriter
+from asr.training.parameter_groups import parameter_groups
+from asr.training.recorder import Recorder
+from asr.training.schedule import Horizon, LearningRate
+from asr.training.trainer import Parts, Trainer, TrainerOptions, total_samples
+from distributed.backend import Backend
+from distributed.launch import World
+from scripts.build import (
+    Speech,
+    build,
+    build_backend,
+    build_model,
+    build_plan,
+    build_speech,
+    count_parameters,
+    evaluation_set,
+    plain,
+)
+from scripts.startup import UsageError
+
+log = logging.getLogger(__name__)
+
+
+def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str, Hook]) -> Trainer:
+    """Every part of a run, ready to fit."""
+    backend = build_backend(config, world)
+    options: TrainerOptions = build(config.trainer)
+    speech = build_speech(config, folder, world)
+    model = hooked_model(config, speech, hooks, config.init_from)
+    split = speech.split("train")
+    plan = build_plan(config, split, model.encoder.subsampling)
+    plan.check_learners(world.size)
+    module = backend.wrap(model.to(world.device))
+    optimizer = _optimizer(config, model, hooks)
+    backend.attach(optimizer)
+    horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
+    seconds = sum(utterance.duration for utterance in split.utterances)
+    log.info("%s", _headline(world, plan, seconds, model, options, folder))
+    return Trainer(
+        Parts(
+            run=Run(model, backend, folder, config.seed),
+            world=world,
+            module=module,
+            optimizer=optimizer,
+            learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
+            hooks=hooks,
+            plan=plan,
+            dataset=speech.dataset(split, list(hooks.items()), config.seed, config.loader.cache),
+            evaluator=_evaluator(config, speech, world),
+            checkpoints=_checkpoints(config, folder, world, backend),
+            recorder=Recorder(
+                MetricsWriter(folder, world.rank),
+                _sinks(config, folder, world, horizon),
+                model.encoder.subsampling,
+                plan.utterances,
+            ),
+            loader=build(config.loader),
+        ),
+        options,
+    )
+
+
+def hooked_model(
+    config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], init_from: str | None
+) -> Transducer:
+    """The model with its initial weights, or those of the run ``init_from``, after hooks have replaced modules."""
+    model = build_model(config, speech)
+    if init_from is not None:
+        _load_weights(model, Path(init_from))
+    for hook in hooks.values():
+        model = hook.on_model(model)
+    return model
+
+
+def _load_weights(model: Transducer, run: Path) -> None:
+    checkpoints, _ = list_checkpoints(run / "checkpoints")
+    best = best_checkpoint(checkpoints)
+    if best is None:
+        raise UsageError(f"init_from={run}: no checkpoint there; give the folder of a trained run")
+    model.load_state_dict(best.model_state())
+    log.info("weights of %s", best.folder)
+
+
+def _optimizer(config: DictConfig, model: Transducer, hooks: Mapping[str, Hook]) -> Optimizer:
+    claimed = [group for hook in hooks.values() for group in hook.on_parameter_groups(model)]
+    groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
+    optimizer: Optimizer = build(config.optimizer, groups=groups)
+    return optimizer
+
+
+def _evaluator(config: DictConfig, speech: Speech, world: World) -> Evaluator:
+    return Evaluator(
+        sets=[evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets],
+        decode=build(config.decode),
+        tokenizer=speech.tokenizer,
+        world=world,
+        loader=build(config.loader),
+        precision=config.trainer.precision,
+    )
+
+
+def _checkpoints(config: DictConfig, folder: Path, world: World, backend: Backend) -> CheckpointFolder:
+    return CheckpointFolder(folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__)
+
+
+def _sinks(config: DictConfig, folder: Path, world: World, horizon: Horizon) -> list[Logger]:
+    """Sinks beside the metrics files; the first learner alone has any."""
+    if world.rank != 0:
+        return []
+    nodes = (config.get("logger") or {}).values()
+    configured = [build(node, folder=folder, settings=plain(config)) for node in nodes]
+    return [*configured, console_logger(horizon.total_samples)]
+
+
+def _headline(
+    world: World, plan: BatchPlan, seconds: float, model: Transducer, options: TrainerOptions, folder: Path
+) -> str:
+    learners = "1 learner" if world.size == 1 else f"{world.size} learners"
+    return (
+        f"{learners}, {plan.utterances} utterances ({seconds / 3600:.2f} h), "
+        f"{count_parameters(model) / 1e6:.2f} million parameters, "
+        f"{plan.nominal_batch:.4g} utterances per global batch, at most {options.epochs} epochs, in {folder}"
+    )

@@ -1,0 +1,139 @@
+"""Rules of the house that no linter knows: which way imports run, where packages lie, what YAML may name."""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from scripts.configuration import CONF, compose, options
+from scripts.startup import PACKAGES, REPOSITORY, UsageError, check_packages
+from scripts.validation import HYDRA_KEYS, find_target
+
+ORDER = ("distributed", "asr", "compression", "scripts")  # each may import itself and those before it
+SOURCES = [path for package in ORDER for path in sorted((REPOSITORY / package).rglob("*.py"))]
+YAMLS = sorted(CONF.rglob("*.yaml"))
+
+
+def imported_packages(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_imports_run_one_way(path: Path) -> None:
+    package = path.relative_to(REPOSITORY).parts[0]
+    allowed = ORDER[: ORDER.index(package) + 1]
+    assert imported_packages(path) & set(ORDER) <= set(allowed)
+
+
+def test_distributed_needs_torch_alone() -> None:
+    standard = __import__("sys").stdlib_module_names
+    for path in (REPOSITORY / "distributed").rglob("*.py"):
+        assert imported_packages(path) - standard <= {"torch", "distributed"}, path
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packages_resolve_inside_the_repository(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__file__ is not None
+    assert Path(module.__file__).resolve() == REPOSITORY / name / "__init__.py"
+
+
+def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "distributed").mkdir()
+    (tmp_path / "distributed" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "distributed")
+    with pytest.raises(UsageError, match=r"'distributed' resolves to .* another distribution has the same import name"):
+        check_packages()
+
+
+def test_package_init_files_hold_a_docstring_alone() -> None:
+    for path in REPOSITORY.glob("*/**/__init__.py"):
+        if path.relative_to(REPOSITORY).parts[0] in ORDER:
+            body = ast.parse(path.read_text()).body
+            assert len(body) == 1, path
+            assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_package_is_declared() -> None:
+    import tomllib
+
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(path.parent.relative_to(REPOSITORY).parts)
+        for package in PACKAGES
+        for path in (REPOSITORY / package).rglob("__init__.py")
+    }
+    assert set(declared) == found
+
+
+def test_environment_variables_are_read_in_one_place() -> None:
+    readers = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in SOURCES
+        if re.search(r"os\.(environ|getenv)", path.read_text())
+    }
+    assert readers == {"distributed/launch.py"}
+
+
+def nodes_with_targets(node: Any, path: str) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    if isinstance(node, dict):
+        if "_target_" in node:
+            found.append((path, node))
+        for key, child in node.items():
+            found += nodes_with_targets(child, f"{path}.{key}")
+    return found
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_key_of_a_yaml_has_a_comment(path: Path) -> None:
+    for line in path.read_text().splitlines():
+        match = re.match(r"\s*([a-z_0-9]+):\s*(\S.*)?$", line)
+        if match is None or match[2] is None or match[1].startswith("_"):
+            continue
+        group = path.parent.name == "experiment"
+        assert "#" in match[2] or group, f"{path.name}: {line.strip()} says neither unit nor effect"
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONF)))
+def test_defaults_have_one_home(path: Path) -> None:
+    """What YAML gives has no default in the code, and what a constructor needs from YAML is there."""
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    for where, node in nodes_with_targets(content, path.stem):
+        parameters = inspect.signature(find_target(node["_target_"], where)).parameters
+        for key in node.keys() - {*HYDRA_KEYS, "defaults"}:
+            assert parameters[key].default is inspect.Parameter.empty, f"{where}.{key} has a default in the code too"
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("joiner", ["add", "multiply"])
+def test_every_model_builds(model: str, joiner: str) -> None:
+    from scripts.build import build, count_parameters
+
+    config = compose("train", [f"model={model}", f"model.joiner.combine={joiner}"])
+    assert count_parameters(build(config.model, vocabulary_size=29, feature_dimension=80)) > 1e5
+
+
+@pytest.mark.parametrize("group", ["hooks", "data", "tokenizer", "decode"])
+def test_every_option_builds(group: str) -> None:
+    from scripts.build import build
+
+    for option in options(group):
+        chosen = f"{group}=[{option}]" if group == "hooks" else f"{group}={option}"
+        needed = ["data.train=train.jsonl"] if option == "manifests" else []
+        config = compose("train", [chosen, *needed])
+        nodes = [config.hooks[option]] if group == "hooks" else [config[group]]
+        assert all(build(node) is not None for node in nodes)
