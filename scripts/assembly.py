@@ -45,7 +45,6 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     model = hooked_model(config, speech, hooks, config.init_from)
     split = speech.split("train")
     plan = build_plan(config, split, model.encoder.subsampling)
-    plan.check_learners(world.size)
     module = backend.wrap(model.to(world.device))
     optimizer = _optimizer(config, model, hooks)
     backend.attach(optimizer)
@@ -76,9 +75,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     )
 
 
-def hooked_model(
-    config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], init_from: str | None
-) -> Transducer:
+def hooked_model(config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], init_from: str | None) -> Transducer:
     """The model with its initial weights, or those of the run ``init_from``, after hooks have replaced modules."""
     model = build_model(config, speech)
     if init_from is not None:

@@ -5,15 +5,12 @@ library has a `compression`. Whoever wins on sys.path would fail much later with
 """
 
 import importlib.util
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("asr", "distributed", "scripts")
-
-log = logging.getLogger(__name__)
 
 
 class UsageError(ValueError):
@@ -40,13 +37,26 @@ def run_main(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last checkpoint")
     except Exception as error:
-        if not is_for_people(error):
+        line = line_for_people(error)
+        if line is None:
             raise
-        log.debug("where it came from", exc_info=error)
-        print(f"error: {error}", file=sys.stderr)
+        print(line, file=sys.stderr, end="")
         sys.exit(2)
 
 
-def is_for_people(error: Exception) -> bool:
-    """Whether an error is one of our own kinds, whose message says what is wrong and what to do about it."""
-    return type(error).__module__.split(".")[0] in PACKAGES
+def line_for_people(error: Exception) -> str | None:
+    """What to print about an error that its user can mend; None for the others, which are ours to mend.
+
+    Empty for learners beside the first one of a host, where all of them meet the same mistake in the configuration.
+    """
+    from distributed.launch import place  # not before check_packages
+
+    here = place()
+    if isinstance(error, UsageError):
+        return f"error: {error}\n" if here.local_rank == 0 else ""
+    who = f"error on learner {here.rank}" if here.size > 1 else "error"
+    if isinstance(error, OSError):
+        return f"{who}: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n"
+    if type(error).__module__.split(".")[0] in PACKAGES:
+        return f"{who}: {error}\n"
+    return None

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asr.data.plan import check_learners
 from asr.training.checkpoint import best_checkpoint, list_checkpoints
 from asr.training.loggers import setup_logging
 from asr.training.metrics import cut_former_learners, merge
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> None:
     _check_folder(folder, config)
     flush_denormals()
     with readable():
+        check_learners(config.batch.units, place.size)
         options = config.launch
         world = launch.start(
             place, timeout_seconds=options.timeout_seconds, device=options.device, threads=options.threads

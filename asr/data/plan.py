@@ -94,6 +94,16 @@ class UnitStatistics:
         return 1.0 - self.frames / self.padded_frames
 
 
+def check_learners(units: int, learners: int) -> None:
+    """Raise ValueError unless so many learners can share a global batch of so many units."""
+    if units % learners:
+        allowed = ", ".join(str(n) for n in range(1, units + 1) if units % n == 0)
+        raise ValueError(
+            f"{learners} learners cannot share a global batch of batch.units={units} units: "
+            f"start {allowed} learners, or set batch.units to a multiple of {learners}"
+        )
+
+
 class BatchPlan:
     """The plan of a run. ``frames`` and the like describe the usable utterances, in the dataset's order."""
 
@@ -150,15 +160,6 @@ class BatchPlan:
         order = np.argsort(lengths, kind="stable").tolist()
         columns = (self.frames.tolist(), self.encoder_frames.tolist(), self.planned_targets.tolist())
         return split_to_multiple(chunk(order, *columns, self.budgets), self.units)
-
-    def check_learners(self, world_size: int) -> None:
-        """Raise ValueError unless so many learners can share a global batch."""
-        if self.units % world_size:
-            allowed = ", ".join(str(n) for n in range(1, self.units + 1) if self.units % n == 0)
-            raise ValueError(
-                f"{world_size} learners cannot share a global batch of batch.units={self.units} units: "
-                f"start {allowed} learners, or set batch.units to a multiple of {world_size}"
-            )
 
     def learner_units(self, global_batch: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
         """The units that learner ``rank`` of ``world_size`` processes, one after the other."""

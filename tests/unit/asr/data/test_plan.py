@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from asr.data.batch import Unit
-from asr.data.plan import BatchPlan, Budgets, chunk, split_to_multiple
+from asr.data.plan import BatchPlan, Budgets, check_learners, chunk, split_to_multiple
 
 
 def make(frames: list[int], targets: list[int] | None = None, **changes: Any) -> BatchPlan:
@@ -150,10 +150,9 @@ def test_split_keeps_the_order_and_divides_the_largest() -> None:
 
 
 def test_the_number_of_learners_divides_the_units() -> None:
-    plan = make(lengths(100), units=12)
-    plan.check_learners(6)
+    check_learners(12, 6)
     with pytest.raises(ValueError, match=r"5 learners .*batch\.units=12.* start 1, 2, 3, 4, 6, 12 learners"):
-        plan.check_learners(5)
+        check_learners(12, 5)
 
 
 @pytest.mark.parametrize(

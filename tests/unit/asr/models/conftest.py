@@ -1,18 +1,17 @@
 """Models of the configurations, made smaller where a test asks for it, and batches of random speech."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from asr.data.batch import Batch
 from asr.models.transducer import Transducer
+from scripts.build import build as build_part
+from scripts.configuration import compose
 
-CONF = Path(__file__).parents[4] / "conf" / "model"
 SMALL = {
     "conformer_tiny": {"encoder.layers": 2, "encoder.dimension": 24, "encoder.subsampling_channels": 4},
     "lstm_tiny": {"encoder.hidden": 12},
@@ -26,14 +25,14 @@ def build() -> Callable[..., Transducer]:
     def make(
         name: str, small: bool = False, vocabulary_size: int = 29, feature_dimension: int = 80, **changes: Any
     ) -> Transducer:
-        config = OmegaConf.load(CONF / f"{name}.yaml")
+        config = compose("train", [f"model={name}"]).model
         if small:
             changes = {"predictor.dimension": 16, "joiner.dimension": 16, **SMALL[name], **changes}
         for key, value in changes.items():
             assert OmegaConf.select(config, key) is not None, key
             OmegaConf.update(config, key, value)
         torch.manual_seed(0)
-        model: Transducer = instantiate(config, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
+        model: Transducer = build_part(config, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
         return model
 
     return make

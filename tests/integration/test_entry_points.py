@@ -1,0 +1,133 @@
+"""What a user types, and what they get: one run from training to a page, and refusals that cost nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+RUN = ("name=run", "trainer.max_steps=6", "logger=[tensorboard]")
+KEYS = {
+    "train/loss", "train/lr", "train/grad_norm", "train/clipped", "train/bad_steps", "time/step", "time/data_wait",
+    "time/compute", "time/comm_exposed", "throughput/audio_seconds_per_second", "data/padding_fraction",
+    "data/lattice_cells", "data/skipped", "comm/bytes_sent", "comm/bytes_received", "comm/rounds",
+    "comm/rounds_per_step",
+}  # fmt: skip
+
+
+def test_from_training_to_a_page(launcher: Any, tiny_corpus: Path) -> None:
+    output = launcher.train(2, *RUN)
+    assert "2 learners, 40 utterances" in output
+    run = launcher.folder / "exp" / "run"
+    check_run_folder(run)
+    check_scripts(launcher, run, tiny_corpus)
+
+    again = launcher.train(2, *RUN)
+    assert "resuming from checkpoint step-00000006" in again, "a finished run has nothing to do, and says where it is"
+    assert launcher.rows("run", 0)[-1]["samples"] == 48
+
+
+def check_run_folder(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} >= {
+        "config.yaml", "metrics.jsonl", "metrics", "summary.json", "checkpoints", "logs", "tensorboard", "tokenizer",
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["learner"] for row in rows} == {0, 1}
+    training = [row for row in rows if "train/loss" in row]
+    assert all(row.keys() >= KEYS | {"step", "global_step", "samples", "epoch", "wall_seconds"} for row in training)
+    assert any("eval/dev/wer" in row and "eval/dev/loss" in row for row in rows)
+    checkpoint = sorted((run / "checkpoints").iterdir())[-1]
+    assert checkpoint.name == "step-00000006"
+    assert {path.name for path in checkpoint.iterdir()} == {
+        "learner-0.pt", "learner-1.pt", "model.safetensors", "manifest.json",
+    }  # fmt: skip
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["learners"] == 2
+    assert summary["environment"]["versions"]["torch"]
+    assert (run / "logs" / "rank-1.log").is_file()
+
+
+def check_scripts(launcher: Any, run: Path, corpus: Path) -> None:
+    evaluated = launcher.script("evaluate", "run=exp/run", f"sets=[dev,{corpus / 'dev.jsonl'}]")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "[dev] %WER" in evaluated.stdout
+    figures = json.loads((run / "eval" / "dev" / "wer-greedy.json").read_text())
+    assert figures.keys() >= {
+        "wer", "cer", "insertions", "deletions", "substitutions", "reference_words", "utterances",
+    }  # fmt: skip
+    for name in ("recogs", "errs", "wer"):
+        assert (run / "eval" / "dev" / f"{name}-greedy.txt").is_file()
+
+    soundfile.write(launcher.folder / "stereo.flac", 0.1 * np.random.default_rng(0).standard_normal((22050, 2)), 22050)
+    transcribed = launcher.script("transcribe", "run=exp/run", str(corpus / "dev-0.wav"), "stereo.flac")
+    assert transcribed.returncode == 0, transcribed.stderr
+    assert [line.split("\t")[0] for line in transcribed.stdout.splitlines()] == [
+        str(corpus / "dev-0.wav"),
+        "stereo.flac",
+    ]
+    assert "resampling from 22050 to 8000 Hz" in transcribed.stderr
+
+    reported = launcher.script("report", "exp/run")
+    assert reported.returncode == 0, reported.stderr
+    page = (run / "report.html").read_text()
+    assert "<svg" in page
+    assert "dev-" in page, "lattices of some utterances"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("train", ["bakend=dpsgd"], "error: unknown key 'bakend'; did you mean 'backend'?"),
+        ("train", ["optimizer.lr=-1"], "error: optimizer.lr=-1: must be a number above 0"),
+        ("evaluate", [], "error: run must be set: add run=... to the command"),
+        ("evaluate", ["run=exp/nothing"], "error: run=exp/nothing: no config.yaml there"),
+        ("transcribe", ["run=exp/nothing"], "error: no audio files given"),
+        ("report", [], "error: no run given"),
+        ("train", ["data=fsdd_digits", "data.root=nowhere"], "data.root"),
+        ("train", ["exp_dir=a-file/below"], "error: Not a directory: a-file/below"),
+    ],
+)
+def test_refusals_are_one_line_and_touch_nothing(
+    launcher: Any, script: str, arguments: list[str], expected: str
+) -> None:
+    (launcher.folder / "a-file").write_text("")
+    done = launcher.script(script, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_number_of_learners_is_refused_once_before_anything_starts(launcher: Any) -> None:
+    output = launcher.train(3, expect=1)
+    line = "error: 3 learners cannot share a global batch of batch.units=4 units: start 1, 2, 4 learners"
+    assert output.count(line) == 1
+    assert not (launcher.folder / "exp").exists()
+
+
+def test_a_run_folder_belongs_to_one_configuration(launcher: Any) -> None:
+    launcher.train(1, *RUN, "backend=single")
+    output = launcher.train(1, *RUN, "backend=single", "optimizer.lr=0.1", "seed=5", expect=1)
+    assert "holds a run with another configuration; it differs in optimizer.lr, seed" in output
+    output = launcher.train(1, *RUN, "backend=single", "resume=false", expect=1)
+    assert "resume=false would overwrite it" in output
+
+
+def test_bad_audio_met_while_training_stops_the_run_and_names_the_file(launcher: Any, tiny_corpus: Path) -> None:
+    lines = (tiny_corpus / "train.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    bad = launcher.folder / "nan.wav"
+    seconds = records[5]["duration"]
+    soundfile.write(bad, np.full(round(seconds * 8000), np.nan, dtype=np.float32), 8000, subtype="FLOAT")
+    for record in records:
+        record["audio_filepath"] = str(tiny_corpus / record["audio_filepath"])
+    records[5]["audio_filepath"] = str(bad)
+    manifest = launcher.folder / "train.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, records)))
+    output = launcher.train(1, *RUN, "backend=single", f"data.train={manifest}", expect=1)
+    assert f"{bad}: sample 0 is nan, not a number to train on; write the file anew" in output
+    output = launcher.train(1, "name=skipping", "backend=single", f"data.train={manifest}", "data.on_bad=skip")
+    rows = launcher.rows("skipping", 0)
+    assert max(row.get("data/skipped", 0) for row in rows) == 16, "once in each of 16 epochs"
