@@ -50,7 +50,7 @@ LOSS_OVER_TIME = Curve(
 )
 CURVES = (
     LOSS,
-    Curve("train/lr", "Learning rate", "over samples"),
+    Curve("train/lr", "Learning rate", "over samples", from_zero=True),
     Curve("train/grad_norm", "Gradient norm", "before clipping, over samples", smoothed=True),
 )
 THROUGHPUT = Curve(

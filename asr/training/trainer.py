@@ -204,16 +204,12 @@ class Trainer:
         return terms
 
     def _rehearse(self) -> None:
-        """Forward, backward, forward on the first unit, leaving no trace but what the backend made of it."""
+        """Forward and backward on the first unit, of which only gradients remain: the backend drops them."""
         parts = self.parts
         states = {name: copy.deepcopy(hook.state_dict()) for name, hook in parts.hooks.items()}
         buffers = {name: buffer.clone() for name, buffer in parts.run.model.named_buffers()}
-        generator = torch.get_rng_state()
         batch = parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]]
         self._forward(batch, last=True).objective(divisor=1.0).backward()
-        self._forward(batch, last=True)
-        self.backend.zero_grad()
-        torch.set_rng_state(generator)
         for name, buffer in parts.run.model.named_buffers():
             buffer.copy_(buffers[name])
         for name, hook in parts.hooks.items():
