@@ -70,6 +70,9 @@ def test_refuses_texts_without_a_counterpart(lonely: str, side: int) -> None:
 
 def test_interval_of_equal_utterances_is_a_point() -> None:
     assert bootstrap_interval([1] * 5, [4] * 5, replications=50, seed=0) == (0.25, 0.25)
+    low, high = bootstrap_interval([0] * 5, [100] * 5, replications=50, seed=0)
+    assert low == 0.0
+    assert (1 - high) ** 500 == pytest.approx(0.025), "no error among 500 words does not mean that there are none"
 
 
 def test_interval_covers_as_often_as_it_says() -> None:
