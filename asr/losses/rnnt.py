@@ -39,7 +39,8 @@ def transducer_loss(
 
     ``encoder_BTJ`` and ``predictor_BSJ`` are the joiner's projections; what lies behind an utterance's lengths is not
     read. Matrix products run in the dtype of ``encoder_BTJ``, or of autocast where it is on. ``tile_cells`` bounds how
-    many cells' logits exist at a time. Non-finite inputs give a non-finite loss; unusable lengths or labels ValueError.
+    many cells' logits exist at a time. An utterance of non-finite inputs has a non-finite loss, and a non-finite loss
+    non-finite gradients; unusable lengths or labels raise ValueError.
     """
     tensors = (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V)
     shape = checked_shape(tensors, targets_BU, encoder_lengths_B, target_lengths_B, blank)
@@ -77,18 +78,20 @@ class _TransducerLoss(torch.autograd.Function):
         tensors = (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V)
         arcs = score_arcs(tensors, problem)
         alpha_DBS = forward_variables(arcs)
-        loss_B = -log_likelihood(alpha_DBS, problem.shape)
+        # tanh would hide an infinite state: let it show, so that whoever guards against bad steps sees it
+        loss_B = -log_likelihood(alpha_DBS, problem.shape) + _poison(tensors, problem.shape)
+        loss_B = loss_B.to(problem.softmax_dtype)
         if problem.differentiable and any(ctx.needs_input_grad):
             ctx.problem = problem
-            ctx.save_for_backward(*tensors, *arc_posteriors(arcs, alpha_DBS, problem.softmax_dtype))
-        # tanh would hide an infinite state: let it show, so that whoever guards against bad steps sees it
-        return (loss_B + _poison(tensors, problem.shape)).to(problem.softmax_dtype)
+            ctx.save_for_backward(*tensors, *arc_posteriors(arcs, alpha_DBS, problem.softmax_dtype), 0.0 * loss_B)
+        return loss_B
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale_B: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, blank_N, label_N = ctx.saved_tensors
+        *tensors, blank_N, label_N, poison_B = ctx.saved_tensors
         cells_B = torch.tensor(ctx.problem.shape.cells, device=scale_B.device)
+        scale_B = scale_B + poison_B  # tanh is flat at infinity: the gradients would be finite where the loss is not
         scale_N = scale_B.repeat_interleave(cells_B, output_size=len(blank_N))
         gradients = _gradients(tuple(tensors), ctx.problem, scale_N * blank_N, scale_N * label_N)
         return *gradients, None

@@ -1,6 +1,6 @@
 """Laws of the transducer loss: what must not change it, what it refuses, what it needs in memory."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,10 +22,12 @@ def make_inputs(batch: int = 4, frames: int = 9, labels: int = 5, width: int = 8
     }
 
 
-def loss_and_gradients(inputs: dict[str, Any], tile_cells: int = 16) -> tuple[Tensor, list[Tensor]]:
+def loss_and_gradients(
+    inputs: dict[str, Any], tile_cells: int = 16, combine: Literal["add", "multiply"] = "add"
+) -> tuple[Tensor, list[Tensor]]:
     names = ("encoder_BTJ", "predictor_BSJ", "weight_VJ", "bias_V")
     leaves = {name: inputs[name].clone().requires_grad_() for name in names}
-    loss_B = transducer_loss(**{**inputs, **leaves}, combine="add", tile_cells=tile_cells)
+    loss_B = transducer_loss(**{**inputs, **leaves}, combine=combine, tile_cells=tile_cells)
     return loss_B.detach(), list(torch.autograd.grad(loss_B.sum(), leaves.values()))
 
 
@@ -91,20 +93,28 @@ def test_backward_can_run_twice() -> None:
 
 @pytest.mark.parametrize("name", ["encoder_BTJ", "predictor_BSJ", "weight_VJ", "bias_V"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_non_finite_inputs_show_in_the_loss(name: str, value: float) -> None:
+@pytest.mark.parametrize("combine", ["add", "multiply"])
+def test_non_finite_inputs_show_in_the_loss_and_in_all_gradients(
+    name: str, value: float, combine: Literal["add", "multiply"]
+) -> None:
+    """In the gradients too, which are what a guard against bad steps looks at: the tanh of infinity is flat."""
     inputs = make_inputs()
     inputs[name].view(-1)[1] = value  # in the first utterance
-    loss_B, _ = loss_and_gradients(inputs)
+    loss_B, gradients = loss_and_gradients(inputs, combine=combine)
     assert not loss_B[0].isfinite()
+    assert not any(gradient.isfinite().all() for gradient in gradients)
     shared = name in ("weight_VJ", "bias_V")
     assert loss_B[1:].isfinite().any() != shared
+    for gradient_BXJ in gradients[:2]:
+        assert gradient_BXJ[1:].isfinite().all() != shared
 
 
-def test_an_impossible_label_costs_infinitely_much() -> None:
+def test_an_impossible_label_costs_infinitely_much_and_has_no_gradient() -> None:
     inputs = make_inputs()
     inputs["bias_V"][inputs["targets_BU"][0, 0]] = -torch.inf
-    loss_B, _ = loss_and_gradients(inputs)
+    loss_B, gradients = loss_and_gradients(inputs)
     assert loss_B[0] == torch.inf
+    assert not any(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize(
