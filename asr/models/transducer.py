@@ -28,7 +28,7 @@ class LossOutput:
 
     total: Tensor  # scalar: SUM over the utterances
     weight: float  # what the sum is divided by: the batch's own weight
-    terms: dict[str, Tensor] = field(default_factory=dict)  # detached parts, each summed and unweighted, for the log
+    terms: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached sums over the utterances, unweighted
     encoder_states: Tensor | None = None  # (B, S, D), with gradient; None for an emptied unit
 
 
@@ -64,6 +64,8 @@ class Transducer(nn.Module):
         if self.ctc_head is not None:
             ctc = ctc_loss(self.ctc_head(states_BSD), lengths_B, batch.targets, batch.target_lengths)
             total, terms["ctc"] = total + self.ctc_weight * ctc, ctc.detach()
+            impossible_B = ctc_impossible(lengths_B, batch.targets, batch.target_lengths)
+            terms["ctc_impossible"] = impossible_B.sum().to(ctc.dtype)
         return LossOutput(total, batch.weight, terms, states_BSD)
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,12 +129,19 @@ def transducer(
 
 
 def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
-    """CTC loss summed over the batch; an utterance with more tokens than states has none, and no gradient."""
+    """CTC loss summed over the batch; an utterance that is ``ctc_impossible`` adds nothing, and has no gradient."""
     with torch.autocast(logits_BSV.device.type, enabled=False):
         log_probs_SBV = at_least_fp32(logits_BSV).log_softmax(-1).transpose(0, 1)
         return functional.ctc_loss(
             log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="sum", zero_infinity=True
         )
+
+
+def ctc_impossible(lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
+    """Which utterances have too few states for CTC, (B,) bool: one per token, and a blank between two equal ones."""
+    positions_U = torch.arange(targets_BU.shape[1], device=targets_BU.device)[1:]
+    repeats_BU = (targets_BU[:, 1:] == targets_BU[:, :-1]) & (positions_U < target_lengths_B[:, None])
+    return target_lengths_B + repeats_BU.sum(1) > lengths_B
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
 
 from asr.data.batch import Batch
 from asr.models.joiner import Joiner
-from asr.models.transducer import Transducer, ctc_loss
+from asr.models.transducer import Transducer, ctc_impossible, ctc_loss
 
 Build = Callable[..., Transducer]
 MakeBatch = Callable[..., Batch]
@@ -151,6 +154,26 @@ def test_ctc_of_an_impossible_utterance_is_dropped_alone() -> None:
     torch.testing.assert_close(total, alone)
     (gradient,) = torch.autograd.grad(total, logits_BSV)
     assert (gradient[0] == 0).all()
+
+
+def test_utterances_that_ctc_cannot_write_are_counted(build: Build, make_batch: MakeBatch) -> None:
+    """One with 2 states and 3 tokens, one with 3 states, 3 tokens and a repeat, which needs a blank in between."""
+    model = build("conformer_tiny", small=True)
+    batch = make_batch([8, 12, 12, 20], [3, 3, 3, 0])
+    batch.targets[1, :3], batch.targets[2, :3] = torch.tensor([4, 4, 5]), torch.tensor([4, 5, 4])
+    batch.targets[3] = 7  # padding, which repeats
+    output = model(batch)
+    assert output.terms["ctc_impossible"].item() == 2
+    assert not output.terms["ctc_impossible"].requires_grad
+
+
+@given(tokens=st.lists(st.integers(1, 3), max_size=6), states=st.integers(1, 12))
+def test_what_ctc_cannot_write_is_what_costs_infinitely_much(tokens: list[int], states: int) -> None:
+    targets_BU, lengths_B = torch.tensor([[*tokens, 1]]), torch.tensor([len(tokens)])
+    log_probs_SBV = torch.zeros(states, 1, 4).log_softmax(-1)
+    loss = functional.ctc_loss(log_probs_SBV, targets_BU, torch.tensor([states]), lengths_B, reduction="sum")
+    impossible_B = ctc_impossible(torch.tensor([states]), targets_BU, lengths_B)
+    assert impossible_B.tolist() == [bool(loss.isinf())]
 
 
 def test_joiner_refuses_an_unknown_combination() -> None:
