@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from asr.models.dropout import Dropout, dropout
+from asr.models.dropout import LEVELS, Dropout, dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -14,6 +14,15 @@ def test_rate_and_mean(probability: float) -> None:
     deviation = (probability * (1 - probability) / count) ** 0.5
     assert abs((y == 0).double().mean().item() - probability) < 4 * deviation
     assert y.unique().tolist() == pytest.approx([0.0, 1 / (1 - probability)], rel=1e-4)
+
+
+@pytest.mark.parametrize("probability", [0.99999, 0.999993, 1 - 1e-12])
+def test_a_probability_just_below_one_drops_nearly_everything(probability: float) -> None:
+    torch.manual_seed(0)
+    y = dropout(torch.ones(400_000), probability, training=True)
+    assert y.isfinite().all()
+    assert 0 < (y != 0).double().mean().item() < 2e-4
+    assert y.max() == LEVELS
 
 
 def test_neighbours_are_independent() -> None:
