@@ -64,15 +64,16 @@ def screen(
     if not utterances:
         raise ValueError("there are no utterances to screen; the manifest is empty")
     headers = _read_headers({utterance.audio_filepath for utterance in utterances})
-    screened, first_file = Screened([], [], [], []), dict[str, Path]()
+    screened, file_of = Screened([], [], [], []), dict[str, Path]()
     for utterance in utterances:
         try:
-            _refuse_duplicate(utterance, first_file)
+            _refuse_duplicate(utterance, file_of)
             frames = _count_frames(utterance, headers[utterance.audio_filepath], features, minimum_frames)
             num_targets = _count_targets(utterance, tokenizer)
         except BadUtterance as bad:
             screened.refused.append(Refusal(bad.utterance_id, bad.file, bad.reason))
             continue
+        file_of[utterance.id] = utterance.audio_filepath
         screened.usable.append(utterance)
         screened.frames.append(frames)
         screened.target_lengths.append(num_targets)
@@ -94,11 +95,11 @@ def _read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
         return dict(zip(files, pool.map(header_or_defect, files), strict=True))
 
 
-def _refuse_duplicate(utterance: Utterance, first_file: dict[str, Path]) -> None:
-    if utterance.id in first_file:
-        reason = f"the id {utterance.id!r} is already that of {first_file[utterance.id]}; give every line its own id"
+def _refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
+    """Refuse the id of an utterance that was found usable; ``file_of`` holds the file of each of those."""
+    if utterance.id in file_of:
+        reason = f"the id {utterance.id!r} is already that of {file_of[utterance.id]}; give every line its own id"
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
-    first_file[utterance.id] = utterance.audio_filepath
 
 
 def _count_frames(utterance: Utterance, header: Header | str, features: LogMel, minimum_frames: int) -> int:

@@ -66,6 +66,16 @@ def test_skip_leaves_out_and_names_every_defect(screening: Screen, make_utteranc
         assert reason in refusal.reason
 
 
+def test_a_refused_line_does_not_claim_its_id(screening: Screen, make_utterance: Make, tmp_path: Path) -> None:
+    missing, twin = Utterance("a", tmp_path / "missing.wav", 1.0, ""), make_utterance("a")
+    again = make_utterance("other", id="a")
+    screened = screening(missing, twin, again)
+    assert screened.usable == [twin]
+    assert [refusal.file for refusal in screened.refused] == [missing.audio_filepath, again.audio_filepath]
+    assert "no such file" in screened.refused[0].reason
+    assert f"is already that of {twin.audio_filepath}" in screened.refused[1].reason
+
+
 def test_stop_names_the_first_defect_the_count_and_the_remedy(
     screening: Screen, make_utterance: Make, tmp_path: Path
 ) -> None:
