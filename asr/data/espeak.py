@@ -9,6 +9,7 @@ espeak-ng: https://github.com/espeak-ng/espeak-ng (GPL-3.0), from the wheel ``es
 """
 
 import ctypes
+import importlib.metadata
 import os
 import tempfile
 import threading
@@ -23,6 +24,11 @@ from torch import Tensor
 from asr.data.corpus import CorpusError
 
 SAMPLE_RATE = 22050  # Hz, fixed by the synthesiser
+
+NOT_INSTALLED = (
+    "the synthetic corpus is made with espeak-ng, which is not installed: "
+    "run make setup, or pip install 'murmuration[synthetic]'"
+)
 
 ACCENTS = {
     "en-us": "gmw/en-US",
@@ -56,6 +62,18 @@ class _Voice(ctypes.Structure):
     )
 
 
+def version() -> str:
+    """The installed espeakng-loader, which brings library and voices: another one may say the same text otherwise.
+
+    Raises:
+        CorpusError: it is not installed.
+    """
+    try:
+        return importlib.metadata.version("espeakng-loader")
+    except importlib.metadata.PackageNotFoundError:
+        raise CorpusError(NOT_INSTALLED) from None
+
+
 @contextmanager
 def open_synthesiser() -> Iterator["Synthesiser"]:
     """A synthesiser, for as long as the context lasts.
@@ -66,10 +84,7 @@ def open_synthesiser() -> Iterator["Synthesiser"]:
     try:
         import espeakng_loader
     except ImportError:
-        raise CorpusError(
-            "the synthetic corpus is made with espeak-ng, which is not installed: "
-            "run make setup, or pip install 'murmuration[synthetic]'"
-        ) from None
+        raise CorpusError(NOT_INSTALLED) from None
     with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
         _link_data(Path(espeakng_loader.get_data_path()), Path(folder))
         yield Synthesiser(library=Path(espeakng_loader.get_library_path()), data=Path(folder))

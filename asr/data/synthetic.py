@@ -148,6 +148,7 @@ class SyntheticCorpus(Corpus):
         return {
             "corpus": "synthetic",
             "format": FORMAT,
+            "espeakng_loader": espeak.version(),
             "sample_rate": self.sample_rate,
             "vocabulary": self.vocabulary,
             "utterances": self.utterances,

@@ -3,6 +3,7 @@
 import builtins
 import ctypes
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import multiprocessing
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from asr.data import synthetic
+from asr.data import espeak, synthetic
 from asr.data.audio import read_audio
 from asr.data.corpus import CorpusError
 from asr.data.espeak import ACCENTS, VARIANTS, Synthesiser, open_synthesiser
@@ -142,6 +143,17 @@ def test_a_missing_synthesiser_is_one_line_with_the_remedy(
     assert "\n" not in str(caught.value)
 
 
+def test_a_synthesiser_of_unknown_version_is_one_line_with_the_remedy(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    with pytest.raises(CorpusError, match=r"make setup, or pip install 'murmuration\[synthetic\]'"):
+        make_corpus().prepare()
+
+
 # Takes: how an utterance is spoken and recorded
 
 
@@ -236,6 +248,15 @@ def test_a_corpus_is_made_once_and_other_settings_are_another_folder(make_corpus
     others = ({"seed": 2}, {"vocabulary": "full"}, {"sample_rate": 8000}, {"pitch": (40, 50)}, {"dev_utterances": 1})
     folders = {make_corpus(**change).prepare()["train"].parent for change in others}
     assert len(folders | {first.parent}) == 1 + len(others)
+
+
+def test_another_synthesiser_makes_another_corpus(make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = make_corpus().prepare()["train"]
+    assert json.loads((here.parent / "corpus.json").read_text())["espeakng_loader"] == espeak.version()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{name} 9.9")
+    there = make_corpus().prepare()["train"]
+    assert here.parent != there.parent
+    assert json.loads((there.parent / "corpus.json").read_text())["espeakng_loader"] == "espeakng-loader 9.9"
 
 
 def test_reading_policy_does_not_make_another_corpus(make_corpus: MakeCorpus) -> None:
