@@ -45,12 +45,13 @@ class RawBatch:
     signals: list[Tensor]
     targets: list[list[int]]
     predictor_inputs: list[list[int]]
+    hook: str = ""  # the name, in the configuration, of the hook that is running; set by the pipeline
     skipped: int = 0  # utterances of the unit that turned out unusable while loading
     metrics: dict[str, float] = field(default_factory=dict)  # what hooks report; averaged over units when logged
 
-    def generator(self, position: int, hook: str) -> torch.Generator:
-        """Random numbers of one hook for one utterance, keyed by (seed, epoch, utterance, hook)."""
-        seed = keyed_seed(self.seed, self.epoch, self.utterance_ids[position], hook)
+    def generator(self, position: int) -> torch.Generator:
+        """Random numbers of the running hook for one utterance, keyed by (seed, epoch, utterance, hook's name)."""
+        seed = keyed_seed(self.seed, self.epoch, self.utterance_ids[position], self.hook)
         return torch.Generator().manual_seed(seed)
 
 

@@ -125,9 +125,9 @@ class UnitDataset(Dataset[Batch]):
         """From the signals before the first random step to normalised features, through the hooks."""
         self._run_hooks("waveform", raw)
         if not self._repeatable_mel:
+            raw.hook = "dither"
             raw.signals[:] = [
-                self.features.mel(waveform, raw.generator(position, "dither"))
-                for position, waveform in enumerate(raw.signals)
+                self.features.mel(waveform, raw.generator(position)) for position, waveform in enumerate(raw.signals)
             ]
         self._run_hooks("mel", raw)
         raw.signals[:] = [self.features.normalise(mel_TF) for mel_TF in raw.signals]
@@ -136,6 +136,7 @@ class UnitDataset(Dataset[Batch]):
 
     def _run_hooks(self, stage: Stage, raw: RawBatch) -> None:
         for name, hook in self.hooks[stage]:
+            raw.hook = name
             hook.on_batch(raw)
             self._check(raw, stage, name)
 

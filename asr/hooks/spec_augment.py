@@ -59,7 +59,7 @@ def _uniform(high: int, generator: torch.Generator) -> int:
 
 
 class SpecAugment(Hook):
-    """Masks every training utterance; what is masked depends on (seed, epoch, utterance) alone."""
+    """Masks every training utterance; what is masked depends on (seed, epoch, utterance, the hook's name) alone."""
 
     stage: ClassVar[Stage | None] = "normalised"
 
@@ -82,7 +82,7 @@ class SpecAugment(Hook):
         for position, features_TF in enumerate(raw.signals):
             raw.signals[position] = mask(
                 features_TF,
-                raw.generator(position, "spec_augment"),
+                raw.generator(position),
                 frequency_masks=self.frequency_masks,
                 frequency_width=self.frequency_width,
                 time_masks=self.time_masks,

@@ -34,7 +34,7 @@ class Noise(Hook):
 
     def on_batch(self, raw):
         for position, signal in enumerate(raw.signals):
-            noise = torch.randn(signal.shape, generator=raw.generator(position, "noise"))
+            noise = torch.randn(signal.shape, generator=raw.generator(position))
             raw.signals[position] = signal + 0.01 * noise
             raw.metrics["noise"] = raw.metrics.get("noise", 0.0) + float(noise.mean())
 """
@@ -254,6 +254,24 @@ def test_dither_is_keyed_and_survives_the_cache(dataset: Build) -> None:
     assert not torch.equal(batches[0].features, batches[1].features)
     assert same(batches[:1], batches[2:])
     assert same([cached[unit] for unit in units], batches)
+
+
+def test_dither_is_the_same_whichever_hooks_there_are(dataset: Build) -> None:
+    dithered = LogMel(
+        sample_rate=16000, num_mels=20, frame_length_ms=25.0, frame_shift_ms=10.0, dither=1.0, normalise="utterance"
+    )
+    hooks = [("idle", Recorder("waveform", []))]
+    unit = Unit(0, 0, 0, (0, 2))
+    assert same([dataset(features=dithered, hooks=hooks)[unit]], [dataset(features=dithered)[unit]])
+
+
+def test_two_instances_of_a_hook_under_two_names_draw_different_numbers(
+    dataset: Build, noise_hook: Callable[[Stage], BatchHook]
+) -> None:
+    unit = Unit(0, 0, 0, (0,))
+    one, again, other = (dataset(hooks=[(name, noise_hook("mel"))])[unit].features for name in ("a", "a", "b"))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_randomness_depends_on_the_utterance_not_on_its_neighbours(

@@ -28,9 +28,9 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def raw_batch(ids: list[str], lengths: list[int], epoch: int = 0, seed: int = 1) -> RawBatch:
+def raw_batch(ids: list[str], lengths: list[int], epoch: int = 0, seed: int = 1, hook: str = "a") -> RawBatch:
     signals = [torch.ones(length, 80) for length in lengths]
-    return RawBatch(seed, epoch, ids, signals, [[1]] * len(ids), [[1]] * len(ids))
+    return RawBatch(seed, epoch, ids, signals, [[1]] * len(ids), [[1]] * len(ids), hook=hook)
 
 
 def masked_share(axis: int, seeds: int, **options: float) -> tuple[float, Tensor]:
@@ -139,13 +139,14 @@ def hook() -> SpecAugment:
     return built
 
 
-def test_masks_depend_on_seed_epoch_and_utterance_alone() -> None:
+def test_masks_depend_on_seed_epoch_utterance_and_the_name_in_the_configuration_alone() -> None:
     together, alone = raw_batch(["a", "b", "c"], [200, 150, 90]), raw_batch(["c", "b"], [90, 150])
     hook().on_batch(together)
     hook().on_batch(alone)
     assert torch.equal(together.signals[1], alone.signals[1])
     assert torch.equal(together.signals[2], alone.signals[0])
-    for changed in (raw_batch(["b"], [150], epoch=1), raw_batch(["b"], [150], seed=2), raw_batch(["x"], [150])):
+    for key in ({"epoch": 1}, {"seed": 2}, {"ids": ["x"]}, {"hook": "b"}):
+        changed = raw_batch(**{"ids": ["b"], "lengths": [150], **key})
         hook().on_batch(changed)
         assert not torch.equal(changed.signals[0], alone.signals[1])
 
