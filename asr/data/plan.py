@@ -80,20 +80,6 @@ def _even_parts(unit: Indices, number: int) -> list[Indices]:
     return [unit[start:end] for start, end in pairwise(cuts)]
 
 
-@dataclass(frozen=True, slots=True)
-class UnitStatistics:
-    """What one unit costs."""
-
-    frames: int  # of speech
-    padded_frames: int  # B * max T
-    cells: int  # B * max T' * (max U + 1), without the target margin
-
-    @property
-    def padding_fraction(self) -> float:
-        """Share of the padded frames that is padding."""
-        return 1.0 - self.frames / self.padded_frames
-
-
 def check_learners(units: int, learners: int) -> None:
     """Raise ValueError unless so many learners can share a global batch of so many units."""
     if units % learners:
@@ -164,15 +150,6 @@ class BatchPlan:
     def learner_units(self, global_batch: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
         """The units that learner ``rank`` of ``world_size`` processes, one after the other."""
         return list(global_batch[rank::world_size])
-
-    def statistics(self, unit: Unit) -> UnitStatistics:
-        """What a unit costs, before hooks change its lengths."""
-        members = list(unit.utterances)
-        frames = self.frames[members]
-        lattice = int(self.encoder_frames[members].max()) * (int(self.target_lengths[members].max()) + 1)
-        return UnitStatistics(
-            frames=int(frames.sum()), padded_frames=len(members) * int(frames.max()), cells=len(members) * lattice
-        )
 
     def _check_budgets(self, utterance_ids: Sequence[str]) -> None:
         """No utterance may exceed a budget alone: naming it now beats running out of memory later."""

@@ -51,11 +51,8 @@ def screen(
     tokenizer: Tokenizer,
     features: LogMel,
     on_bad: OnBad,
-    minimum_frames: int = 1,
 ) -> Screened:
-    """Sort the utterances into usable ones and refused ones.
-
-    An empty text is usable. ``minimum_frames`` is what the encoder needs.
+    """Sort the utterances into usable ones and refused ones. An empty text is usable.
 
     Raises:
         BadUtterance: with ``stop``, if any is refused; with ``skip``, if all are.
@@ -68,7 +65,7 @@ def screen(
     for utterance in utterances:
         try:
             _refuse_duplicate(utterance, file_of)
-            frames = _count_frames(utterance, headers[utterance.audio_filepath], features, minimum_frames)
+            frames = _count_frames(utterance, headers[utterance.audio_filepath], features)
             num_targets = _count_targets(utterance, tokenizer)
         except BadUtterance as bad:
             screened.refused.append(Refusal(bad.utterance_id, bad.file, bad.reason))
@@ -102,15 +99,15 @@ def _refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
 
 
-def _count_frames(utterance: Utterance, header: Header | str, features: LogMel, minimum_frames: int) -> int:
+def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) -> int:
     if isinstance(header, str):
         raise BadUtterance(utterance.id, utterance.audio_filepath, header)
     if defect := header_defect(utterance, header, features.sample_rate):
         raise BadUtterance(utterance.id, utterance.audio_filepath, defect)
     start, end = sample_range(utterance, header)
     frames = features.frames_of(max(0, end - start))
-    if frames < minimum_frames:
-        reason = f"is too short: {frames} feature frames, {minimum_frames} needed; remove the utterance"
+    if frames == 0:
+        reason = f"is too short for one frame of {features.frame_length_ms:g} ms; remove the utterance"
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
     return frames
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from asr.data.batch import Unit
 from asr.data.plan import BatchPlan, Budgets, check_learners, chunk, split_to_multiple
 
 
@@ -108,17 +107,10 @@ def test_order_of_batches_is_not_by_length() -> None:
 
 
 def test_units_hold_similar_lengths() -> None:
-    plan = make(lengths(2000))
-    statistics = [plan.statistics(unit) for batch in plan.epoch(0) for unit in batch]
-    padding = 1 - sum(s.frames for s in statistics) / sum(s.padded_frames for s in statistics)
+    frames = lengths(2000)
+    units = [[frames[i] for i in unit.utterances] for batch in make(frames).epoch(0) for unit in batch]
+    padding = 1 - sum(frames) / sum(len(members) * max(members) for members in units)
     assert padding < 0.08
-
-
-def test_statistics_of_one_unit() -> None:
-    statistics = make([100, 50, 30, 10], [7, 9, 0, 1]).statistics(Unit(0, 0, 0, (0, 1, 2)))
-    assert (statistics.frames, statistics.padded_frames) == (180, 300)
-    assert statistics.padding_fraction == pytest.approx(0.4)
-    assert statistics.cells == 3 * 25 * 10
 
 
 def test_nominal_batch_is_the_mean_of_epoch_zero() -> None:

@@ -18,8 +18,8 @@ Screen = Callable[..., Screened]
 
 @pytest.fixture
 def screening(characters: CharacterTokenizer, log_mel: LogMel) -> Screen:
-    def run(*utterances: Utterance, on_bad: OnBad = "skip", minimum_frames: int = 1) -> Screened:
-        return screen(utterances, tokenizer=characters, features=log_mel, on_bad=on_bad, minimum_frames=minimum_frames)
+    def run(*utterances: Utterance, on_bad: OnBad = "skip") -> Screened:
+        return screen(utterances, tokenizer=characters, features=log_mel, on_bad=on_bad)
 
     return run
 
@@ -39,7 +39,7 @@ def defects(make: Make, folder: Path) -> dict[str, Utterance]:
         "above 0": make("nothing", duration=0.0),
         "no '7' (U+0037), 'é' (U+00E9)": make("symbols", text="café 7"),
         "is already that of": make("other", id="good"),
-        "is too short: 0 feature frames, 1 needed": make("blip", seconds=0.02),
+        "is too short for one frame of 25 ms": make("blip", seconds=0.02),
     }
 
 
@@ -92,12 +92,6 @@ def test_nothing_usable_is_an_error_even_with_skip(screening: Screen, make_utter
 def test_no_utterances_is_an_error(screening: Screen) -> None:
     with pytest.raises(ValueError, match="empty"):
         screening()
-
-
-def test_minimum_frames(screening: Screen, make_utterance: Make) -> None:
-    short, long = make_utterance("short", 0.1), make_utterance("long", 0.5)
-    assert screening(short, long, minimum_frames=9).usable == [long]
-    assert screening(short, long, minimum_frames=8).usable == [short, long]
 
 
 def test_segments_share_one_file(screening: Screen, make_utterance: Make) -> None:
