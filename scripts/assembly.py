@@ -8,18 +8,19 @@ from omegaconf import DictConfig
 from torch.optim import Optimizer
 
 from asr.data.plan import BatchPlan
+from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.transducer import Transducer
 from asr.training.checkpoint import CheckpointFolder, best_checkpoint, list_checkpoints
 from asr.training.console import console_logger
-from asr.training.evaluation import Evaluator
+from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
 from asr.training.loggers import Logger
 from asr.training.metrics import MetricsWriter
 from asr.training.parameter_groups import parameter_groups
 from asr.training.recorder import Recorder
+from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
 from asr.training.trainer import Parts, Trainer, TrainerOptions, total_samples
-from distributed.backend import Backend
 from distributed.launch import World
 from scripts.build import (
     Speech,
@@ -30,6 +31,7 @@ from scripts.build import (
     build_speech,
     count_parameters,
     evaluation_set,
+    fit_tokenizer,
     plain,
 )
 from scripts.startup import UsageError
@@ -41,10 +43,16 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     """Every part of a run, ready to fit."""
     backend = build_backend(config, world)
     options: TrainerOptions = build(config.trainer)
-    speech = build_speech(config, folder, world)
+    fit_tokenizer(config, folder, world)
+    speech = build_speech(config, folder)
     model = hooked_model(config, speech, hooks, config.init_from)
     split = speech.split("train")
     plan = build_plan(config, split, model.encoder.subsampling)
+    _check_same_plan(world, plan)
+    evaluated = [evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets]
+    if world.rank == 0:
+        refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
+        write_screening(folder, refused)
     module = backend.wrap(model.to(world.device))
     optimizer = _optimizer(config, model, hooks)
     backend.attach(optimizer)
@@ -61,13 +69,16 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             hooks=hooks,
             plan=plan,
             dataset=speech.dataset(split, list(hooks.items()), config.seed, config.loader.cache),
-            evaluator=_evaluator(config, speech, world),
-            checkpoints=_checkpoints(config, folder, world, backend),
+            evaluator=_evaluator(config, speech, evaluated, world),
+            checkpoints=CheckpointFolder(
+                folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
+            ),
             recorder=Recorder(
-                MetricsWriter(folder, world.rank),
-                _sinks(config, folder, world, horizon),
-                model.encoder.subsampling,
-                plan.utterances,
+                writer=MetricsWriter(folder, world.rank),
+                sinks=_sinks(config, folder, world, horizon),
+                refusals=Refusals(folder, world.rank, len(split.screened.refused)),
+                subsampling=model.encoder.subsampling,
+                epoch_samples=plan.utterances,
             ),
             loader=build(config.loader),
         ),
@@ -79,18 +90,28 @@ def hooked_model(config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], 
     """The model with its initial weights, or those of the run ``init_from``, after hooks have replaced modules."""
     model = build_model(config, speech)
     if init_from is not None:
-        _load_weights(model, Path(init_from))
+        _load_weights(model, Path(init_from), speech.tokenizer)
     for hook in hooks.values():
         model = hook.on_model(model)
     return model
 
 
-def _load_weights(model: Transducer, run: Path) -> None:
+def _load_weights(model: Transducer, run: Path, tokenizer: Tokenizer) -> None:
+    """Take the best weights of another run, which must write the same tokens with the same parameters."""
     checkpoints, _ = list_checkpoints(run / "checkpoints")
     best = best_checkpoint(checkpoints)
     if best is None:
         raise UsageError(f"init_from={run}: no checkpoint there; give the folder of a trained run")
-    model.load_state_dict(best.model_state())
+    damaged = best.damaged_file()
+    if damaged is not None:
+        raise UsageError(f"init_from={run}: {damaged} is missing, truncated or altered (SHA-256 differs)")
+    if load_tokenizer(run / "tokenizer").fingerprint != tokenizer.fingerprint:
+        raise UsageError(f"init_from={run}: that run writes other tokens; use its tokenizer settings, or train anew")
+    try:
+        model.load_state_dict(best.model_state())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"init_from={run}: its model has other parameters: {reason}") from None
     log.info("weights of %s", best.folder)
 
 
@@ -101,19 +122,26 @@ def _optimizer(config: DictConfig, model: Transducer, hooks: Mapping[str, Hook])
     return optimizer
 
 
-def _evaluator(config: DictConfig, speech: Speech, world: World) -> Evaluator:
+def _check_same_plan(world: World, plan: BatchPlan) -> None:
+    """Learners that do not see the same data would train on some utterances twice and on others never."""
+    fingerprints = world.gather(plan.fingerprint)
+    differing = [rank for rank, value in enumerate(fingerprints) if value != fingerprints[0]]
+    if differing:
+        raise UsageError(
+            f"learners {differing} see other training data than learner 0 (utterances, lengths or tokens): "
+            "put the corpus where all learners read the same files; logs/ lists what each of them left out"
+        )
+
+
+def _evaluator(config: DictConfig, speech: Speech, evaluated: list[EvaluationSet], world: World) -> Evaluator:
     return Evaluator(
-        sets=[evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets],
+        sets=evaluated,
         decode=build(config.decode),
         tokenizer=speech.tokenizer,
         world=world,
         loader=build(config.loader),
         precision=config.trainer.precision,
     )
-
-
-def _checkpoints(config: DictConfig, folder: Path, world: World, backend: Backend) -> CheckpointFolder:
-    return CheckpointFolder(folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__)
 
 
 def _sinks(config: DictConfig, folder: Path, world: World, horizon: Horizon) -> list[Logger]:

@@ -4,9 +4,10 @@ Parts are handed over ready-made; no class of the project builds another one fro
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from scripts.startup import UsageError
 
 log = logging.getLogger(__name__)
 
-REFUSALS_SHOWN = 5
+REFUSALS_SHOWN = 5  # in the log; all are listed in the run's folder
+MANIFEST_SUFFIXES = (".jsonl", ".json")
 
 
 @contextmanager
@@ -73,27 +75,25 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What a model reads and writes."""
+    """What a model reads and writes. The corpus is looked at only when a split is asked for."""
 
     corpus: Corpus
-    manifests: Mapping[str, Path]
     features: LogMel
     tokenizer: Tokenizer
 
-    def with_manifest(self, name: str, path: Path) -> "Speech":
-        """The same, with one more split."""
-        return replace(self, manifests={**self.manifests, name: path})
-
     def split(self, name: str) -> Split:
-        """Screen one split; what is left out is counted and listed in the log."""
-        if name not in self.manifests:
-            raise UsageError(f"the corpus has no split {name!r}; it has {', '.join(self.manifests)}")
-        screened = screen(
-            read_manifest(self.manifests[name]),
-            tokenizer=self.tokenizer,
-            features=self.features,
-            on_bad=self.corpus.on_bad,
-        )
+        """A split of the corpus, or the manifest that ``name`` is the path of, screened."""
+        path = Path(name)
+        if path.suffix in MANIFEST_SUFFIXES:
+            return self._screened(path.stem, path)
+        manifests = self.corpus.prepare()
+        if name not in manifests:
+            raise UsageError(f"the corpus has no split {name!r}; it has {', '.join(manifests)}")
+        return self._screened(name, manifests[name])
+
+    def _screened(self, name: str, manifest: Path) -> Split:
+        utterances = read_manifest(manifest)
+        screened = screen(utterances, tokenizer=self.tokenizer, features=self.features, on_bad=self.corpus.on_bad)
         for line in refusal_summary(screened.refused, REFUSALS_SHOWN):
             log.warning("%s: %s", name, line)
         return Split(name, screened)
@@ -111,16 +111,23 @@ class Speech:
         )
 
 
-def build_speech(config: DictConfig, folder: Path, world: World) -> Speech:
-    """The corpus, made by one process if it is missing, features, and the tokenizer, kept in the run's folder."""
-    corpus: Corpus = build(config.data)
-    manifests = corpus.prepare()
-    tokens = folder / "tokenizer"
-    if world.rank == 0 and not tokens.is_dir():
-        texts = [utterance.text for utterance in read_manifest(manifests["train"])]
-        build(config.tokenizer).fit(texts).save(tokens)
+def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
+    """Put the tokenizer into a run's folder: made anew until the run is established by its config.yaml."""
+    if world.rank == 0 and not (folder / "config.yaml").is_file():
+        train = build(config.data).prepare()["train"]
+        texts = [utterance.text for utterance in read_manifest(train)]
+        tokenizer: Tokenizer = build(config.tokenizer).fit(texts)
+        for leftover in (folder / "tokenizer", folder / ".tokenizer"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+        tokenizer.save(folder / ".tokenizer")
+        (folder / ".tokenizer").rename(folder / "tokenizer")
     world.barrier()
-    return Speech(corpus, manifests, build(config.features), load_tokenizer(tokens))
+
+
+def build_speech(config: DictConfig, folder: Path) -> Speech:
+    """Corpus, features and the tokenizer that lies in the run's folder."""
+    return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"))
 
 
 def build_plan(config: DictConfig, split: Split, subsampling: int) -> BatchPlan:
@@ -167,10 +174,10 @@ def evaluation_set(config: DictConfig, speech: Speech, name: str, cache: bool) -
     # Without targets: decoding has no lattice, and the loss of a long transcript is computed in tiles.
     units = chunk(order, frames, frames, [0] * len(frames), budgets)
     return EvaluationSet(
-        name=name,
+        name=split.name,
         dataset=speech.dataset(split, [], config.seed, cache),
         units=[Unit(0, index, 0, tuple(members)) for index, members in enumerate(units)],
-        utterances=split.utterances,
+        screened=split.screened,
     )
 
 

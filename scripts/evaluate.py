@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     for name in config.sets:
         evaluated = named_set(trained, name, config.unit_utterances)
         decoded = decode_evaluation_set(trained, evaluated, decode)
-        speakers = {utterance.id: utterance.speaker for utterance in evaluated.utterances}
+        speakers = {utterance.id: utterance.speaker for utterance in evaluated.screened.usable}
         summary = write_results(
             trained.folder / "eval" / evaluated.name, decode.name, decoded.references, decoded.hypotheses, speakers
         )
@@ -40,13 +40,8 @@ def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSe
     config: DictConfig = trained.config.copy()
     with open_dict(config):
         config.evaluation.unit_utterances = unit_utterances
-    path = Path(name)
-    speech = trained.speech
-    if path.suffix in (".jsonl", ".json"):
-        speech = speech.with_manifest(path.stem, path)
-        name = path.stem
     with readable():
-        return evaluation_set(config, speech, name, cache=False)
+        return evaluation_set(config, trained.speech, name, cache=False)
 
 
 def decode_evaluation_set(trained: Trained, evaluated: EvaluationSet, decode: Decode) -> Decoded:

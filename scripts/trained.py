@@ -11,7 +11,6 @@ from torch import Tensor
 from asr.models.transducer import Transducer
 from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
 from asr.training.precision import choose_matmul, flush_denormals
-from distributed.launch import World
 from scripts.assembly import hooked_model
 from scripts.build import Speech, build_hooks, build_speech, readable
 from scripts.configuration import load_run_config
@@ -31,11 +30,6 @@ class Trained:
     checkpoint: str
 
 
-def alone() -> World:
-    """A world of one learner without a process group: what scripts run in that do not train."""
-    return World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"), group=None)
-
-
 def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
     """Load a run's model from ``checkpoint``: best, last or avg:N.
 
@@ -47,7 +41,7 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
     config = load_run_config(folder)
     choose_matmul(config.launch.matmul)
     with readable():
-        speech = build_speech(config, folder, alone())
+        speech = build_speech(config, folder)
         model = hooked_model(config, speech, build_hooks(config), init_from=None)
     chosen = choose_checkpoints(folder / "checkpoints", checkpoint)
     model.load_state_dict(mean_state([each.model_state() for each in chosen]))

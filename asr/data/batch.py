@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from asr.data.audio import BadUtterance
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -46,7 +48,7 @@ class RawBatch:
     targets: list[list[int]]
     predictor_inputs: list[list[int]]
     hook: str = ""  # the name, in the configuration, of the hook that is running; set by the pipeline
-    skipped: int = 0  # utterances of the unit that turned out unusable while loading
+    refused: list[BadUtterance] = field(default_factory=list)  # of the unit, found unusable while loading
     metrics: dict[str, float] = field(default_factory=dict)  # what hooks report; averaged over units when logged
 
     def generator(self, position: int) -> torch.Generator:
@@ -68,7 +70,7 @@ class Batch:
     weight: float
     unit: str = ""
     audio_seconds: float = 0.0
-    skipped: int = 0
+    refused: list[BadUtterance] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":

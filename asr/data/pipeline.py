@@ -8,7 +8,6 @@ is the same whichever process loads it, and when. What comes before the first ra
 B utterances   T feature frames   F feature dimension   U target tokens
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -24,8 +23,6 @@ from asr.data.manifest import Utterance
 from asr.data.screening import OnBad
 from asr.data.tokenizer import BLANK, Tokenizer, UnknownSymbol
 from asr.training.hook import STAGES, Stage
-
-logger = logging.getLogger(__name__)
 
 
 class BatchHook(Protocol):
@@ -45,7 +42,7 @@ class UnitDataset(Dataset[Batch]):
     Args:
         utterances: what the plan's indices point into.
         hooks: (name, hook) in the order of the configuration, which the stage overrules; none in evaluation.
-        on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and counts it in ``Batch.skipped``.
+        on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and hands the refusal over in ``Batch.refused``.
         cache: keep log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
             at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech, in every process that loads.
     """
@@ -88,8 +85,7 @@ class UnitDataset(Dataset[Batch]):
             except BadUtterance as bad:
                 if self.on_bad == "stop":
                     raise
-                logger.warning("left out: %s", bad)
-                raw.skipped += 1
+                raw.refused.append(bad)
                 continue
             raw.utterance_ids.append(utterance.id)
             raw.signals.append(signal)
@@ -145,6 +141,14 @@ class UnitDataset(Dataset[Batch]):
         columns = (raw.signals, raw.targets, raw.predictor_inputs)
         if any(len(column) != len(raw.utterance_ids) for column in columns):
             raise ValueError(f"hook {name!r} must leave {len(raw.utterance_ids)} signals, targets and predictor inputs")
+        for utterance_id, targets, inputs in zip(raw.utterance_ids, raw.targets, raw.predictor_inputs, strict=True):
+            if len(targets) != len(inputs) or not all(
+                0 < token < self.tokenizer.vocabulary_size for token in (*targets, *inputs)
+            ):
+                raise ValueError(
+                    f"hook {name!r} left utterance {utterance_id} {len(targets)} targets and {len(inputs)} predictor "
+                    f"inputs: they must be as many, each a token from 1 to {self.tokenizer.vocabulary_size - 1}"
+                )
         for utterance_id, signal in zip(raw.utterance_ids, raw.signals, strict=True):
             frames = self.features.frames_of(signal.numel()) if stage == "waveform" else signal.shape[0]
             shape = () if stage == "waveform" else (self.features.dimension,)
@@ -173,7 +177,7 @@ def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> B
         weight=float(len(raw.utterance_ids)),
         unit=unit,
         audio_seconds=audio_seconds,
-        skipped=raw.skipped,
+        refused=raw.refused,
         metrics=raw.metrics,
     )
 

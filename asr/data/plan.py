@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.data.batch import Unit
+from asr.data.batch import Unit, keyed_seed
 from distributed.ranges import Count, NonNegative
 
 # Utterances are sorted by length times a random factor of 1 +- this, so that units differ between epochs.
@@ -91,7 +91,10 @@ def check_learners(units: int, learners: int) -> None:
 
 
 class BatchPlan:
-    """The plan of a run. ``frames`` and the like describe the usable utterances, in the dataset's order."""
+    """The plan of a run. ``frames`` and the like describe the usable utterances, in the dataset's order.
+
+    ``fingerprint`` is a number that differs whenever the plan does: learners compare it, and a resume with its checkpoint.
+    """
 
     def __init__(
         self,
@@ -114,6 +117,9 @@ class BatchPlan:
         self.encoder_frames = -(-self.frames // subsampling)
         self.planned_targets = np.ceil(self.target_lengths * (1.0 + target_margin)).astype(np.int64)
         self.seed = seed
+        facts = [units, self.budgets, target_margin, subsampling, seed]
+        rows = zip(utterance_ids, self.frames.tolist(), self.target_lengths.tolist(), strict=False)
+        self.fingerprint = keyed_seed(*facts, *(value for row in rows for value in row))
         self._check_budgets(utterance_ids)
         self._check_divisible()
 

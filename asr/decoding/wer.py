@@ -103,7 +103,7 @@ def bootstrap_interval(
     remains the interval is (0, inf): nothing is known. Without a single error every draw would say 0; the upper end is
     then that of the exact binomial interval (Clopper and Pearson 1934), as if words were independent.
     """
-    if not any(errors) and sum(reference_words):
+    if not any(errors) and sum(reference_words) > 0:
         return 0.0, 1.0 - (INTERVAL[0] / 100) ** (1 / sum(reference_words))
     rng = np.random.default_rng(seed)
     table_2U = np.array([errors, reference_words], dtype=np.int64)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,6 +51,7 @@ class Checkpoint:
     progress: Progress
     world_size: int
     backend: str
+    plan: int  # fingerprint of the batch plan
     wer: float | None  # on the first evaluation set, if it was evaluated at this point
     files: Mapping[str, str]  # file name -> SHA-256
 
@@ -100,6 +102,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             progress=Progress(**record["progress"]),
             world_size=record["world_size"],
             backend=record["backend"],
+            plan=record["plan"],
             wer=record["wer"],
             files=record["files"],
         )
@@ -140,19 +143,29 @@ def best_checkpoint(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 class CheckpointFolder:
     """Writes, finds and retires the checkpoints of one run; every method is called by all learners together."""
 
-    def __init__(self, root: Path, world: World, retention: Retention, backend: str) -> None:
+    def __init__(self, root: Path, world: World, retention: Retention, backend: str, plan: int) -> None:
         self.root = root
         self.world = world
         self.retention = retention
         self.backend = backend
+        self.plan = plan
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest intact checkpoint, found by learner 0 for all, and what it passed over."""
+        """The newest intact checkpoint, found by learner 0 for all, and what it passed over.
+
+        Raises:
+            CheckpointError: it was written under another batch plan, in which it would stand for other utterances.
+        """
         checkpoint, problems = newest_intact(self.root) if self.world.rank == 0 else (None, [])
         number = torch.tensor([-1 if checkpoint is None else int(checkpoint.folder.name.split("-")[1])])
         self.world.broadcast(number, source=0)
         if self.world.rank != 0 and number.item() >= 0:
             checkpoint = read_checkpoint(self.root / _name(int(number.item())))
+        if checkpoint is not None and checkpoint.plan != self.plan:
+            raise CheckpointError(
+                f"{checkpoint.folder} was written with other training data (utterances, lengths or tokens have changed "
+                "since): restore the data to go on, or choose another name="
+            )
         return checkpoint, problems
 
     def save(
@@ -172,10 +185,10 @@ class CheckpointFolder:
 
     def _together(self, action: Any, final: Path) -> None:
         """Run a step of the protocol on every learner; fail on all if it failed on one."""
-        failure: OSError | RuntimeError | None = None
+        failure: Exception | None = None
         try:
             action()
-        except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
             failure = error
         if self.world.any(failure is not None):
             told = str(failure) if failure is not None else "another learner could not write its part (see its log)"
@@ -214,6 +227,7 @@ class CheckpointFolder:
             "progress": asdict(progress),
             "world_size": self.world.size,
             "backend": self.backend,
+            "plan": self.plan,
             "wer": wer,
             "files": files,
         }

@@ -1,5 +1,6 @@
 """Evaluation during training: loss and word error rate of the consensus model, shared out between the learners."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import Batch, Unit
-from asr.data.manifest import Utterance
 from asr.data.pipeline import UnitDataset, unit_loader
+from asr.data.screening import Screened
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.search import Hypothesis
 from asr.decoding.wer import score
@@ -17,6 +18,8 @@ from asr.models.transducer import Transducer
 from asr.training.parts import LoaderOptions
 from asr.training.precision import Precision, autocast
 from distributed.launch import World
+
+log = logging.getLogger(__name__)
 
 
 class Decode(Protocol):
@@ -35,7 +38,7 @@ class EvaluationSet:
     name: str
     dataset: UnitDataset
     units: Sequence[Unit]
-    utterances: Sequence[Utterance]
+    screened: Screened
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ def decode_set(
     references: dict[str, str] = {}
     hypotheses: dict[str, str] = {}
     for batch in batches:
+        for bad in batch.refused:
+            log.warning("not evaluated: %s", bad)
         loss, found = decode_batch(model, batch, decode, device, precision)
         total += loss
         weight += batch.weight

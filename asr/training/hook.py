@@ -25,7 +25,7 @@
         at checkpoint marks:
             hook.on_checkpoint(progress)
     hook.on_fit_end(progress)
-    (on an exception: hook.on_error(error));  hook.close()
+    (on an exception: hook.on_error(error));  backend.close();  hook.close()
 
 Batch hooks declare a ``stage``. Within the loader the order is: stage, then position in the list.
 

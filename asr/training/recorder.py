@@ -7,6 +7,7 @@ from asr.data.batch import Batch
 from asr.training.hook import Progress
 from asr.training.loggers import Logger
 from asr.training.metrics import MetricsWriter
+from asr.training.refusals import Refusals
 
 
 class Window:
@@ -23,8 +24,8 @@ class Window:
         self.units = 0
         self.hook_sums: dict[str, tuple[float, int]] = {}
 
-    def add(self, batches: Sequence[Batch], step_seconds: float, waited_seconds: float, subsampling: int) -> int:
-        """Count one step; returns the utterances that were left out of it."""
+    def add(self, batches: Sequence[Batch], step_seconds: float, waited_seconds: float, subsampling: int) -> None:
+        """Count one step."""
         self.steps += 1
         self.step_seconds += step_seconds
         self.waited_seconds += waited_seconds
@@ -36,7 +37,6 @@ class Window:
             self.padded_frames += batch.features.shape[0] * batch.features.shape[1]
             self.cells += int((states * (batch.target_lengths + 1)).sum())
             self.add_hook_metrics(batch.metrics)
-        return sum(batch.skipped for batch in batches)
 
     def add_hook_metrics(self, metrics: Mapping[str, float]) -> None:
         """Average what hooks report over the times they reported it."""
@@ -62,14 +62,22 @@ class Window:
 class Recorder:
     """One learner's rows: to metrics/<learner>.jsonl always, to the other sinks where the caller gives any."""
 
-    def __init__(self, writer: MetricsWriter, sinks: Sequence[Logger], subsampling: int, epoch_samples: int) -> None:
+    def __init__(
+        self,
+        *,
+        writer: MetricsWriter,
+        sinks: Sequence[Logger],
+        refusals: Refusals,
+        subsampling: int,
+        epoch_samples: int,
+    ) -> None:
         self.writer = writer
         self.sinks = sinks
+        self.refusals = refusals
         self.subsampling = subsampling
         self.epoch_samples = epoch_samples
         self.latest: dict[str, float] = {}  # the last value of every figure
         self.window = Window()
-        self.skipped = 0
         self.earlier_seconds = 0.0
         self.started = time.perf_counter()
 
@@ -77,22 +85,28 @@ class Recorder:
         """Begin or go on at ``samples``: rows written after that point by an interrupted run are cut."""
         kept = self.writer.cut(samples)
         if kept:
-            self.earlier_seconds = float(kept[-1].get("wall_seconds", 0.0))
-            self.skipped = int(max(row.get("data/skipped", 0) for row in kept))
+            self.earlier_seconds = float(kept[-1]["wall_seconds"])
+        self.refusals.start(samples)
         self.started = time.perf_counter()
 
     def after_step(
-        self, batches: Sequence[Batch], step_seconds: float, waited_seconds: float, hook_metrics: Mapping[str, float]
+        self,
+        progress: Progress,
+        batches: Sequence[Batch],
+        step_seconds: float,
+        waited_seconds: float,
+        hook_metrics: Mapping[str, float],
     ) -> None:
         """Count one step of this learner."""
-        self.skipped += self.window.add(batches, step_seconds, waited_seconds, self.subsampling)
+        self.window.add(batches, step_seconds, waited_seconds, self.subsampling)
         self.window.add_hook_metrics(hook_metrics)
+        self.refusals.add((bad for batch in batches for bad in batch.refused), progress.samples)
 
     def log(self, progress: Progress, figures: Mapping[str, float]) -> None:
         """Write a row of training figures and begin a new window."""
         costs = self.window.row(figures.get("time/comm_exposed", 0.0))
         self.window = Window()
-        self._write(progress, {**figures, **costs, "data/skipped": float(self.skipped)})
+        self._write(progress, {**figures, **costs, "data/skipped": float(self.refusals.total)})
 
     def log_evaluation(self, progress: Progress, figures: Mapping[str, float]) -> None:
         """Write a row of evaluation figures."""

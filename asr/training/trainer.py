@@ -121,6 +121,7 @@ class Trainer:
                 hook.on_error(error)
             raise
         finally:
+            self.backend.close()
             for hook in hooks:
                 hook.close()
         return self.progress
@@ -164,7 +165,8 @@ class Trainer:
         for hook in self.parts.hooks.values():
             hook.on_step_end(self.progress, metrics)
         finished = self.progress.samples >= self.total_samples
-        self.parts.recorder.after_step(batches, time.perf_counter() - started + waited_seconds, waited_seconds, metrics)
+        seconds = time.perf_counter() - started + waited_seconds
+        self.parts.recorder.after_step(self.progress, batches, seconds, waited_seconds, metrics)
         if finished or self._crossed(before, self.options.log_every):
             self._log(batches, result)
         self._marks(before, finished)

@@ -47,6 +47,20 @@ def kill_after(launcher: Any, learners: int, rows: int, victim: int | None, *ove
     assert agent.returncode != 0
 
 
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(launcher: Any) -> None:
+    launcher.train(2, "name=whole", *RUN)
+    agent = launcher.start(2, "name=killed", *RUN)
+    checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
+    while not (list(checkpoints.glob(".writing-*")) and list(checkpoints.glob("step-*"))):
+        assert agent.poll() is None, "the run ended before a second checkpoint was seen being written"
+    for pid in [*learner_pids(agent), agent.pid]:
+        os.kill(pid, signal.SIGKILL)
+    agent.communicate()
+    output = launcher.train(2, "name=killed", *RUN)
+    assert "resuming from checkpoint" in output
+    check_same_curves(launcher, 2)
+
+
 def check_same_curves(launcher: Any, learners: int) -> None:
     for learner in range(learners):
         whole, resumed = launcher.rows("whole", learner), launcher.rows("killed", learner)

@@ -57,12 +57,13 @@ def characters() -> CharacterTokenizer:
 
 @pytest.fixture(scope="session")
 def fsdd_root() -> Path:
-    """A real copy of the Free Spoken Digit Dataset: $MURMURATION_FSDD, or ../shared/data/fsdd beside the repository."""
-    repository = Path(__file__).parents[4]
-    root = Path(os.environ.get("MURMURATION_FSDD", repository.parent / "shared" / "data" / "fsdd"))
-    if not (root / "recordings").is_dir():
-        pytest.skip(f"no copy of the Free Spoken Digit Dataset at {root}; set MURMURATION_FSDD to one")
-    return root
+    """The real copy of the Free Spoken Digit Dataset that the environment variable MURMURATION_FSDD names."""
+    named = os.environ.get("MURMURATION_FSDD")
+    if not named:
+        pytest.skip("needs a copy of the Free Spoken Digit Dataset; set MURMURATION_FSDD to its folder")
+    if not (Path(named) / "recordings").is_dir():
+        pytest.fail(f"MURMURATION_FSDD={named} has no folder recordings: it names no Free Spoken Digit Dataset")
+    return Path(named)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The pipeline: stages in order, padding, bad utterances under both policies, and repeatability with any workers."""
 
 import importlib
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -108,7 +107,7 @@ def test_a_batch_is_padded_and_complete(dataset: Build, corpus: list[Utterance],
     assert batch.targets.shape == (3, 10)
     assert batch.targets[2].tolist() == [9, 6, 13, 13, 16, 0, 0, 0, 0, 0]
     assert torch.equal(batch.targets, batch.predictor_inputs)
-    assert (batch.weight, batch.skipped, batch.unit) == (3.0, 0, "3-1-2")
+    assert (batch.weight, batch.refused, batch.unit) == (3.0, [], "3-1-2")
     assert batch.audio_seconds == pytest.approx(1.2)
     for row, index in enumerate((2, 1, 0)):
         expected_TF = log_mel.normalise(log_mel.mel(read_audio(corpus[index], 16000)))
@@ -191,24 +190,24 @@ def test_stop_raises_on_every_kind_of_bad_utterance(dataset: Build, make_utteran
 
 
 def test_skip_counts_and_names_them(
-    dataset: Build, corpus: list[Utterance], make_utterance: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: Build, corpus: list[Utterance], make_utterance: Make, tmp_path: Path
 ) -> None:
     bad = bad_utterances(make_utterance, tmp_path)
     skipping = dataset(utterances=[*bad.values(), *corpus], on_bad="skip")
-    with caplog.at_level(logging.WARNING):
-        batch = skipping[Unit(0, 0, 0, tuple(range(len(bad) + 2)))]
-    assert (batch.skipped, batch.weight, batch.utterance_ids) == (len(bad), 2.0, ["u0", "u1"])
+    batch = skipping[Unit(0, 0, 0, tuple(range(len(bad) + 2)))]
+    assert (len(batch.refused), batch.weight, batch.utterance_ids) == (len(bad), 2.0, ["u0", "u1"])
     assert batch.audio_seconds == pytest.approx(0.7)
-    assert same([replace(batch, skipped=0)], [dataset()[Unit(0, 0, 0, (0, 1))]])
+    assert same([replace(batch, refused=[])], [dataset()[Unit(0, 0, 0, (0, 1))]])
+    named = "\n".join(map(str, batch.refused))
     for utterance in bad.values():
-        assert str(utterance.audio_filepath) in caplog.text
+        assert str(utterance.audio_filepath) in named
 
 
 def test_an_emptied_unit_is_a_valid_batch(dataset: Build, tmp_path: Path) -> None:
     missing = [Utterance("missing", tmp_path / "missing.wav", 1.0, "x")]
     hooks = [("recorder", Recorder("mel", []))]
     batch = dataset(utterances=missing, on_bad="skip", hooks=hooks)[Unit(0, 0, 0, (0,))]
-    assert (batch.weight, batch.skipped, batch.audio_seconds) == (0.0, 1, 0.0)
+    assert (batch.weight, len(batch.refused), batch.audio_seconds) == (0.0, 1, 0.0)
     assert batch.features.shape == (0, 0, 20)
     assert batch.targets.shape == (0, 0)
     assert batch.feature_lengths.shape == batch.target_lengths.shape == (0,)
@@ -316,3 +315,15 @@ def test_units_are_claimed_one_by_one_in_process(dataset: Build) -> None:
 
     next(unit_loader(dataset(), claims(), num_workers=0, prefetch=2))
     assert claimed == UNITS[:1]
+
+
+@pytest.mark.parametrize("fault", ["shorter inputs", "blank", "beyond"])
+def test_a_hook_that_leaves_impossible_tokens_is_blamed(dataset: Callable[..., UnitDataset], fault: str) -> None:
+    class Careless:
+        stage = "targets"
+
+        def on_batch(self, raw: RawBatch) -> None:
+            raw.targets[0] = {"shorter inputs": [1, 2, 3, 4, 5, 6], "blank": [0] * 5, "beyond": [99] * 5}[fault]
+
+    with pytest.raises(ValueError, match=r"hook 'careless' left utterance u0 .* they must be as many, each a token"):
+        dataset(hooks=[("careless", Careless())])[Unit(0, 0, 0, (0, 1))]

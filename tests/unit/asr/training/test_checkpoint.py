@@ -21,8 +21,8 @@ from asr.training.hook import Progress
 from distributed.launch import World
 
 
-def folder(root: Path, world: World, keep_last: int = 10, keep_best: int = 0) -> CheckpointFolder:
-    return CheckpointFolder(root, world, Retention(keep_last=keep_last, keep_best=keep_best), "Single")
+def folder(root: Path, world: World, keep_last: int = 10, keep_best: int = 0, plan: int = 7) -> CheckpointFolder:
+    return CheckpointFolder(root, world, Retention(keep_last=keep_last, keep_best=keep_best), "Single", plan)
 
 
 def save(checkpoints: CheckpointFolder, step: int, wer: float | None = None, size: int = 4) -> Path:
@@ -99,6 +99,12 @@ def test_retention_keeps_the_last_and_the_best(tmp_path: Path, alone: World) -> 
     assert best.progress.step == 2
 
 
+def test_a_checkpoint_of_other_training_data_is_refused(tmp_path: Path, alone: World) -> None:
+    save(folder(tmp_path, alone), 1)
+    with pytest.raises(CheckpointError, match=r"step-00000001 was written with other training data"):
+        folder(tmp_path, alone, plan=8).newest()
+
+
 @pytest.fixture
 def small_files() -> Iterator[None]:
     """Writing past 64 KiB into any file fails, as on a full disk."""
@@ -120,6 +126,8 @@ def test_a_full_disk_is_a_clear_error_and_spares_the_last_good_one(tmp_path: Pat
     assert chosen is not None
     assert chosen.progress.step == 1
     assert not problems
+    with pytest.raises(CheckpointError, match="cannot write checkpoint"):  # the consensus model alone is too large
+        checkpoints.save(Progress(step=3, global_step=3), {}, {"w": torch.ones(1 << 20)}, None)
     assert save(checkpoints, 2).is_dir(), "what the failed attempt left behind must not be in the way"
 
 

@@ -1,0 +1,61 @@
+"""Utterances that a run leaves out: counted once each, listed with file and reason, whatever found them.
+
+refused/screening.jsonl    what headers and texts told before training, by split (learner 0)
+refused/<learner>.jsonl    what turned out while loading, once per utterance, with the samples processed by then
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from asr.data.audio import BadUtterance
+from asr.data.screening import Refusal
+
+log = logging.getLogger(__name__)
+
+
+def write_screening(folder: Path, refused: Mapping[str, Sequence[Refusal]]) -> None:
+    """List what the screening of each split refused; nothing is written where it refused nothing."""
+    lines = [
+        json.dumps({"split": split, "id": each.utterance_id, "file": str(each.file), "reason": each.reason})
+        for split, refusals in refused.items()
+        for each in refusals
+    ]
+    if lines:
+        (folder / "refused").mkdir(parents=True, exist_ok=True)
+        (folder / "refused" / "screening.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+class Refusals:
+    """Counts the training utterances left out: ``screened`` before training, and one learner's while loading."""
+
+    def __init__(self, folder: Path, learner: int, screened: int) -> None:
+        self.path = folder / "refused" / f"{learner}.jsonl"
+        self.screened = screened
+        self.loading: set[str] = set()
+
+    @property
+    def total(self) -> int:
+        """Distinct utterances left out, as far as this learner knows."""
+        return self.screened + len(self.loading)
+
+    def start(self, samples: int) -> None:
+        """Take back what was known after ``samples`` samples."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["samples"] <= samples]
+            self.path.write_text("".join(kept), encoding="utf-8")
+            self.loading = {json.loads(line)["id"] for line in kept}
+
+    def add(self, refused: Iterable[BadUtterance], samples: int) -> None:
+        """Note what a step left out; an utterance that is met again in a later epoch is not counted again."""
+        for bad in refused:
+            if bad.utterance_id in self.loading:
+                continue
+            self.loading.add(bad.utterance_id)
+            log.warning("left out: %s", bad)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            record = {"samples": samples, "id": bad.utterance_id, "file": str(bad.file), "reason": bad.reason}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
