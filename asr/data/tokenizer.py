@@ -20,7 +20,7 @@ import sentencepiece
 
 from distributed.ranges import Count
 
-BLANK = 0
+BLANK = 0  # also the start symbol, which prediction networks read first
 BLANK_SYMBOL = "<blank>"
 SPACE_SYMBOL = "▁"  # how sentencepiece writes a space; used in tables for characters too
 

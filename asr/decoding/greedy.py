@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asr.decoding.search import BLANK, Hypothesis, Model, Scorer
+from asr.data.tokenizer import BLANK
+from asr.decoding.search import Hypothesis, Model, Scorer
 from distributed.ranges import Count
 
 WINDOW_FRAMES = 8  # joint evaluations per turn against number of turns; has no influence on the result

@@ -9,9 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-BLANK = 0  # also the start of sequence that the prediction network reads first
-
-State = tuple[Tensor, ...]
+from asr.models.predictor import State
 
 
 @dataclass(frozen=True, slots=True)

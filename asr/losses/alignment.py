@@ -34,7 +34,7 @@ def lattice_arcs(
     target_lengths_B: Tensor,
     *,
     combine: Combine,
-    blank: int = 0,
+    blank: int,
     tile_cells: int,
 ) -> Arcs:
     """Log probabilities of the arcs of each utterance's lattice; arguments as of ``transducer_loss``."""

@@ -19,7 +19,7 @@ def joiner_logits(
     return torch.tanh(merged_TSJ) @ weight_VJ.t() + bias_V
 
 
-def reference_loss(logits_TSV: Tensor, targets_U: Tensor, blank: int = 0) -> Tensor:
+def reference_loss(logits_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:
     """-log Pr(y|x) of one utterance (scalar, float64): eq. 16 and 17. Differentiable through the recursion itself."""
     frames, states, _ = logits_TSV.shape
     log_probs_TSV = logits_TSV.double().log_softmax(-1)
@@ -35,7 +35,7 @@ def reference_loss(logits_TSV: Tensor, targets_U: Tensor, blank: int = 0) -> Ten
     return -(alpha[frames, states - 1] + log_probs_TSV[frames - 1, states - 1, blank])
 
 
-def reference_occupancy(logits_TSV: Tensor, targets_U: Tensor, blank: int = 0) -> Tensor:
+def reference_occupancy(logits_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:
     """Posterior probability of visiting each cell, (T, S) float64: alpha(t, u) beta(t, u) / Pr(y|x), eq. 16-18."""
     frames, states, _ = logits_TSV.shape
     probs_TSV = logits_TSV.double().softmax(-1)

@@ -32,7 +32,7 @@ def transducer_loss(
     target_lengths_B: Tensor,
     *,
     combine: Combine,
-    blank: int = 0,
+    blank: int,
     tile_cells: int,
 ) -> Tensor:
     """Negative log likelihood of each utterance, (B,), float32 (float64 for float64 inputs), with exact gradients.

@@ -1,8 +1,8 @@
 """Prediction networks: what the model expects next, given the tokens so far.
 
 Training reads whole sequences with ``forward``; decoding reads one token at a time with ``start``, ``step`` and
-``select``, and gets the same outputs. Blank (token 0) doubles as the start symbol. A ``State`` is a tuple of tensors
-whose first axis is the batch, so that hypotheses can be picked, repeated and merged without knowing the network.
+``select``, and gets the same outputs. BLANK doubles as the start symbol. A ``State`` is a tuple of tensors whose first
+axis is the batch, so that hypotheses can be picked, repeated and merged without knowing the network.
 
 B utterances or hypotheses   U tokens   D output dimension   E embedding dimension
 """
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asr.data.tokenizer import BLANK
 from asr.models.dropout import Dropout
 from distributed.ranges import Count, Probability
-
-BLANK = 0
 
 State = tuple[Tensor, ...]
 

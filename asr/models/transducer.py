@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.data.batch import Batch
+from asr.data.tokenizer import BLANK
 from asr.losses.rnnt import transducer_loss
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
-from asr.models.predictor import BLANK, Predictor
+from asr.models.predictor import Predictor
 from distributed.ranges import Count, NonNegative
 
 

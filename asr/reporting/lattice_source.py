@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from asr.data.batch import Batch
-from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer import BLANK, Tokenizer
 from asr.losses.alignment import best_paths, lattice_arcs, lattice_occupancy
 from asr.losses.lattice import Arcs
-from asr.models.predictor import BLANK
 from asr.models.transducer import Transducer, at_least_fp32
 from asr.reporting.lattice import LatticePicture
 

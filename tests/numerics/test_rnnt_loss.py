@@ -9,6 +9,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from asr.data.tokenizer import BLANK
 from asr.losses.reference import joiner_logits, reference_loss
 from asr.losses.rnnt import transducer_loss
 
@@ -27,7 +28,13 @@ class Case:
 
     def loss(self, tile_cells: int = 64) -> Tensor:
         return transducer_loss(
-            *self.tensors, self.targets_BU, self.frames_B, self.labels_B, combine=self.combine, tile_cells=tile_cells
+            *self.tensors,
+            self.targets_BU,
+            self.frames_B,
+            self.labels_B,
+            combine=self.combine,
+            blank=BLANK,
+            tile_cells=tile_cells,
         )
 
     def logits(self) -> Tensor:
@@ -38,7 +45,7 @@ class Case:
     def torchaudio_loss(self) -> Tensor:
         lengths = self.frames_B.int(), self.labels_B.int()
         return torchaudio.functional.rnnt_loss(
-            self.logits(), self.targets_BU.int(), *lengths, blank=0, reduction="none", fused_log_softmax=True
+            self.logits(), self.targets_BU.int(), *lengths, blank=BLANK, reduction="none", fused_log_softmax=True
         )
 
     def reference(self) -> Tensor:
@@ -48,7 +55,8 @@ class Case:
         encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = self.tensors
         frames, labels = int(self.frames_B[index]), int(self.labels_B[index])
         states = (encoder_BTJ[index, :frames], predictor_BSJ[index, : labels + 1])
-        return reference_loss(joiner_logits(*states, weight_VJ, bias_V, self.combine), self.targets_BU[index, :labels])
+        logits_TSV = joiner_logits(*states, weight_VJ, bias_V, self.combine)
+        return reference_loss(logits_TSV, self.targets_BU[index, :labels], BLANK)
 
     def gradients(self, loss: Callable[[], Tensor], scale_B: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad((loss() * scale_B).sum(), self.tensors))

@@ -88,6 +88,18 @@ def test_environment_variables_are_read_in_one_place() -> None:
     assert readers == {"distributed/launch.py"}
 
 
+def test_constants_and_type_aliases_have_one_home() -> None:
+    """The same name with the same value in two modules is one thing that was written down twice."""
+    own = {"FORMAT"}  # each module counts the versions of its own files
+    homes: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and not ast.unparse(node.targets[0]).islower():
+                homes.setdefault(ast.unparse(node), []).append(path.relative_to(REPOSITORY).as_posix())
+    twice = {text: paths for text, paths in homes.items() if len(paths) > 1 and text.split()[0] not in own}
+    assert not twice
+
+
 def nodes_with_targets(node: Any, path: str) -> list[tuple[str, dict[str, Any]]]:
     found = []
     if isinstance(node, dict):

@@ -1,11 +1,16 @@
 """Laws of the transducer loss: what must not change it, what it refuses, what it needs in memory."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
+from asr.data.tokenizer import BLANK
+from asr.losses.alignment import lattice_arcs
+from asr.losses.reference import reference_loss, reference_occupancy
 from asr.losses.rnnt import transducer_loss
 
 
@@ -27,7 +32,7 @@ def loss_and_gradients(
 ) -> tuple[Tensor, list[Tensor]]:
     names = ("encoder_BTJ", "predictor_BSJ", "weight_VJ", "bias_V")
     leaves = {name: inputs[name].clone().requires_grad_() for name in names}
-    loss_B = transducer_loss(**{**inputs, **leaves}, combine=combine, tile_cells=tile_cells)
+    loss_B = transducer_loss(**{**inputs, **leaves}, combine=combine, blank=BLANK, tile_cells=tile_cells)
     return loss_B.detach(), list(torch.autograd.grad(loss_B.sum(), leaves.values()))
 
 
@@ -73,6 +78,12 @@ def test_the_tile_changes_nothing(tile_cells: int) -> None:
         torch.testing.assert_close(tiled_gradient, gradient)
 
 
+@pytest.mark.parametrize("function", [transducer_loss, lattice_arcs, reference_loss, reference_occupancy])
+def test_blank_has_no_default(function: Callable[..., Any]) -> None:
+    """Its one home is the tokenizer; a default would be another."""
+    assert inspect.signature(function).parameters["blank"].default is inspect.Parameter.empty
+
+
 def test_any_class_can_be_blank() -> None:
     inputs = make_inputs()
     loss_B, _ = loss_and_gradients(inputs)
@@ -85,7 +96,7 @@ def test_any_class_can_be_blank() -> None:
 def test_backward_can_run_twice() -> None:
     inputs = make_inputs()
     inputs["encoder_BTJ"].requires_grad_()
-    loss = transducer_loss(**inputs, combine="add", tile_cells=16).sum() * 3
+    loss = transducer_loss(**inputs, combine="add", blank=BLANK, tile_cells=16).sum() * 3
     (first,) = torch.autograd.grad(loss, inputs["encoder_BTJ"], retain_graph=True)
     (second,) = torch.autograd.grad(loss, inputs["encoder_BTJ"])
     assert torch.equal(first, second)
@@ -130,7 +141,7 @@ def test_an_impossible_label_costs_infinitely_much_and_has_no_gradient() -> None
 )
 def test_refuses_what_does_not_fit(changes: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        transducer_loss(**{**make_inputs(), **changes}, combine="add", tile_cells=16)
+        transducer_loss(**{**make_inputs(), **changes}, combine="add", blank=BLANK, tile_cells=16)
 
 
 def test_never_holds_the_logits_of_the_lattice(largest_tensor: Any) -> None:
@@ -149,4 +160,4 @@ def test_posteriors_are_left_out_where_nobody_asks_for_gradients(monkeypatch: py
     monkeypatch.setattr("asr.losses.rnnt.arc_posteriors", None)
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
-            assert torch.equal(transducer_loss(**inputs, combine="add", tile_cells=16), expected_B)
+            assert torch.equal(transducer_loss(**inputs, combine="add", blank=BLANK, tile_cells=16), expected_B)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from asr.models.predictor import BLANK, LstmPredictor, Predictor, StatelessPredictor
+from asr.data.tokenizer import BLANK
+from asr.models.predictor import LstmPredictor, Predictor, StatelessPredictor
 
 VOCABULARY = 11
 MAKERS: dict[str, Callable[[], Predictor]] = {
