@@ -17,10 +17,11 @@ from asr.training.hook import Hook, Run
 from asr.training.loggers import Logger
 from asr.training.metrics import MetricsWriter
 from asr.training.parameter_groups import parameter_groups
+from asr.training.parts import TrainerOptions
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
-from asr.training.trainer import Parts, Trainer, TrainerOptions, total_samples
+from asr.training.trainer import Parts, Trainer, total_samples
 from distributed.launch import World
 from scripts.build import (
     Speech,

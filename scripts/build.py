@@ -5,6 +5,7 @@ Parts are handed over ready-made; no class of the project builds another one fro
 
 import logging
 import shutil
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
 from distributed.launch import World
-from scripts.startup import UsageError
+from scripts.startup import REPOSITORY, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +41,21 @@ MANIFEST_SUFFIXES = (".jsonl", ".json")
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Turn the errors of constructors, which are written for people, into one line; Hydra wraps them in its own."""
+    """Turn the errors of our own constructors, which are written for people, into UsageError; others are bugs."""
     try:
         yield
-    except InstantiationException as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
-        raise UsageError(str(cause).splitlines()[0]) from error
     except UsageError:
         raise
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    except (ValueError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if not isinstance(cause, ValueError) or not _raised_by_us(cause):
+            raise
+        raise UsageError(str(cause)) from error
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(REPOSITORY) and ".venv" not in frames[-1].filename
 
 
 def build(node: DictConfig, **runtime: Any) -> Any:
@@ -88,7 +94,9 @@ class Speech:
             return self._screened(path.stem, path)
         manifests = self.corpus.prepare()
         if name not in manifests:
-            raise UsageError(f"the corpus has no split {name!r}; it has {', '.join(manifests)}")
+            raise UsageError(
+                f"the corpus has no split {name!r}; it has {', '.join(manifests)} (evaluation.sets=[] trains without one)"
+            )
         return self._screened(name, manifests[name])
 
     def _screened(self, name: str, manifest: Path) -> Split:

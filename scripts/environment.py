@@ -5,11 +5,11 @@ import shlex
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from asr.training.precision import cpu_info
 from scripts.startup import REPOSITORY
 
 DISTRIBUTIONS = ("torch", "torchaudio", "numpy", "hydra-core")
@@ -20,7 +20,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": cpu_info("model name") or platform.machine(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {name: metadata.version(name) for name in DISTRIBUTIONS},
@@ -41,12 +41,3 @@ def git_commit() -> str | None:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -13,7 +13,7 @@ Group = Any  # a node with a target of its own, or several of them by name
 class TrainSettings:
     """conf/train.yaml."""
 
-    name: str | None
+    name: str | int | None
     exp_dir: Path
     seed: Natural
     resume: bool

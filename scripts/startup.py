@@ -17,6 +17,10 @@ class UsageError(ValueError):
     """Something the user wrote cannot be used; the message says what, and what to write instead."""
 
 
+class LearnerError(RuntimeError):
+    """A UsageError of one learner after the start: other learners need not have it."""
+
+
 def check_packages() -> None:
     """Raise UsageError if one of our packages resolves outside the repository."""
     for name in PACKAGES:

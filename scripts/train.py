@@ -5,15 +5,20 @@
 The same command again goes on where it stopped. Everything lands in exp/<name>/.
 """
 
+import fcntl
 import json
 import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from asr.data.plan import check_learners
-from asr.training.checkpoint import best_checkpoint, list_checkpoints
+from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.training.files import write_atomically
 from asr.training.loggers import setup_logging
 from asr.training.metrics import cut_former_learners, merge
 from asr.training.precision import choose_matmul, flush_denormals
@@ -24,7 +29,7 @@ from scripts.assembly import assemble
 from scripts.build import build_hooks, readable
 from scripts.configuration import compose, differing_keys, print_help, run_name
 from scripts.environment import environment
-from scripts.startup import UsageError, run_main
+from scripts.startup import LearnerError, UsageError, run_main
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,7 @@ def main(arguments: list[str]) -> None:
         return
     place = launch.place()
     config = compose("train", arguments)
-    folder = Path(config.exp_dir) / (config.name or run_name(arguments))
+    folder = Path(config.exp_dir) / (str(config.name) if config.name is not None else run_name(arguments))
     _check_folder(folder, config)
     flush_denormals()
     with readable():
@@ -48,9 +53,40 @@ def main(arguments: list[str]) -> None:
             place, timeout_seconds=options.timeout_seconds, device=options.device, threads=options.threads
         )
     try:
-        _train(config, folder, world)
+        with _lock(folder, world):
+            _train(config, folder, world)
+    except UsageError as error:  # from here on learners may fail one by one: each says so
+        _log_traceback(folder, world.rank)
+        raise LearnerError(str(error)) from error
+    except Exception:
+        _log_traceback(folder, world.rank)
+        raise
     finally:
         launch.stop(world)
+
+
+@contextmanager
+def _lock(folder: Path, world: World) -> Iterator[None]:
+    """One training at a time in a folder: learners may outlive a launcher that was killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        taken = False
+        if world.rank == 0:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken = True
+        if world.any(taken):
+            raise UsageError(f"another process is training in {folder}: stop it, or choose another name=")
+        yield
+
+
+def _log_traceback(folder: Path, rank: int) -> None:
+    """Into the learner's log file: the terminal gets one line, or torch's own report."""
+    log_file = folder / "logs" / f"rank-{rank}.log"
+    if log_file.parent.is_dir():
+        with log_file.open("a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
 
 
 def _check_folder(folder: Path, config: DictConfig) -> None:
@@ -75,18 +111,17 @@ def _check_folder(folder: Path, config: DictConfig) -> None:
 
 
 def _train(config: DictConfig, folder: Path, world: World) -> None:
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
     setup_logging(folder, world.rank)
     log.info("%s", choose_matmul(config.launch.matmul))
     with readable():
         trainer = assemble(config, folder, world, build_hooks(config))
     if world.rank == 0:
-        OmegaConf.save(config, folder / "config.yaml")
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config))
     checkpoint, problems = trainer.parts.checkpoints.newest()
     for problem in problems:
         log.warning("checkpoint passed over: %s", problem)
     if checkpoint is not None:
-        log.info("%s", _resume_line(checkpoint.folder.name, checkpoint.world_size, world.size))
+        log.info("%s", _resume_line(checkpoint, world.size))
     if world.rank == 0:
         cut_former_learners(folder, checkpoint.progress.samples if checkpoint else -1, world.size)
     try:
@@ -99,10 +134,10 @@ def _train(config: DictConfig, folder: Path, world: World) -> None:
         _write_summary(folder, trainer, world)
 
 
-def _resume_line(name: str, old_size: int, new_size: int) -> str:
-    line = f"resuming from checkpoint {name}"
-    if old_size != new_size:
-        line += f": written by {old_size} learners, going on with {new_size} under the same batch plan"
+def _resume_line(checkpoint: Checkpoint, learners: int) -> str:
+    line = f"resuming from checkpoint {checkpoint.folder.name} ({checkpoint.backend})"
+    if checkpoint.world_size != learners:
+        line += f": written by {checkpoint.world_size} learners, going on with {learners} under the same batch plan"
     return line
 
 
@@ -119,7 +154,7 @@ def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
         "wall_seconds": trainer.parts.recorder.wall_seconds,
         "environment": environment(),
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2))
     if best is not None and best.wer is not None:
         log.info("done: best WER on the first evaluation set %.2f %% (%s)", 100 * best.wer, best.folder.name)
 

@@ -5,6 +5,7 @@ bad_batches/step-00000012-learner-0.safetensors   features, lengths and targets 
 """
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,10 @@ from safetensors.torch import save_file
 from asr.data.batch import Batch
 from asr.training.hook import Progress
 from distributed.backend import GradientReport
+
+MAX_DUMPS = 100  # per learner: a batch that is bad in every epoch must not fill the disk
+
+log = logging.getLogger(__name__)
 
 
 class TrainingDivergedError(RuntimeError):
@@ -44,17 +49,20 @@ class BadSteps:
             return
         self.total += 1
         self.in_a_row += 1
-        dump = self._dump(report, progress, batches, losses, lr)
+        if self.total <= MAX_DUMPS:
+            self._dump(report, progress, batches, losses, lr)
+        ids = ", ".join(utterance for batch in batches for utterance in batch.utterance_ids)
+        log.warning("step %d skipped: loss or gradient is not finite; its utterances: %s", progress.step, ids)
         if self.in_a_row >= self.maximum_in_a_row:
             raise TrainingDivergedError(
                 f"{self.in_a_row} steps in a row had a non-finite loss or gradient "
                 f"(trainer.max_bad_steps={self.maximum_in_a_row}, learning rate {lr:g}); "
-                f"the batches are in {dump.parent}: look at the newest, or lower optimizer.lr"
+                f"the batches are in {self.folder}: look at the newest, or lower optimizer.lr"
             )
 
     def _dump(
         self, report: GradientReport, progress: Progress, batches: list[Batch], losses: list[float], lr: float
-    ) -> Path:
+    ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{progress.step:08d}-learner-{self.learner}.json"
         units = [
@@ -75,7 +83,6 @@ class BadSteps:
             for name in ("features", "feature_lengths", "targets", "target_lengths", "predictor_inputs"):
                 tensors[f"{position}.{name}"] = getattr(batch, name).contiguous()
         save_file(tensors, path.with_suffix(".safetensors"))
-        return path
 
     def state_dict(self) -> dict[str, int]:
         """Counters."""

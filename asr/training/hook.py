@@ -5,7 +5,7 @@
     groups = hook.on_parameter_groups(model)           # parameters with rules of their own
     optimizer(groups);  backend.attach(optimizer);  load checkpoint
     hook.on_fit_start(run, resumed)
-    backend.synchronise(resumed)
+    backend.synchronise(resumed)                       # may rehearse: forward, on_loss and backward that leave no trace
     while samples are left:
         hook.on_step_start(progress)
         divisor = backend.begin_step(local_weight)
@@ -32,11 +32,13 @@ Batch hooks declare a ``stage``. Within the loader the order is: stage, then pos
     waveform  ->  log-mel  ->  mel  ->  normalisation  ->  normalised  ->  targets
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from asr.data.batch import Batch, RawBatch
@@ -105,9 +107,14 @@ class LossTerms:
         self.regularisers[name] = value.detach()
 
     def objective(self, divisor: float) -> Tensor:
-        """What the unit's backward starts from: the sum over ``divisor``, and per-step terms undivided."""
+        """What the unit's backward starts from: the sum over ``divisor``, and per-step terms undivided.
+
+        A value that is not finite makes every gradient so, those of terms that have none included: what learners agree
+        on is the gradient.
+        """
         mean = self.summed / divisor
-        return mean if self.per_step is None else mean + self.per_step
+        value = mean if self.per_step is None else mean + self.per_step
+        return value * torch.where(value.detach().isfinite(), 1.0, math.nan)
 
 
 class Hook:

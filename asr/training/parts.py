@@ -31,3 +31,17 @@ class LaunchOptions:
     threads: Count
     timeout_seconds: Positive
     matmul: Literal["auto", "mkl", "onednn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerOptions:
+    """How long a run goes on, and what happens at which marks (in global steps)."""
+
+    epochs: Count
+    max_steps: Count | None
+    max_norm: Positive | None
+    max_bad_steps: Count
+    precision: Literal["fp32", "bf16", "fp64"]
+    log_every: Count
+    evaluate_every: Count
+    checkpoint_every: Count

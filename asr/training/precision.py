@@ -80,12 +80,17 @@ def matmul_error() -> float:
 
 def cpu_vendor() -> str:
     """The processor's maker as it names itself (GenuineIntel, AuthenticAMD), or its architecture where it does not."""
+    return cpu_info("vendor_id") or platform.machine() or "an unknown processor"
+
+
+def cpu_info(field: str) -> str | None:
+    """A field of /proc/cpuinfo, of the first processor; None where there is no such thing."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("vendor_id"):
+            if line.startswith(field):
                 return line.partition(":")[2].strip()
-    return platform.machine() or "an unknown processor"
+    return None
 
 
 def flush_denormals() -> bool:

@@ -84,6 +84,8 @@ class Recorder:
     def start(self, samples: int) -> None:
         """Begin or go on at ``samples``: rows written after that point by an interrupted run are cut."""
         kept = self.writer.cut(samples)
+        for row in kept:
+            self.latest |= {key: value for key, value in row.items() if "/" in key}
         if kept:
             self.earlier_seconds = float(kept[-1]["wall_seconds"])
         self.refusals.start(samples)

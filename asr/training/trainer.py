@@ -8,12 +8,12 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asr.data.batch import Batch, keyed_seed
@@ -24,28 +24,13 @@ from asr.training.bad_steps import BadSteps
 from asr.training.checkpoint import Checkpoint, CheckpointFolder
 from asr.training.evaluation import Evaluator
 from asr.training.hook import Hook, LossTerms, Progress, Run
-from asr.training.parts import LoaderOptions
+from asr.training.parts import LoaderOptions, TrainerOptions
 from asr.training.precision import autocast
 from asr.training.recorder import Recorder
 from asr.training.schedule import LearningRate
 from asr.training.units import Step, planned_steps, samples_of_steps
 from distributed.backend import Backend, GradientReport
 from distributed.launch import World
-from distributed.ranges import Count, Positive
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerOptions:
-    """How long a run goes on, and what happens at which marks (in global steps)."""
-
-    epochs: Count
-    max_steps: Count | None
-    max_norm: Positive | None
-    max_bad_steps: Count
-    precision: Literal["fp32", "bf16", "fp64"]
-    log_every: Count
-    evaluate_every: Count
-    checkpoint_every: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +77,17 @@ def total_samples(options: TrainerOptions, plan: BatchPlan) -> int:
     return min(samples, samples_of_steps(plan, options.max_steps))
 
 
+def _copied(value: Any) -> Any:
+    """A copy on the CPU of nested containers with tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
 class Trainer:
     """Runs the loop over ready-made parts."""
 
@@ -109,21 +105,21 @@ class Trainer:
     def fit(self, resume_from: Checkpoint | None) -> Progress:
         """Train until all samples are processed, from the start or from a checkpoint."""
         hooks = self.parts.hooks.values()
-        try:
-            self._start(resume_from)
-            for step in self._steps():
-                self._run_step(*step)
-            self.backend.drain()
+        with ExitStack() as closing:
             for hook in hooks:
-                hook.on_fit_end(self.progress)
-        except BaseException as error:
-            for hook in hooks:
-                hook.on_error(error)
-            raise
-        finally:
-            self.backend.close()
-            for hook in hooks:
-                hook.close()
+                closing.callback(hook.close)
+            closing.callback(self.backend.close)
+            try:
+                self._start(resume_from)
+                for step in self._steps():
+                    self._run_step(*step)
+                self.backend.drain()
+                for hook in hooks:
+                    hook.on_fit_end(self.progress)
+            except BaseException as error:
+                for hook in hooks:
+                    hook.on_error(error)
+                raise
         return self.progress
 
     def _start(self, resume_from: Checkpoint | None) -> None:
@@ -280,7 +276,7 @@ class Trainer:
             "bad_steps": self.bad_steps.state_dict(),
             "best_wer": self.best_wer,
         }
-        return copy.deepcopy(state)
+        return _copied(state)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take back a checkpoint; with another number of learners all start from the consensus model."""

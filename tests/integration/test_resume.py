@@ -1,5 +1,6 @@
 """kill -9 of any learner, or of all, at any moment: the same command then ends with the bitwise same loss curve."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -105,3 +106,14 @@ def test_allreduce_goes_on_with_another_number_of_learners(launcher: Any) -> Non
         if "train/loss" in one
     ]
     assert all(abs(one - other) <= 1e-4 * one for one, other in losses)
+
+
+def test_a_second_start_in_the_same_folder_is_refused(launcher: Any) -> None:
+    """Learners outlive a launcher that is killed alone; a second group must not write over theirs."""
+    folder = launcher.folder / "exp" / "busy"
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as a learner that is still training does
+        output = launcher.train(2, "name=busy", *RUN, expect=1)
+        assert output.count("another process is training in exp/busy") == 2, "each learner says so"
+    launcher.train(2, "name=busy", *RUN)

@@ -1,0 +1,74 @@
+"""Files and folders that a kill, a full disk or a power cut leaves whole: the old or the new one, never half of each.
+
+Folders on their way in or out have a name with a leading dot: ``.replaced-<name>`` is a folder whose place another one
+is about to take, ``.deleted-<name>`` one that is being deleted. ``restore_replaced`` undoes an exchange that a kill
+interrupted, ``sweep`` deletes what is left over.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+REPLACED = ".replaced-"
+DELETED = ".deleted-"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file under another name, force it to disk and rename it: readers see the old or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(folder: Path, final: Path) -> None:
+    """Rename a folder whose files are on disk to ``final``; one that has this name makes way and is deleted."""
+    fsync(folder)
+    aside = final.with_name(REPLACED + final.name)
+    if final.exists():  # no folder can be renamed onto another one
+        final.rename(aside)
+    folder.rename(final)
+    fsync(final.parent)
+    if aside.exists():
+        shutil.rmtree(aside)
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder; it loses its name first, so that half of it is never taken for the whole."""
+    aside = folder.with_name(DELETED + folder.name)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def restore_replaced(root: Path) -> None:
+    """Give folders their names back whose place was never taken, because a kill came first."""
+    for aside in root.glob(f"{REPLACED}*"):
+        final = root / aside.name.removeprefix(REPLACED)
+        if not final.exists():
+            aside.rename(final)
+
+
+def sweep(root: Path, *prefixes: str) -> None:
+    """Delete what interrupted exchanges and deletions left in ``root``, and folders with one of ``prefixes``."""
+    restore_replaced(root)
+    for prefix in (REPLACED, DELETED, *prefixes):
+        for leftover in root.glob(f"{prefix}*"):
+            shutil.rmtree(leftover)
