@@ -74,7 +74,7 @@ def total_samples(options: TrainerOptions, plan: BatchPlan) -> int:
     samples = options.epochs * plan.utterances
     if options.max_steps is None:
         return samples
-    return min(samples, samples_of_steps(plan, options.max_steps))
+    return min(samples, samples_of_steps(plan, options.max_steps, options.epochs))
 
 
 def _copied(value: Any) -> Any:

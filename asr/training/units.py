@@ -31,12 +31,13 @@ def planned_steps(plan: BatchPlan, start: Progress, total_samples: int, rank: in
         epoch, batch = epoch + 1, 0
 
 
-def samples_of_steps(plan: BatchPlan, steps: int) -> int:
-    """Utterances in the first ``steps`` global batches of a run."""
-    samples, epoch = 0, 0
-    while steps > 0:
+def samples_of_steps(plan: BatchPlan, steps: int, epochs: int) -> int:
+    """Utterances in the first ``steps`` global batches of a run, or in all of its ``epochs`` if those are fewer."""
+    samples = 0
+    for epoch in range(epochs):
         batches = plan.epoch(epoch)[:steps]
         samples += sum(len(unit.utterances) for batch in batches for unit in batch)
         steps -= len(batches)
-        epoch += 1
+        if steps == 0:
+            break
     return samples
