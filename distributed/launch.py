@@ -21,6 +21,10 @@ from torch.distributed import PrefixStore, ProcessGroup, Store
 from torch.distributed.rendezvous import rendezvous
 
 
+class LaunchError(ValueError):
+    """The environment of a launcher, or the GPUs of a host, do not fit; the message names the remedy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Which learner this process is, as its launcher says."""
@@ -112,13 +116,13 @@ def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> Pr
 
 
 def place() -> Place:
-    """Read from the environment which learner this is; ValueError where the launcher left it half said."""
+    """Read from the environment which learner this is; LaunchError where the launcher left it half said."""
     if "RANK" not in os.environ:
         return Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
     rank, size = _integer("RANK"), _integer("WORLD_SIZE")
     local_rank, local_size = _integer("LOCAL_RANK"), _integer("LOCAL_WORLD_SIZE")
     if not 0 <= rank < size or not 0 <= local_rank < local_size <= size:
-        raise ValueError(
+        raise LaunchError(
             f"RANK={rank} of WORLD_SIZE={size}, LOCAL_RANK={local_rank} of LOCAL_WORLD_SIZE={local_size} do not fit "
             "together; start the learners with torchrun"
         )
@@ -132,6 +136,9 @@ def start(place: Place, *, timeout_seconds: float, device: Literal["auto", "cpu"
         timeout_seconds: how long a learner waits for the others, here and in every later exchange.
         device: ``auto`` takes the GPUs where there are any.
         threads: of torch's operators in this process.
+
+    Raises:
+        LaunchError: this host has fewer GPUs than learners.
     """
     chosen = _device(place, device)
     torch.set_num_threads(threads)
@@ -162,11 +169,11 @@ def stop(world: World) -> None:
 def _integer(name: str) -> int:
     value = os.environ.get(name)
     if value is None:
-        raise ValueError(f"RANK is set but {name} is not; start the learners with torchrun, or unset RANK")
+        raise LaunchError(f"RANK is set but {name} is not; start the learners with torchrun, or unset RANK")
     try:
         return int(value)
     except ValueError:
-        raise ValueError(f"environment variable {name} must be an integer, got {value!r}") from None
+        raise LaunchError(f"environment variable {name} must be an integer, got {value!r}") from None
 
 
 def _device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -174,8 +181,8 @@ def _device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.devic
     if device == "cpu" or (device == "auto" and gpus == 0):
         return torch.device("cpu")
     if gpus < place.local_size:
-        raise ValueError(
+        raise LaunchError(
             f"{place.local_size} learners on this host but {gpus} GPUs; "
-            f"start torchrun with --nproc-per-node {max(gpus, 1)} or use device=cpu"
+            f"start torchrun with --nproc-per-node {max(gpus, 1)} or use launch.device=cpu"
         )
     return torch.device("cuda", place.local_rank)

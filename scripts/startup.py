@@ -39,7 +39,7 @@ def run_main(main: Callable[[list[str]], None]) -> None:
         check_packages()
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoint")
+        sys.exit("interrupted")
     except Exception as error:
         line = line_for_people(error)
         if line is None:
@@ -53,9 +53,12 @@ def line_for_people(error: Exception) -> str | None:
 
     Empty for learners beside the first one of a host, where all of them meet the same mistake in the configuration.
     """
-    from distributed.launch import place  # not before check_packages
+    from distributed.launch import LaunchError, Place, place  # not before check_packages
 
-    here = place()
+    try:
+        here = place()
+    except LaunchError:  # perhaps the very error to report
+        here = Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
     if isinstance(error, UsageError):
         return f"error: {error}\n" if here.local_rank == 0 else ""
     who = f"error on learner {here.rank}" if here.size > 1 else "error"

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from distributed import launch
-from distributed.launch import Place, World, place, start, stop
+from distributed.launch import LaunchError, Place, World, place, start, stop
 
 VARIABLES = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 
@@ -43,7 +43,7 @@ def test_a_half_said_environment_is_refused(
     for each, usual in VARIABLES.items():
         environment.setenv(each, usual)
     environment.delenv(name) if value is None else environment.setenv(name, value)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(LaunchError, match=message):
         place()
 
 
@@ -66,7 +66,7 @@ def test_more_learners_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     two = Place(rank=0, size=2, local_rank=0, local_size=2, launched=True)
     for device in ("auto", "cuda"):
-        with pytest.raises(ValueError, match=r"2 learners on this host but 1 GPUs.*device=cpu"):
+        with pytest.raises(LaunchError, match=r"2 learners on this host but 1 GPUs.* launch\.device=cpu"):
             start(two, timeout_seconds=5, device=device, threads=1)
 
 
