@@ -1,12 +1,14 @@
 """The top level of each configuration: what entry points take beside their groups, checked like everything else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distributed.ranges import Count, Natural
 
-Group = Any  # a node with a target of its own, or several of them by name
+Group = Callable[..., Any]  # a node with a target of its own
+Groups = Any  # several of them by name, or none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +26,9 @@ class TrainSettings:
     backend: Group
     optimizer: Group
     schedule: Group
-    hooks: Group
+    hooks: Groups
     decode: Group
-    logger: Group
+    logger: Groups
     features: Group
     batch: Group
     loader: Group

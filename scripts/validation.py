@@ -1,7 +1,10 @@
 """Checks a configuration against the annotations of the constructors that it names.
 
-Every node with a ``_target_`` is checked, before anything is built: the target lies in this project, each key is one of
+Every node with a ``_target_`` is checked, before anything is built: the target is one of our parts, each key is one of
 its parameters, each value is of the annotated type and within the annotated range (distributed/ranges.py).
+
+A run folder's configuration may come from anywhere, and using the run must not run foreign code, nor those of our own
+functions that were never meant to be parts: what may be named, and where, is written in ``find_target`` and ``refusal``.
 """
 
 import difflib
@@ -18,6 +21,17 @@ from distributed.ranges import Range
 from scripts.startup import PACKAGES, UsageError
 
 HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_")
+PART_PACKAGES = tuple(package for package in PACKAGES if package != "scripts")
+SETTINGS = "scripts.settings"  # what the top level of a configuration is checked against
+PLAIN: dict[Any, tuple[type, ...]] = {  # annotation -> types of values that fit
+    float: (int, float),
+    int: (int,),
+    str: (str,),
+    Path: (str,),
+    bool: (bool,),
+    None: (type(None),),
+    type(None): (type(None),),
+}
 
 
 def validate(config: DictConfig) -> None:
@@ -30,12 +44,14 @@ def validate(config: DictConfig) -> None:
 
 
 def _walk(node: Any, path: str) -> None:
-    if not isinstance(node, dict):
-        return
-    if "_target_" in node:
-        _check_node(node, path)
-    for key, child in node.items():
-        _walk(child, f"{path}.{key}" if path else str(key))
+    if isinstance(node, dict):
+        if "_target_" in node:
+            _check_node(node, path)
+        for key, child in node.items():
+            _walk(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, (list, tuple)):
+        for index, child in enumerate(node):
+            _walk(child, f"{path}[{index}]")
 
 
 def _check_node(node: dict[str, Any], path: str) -> None:
@@ -50,28 +66,39 @@ def _check_node(node: dict[str, Any], path: str) -> None:
             raise UsageError(f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         allowed = refusal(value, parameters[key].annotation)
         if allowed is not None:
-            raise UsageError(f"{name}={_shown(value)}: must be {allowed}")
+            hint = f"; write {name}=[{value}]" if allowed == "a list" and isinstance(value, str) else ""
+            raise UsageError(f"{name}={_shown(value)}: must be {allowed}{hint}")
 
 
 def find_target(name: str, path: str) -> Callable[..., Any]:
-    """The class or function that a node names; only our own packages may be named.
+    """The class or function that the node at ``path`` names (empty: the top level).
 
-    A run folder's configuration may come from anywhere, and building what it names must not run foreign code.
+    It is public, where it is defined, in a package of parts; a function must be one that makes a part.
     """
     module, _, attribute = str(name).rpartition(".")
-    if module.split(".")[0] not in PACKAGES:
-        raise UsageError(f"{path}._target_={name}: must lie in one of the packages {', '.join(PACKAGES)}")
+    where = f"{path}._target_={name}" if path else f"_target_={name}"
+    if module.split(".")[0] not in PART_PACKAGES and not (module == SETTINGS and path == ""):
+        raise UsageError(f"{where}: must lie in one of the packages {', '.join(PART_PACKAGES)}")
     try:
         target: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"{path}._target_={name}: cannot be found: {error}") from None
+        raise UsageError(f"{where}: cannot be found: {error}") from None
+    made = inspect.signature(target, eval_str=True).return_annotation if inspect.isfunction(target) else target
+    if attribute.startswith("_") or getattr(target, "__module__", None) != module or not _is_part_class(made):
+        raise UsageError(f"{where}: must be a public class that {module} defines, or a function that makes a part")
     return target
+
+
+def _is_part_class(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and annotation not in PLAIN and annotation.__module__ != "builtins"
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
 
 
 def refusal(value: Any, annotation: Any) -> str | None:
     """What is allowed, in words, if ``value`` does not fit ``annotation``; None if it fits."""
-    if isinstance(value, dict) and "_target_" in value:
-        return None  # a part of its own, checked where it stands
     origin = get_origin(annotation)
     if origin is Annotated:
         base, *marks = get_args(annotation)
@@ -95,8 +122,8 @@ def refusal(value: Any, annotation: Any) -> str | None:
 
 def _container_refusal(value: Any, origin: type, arguments: tuple[Any, ...]) -> str | None:
     if origin is dict:
-        if not isinstance(value, dict):
-            return "a mapping"
+        if not isinstance(value, dict) or _is_part(value):
+            return "a mapping of plain values"
         reasons = [refusal(item, arguments[1]) for item in value.values()]
         return next((f"a mapping of which each value is {r}" for r in reasons if r), None)
     if not isinstance(value, list):
@@ -111,19 +138,14 @@ def _container_refusal(value: Any, origin: type, arguments: tuple[Any, ...]) -> 
 
 
 def _plain_refusal(value: Any, annotation: Any) -> str | None:
-    accepted: dict[Any, tuple[type, ...]] = {
-        float: (int, float),
-        int: (int,),
-        str: (str,),
-        Path: (str,),
-        bool: (bool,),
-        None: (type(None),),
-        type(None): (type(None),),
-    }
-    if annotation not in accepted:
-        return None  # a runtime object's type: not for a configuration to give
-    fits = isinstance(value, accepted[annotation]) and (annotation is bool or not isinstance(value, bool))
-    return None if fits else _type_words(annotation)
+    if annotation is Any:
+        return None
+    if annotation in PLAIN:
+        fits = isinstance(value, PLAIN[annotation]) and (annotation is bool or not isinstance(value, bool))
+        return None if fits else _type_words(annotation)
+    if _is_part_class(annotation) or get_origin(annotation) is Callable:
+        return None if _is_part(value) else "a node with a _target_"
+    return "left out: it is known only when a run starts"
 
 
 def _type_words(annotation: Any) -> str:

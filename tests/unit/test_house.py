@@ -106,7 +106,7 @@ def nodes_with_targets(node: Any, path: str) -> list[tuple[str, dict[str, Any]]]
         if "_target_" in node:
             found.append((path, node))
         for key, child in node.items():
-            found += nodes_with_targets(child, f"{path}.{key}")
+            found += nodes_with_targets(child, f"{path}.{key}" if path else key)
     return found
 
 
@@ -124,7 +124,7 @@ def test_every_key_of_a_yaml_has_a_comment(path: Path) -> None:
 def test_defaults_have_one_home(path: Path) -> None:
     """What YAML gives has no default in the code, and what a constructor needs from YAML is there."""
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    for where, node in nodes_with_targets(content, path.stem):
+    for where, node in nodes_with_targets(content, ""):
         parameters = inspect.signature(find_target(node["_target_"], where)).parameters
         for key in node.keys() - {*HYDRA_KEYS, "defaults"}:
             assert parameters[key].default is inspect.Parameter.empty, f"{where}.{key} has a default in the code too"
