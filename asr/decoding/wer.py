@@ -124,11 +124,12 @@ def write_results(
     references: Mapping[str, str],
     hypotheses: Mapping[str, str],
     speakers: Mapping[str, str | None] | None = None,
+    checkpoint: str | None = None,
 ) -> str:
     """Score a set and write {recogs,errs,wer}-<decode>.txt and wer-<decode>.json into ``folder``, eval/<set> of a run.
 
-    Texts by utterance id; with ``speakers``, also by utterance id, the summary lists speakers, worst first. Returns
-    the summary's first line: ``[set] %WER 2.25% [1183 / 52576, 130 ins, 96 del, 957 sub ]`` and the interval.
+    Texts by utterance id; with ``speakers``, also by utterance id, the summary lists speakers, worst first; the JSON
+    file records of which ``checkpoint`` the figures are. Returns the summary's first line: ``[set] %WER 2.25% [1183 / 52576, 130 ins, 96 del, 957 sub ]`` and the interval.
     """
     counts = _counts_by_utterance(references, hypotheses)
     total = sum(counts.values(), ErrorCounts())
@@ -136,11 +137,12 @@ def write_results(
     interval = bootstrap_interval(errors, words, replications=REPLICATIONS, seed=0)
     summary = summary_line(folder.name, total, interval)
     details = [f"%CER {total.cer:.2%}", f"%SER {total.sentence_error_rate:.2%} of {total.utterances} utterances"]
+    figures = _figures(total, interval) | ({} if checkpoint is None else {"checkpoint": checkpoint})
     texts = {
         f"recogs-{decode}.txt": format_transcripts(references, hypotheses),
         f"errs-{decode}.txt": format_errors({name: (references[name], hypotheses[name]) for name in references}),
         f"wer-{decode}.txt": "\n".join([summary, *details, *_speaker_lines(counts, speakers or {}), ""]),
-        f"wer-{decode}.json": json.dumps(_figures(total, interval), indent=2, allow_nan=False) + "\n",
+        f"wer-{decode}.json": json.dumps(figures, indent=2, allow_nan=False) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

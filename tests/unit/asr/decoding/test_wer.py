@@ -101,6 +101,9 @@ def test_files_of_a_set(tmp_path: Path) -> None:
     assert (figures["reference_words"], figures["utterances"]) == (8, 3)
     low, high = figures["wer_interval"]
     assert 0.0 <= low < 0.375 < high
+    assert "checkpoint" not in figures
+    write_results(folder, "greedy", REFERENCES, HYPOTHESES, {"a": "anna", "b": "bert", "c": "anna"}, "step-00000100")
+    assert json.loads((folder / "wer-greedy.json").read_text()) == figures | {"checkpoint": "step-00000100"}
 
     text = (folder / "wer-greedy.txt").read_text()
     assert text.splitlines()[0] == summary
