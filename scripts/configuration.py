@@ -6,28 +6,33 @@ that takes it: see scripts/validation.py.
 """
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from scripts.settings import TrainSettings
 from scripts.startup import REPOSITORY, UsageError
 from scripts.validation import validate
 
 CONF = REPOSITORY / "conf"
+SYNTAX = "write key=value (quote lists: 'hooks=[a,b]')"
+SEVERAL = ("hooks", "logger")  # groups of which any number of options is chosen, or none
 
 
 def print_help(config_name: str, arguments: Sequence[str], usage: str) -> bool:
     """Answer --help and --cfg; True if there is nothing else to do."""
     if any(argument in ("-h", "--help") for argument in arguments):
-        groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-        print(usage.strip(), "", *(f"{group}={'|'.join(options(group))}" for group in groups), sep="\n")
+        print(usage.strip(), "", *(f"{each}={'|'.join(options(each))}" for each in groups(config_name)), sep="\n")
         print("\n--cfg prints the whole configuration with its defaults; their meaning: conf/")
         return True
     if "--cfg" in arguments:
@@ -36,28 +41,39 @@ def print_help(config_name: str, arguments: Sequence[str], usage: str) -> bool:
     return False
 
 
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Overrides and paths. What exists is a path, even with an '=' in its name, as folders of runs often have."""
+    overrides = [each for each in arguments if "=" in each and not Path(each).exists()]
+    return overrides, [Path(each) for each in arguments if each not in overrides]
+
+
 def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """The checked, resolved configuration ``conf/<config_name>.yaml`` with ``overrides``.
 
     Raises:
         UsageError: one line that names the key, the value, what is allowed and the nearest valid name.
     """
-    config = _compose(config_name, overrides)
+    config = _compose(config_name, [_quoted(override) for override in overrides])
     validate(config)
     return config
 
 
+def _quoted(override: str) -> str:
+    """Quote a value that holds an '=', as the folder of a run often does; Hydra's grammar wants that."""
+    key, _, value = override.partition("=")
+    return f"{key}='{value}'" if "=" in value and not re.search(r"""['"\[{(]""", value) else override
+
+
 def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     try:
+        _check_choices(config_name, overrides)
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra.compose(config_name, overrides=list(overrides))
         OmegaConf.resolve(config)
         _refuse_missing(config)
         return config
     except OverrideParseException as error:
-        raise UsageError(
-            f"cannot read the argument {error.override!r}: write key=value (quote lists: 'hooks=[a,b]')"
-        ) from None
+        raise UsageError(f"cannot read the argument {error.override!r}: {SYNTAX}") from None
     except MissingConfigException as error:
         raise UsageError(_unknown_option(config_name, overrides, error)) from None
     except ConfigCompositionException as error:
@@ -66,6 +82,28 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         raise UsageError(f"{error.full_key or 'a value'} is not set: {_first_line(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_first_line(error)) from None
+
+
+def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
+    """Refuse what Hydra meets with a traceback or with words about its own defaults lists."""
+    known = groups(config_name)
+    for override in _parsed(overrides):
+        key, written = str(override.key_or_group), override.input_line
+        if not key:
+            raise UsageError(f"cannot read the argument {written!r}: {SYNTAX}")
+        none = f"; {key}=[] for none" if key in SEVERAL else ""
+        if override.is_delete() and not key.startswith(tuple(f"{group}." for group in SEVERAL)):
+            raise UsageError(f"{written}: only what hooks and logger hold can be taken away{none}")
+        if _is_group(key) and key not in known:
+            raise UsageError(f"{written}: {config_name} has no group {key!r}; it has {', '.join(known)}")
+        value = override.value()
+        chosen = value if key in SEVERAL and isinstance(value, list) else [value]
+        if key in known and (override.package is not None or not all(isinstance(each, str) for each in chosen)):
+            raise UsageError(f"{written}: write {key}= and one of {', '.join(options(key))}{none}")
+
+
+def _is_group(key: str) -> bool:
+    return (CONF / key).is_dir()
 
 
 def _refuse_missing(config: DictConfig) -> None:
@@ -80,10 +118,9 @@ def _unknown_key(config_name: str, overrides: Sequence[str], error: ConfigCompos
         found_group = re.search(r"Could not find '([^']+)'", str(error))
         return _unknown_option(config_name, overrides, error) if found_group else _first_line(error)
     key = found.group(1)
-    known = list(_keys(_chosen(config_name, overrides)))
-    if key.count(".") == 0 and (CONF / key).is_dir():
-        return f"{key} is a group: choose one of {', '.join(options(key))}"
-    return f"unknown key {key!r}{_nearest(key, known)}"
+    if _is_group(key):  # a nested group, of which the chosen option of the outer one has none
+        return _first_line(error)
+    return f"unknown key {key!r}{_nearest(key, list(_keys(_chosen(config_name, overrides))))}"
 
 
 def _unknown_option(config_name: str, overrides: Sequence[str], error: Exception) -> str:
@@ -91,7 +128,7 @@ def _unknown_option(config_name: str, overrides: Sequence[str], error: Exception
         group = override.key_or_group
         values = override.value() if isinstance(override.value(), list) else [override.value()]
         for value in values:
-            if (CONF / group).is_dir() and value is not None and str(value) not in options(group):
+            if _is_group(group) and str(value) not in options(group):
                 allowed = options(group)
                 return (
                     f"{group}={value}: there is no conf/{group}/{value}.yaml; allowed: {', '.join(allowed)}"
@@ -105,13 +142,28 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def groups(config_name: str) -> list[str]:
+    """The groups that an entry point chooses from, each followed by those nested in it (model/predictor)."""
+    found: list[str] = []
+    for group in _defaults(CONF / f"{config_name}.yaml"):
+        nested = {f"{group}/{each}" for name in options(group) for each in _defaults(CONF / group / f"{name}.yaml")}
+        found += [group, *sorted(each for each in nested if _is_group(each))]
+    return found
+
+
+def _defaults(path: Path) -> list[str]:
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    entries = content.get("defaults", []) if isinstance(content, dict) else []
+    return [str(key) for entry in entries if isinstance(entry, dict) for key in entry]
+
+
 def _parsed(overrides: Sequence[str]) -> list[Any]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
 def _chosen(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration with the options that the overrides choose, but without their values."""
-    choices = [each.input_line for each in _parsed(overrides) if (CONF / each.key_or_group).is_dir()]
+    choices = [each.input_line for each in _parsed(overrides) if _is_group(each.key_or_group)]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(config_name, overrides=choices)
 
@@ -149,15 +201,17 @@ def run_name(overrides: Sequence[str]) -> str:
 
 
 def _stable_hash(text: str) -> int:
-    import hashlib
-
     return int(hashlib.sha256(text.encode()).hexdigest()[:10], 16)
 
 
 def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
-    """Dotted names of the values in which two configurations differ."""
+    """Dotted names of the values in which two configurations differ; hooks also differ by their order."""
     flat_one, flat_other = dict(_leaves(one)), dict(_leaves(other))
-    return sorted(key for key in flat_one | flat_other if flat_one.get(key) != flat_other.get(key))
+    differing = sorted(key for key in flat_one | flat_other if flat_one.get(key) != flat_other.get(key))
+    hooks_one, hooks_other = (list(config.get("hooks") or {}) for config in (one, other))
+    if hooks_one != hooks_other and set(hooks_one) == set(hooks_other):
+        differing.append("the order of hooks")
+    return differing
 
 
 def _leaves(node: DictConfig) -> Iterator[tuple[str, Any]]:
@@ -175,13 +229,21 @@ def load_run_config(run: Path) -> DictConfig:
     """The configuration that a run folder was trained with, checked like a fresh one.
 
     Raises:
-        UsageError: the folder holds no run, or its configuration names code outside this project.
+        UsageError: the folder holds no run, or its configuration is damaged or names code outside this project.
     """
     path = run / "config.yaml"
     if not path.is_file():
         raise UsageError(f"run={run}: no {path.name} there; give the folder of a run, such as exp/demo")
-    config = OmegaConf.load(path)
+    try:
+        config = OmegaConf.load(path)
+        OmegaConf.resolve(config)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(config, DictConfig):
         raise UsageError(f"{path}: not a configuration")
     validate(config)
+    needed = {"_target_", *(field.name for field in fields(TrainSettings))} - set(SEVERAL)
+    missing = sorted(needed - set(map(str, config)))
+    if missing:
+        raise UsageError(f"{path}: {', '.join(missing)} missing; it is written when a run starts, and not to be edited")
     return config

@@ -17,7 +17,7 @@ from torchaudio.functional import resample
 
 from asr.training.evaluation import Decode
 from scripts.build import build
-from scripts.configuration import compose, print_help
+from scripts.configuration import compose, print_help, split_arguments
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
 
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
-    """Arguments with '=' are overrides, the others are files."""
+    """Audio files, and overrides."""
     if print_help("transcribe", arguments, __doc__ or ""):
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    config = compose("transcribe", [argument for argument in arguments if "=" in argument])
-    files = [Path(argument) for argument in arguments if "=" not in argument]
+    overrides, files = split_arguments(arguments)
+    config = compose("transcribe", overrides)
     if not files:
         raise UsageError("no audio files given: python scripts/transcribe.py run=exp/my-run audio/*.flac")
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scripts.configuration import CONF, compose, differing_keys, load_run_config, options, run_name
+from scripts.configuration import (
+    CONF,
+    compose,
+    differing_keys,
+    load_run_config,
+    options,
+    print_help,
+    run_name,
+    split_arguments,
+)
 from scripts.startup import UsageError
 
 ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")}
@@ -36,11 +45,27 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         ("+trainer.warmup=3", ["trainer.warmup"]),
         ("data=manifests", ["data.train", "must be set"]),
         ("model._target_=os.system", ["model._target_", "asr, distributed"]),
+        ("hooks=null", ["hooks=null", "spec_augment", "hooks=[] for none"]),
+        ("hooks=[null]", ["hooks=[null]", "spec_augment", "hooks=[] for none"]),
+        ("hooks={a:1}", ["hooks={a:1}", "hooks=[] for none"]),
+        ("~logger", ["~logger", "logger=[] for none"]),
+        ("~hooks", ["~hooks", "hooks=[] for none"]),
+        ("~trainer.epochs", ["~trainer.epochs", "hooks and logger"]),
+        ("backend=null", ["backend=null", "allreduce, dpsgd, single"]),
+        ("backend=[single,dpsgd]", ["backend=[single,dpsgd]", "allreduce, dpsgd, single"]),
+        ("backend@other=single", ["backend@other=single", "write backend="]),
+        ("decode=3", ["decode=3", "greedy"]),
+        ("batch=null", ["batch=null", "_target_"]),
+        ("=", ["'='", "key=value"]),
+        ("evaluation.sets=dev", ["evaluation.sets=dev", "must be a list", "write evaluation.sets=[dev]"]),
+        ("evaluate run=x backend=dpsgd", ["backend=dpsgd", "evaluate has no group 'backend'", "decode"]),
+        ("evaluate run=x sets=test", ["sets=test", "must be a list", "write sets=[test]"]),
     ],
 )
 def test_refusals_are_one_line_that_helps(override: str, expected: list[str]) -> None:
+    name, *overrides = override.split() if override.startswith("evaluate ") else ("train", override)
     with pytest.raises(UsageError) as caught:
-        compose("train", [override])
+        compose(name, overrides)
     message = str(caught.value)
     assert "\n" not in message
     for part in expected:
@@ -86,6 +111,33 @@ def test_differing_keys_name_the_leaves() -> None:
     assert differing_keys(one, OmegaConf.create({"a": 1, "b": {"c": 2, "d": [1, 3]}})) == ["b.d"]
 
 
+def test_differing_keys_see_the_order_of_hooks() -> None:
+    one, other = ({"hooks": {name: {"rate": 1} for name in order}} for order in ("ab", "ba"))
+    assert differing_keys(OmegaConf.create(one), OmegaConf.create(other)) == ["the order of hooks"]
+    assert differing_keys(OmegaConf.create(one), OmegaConf.create(one)) == []
+
+
+def test_folders_with_an_equals_sign_are_paths_and_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name that a run gets by itself, such as exp/backend=dpsgd, can be given to every entry point."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("exp", run_name(["backend=dpsgd", "hooks=[a,b]"]))
+    folder.mkdir(parents=True)
+    assert split_arguments([str(folder), "threads=2", "a.wav"]) == (["threads=2"], [folder, Path("a.wav")])
+    assert compose("evaluate", [f"run={folder}"]).run == str(folder)
+    assert compose("evaluate", [f"run='{folder}'"]).run == str(folder)
+
+
+def test_help_lists_the_groups_of_the_entry_point(capsys: pytest.CaptureFixture[str]) -> None:
+    assert print_help("evaluate", ["--help"], "usage")
+    shown = capsys.readouterr().out
+    assert "decode=greedy" in shown
+    assert "backend=" not in shown
+    assert print_help("train", ["-h"], "usage")
+    shown = capsys.readouterr().out
+    assert "backend=allreduce|dpsgd|single" in shown
+    assert "model/predictor=lstm_128|" in shown
+
+
 def test_a_run_folders_configuration_cannot_name_foreign_code(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model:\n  _target_: subprocess.run\n  args: [touch, pwned]\n")
     with pytest.raises(UsageError, match="must lie in one of the packages"):
@@ -95,3 +147,23 @@ def test_a_run_folders_configuration_cannot_name_foreign_code(tmp_path: Path) ->
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no config\.yaml there"):
         load_run_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [1", "cannot be read"),
+        ("3", "cannot be read"),
+        ("just text", "_target_, .* missing"),
+        ("- a\n- b", "not a configuration"),
+        ("seed: ${nothing}", "cannot be read.*nothing"),
+        ("", "_target_, backend, batch, .* missing"),
+        ("_target_: scripts.settings.TrainSettings\nseed: 1", "backend, .* missing"),
+        ("_target_: scripts.settings.TrainSettings\nseed: one", "seed=one: must be a whole number"),
+    ],
+)
+def test_a_damaged_configuration_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UsageError, match=reason) as caught:
+        load_run_config(tmp_path)
+    assert "\n" not in str(caught.value)
