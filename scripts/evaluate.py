@@ -3,6 +3,7 @@
 Writes eval/<set>/recogs-, errs-, wer-<decode>.txt and wer-<decode>.json into the run's folder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ from omegaconf import DictConfig, open_dict
 from asr.data.pipeline import unit_loader
 from asr.decoding.wer import write_results
 from asr.training.evaluation import Decode, Decoded, EvaluationSet, decode_set
-from scripts.build import build, evaluation_set, readable
+from scripts.build import MANIFEST_SUFFIXES, build, evaluation_set, readable
 from scripts.configuration import compose, print_help
-from scripts.startup import run_main
+from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
+
+SPLITS = ("train", "dev", "test")  # of every corpus
 
 
 def main(arguments: list[str]) -> None:
@@ -22,6 +25,7 @@ def main(arguments: list[str]) -> None:
     if print_help("evaluate", arguments, __doc__ or ""):
         return
     config = compose("evaluate", arguments)
+    check_names(config.sets)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
     decode = build(config.decode)
     print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
@@ -30,9 +34,26 @@ def main(arguments: list[str]) -> None:
         decoded = decode_evaluation_set(trained, evaluated, decode)
         speakers = {utterance.id: utterance.speaker for utterance in evaluated.screened.usable}
         summary = write_results(
-            trained.folder / "eval" / evaluated.name, decode.name, decoded.references, decoded.hypotheses, speakers
+            trained.folder / "eval" / evaluated.name,
+            decode.name,
+            decoded.references,
+            decoded.hypotheses,
+            speakers,
+            trained.checkpoint,
         )
         print(summary)
+
+
+def check_names(sets: Sequence[str]) -> None:
+    """Results lie in eval/<name>: refuse sets that would overwrite those of another one."""
+    taken = [name for name in sets if Path(name).suffix not in MANIFEST_SUFFIXES]
+    for manifest in (Path(name) for name in sets if Path(name).suffix in MANIFEST_SUFFIXES):
+        if manifest.stem in (*SPLITS, *taken):
+            raise UsageError(
+                f"sets={manifest}: eval/{manifest.stem} holds the results of another set of that name; "
+                f"rename the manifest, or choose a split by its name: sets=[{SPLITS[-1]}]"
+            )
+        taken.append(manifest.stem)
 
 
 def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSet:

@@ -3,37 +3,42 @@
 One run: <run>/report.html, with the lattices of a few utterances. Several: report.html in the working directory.
 """
 
+import logging
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
+from asr.data.batch import Unit
 from asr.data.pipeline import unit_loader
 from asr.reporting.lattice import LatticePicture
 from asr.reporting.lattice_source import lattice_pictures
 from asr.reporting.report import report
 from asr.reporting.run import read_run
+from asr.training.checkpoint import CheckpointError
 from asr.training.evaluation import decode_batch
 from asr.training.metrics import merge
 from scripts.build import build, readable
-from scripts.configuration import compose, print_help
-from scripts.evaluate import named_set
+from scripts.configuration import compose, print_help, split_arguments
 from scripts.startup import UsageError, run_main
-from scripts.trained import load_trained
+from scripts.trained import check_checkpoint, load_trained
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
-    """Arguments with '=' are overrides, the others are run folders."""
+    """Folders of runs, and overrides."""
     if print_help("report", arguments, __doc__ or ""):
         return
-    config = compose("report", [argument for argument in arguments if "=" in argument])
-    runs = [Path(argument) for argument in arguments if "=" not in argument]
+    overrides, runs = split_arguments(arguments)
+    config = compose("report", overrides)
+    check_checkpoint(config.checkpoint)
     if not runs:
         raise UsageError("no run given: python scripts/report.py exp/my-run")
-    for run in runs:
-        if (run / "metrics").is_dir():
-            merge(run)
     with readable():
+        for run in runs:
+            if (run / "metrics").is_dir():
+                merge(run)
         records = [read_run(run) for run in runs]
     pictures = lattices(runs[0], config) if len(runs) == 1 and config.lattices > 0 else []
     path = (runs[0] if len(runs) == 1 else Path()) / "report.html"
@@ -42,10 +47,24 @@ def main(arguments: list[str]) -> None:
 
 
 def lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
-    """Lattice pictures of the first utterances of a set, decoded with the run's model."""
+    """Lattice pictures of the first utterances of a set; none where the run has no model or no such set yet."""
+    try:
+        with readable():
+            return draw_lattices(run, config)
+    except (UsageError, CheckpointError, OSError) as error:
+        log.warning("no lattices: %s", error)
+        return []
+
+
+def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
+    """Decode the first utterances of a set with the run's model and score their lattices."""
     trained = load_trained(run, config.checkpoint, config.threads)
-    evaluated = named_set(trained, config.set, config.lattices)
-    batch = next(unit_loader(evaluated.dataset, evaluated.units[-1:], num_workers=0, prefetch=1))
+    split = trained.speech.split(config.set)
+    if not split.utterances:
+        raise UsageError(f"set={config.set}: none of its utterances is usable")
+    first = Unit(0, 0, 0, tuple(range(min(config.lattices, len(split.utterances)))))
+    dataset = trained.speech.dataset(split, [], trained.config.seed, cache=False)
+    batch = next(unit_loader(dataset, [first], num_workers=0, prefetch=1))
     _, hypotheses = decode_batch(
         trained.model, batch, build(config.decode), torch.device("cpu"), trained.config.trainer.precision
     )

@@ -1,6 +1,8 @@
 """A trained run, ready to be used: its configuration, features, tokenizer and the weights of a checkpoint."""
 
+import itertools
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class Trained:
 
 
 def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
-    """Load a run's model from ``checkpoint``: best, last or avg:N.
+    """Load a run's model from ``checkpoint``: best, last or avg:N. The corpus is not looked at.
 
     Raises:
         UsageError: the folder holds no run, or not that checkpoint.
@@ -39,37 +41,55 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
     flush_denormals()
     torch.set_num_threads(threads)
     config = load_run_config(folder)
+    chosen = choose_checkpoints(folder / "checkpoints", checkpoint)  # before the longer work
+    warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
     choose_matmul(config.launch.matmul)
     with readable():
         speech = build_speech(config, folder)
         model = hooked_model(config, speech, build_hooks(config), init_from=None)
-    chosen = choose_checkpoints(folder / "checkpoints", checkpoint)
     model.load_state_dict(mean_state([each.model_state() for each in chosen]))
     return Trained(folder, config, speech, model.eval(), "+".join(each.folder.name for each in chosen))
 
 
-def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
-    """The checkpoints whose weights are averaged (one, or N for avg:N), each found intact."""
-    found, _ = list_checkpoints(root)
-    if not found:
-        raise UsageError(f"{root}: no checkpoint there; train the run first")
-    kind, _, number = which.partition(":")
-    if kind == "avg" and number.isdigit() and int(number) > 0:
-        if int(number) > len(found):
-            raise UsageError(f"checkpoint={which}: the run keeps {len(found)} checkpoints (see checkpoint.keep_last)")
-        chosen = found[-int(number) :]
-    elif which == "last":
-        chosen = found[-1:]
-    elif which == "best":
-        best = best_checkpoint(found)
-        chosen = [] if best is None else [best]
-    else:
+def check_checkpoint(which: str) -> None:
+    """Refuse what names no checkpoint of any run."""
+    if which not in ("best", "last") and not re.fullmatch("avg:[1-9][0-9]*", which):
         raise UsageError(f"checkpoint={which}: must be best, last or avg:N with N at least 1")
+
+
+def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
+    """The checkpoints whose weights are averaged (one, or the newest N for avg:N), each found intact."""
+    check_checkpoint(which)
+    found, problems = list_checkpoints(root)
+    unreadable = "".join(f"; {problem}" for problem in problems.values())
+    best = best_checkpoint(found)
+    if best is None:
+        raise UsageError(f"{root}: no checkpoint there; train the run first{unreadable}")
+    kind, _, number = which.partition(":")
+    wanted = int(number) if kind == "avg" else 1
+    if wanted > len(found):
+        raise UsageError(
+            f"checkpoint={which}: the run keeps {len(found)} checkpoints (see checkpoint.keep_last){unreadable}"
+        )
+    chosen = [best] if which == "best" else found[-wanted:]
     for each in chosen:
         damaged = each.damaged_file()
         if damaged is not None:
             raise UsageError(f"{damaged}: missing, truncated or altered (SHA-256 differs); choose another checkpoint=")
     return chosen
+
+
+def warn_of_gaps(chosen: list[Checkpoint], which: str, every: int) -> None:
+    """Say so where a mean takes in checkpoints that are older, and were kept only for being best."""
+    marks = [each.progress.global_step // every for each in chosen]
+    if any(later - earlier > 1 for earlier, later in itertools.pairwise(marks)):
+        names = ", ".join(each.folder.name for each in chosen)
+        log.warning(
+            "checkpoint=%s: %s do not follow each other, the older ones were kept for being best; "
+            "train with a higher checkpoint.keep_last to average the last ones",
+            which,
+            names,
+        )
 
 
 def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,0 +1,72 @@
+"""Which checkpoints a model is taken from, and what is said where they are not there."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr.training.checkpoint import CheckpointFolder, Retention
+from asr.training.hook import Progress
+from distributed.launch import World
+from scripts.evaluate import check_names
+from scripts.startup import UsageError
+from scripts.trained import choose_checkpoints, mean_state, warn_of_gaps
+
+WERS = {100: 0.5, 200: 0.1, 300: 0.4, 400: None, 500: 0.2}
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, alone: World) -> Path:
+    """Checkpoints at steps 200 (the best), 400 and 500 of a run that keeps two and the best."""
+    folder = CheckpointFolder(tmp_path, alone, Retention(keep_last=2, keep_best=1), "Single", plan=1)
+    for step, wer in WERS.items():
+        weights = {"weight": torch.tensor([float(step)]), "count": torch.tensor(step)}
+        folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, wer)
+    return tmp_path
+
+
+def names(root: Path, which: str) -> list[int]:
+    return [each.progress.global_step for each in choose_checkpoints(root, which)]
+
+
+def test_best_last_and_the_newest_are_chosen(checkpoints: Path) -> None:
+    assert names(checkpoints, "best") == [200]
+    assert names(checkpoints, "last") == [500]
+    assert names(checkpoints, "avg:2") == [400, 500]
+    assert names(checkpoints, "avg:3") == [200, 400, 500]
+    states = [each.model_state() for each in choose_checkpoints(checkpoints, "avg:2")]
+    assert mean_state(states)["weight"].item() == 450
+    assert mean_state(states)["count"].item() == 500
+
+
+@pytest.mark.parametrize("which", ["bset", "avg:0", "avg:-1", "avg:", "avg:x", "avg", "best:2", "last:1", ""])
+def test_what_names_no_checkpoint_is_refused(tmp_path: Path, which: str) -> None:
+    with pytest.raises(UsageError, match="must be best, last or avg:N with N at least 1"):
+        choose_checkpoints(tmp_path, which)
+
+
+def test_unreadable_checkpoints_are_named_where_others_lack(checkpoints: Path) -> None:
+    (checkpoints / "step-00000400" / "manifest.json").write_text("{")
+    with pytest.raises(UsageError, match=r"the run keeps 2 checkpoints.*; .*step-00000400"):
+        choose_checkpoints(checkpoints, "avg:3")
+    for step in (200, 500):
+        (checkpoints / f"step-{step:08d}" / "manifest.json").unlink()
+    with pytest.raises(UsageError, match=r"no checkpoint there.*step-00000200.*step-00000400.*step-00000500"):
+        choose_checkpoints(checkpoints, "best")
+
+
+def test_a_mean_over_older_checkpoints_is_warned_of(checkpoints: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_gaps(choose_checkpoints(checkpoints, "avg:2"), "avg:2", every=100)
+        assert not caplog.records
+        warn_of_gaps(choose_checkpoints(checkpoints, "avg:3"), "avg:3", every=100)
+    (record,) = caplog.records
+    assert "avg:3: step-00000200, step-00000400, step-00000500 do not follow each other" in record.getMessage()
+
+
+@pytest.mark.parametrize("sets", [["a/test.jsonl"], ["dev", "dev.json"], ["a/x.jsonl", "test", "b/x.jsonl"]])
+def test_a_set_that_would_overwrite_another_ones_results_is_refused(sets: list[str]) -> None:
+    with pytest.raises(UsageError, match="holds the results of another set of that name; rename the manifest"):
+        check_names(sets)
+    check_names(["test", "dev", "a/test-noisy.jsonl", "b/x.jsonl"])
