@@ -134,14 +134,20 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_config(tiny_corpus: Path) -> Callable[..., DictConfig]:
-    """The configuration of a run on the tiny corpus, with overrides; a small LSTM unless they choose a model."""
+def small_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
+    """Overrides for a run of seconds on the tiny corpus, then those given; a small LSTM unless they choose a model."""
 
-    def make(*overrides: str) -> DictConfig:
+    def make(*overrides: str) -> list[str]:
         chosen = [] if any(each.startswith("model=") for each in overrides) else SMALL_LSTM
-        return compose("train", [*SMALL_RUN, f"data.root={tiny_corpus}", *chosen, *overrides])
+        return [*SMALL_RUN, f"data.root={tiny_corpus}", *chosen, *overrides]
 
     return make
+
+
+@pytest.fixture
+def small_config(small_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
+    """The configuration of a run on the tiny corpus, with overrides."""
+    return lambda *overrides: compose("train", small_overrides(*overrides))
 
 
 @pytest.fixture

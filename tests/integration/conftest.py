@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,29 +12,19 @@ import pytest
 
 from scripts.startup import REPOSITORY
 
-# Small enough for seconds: 20 bins, one LSTM layer, batches of 4 units of 2 utterances.
-SMALL = (
-    "data=manifests", "data.train=train.jsonl", "data.dev=dev.jsonl", "data.test=dev.jsonl",
-    "features.num_mels=20", "model=lstm_tiny", "model.encoder.layers=1", "model.encoder.hidden=16",
-    "model.predictor.dimension=16", "model.predictor.embedding=8", "model.joiner.dimension=16",
-    "batch.units=4", "batch.unit_utterances=2", "trainer.log_every=1", "trainer.evaluate_every=4",
-    "trainer.checkpoint_every=2", "logger=[]",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Launcher:
     """Starts entry points in a working directory, as a user would."""
 
     folder: Path
-    corpus: Path
+    small: Callable[..., list[str]]
 
     def command(self, learners: int, overrides: Sequence[str]) -> list[str]:
         """The command line of a training run on the tiny corpus."""
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
         script = str(REPOSITORY / "scripts" / "train.py")
-        small = [*SMALL, f"data.root={self.corpus}", "data.sample_rate=8000"]
-        return [*torchrun, script, *small, *overrides]
+        return [*torchrun, script, *self.small("trainer.evaluate_every=4", "trainer.checkpoint_every=2", *overrides)]
 
     def start(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
         """Start a training run in a process group of its own."""
@@ -75,6 +65,6 @@ class Launcher:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path, tiny_corpus: Path) -> Launcher:
+def launcher(tmp_path: Path, small_overrides: Callable[..., list[str]]) -> Launcher:
     """A launcher in a fresh working directory."""
-    return Launcher(tmp_path, tiny_corpus)
+    return Launcher(tmp_path, small_overrides)

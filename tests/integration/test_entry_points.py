@@ -1,7 +1,9 @@
 """What a user types, and what they get: one run from training to a page, and refusals that cost nothing."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +53,21 @@ def check_run_folder(run: Path) -> None:
 
 
 def check_scripts(launcher: Any, run: Path, corpus: Path) -> None:
-    evaluated = launcher.script("evaluate", "run=exp/run", f"sets=[dev,{corpus / 'dev.jsonl'}]")
+    own = corpus / "own.jsonl"
+    shutil.copy(corpus / "dev.jsonl", own)
+    evaluated = launcher.script("evaluate", "run=exp/run", f"sets=[dev,{own}]", "checkpoint=last")
+    own.unlink()
     assert evaluated.returncode == 0, evaluated.stderr
     assert "[dev] %WER" in evaluated.stdout
+    assert "[own] %WER" in evaluated.stdout
     figures = json.loads((run / "eval" / "dev" / "wer-greedy.json").read_text())
     assert figures.keys() >= {
         "wer", "cer", "insertions", "deletions", "substitutions", "reference_words", "utterances",
     }  # fmt: skip
+    assert figures["checkpoint"] == "step-00000006"
+    refused = launcher.script("evaluate", "run=exp/run", f"sets=[{corpus / 'dev.jsonl'}]")
+    assert refused.returncode == 2
+    assert "rename the manifest" in refused.stderr
     for name in ("recogs", "errs", "wer"):
         assert (run / "eval" / "dev" / f"{name}-greedy.txt").is_file()
 
@@ -74,7 +84,10 @@ def check_scripts(launcher: Any, run: Path, corpus: Path) -> None:
     assert reported.returncode == 0, reported.stderr
     page = (run / "report.html").read_text()
     assert "<svg" in page
-    assert "dev-" in page, "lattices of some utterances"
+    lattices = page.partition('id="alignments"')[2].partition("</section>")[0]
+    assert list(dict.fromkeys(re.findall("dev-[0-9]", lattices))) == [f"dev-{index}" for index in range(4)], (
+        "lattices of the first utterances, in the order of the manifest"
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,15 +99,29 @@ def check_scripts(launcher: Any, run: Path, corpus: Path) -> None:
         ("evaluate", ["run=exp/nothing"], "error: run=exp/nothing: no config.yaml there"),
         ("transcribe", ["run=exp/nothing"], "error: no audio files given"),
         ("report", [], "error: no run given"),
-        ("train", ["data=fsdd_digits", "data.root=nowhere"], "data.root"),
-        ("train", ["exp_dir=a-file/below"], "error: Not a directory: a-file/below"),
+        ("evaluate", ["run=x", "backend=dpsgd"], "error: backend=dpsgd: evaluate has no group 'backend'"),
     ],
 )
 def test_refusals_are_one_line_and_touch_nothing(
     launcher: Any, script: str, arguments: list[str], expected: str
 ) -> None:
+    check_refusal(launcher.script(script, *arguments), expected)
+    assert list(launcher.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["data=fsdd_digits", "data.root=nowhere"], "data.root"),
+        (["exp_dir=a-file/below"], "error: Not a directory: a-file/below"),
+    ],
+)
+def test_refusals_after_the_start_are_one_line_too(launcher: Any, arguments: list[str], expected: str) -> None:
     (launcher.folder / "a-file").write_text("")
-    done = launcher.script(script, *arguments)
+    check_refusal(launcher.script("train", *arguments), expected)
+
+
+def check_refusal(done: subprocess.CompletedProcess[str], expected: str) -> None:
     assert done.returncode == 2, done.stderr
     assert expected in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
@@ -144,6 +171,17 @@ def test_a_trained_run_needs_nothing_of_its_corpus_to_transcribe(launcher: Any, 
     done = launcher.script("transcribe", "run=exp/run", str(audio))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{audio}\t")
+    odd = launcher.folder / "take=1.wav"
+    audio.rename(odd)
+    done = launcher.script("transcribe", "run=exp/run", odd.name)
+    assert done.stdout.startswith(f"{odd.name}\t"), "an existing file is a file, whatever its name"
+
+    reported = launcher.script("report", "exp/run")
+    assert reported.returncode == 0, reported.stderr
+    assert reported.stderr.startswith("no lattices: data.train: there is no manifest")
+    page = (launcher.folder / "exp" / "run" / "report.html").read_text()
+    assert "<svg" in page
+    assert "alignments" not in page
 
 
 def test_a_start_that_failed_leaves_nothing_in_the_way(launcher: Any, tiny_corpus: Path) -> None:

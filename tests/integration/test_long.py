@@ -41,18 +41,19 @@ def test_kills_at_random_moments(launcher: Any, backend: str) -> None:
         time.sleep(moments.uniform(3, 12))
         os.killpg(agent.pid, signal.SIGKILL)
         agent.communicate()
-        kill_orphans("name=killed")
+        kill_orphans(launcher.folder)
     launcher.train(2, "name=killed", *run)
     for learner in range(2):
         assert launcher.rows("whole", learner) == launcher.rows("killed", learner)
 
 
-def kill_orphans(marker: str) -> None:
-    """Learners run in sessions of their own and outlive an agent that is killed."""
-    for folder in Path("/proc").glob("[0-9]*"):
+def kill_orphans(folder: Path) -> None:
+    """Kill the learners started in ``folder``: they run in sessions of their own and outlive an agent that is killed."""
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
+            started_in = (process / "cwd").readlink()
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:  # gone meanwhile, or another user's
             continue
-        if marker in command and "train.py" in command:
-            os.kill(int(folder.name), signal.SIGKILL)
+        if started_in == folder.resolve() and "train.py" in command:
+            os.kill(int(process.name), signal.SIGKILL)
