@@ -6,6 +6,7 @@ interrupted, ``sweep`` deletes what is left over.
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -56,6 +57,13 @@ def delete_folder(folder: Path) -> None:
     aside = folder.with_name(DELETED + folder.name)
     folder.rename(aside)
     shutil.rmtree(aside)
+
+
+def set_aside(folder: Path, prefix: str) -> Path:
+    """Put ``prefix`` before a folder's name, and a number behind it where that name is taken; returns the new path."""
+    names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    free = next(aside for name in names if not (aside := folder.with_name(prefix + folder.name + name)).exists())
+    return folder.rename(free)
 
 
 def restore_replaced(root: Path) -> None:

@@ -8,10 +8,11 @@ Floats are written with ``repr``, hence exactly. JSON has no NaN and no infinity
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+from asr.training.files import write_atomically
 
 Row = dict[str, Any]
 
@@ -70,7 +71,7 @@ def cut_rows(path: Path, after_samples: float) -> None:
     kept = [line for line, row in _lines(path) if row["samples"] <= after_samples]
     text = "".join(f"{line}\n" for line in kept)
     if path.stat().st_size != len(text.encode()):
-        _replace(path, text)
+        write_atomically(path, text)
 
 
 def cut_former_learners(folder: Path, after_samples: float, learners: int) -> None:
@@ -85,7 +86,7 @@ def merge(folder: Path) -> Path:
     rows = [(row["samples"], row["learner"], line) for path in _files(folder) for line, row in _lines(path)]
     rows.sort(key=lambda item: item[:2])  # stable: a learner's rows at the same sample count stay in order
     path = folder / "metrics.jsonl"
-    _replace(path, "".join(f"{line}\n" for _, _, line in rows))
+    write_atomically(path, "".join(f"{line}\n" for _, _, line in rows))
     return path
 
 
@@ -129,13 +130,3 @@ def _files(folder: Path) -> Iterable[Path]:
 
 def _learner(path: Path) -> int:
     return int(path.stem)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file under another name, force it to disk and rename it: readers see the old or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

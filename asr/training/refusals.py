@@ -11,6 +11,7 @@ from pathlib import Path
 
 from asr.data.audio import BadUtterance
 from asr.data.screening import Refusal
+from asr.training.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def write_screening(folder: Path, refused: Mapping[str, Sequence[Refusal]]) -> N
     ]
     if lines:
         (folder / "refused").mkdir(parents=True, exist_ok=True)
-        (folder / "refused" / "screening.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_atomically(folder / "refused" / "screening.jsonl", "\n".join(lines) + "\n")
 
 
 class Refusals:
@@ -45,7 +46,8 @@ class Refusals:
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["samples"] <= samples]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            if kept != lines:
+                write_atomically(self.path, "".join(kept))
             self.loading = {json.loads(line)["id"] for line in kept}
 
     def add(self, refused: Iterable[BadUtterance], samples: int) -> None:
