@@ -2,37 +2,46 @@
 
     checkpoints/step-00001000/learner-0.pt ...   each learner's own state, loadable without unpickling code
     checkpoints/step-00001000/model.safetensors  the consensus model
-    checkpoints/step-00001000/manifest.json      SHA-256 of every file, where the run stood, figures
+    checkpoints/step-00001000/manifest.json      SHA-256 of every file and of itself, where the run stood, figures
+    checkpoints/damaged-step-00002000/           passed over by a resume, kept for inspection, used by nothing
 
 Everything is written into a folder under a temporary name and fsynced; learner 0 then writes the manifest and renames
 the folder, so that a folder under its final name is complete. Writing fails or succeeds on all learners together.
 """
 
-import hashlib
-import json
-import os
+import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from asr.training.checkpoint_manifest import CheckpointError, FormatError, read_manifest, write_manifest
+from asr.training.files import (
+    delete_folder,
+    fsync,
+    put_in_place,
+    restore_replaced,
+    set_aside,
+    sha256,
+    sweep,
+    write_atomically,
+)
 from asr.training.hook import Progress
 from distributed.launch import World
 from distributed.ranges import Count, Natural
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
+WRITING = ".writing-"
+DAMAGED = "damaged-"
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written or read; the message names the file and the remedy."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +66,12 @@ class Checkpoint:
 
     def learner_state(self, learner: int, device: torch.device) -> dict[str, Any]:
         """State of one learner of the run that wrote the checkpoint."""
-        return torch.load(self.folder / f"learner-{learner}.pt", map_location=device, weights_only=True)
+        return torch.load(self.folder / _learner_file(learner), map_location=device, weights_only=True)
+
+    def backend_states(self) -> list[dict[str, Any]]:
+        """The backend's state of every learner, on the CPU; of the files, weights and moments are not read."""
+        files = [self.folder / _learner_file(learner) for learner in range(self.world_size)]
+        return [torch.load(file, map_location="cpu", mmap=True, weights_only=True)["backend"] for file in files]
 
     def model_state(self) -> dict[str, Tensor]:
         """Weights of the consensus model."""
@@ -72,63 +86,54 @@ class Checkpoint:
         return None
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint's manifest.
 
     Raises:
-        CheckpointError: the manifest is missing or not one of ours.
+        FormatError: it was written by another version of this program.
+        CheckpointError: the manifest is missing, altered or not one of ours.
     """
-    path = folder / MANIFEST
+    record = read_manifest(folder)
     try:
-        record = json.loads(path.read_text())
-        if record["format"] != FORMAT:
-            raise CheckpointError(f"{path}: format {record['format']}, this version reads {FORMAT}")
-        return Checkpoint(
-            folder=folder,
-            progress=Progress(**record["progress"]),
-            world_size=record["world_size"],
-            backend=record["backend"],
-            plan=record["plan"],
-            wer=record["wer"],
-            files=record["files"],
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint manifest: {error!r}") from error
+        checkpoint = Checkpoint(folder, **record | {"progress": Progress(**record["progress"])})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: its manifest has other fields than this version's: {error}") from error
+    unlisted = {MODEL, *map(_learner_file, range(checkpoint.world_size))} - checkpoint.files.keys()
+    if unlisted:
+        raise CheckpointError(f"{folder}: its manifest does not list {', '.join(sorted(unlisted))}")
+    return checkpoint
 
 
-def list_checkpoints(root: Path) -> tuple[list[Checkpoint], list[str]]:
-    """Complete checkpoints below ``root``, oldest first, and what is wrong with those that cannot be read."""
-    found, problems = [], []
-    for folder in sorted(root.glob("step-*")):
+def list_checkpoints(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """Complete checkpoints below ``root``, oldest first, and what is wrong with those that cannot be read, by folder.
+
+    Raises:
+        FormatError: one was written by another version of this program.
+    """
+    found, problems = [], {}
+    for folder in sorted(each for each in root.glob("step-*") if re.fullmatch("step-[0-9]{8}", each.name)):
         try:
             found.append(read_checkpoint(folder))
+        except FormatError:
+            raise
         except CheckpointError as error:
-            problems.append(str(error))
+            problems[folder] = str(error)
     return found, problems
 
 
-def newest_intact(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files all match their hashes, and a line for each one passed over."""
+def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """The newest checkpoint whose files all match their hashes, and what is wrong with each newer one, by folder.
+
+    Raises:
+        FormatError: one was written by another version of this program.
+    """
     found, problems = list_checkpoints(root)
     for checkpoint in reversed(found):
         damaged = checkpoint.damaged_file()
         if damaged is None:
-            return checkpoint, problems
-        problems.append(f"{damaged}: missing, truncated or altered (SHA-256 differs); using the checkpoint before it")
+            newer = {folder: why for folder, why in problems.items() if folder.name > checkpoint.folder.name}
+            return checkpoint, newer
+        problems[checkpoint.folder] = f"{damaged}: missing, truncated or altered (SHA-256 differs)"
     return None, problems
 
 
@@ -151,92 +156,112 @@ class CheckpointFolder:
         self.plan = plan
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest intact checkpoint, found by learner 0 for all, and what it passed over.
+        """The newest intact checkpoint, found by learner 0 for all, and a line for each newer one that is not intact.
+
+        Those are renamed to ``damaged-...``: retention counts, and later resumes see, intact ones only.
 
         Raises:
-            CheckpointError: it was written under another batch plan, in which it would stand for other utterances.
+            CheckpointError: on every learner, if there are checkpoints but none is intact, or one is of another
+                version of this program, or the newest was written under another batch plan, in which it would stand
+                for other utterances.
         """
-        checkpoint, problems = newest_intact(self.root) if self.world.rank == 0 else (None, [])
-        number = torch.tensor([-1 if checkpoint is None else int(checkpoint.folder.name.split("-")[1])])
-        self.world.broadcast(number, source=0)
-        if self.world.rank != 0 and number.item() >= 0:
-            checkpoint = read_checkpoint(self.root / _name(int(number.item())))
-        if checkpoint is not None and checkpoint.plan != self.plan:
+        chosen: Checkpoint | None = None
+        lines: list[str] = []
+        doing, remedy = f"resume from {self.root}", "mend what it names, then run the same command again"
+        with self._together(doing, remedy):
+            if self.world.rank == 0:
+                chosen, lines = self._find()
+        number = torch.tensor([-1 if chosen is None else int(chosen.folder.name.removeprefix("step-"))])
+        step = int(self.world.broadcast(number, source=0).item())
+        with self._together(doing, remedy):
+            if self.world.rank != 0 and step >= 0:
+                chosen = read_checkpoint(self.root / _name(step))
+        if chosen is not None and chosen.plan != self.plan:
             raise CheckpointError(
-                f"{checkpoint.folder} was written with other training data (utterances, lengths or tokens have changed "
+                f"{chosen.folder} was written with other training data (utterances, lengths or tokens have changed "
                 "since): restore the data to go on, or choose another name="
             )
-        return checkpoint, problems
+        return chosen, lines
+
+    def _find(self) -> tuple[Checkpoint | None, list[str]]:
+        restore_replaced(self.root)
+        chosen, problems = newest_intact(self.root)
+        if chosen is None and problems:
+            raise CheckpointError(
+                f"no checkpoint in {self.root} is intact: {'; '.join(problems.values())}; "
+                "restore one of them, or move them away to train from the start"
+            )
+        lines = [f"{why}; kept as {set_aside(folder, DAMAGED).name}" for folder, why in sorted(problems.items())]
+        return chosen, lines
 
     def save(
         self, progress: Progress, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None, wer: float | None
     ) -> Path:
         """Write one checkpoint; ``consensus`` is given by learner 0 alone.
 
+        A last, smaller global batch may end in the same global step as the one before, hence under the same name.
+        Then the checkpoint with the lower ``wer`` stays; one without takes that of the same number of samples.
+
         Raises:
             CheckpointError: on every learner, if any of them could not write; older checkpoints are untouched.
         """
         final = self.root / _name(progress.global_step)
-        temporary = self.root / f".writing-{final.name}"
-        self._together(lambda: self._prepare(temporary), final)
-        self._together(lambda: self._write_own(temporary, state, consensus), final)
-        self._together(lambda: self._complete(temporary, final, progress, wer), final)
+        temporary = self.root / f"{WRITING}{final.name}"
+        doing = f"write checkpoint {final}"
+        remedy = "the checkpoints before it are intact: free space or make the folder writable, then run it again"
+        with self._together(doing, remedy):
+            if self.world.rank == 0:
+                sweep(self.root, WRITING)
+                temporary.mkdir(parents=True)
+        with self._together(doing, remedy):
+            self._write_own(temporary, state, consensus)
+        with self._together(doing, remedy):
+            if self.world.rank == 0:
+                self._complete(temporary, final, progress, wer)
+                self._retire()
         return final
 
-    def _together(self, action: Any, final: Path) -> None:
-        """Run a step of the protocol on every learner; fail on all if it failed on one."""
+    @contextmanager
+    def _together(self, doing: str, remedy: str) -> Iterator[None]:
+        """Do a part of the work on every learner; fail on all if it failed on one, whatever the reason."""
         failure: Exception | None = None
         try:
-            action()
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+            yield
+        except Exception as error:  # a learner that left alone would let the others wait for it
             failure = error
         if self.world.any(failure is not None):
-            told = str(failure) if failure is not None else "another learner could not write its part (see its log)"
-            raise CheckpointError(
-                f"cannot write checkpoint {final}: {told}; the checkpoints before it are intact: "
-                "free space or make the folder writable, then run the same command again"
-            ) from failure
-
-    def _prepare(self, temporary: Path) -> None:
-        if self.world.rank != 0:
-            return
-        for leftover in self.root.glob(".writing-*"):
-            shutil.rmtree(leftover)
-        temporary.mkdir(parents=True)
+            if isinstance(failure, CheckpointError):
+                raise failure
+            told = "another learner could not do its part (see its log)" if failure is None else _one_line(failure)
+            raise CheckpointError(f"cannot {doing}: {told}; {remedy}") from failure
 
     def _write_own(self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None) -> None:
-        own = temporary / f"learner-{self.world.rank}.pt"
+        own = temporary / _learner_file(self.world.rank)
         torch.save(dict(state), own)
-        _fsync(own)
-        _write_text(own.with_suffix(".sha256"), sha256(own))
+        fsync(own)
+        write_atomically(own.with_suffix(".sha256"), sha256(own))
         if consensus is not None:
             # A clone: the weights are views of one flat buffer, which safetensors refuses to store several times.
             save_file({name: tensor.detach().cpu().clone() for name, tensor in consensus.items()}, temporary / MODEL)
-            _fsync(temporary / MODEL)
+            fsync(temporary / MODEL)
 
     def _complete(self, temporary: Path, final: Path, progress: Progress, wer: float | None) -> None:
-        if self.world.rank != 0:
-            return
+        earlier = _intact(final)
+        if earlier is not None and earlier.wer is not None:
+            if wer is None and earlier.progress.samples == progress.samples:
+                wer = earlier.wer
+            elif wer is not None and earlier.wer < wer:
+                log.info("%s stays: its word error rate is lower than after %d samples", final, progress.samples)
+                shutil.rmtree(temporary)
+                return
         files = {MODEL: sha256(temporary / MODEL)}
         for learner in range(self.world.size):
-            digest = temporary / f"learner-{learner}.sha256"
-            files[f"learner-{learner}.pt"] = digest.read_text()
+            digest = (temporary / _learner_file(learner)).with_suffix(".sha256")
+            files[_learner_file(learner)] = digest.read_text()
             digest.unlink()
-        record = {
-            "format": FORMAT,
-            "progress": asdict(progress),
-            "world_size": self.world.size,
-            "backend": self.backend,
-            "plan": self.plan,
-            "wer": wer,
-            "files": files,
-        }
-        _write_text(temporary / MANIFEST, json.dumps(record, indent=2))
-        if final.exists():  # a damaged one, or one that a resume from an older checkpoint writes again
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _fsync(self.root)
-        self._retire()
+        run = {"world_size": self.world.size, "backend": self.backend, "plan": self.plan}
+        write_manifest(temporary, {"progress": asdict(progress), **run, "wer": wer, "files": files})
+        put_in_place(temporary, final)
 
     def _retire(self) -> None:
         found, _ = list_checkpoints(self.root)
@@ -249,15 +274,27 @@ class CheckpointFolder:
             remaining.remove(best)
         for checkpoint in found:
             if checkpoint.folder not in kept:
-                shutil.rmtree(checkpoint.folder)
+                delete_folder(checkpoint.folder)
 
 
 def _name(global_step: int) -> str:
     return f"step-{global_step:08d}"
 
 
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _learner_file(learner: int) -> str:
+    return f"learner-{learner}.pt"
+
+
+def _intact(folder: Path) -> Checkpoint | None:
+    """The checkpoint in a folder, if there is one and it is not damaged."""
+    try:
+        checkpoint = read_checkpoint(folder)
+    except CheckpointError:
+        return None
+    return checkpoint if checkpoint.damaged_file() is None else None
+
+
+def _one_line(error: Exception) -> str:
+    """An error's message without line breaks; with its kind, unless that is one whose messages stand alone."""
+    message = " ".join(str(error).split())
+    return message if message and isinstance(error, OSError | RuntimeError) else f"{type(error).__name__}: {message}"
