@@ -285,11 +285,7 @@ class Trainer:
         own = checkpoint.learner_state(rank if same else 0, device)
         self.parts.run.model.load_state_dict(own["model"] if same else checkpoint.model_state())
         self.parts.optimizer.load_state_dict(own["optimizer"])
-        self.backend.load_state_dict(
-            [checkpoint.learner_state(learner, device)["backend"] for learner in range(checkpoint.world_size)],
-            rank,
-            size,
-        )
+        self.backend.load_state_dict(checkpoint.backend_states(), rank, size)
         for name, hook in self.parts.hooks.items():
             hook.load_state_dict(own["hooks"][name])
         self.bad_steps.load_state_dict(own["bad_steps"])
