@@ -5,11 +5,15 @@ B utterances   T feature frames   F feature dimension   U target tokens
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from asr.data.audio import BadUtterance
+
+Stage = Literal["waveform", "mel", "normalised", "targets"]  # where a batch hook runs on the way
+STAGES: tuple[Stage, ...] = ("waveform", "mel", "normalised", "targets")
 
 
 @dataclass(frozen=True, slots=True)

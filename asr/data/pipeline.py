@@ -17,12 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from asr.data.audio import BadUtterance, read_audio
-from asr.data.batch import Batch, RawBatch, Unit
+from asr.data.batch import STAGES, Batch, RawBatch, Stage, Unit
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.screening import OnBad
 from asr.data.tokenizer import BLANK, Tokenizer, UnknownSymbol
-from asr.training.hook import STAGES, Stage
 
 
 class BatchHook(Protocol):

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from asr.data.batch import RawBatch
-from asr.training.hook import Hook, Stage
+from asr.data.batch import RawBatch, Stage
+from asr.training.hook import Hook
 from distributed.ranges import Fraction, Natural
 
 

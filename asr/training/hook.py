@@ -36,19 +36,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from asr.data.batch import Batch, RawBatch
+from asr.data.batch import Batch, RawBatch, Stage
 from distributed.backend import Backend, GradientReport
 
 if TYPE_CHECKING:
     from asr.models.transducer import LossOutput, Transducer
-
-Stage = Literal["waveform", "mel", "normalised", "targets"]
-STAGES: tuple[Stage, ...] = ("waveform", "mel", "normalised", "targets")
 
 
 @dataclass(slots=True)

@@ -37,6 +37,12 @@ def test_imports_run_one_way(path: Path) -> None:
     assert imported_packages(path) & set(ORDER) <= set(allowed)
 
 
+def test_data_models_and_losses_know_nothing_of_training() -> None:
+    for part in ("data", "models", "losses", "decoding"):
+        for path in (REPOSITORY / "asr" / part).rglob("*.py"):
+            assert not re.search(r"^\s*from asr\.(training|hooks|reporting)", path.read_text(), re.MULTILINE), path
+
+
 def test_distributed_needs_torch_alone() -> None:
     standard = __import__("sys").stdlib_module_names
     for path in (REPOSITORY / "distributed").rglob("*.py"):

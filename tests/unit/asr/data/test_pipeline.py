@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from asr.data.audio import BadUtterance, read_audio
-from asr.data.batch import Batch, RawBatch, Unit
+from asr.data.batch import Batch, RawBatch, Stage, Unit
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.pipeline import BatchHook, UnitDataset, unit_loader
 from asr.data.tokenizer import CharacterTokenizer
-from asr.training.hook import Hook, Stage
+from asr.training.hook import Hook
 
 Make = Callable[..., Utterance]
 
