@@ -6,11 +6,11 @@ configuration and recorded with the results.
 
 import re
 
-from asr.data.tokenizer import Case
+from asr.data.tokenizer import Case, normalise_text
 
 
 class TextNormalisation:
-    """Case, then replacements in their order, then removed characters; runs of white space become one space.
+    """Case, then replacements in their order, then removed characters. Always composed characters and single spaces.
 
     A replacement never cuts a word: where ``from`` begins or ends with a letter or digit, so must the word, and an
     apostrophe belongs to its word. So ``uh`` leaves ``huh`` alone, and ``-`` is replaced wherever it stands.
@@ -23,19 +23,18 @@ class TextNormalisation:
             raise ValueError(f"text.remove={remove!r}: white space separates words and cannot be removed")
         self.case = case
         self.replace = [(_pattern(old), new.replace("\\", r"\\")) for old, new in replace]
-        self.remove = str.maketrans("", "", remove)
+        self.remove = str.maketrans("", "", normalise_text(remove, "keep"))
 
     def __call__(self, text: str) -> str:
         """The text that is scored."""
-        if self.case != "keep":
-            text = text.lower() if self.case == "lower" else text.upper()
+        text = normalise_text(text, self.case)
         for pattern, new in self.replace:
             text = pattern.sub(new, text)
         return " ".join(text.translate(self.remove).split())
 
 
 def _pattern(old: str) -> re.Pattern[str]:
-    words = r"\s+".join(map(re.escape, old.split()))
-    before = r"(?<![\w'’])" if old.strip()[0].isalnum() else ""
-    after = r"(?![\w'’])" if old.strip()[-1].isalnum() else ""
-    return re.compile(f"{before}{words}{after}")
+    words = normalise_text(old, "keep")
+    before = r"(?<![\w'’])" if words[0].isalnum() else ""
+    after = r"(?![\w'’])" if words[-1].isalnum() else ""
+    return re.compile(f"{before}{re.escape(words)}{after}")

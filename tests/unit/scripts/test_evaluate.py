@@ -1,7 +1,7 @@
 """Evaluation from its command line, on models with random weights: batches, normalisation, comparison with another run."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,13 @@ CONFORMER = (
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Entry points flush them to zero for their whole process, which here is that of all tests."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def random_run(tmp_path: Path, alone: World, small_config: Callable[..., DictConfig]) -> Callable[..., Path]:
     """A run folder whose only checkpoint holds random weights."""
@@ -28,7 +35,7 @@ def random_run(tmp_path: Path, alone: World, small_config: Callable[..., DictCon
     def make(name: str, *overrides: str) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        config = small_config(*overrides)
+        config = small_config("launch.matmul=mkl", *overrides)  # no choice that outlasts the test
         fit_tokenizer(config, folder, alone)
         OmegaConf.save(config, folder / "config.yaml")
         model = build_model(config, build_speech(config, folder))
