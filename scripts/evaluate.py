@@ -1,18 +1,22 @@
-"""Word error rates of a trained run: python scripts/evaluate.py run=exp/my-run [checkpoint=best] [sets=[test]]
+"""Word error rates of a trained run: python scripts/evaluate.py run=exp/my-run [checkpoint=best] [sets=[dev,test]]
 
-Writes eval/<set>/recogs-, errs-, wer-<decode>.txt and wer-<decode>.json into the run's folder.
+Writes eval/<set>/recogs-, errs-, wer-<decode>.txt and wer-<decode>.json and eval/summary-<decode>.txt into the run's
+folder. With against=exp/other, a run evaluated in the same way before, it also compares the two, utterance by utterance.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, open_dict
 
 from asr.data.pipeline import unit_loader
-from asr.decoding.wer import write_results
+from asr.decoding.normalisation import TextNormalisation
+from asr.decoding.results import SetResult, summary_table, write_results
 from asr.training.evaluation import Decode, Decoded, EvaluationSet, decode_set
-from scripts.build import MANIFEST_SUFFIXES, build, evaluation_set, readable
+from scripts.against import command_for, read_earlier, write_against
+from scripts.build import MANIFEST_SUFFIXES, build, evaluation_set, plain, readable
 from scripts.configuration import compose, print_help
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
@@ -21,27 +25,65 @@ SPLITS = ("train", "dev", "test")  # of every corpus
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate every set and print one line for each."""
+    """Evaluate every set and print one line for each, and one for each comparison."""
     if print_help("evaluate", arguments, __doc__ or ""):
         return
     config = compose("evaluate", arguments)
     check_names(config.sets)
+    with readable():
+        normalise, decode = build(config.text), build(config.decode)
+    names = [set_name(each) for each in config.sets]
+    method = {"decode": plain(config.decode), "text": plain(config.text)}
+    against = None if config.against is None else Path(config.against)
+    earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    decode = build(config.decode)
     print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
-    for name in config.sets:
-        evaluated = named_set(trained, name, config.unit_utterances)
-        decoded = decode_evaluation_set(trained, evaluated, decode)
-        speakers = {utterance.id: utterance.speaker for utterance in evaluated.screened.usable}
-        summary = write_results(
-            trained.folder / "eval" / evaluated.name,
-            decode.name,
-            decoded.references,
-            decoded.hypotheses,
-            speakers,
-            trained.checkpoint,
-        )
-        print(summary)
+    record = {"checkpoint": trained.checkpoint, **method}
+    results = [evaluate_set(trained, each, config.unit_utterances, decode, normalise, record) for each in config.sets]
+    root = trained.folder / "eval"
+    write_summary(root, decode.name, results)
+    if against is not None:
+        for each in results:
+            old = earlier[each.name]
+            print(write_against(root / each.name, decode.name, against, old, each, trained.checkpoint))
+
+
+def evaluate_set(
+    trained: Trained,
+    name: str,
+    unit_utterances: int,
+    decode: Decode,
+    normalise: TextNormalisation,
+    record: dict[str, Any],
+) -> SetResult:
+    """Decode and score a set, write its files and print its line."""
+    evaluated = named_set(trained, name, unit_utterances)
+    decoded = decode_evaluation_set(trained, evaluated, decode)
+    spoken = [each for each in evaluated.screened.usable if each.id in decoded.references]
+    references, hypotheses = (
+        {
+            each.id: normalise(texts[each.id]) for each in spoken
+        }  # in the manifest's order, however it was cut into units
+        for texts in (decoded.references, decoded.hypotheses)
+    )
+    speakers = {each.id: each.speaker for each in spoken}
+    folder = trained.folder / "eval" / evaluated.name
+    result = write_results(folder, decode.name, references, hypotheses, speakers, record)
+    print(result.line)
+    return result
+
+
+def write_summary(folder: Path, decode: str, results: Sequence[SetResult]) -> None:
+    """Write eval/summary-<decode>.txt, the sets of this call; print it too where there are several."""
+    if results:
+        table = summary_table(results)
+        (folder / f"summary-{decode}.txt").write_text(table, encoding="utf-8")
+        print(table if len(results) > 1 else "", end="")
+
+
+def set_name(entry: str) -> str:
+    """A split's name, or that of a manifest without its suffix: the folder of its results."""
+    return Path(entry).stem if Path(entry).suffix in MANIFEST_SUFFIXES else entry
 
 
 def check_names(sets: Sequence[str]) -> None:

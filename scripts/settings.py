@@ -43,11 +43,13 @@ class EvaluateSettings:
     """conf/evaluate.yaml."""
 
     run: Path
+    against: Path | None
     checkpoint: str
     sets: list[str]
     unit_utterances: Count
     threads: Count
     decode: Group
+    text: Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def _totals(
         f"Errors: {inserted} insertions, {deleted} deletions, {substituted} substitutions, "
         f"over {words} reference words ({words - deleted - substituted} correct)",
         "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, INSERTIONS:, "
-        "PER-WORD STATS:",
+        "PER-WORD STATS:, PER-SPEAKER STATS:, PER-UTT STATS:",
     ]
 
 

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from asr.decoding.wer import REPLICATIONS, ErrorCounts, bootstrap_interval, count_errors
+from asr.decoding.bootstrap import REPLICATIONS, bootstrap_interval
+from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
 from scripts.environment import environment
 from scripts.startup import run_main

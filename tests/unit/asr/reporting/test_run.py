@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asr.decoding.wer import write_results
+from asr.decoding.results import write_results
 from asr.reporting.run import read_run, read_transcripts
 
 

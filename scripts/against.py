@@ -1,0 +1,108 @@
+"""The results of another evaluation, which a new one is compared with utterance by utterance."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.decoding.bootstrap import REPLICATIONS
+from asr.decoding.comparison import compare
+from asr.decoding.results import SetResult, write_comparison
+from asr.decoding.wer import ErrorCounts, count_errors
+from asr.reporting.run import read_transcripts
+from scripts.build import readable
+from scripts.startup import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What was recognised in one set before."""
+
+    checkpoint: str
+    references: Mapping[str, str]
+    counts: Mapping[str, ErrorCounts]
+
+
+def read_earlier(
+    run: Path, sets: Sequence[str], decode: str, method: Mapping[str, Any], command: str
+) -> dict[str, Earlier]:
+    """The results of ``run`` by set, read before the new ones are made: they may be of the same folder.
+
+    ``method`` is what must have been the same: search and normalisation of texts; ``command`` evaluates that run so.
+
+    Raises:
+        UsageError: some set was not evaluated, or in another way; the line ends with the command to run.
+    """
+    remedy = f"run this first: {command}"
+    if not run.is_dir():
+        raise UsageError(f"against={run}: no such folder; give that of a run that was evaluated, such as exp/demo")
+    return {name: _read(run, name, decode, method, remedy) for name in sets}
+
+
+def _read(run: Path, name: str, decode: str, method: Mapping[str, Any], remedy: str) -> Earlier:
+    folder = run / "eval" / name
+    figures_file, recogs = folder / f"wer-{decode}.json", folder / f"recogs-{decode}.txt"
+    if not figures_file.is_file() or not recogs.is_file():
+        raise UsageError(f"against={run}: {name!r} was not evaluated there with {decode} search; {remedy}")
+    try:
+        figures = json.loads(figures_file.read_text(encoding="utf-8"))
+        differing = [key for key, value in method.items() if figures.get(key) != value]
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{figures_file}: cannot be read ({error}); {remedy}") from None
+    if differing:
+        key = differing[0]
+        raise UsageError(
+            f"against={run}: {name!r} was evaluated there with another {key}= ({_shown(figures.get(key))}, "
+            f"here {_shown(method[key])}); {remedy}"
+        )
+    with readable():
+        texts = {each.utterance_id: (each.reference, each.hypothesis) for each in read_transcripts(recogs)}
+    pairs = {key: (" ".join(reference), " ".join(hypothesis)) for key, (reference, hypothesis) in texts.items()}
+    references = {key: reference for key, (reference, _) in pairs.items()}
+    counts = {key: count_errors(*pair) for key, pair in pairs.items()}
+    return Earlier(str(figures.get("checkpoint")), references, counts)
+
+
+def _shown(value: Any) -> str:
+    """A node without its target; what was evaluated before this was recorded is unknown."""
+    if not isinstance(value, dict):
+        return "unknown"
+    return " ".join(f"{key}={each}" for key, each in value.items() if key != "_target_")
+
+
+def write_against(folder: Path, decode: str, run: Path, earlier: Earlier, result: SetResult, checkpoint: str) -> str:
+    """Compare a set with what another run recognised in it, save that and return it as a line.
+
+    Raises:
+        UsageError: the two evaluations are not of the same utterances and references.
+    """
+    check_same(run, result.name, result.references, earlier.references)
+    comparison = compare(result.counts, earlier.counts, replications=REPLICATIONS, seed=0)
+    record = {"checkpoint": checkpoint, "other_checkpoint": earlier.checkpoint, "utterances": result.total.utterances}
+    return write_comparison(folder, decode, run.resolve().name, comparison, record)
+
+
+def check_same(run: Path, name: str, references: Mapping[str, str], others: Mapping[str, str]) -> None:
+    """Refuse to compare evaluations of different texts; white space does not count."""
+    what = f"against={run}: cannot be compared on {name!r}:"
+    lonely = sorted(references.keys() ^ others.keys())
+    if lonely:
+        where = "here" if lonely[0] in references else "there"
+        raise UsageError(
+            f"{what} {len(references)} utterances here, {len(others)} there, {lonely[0]!r} only {where}; "
+            "evaluate both runs on one manifest: sets=[path/to/test.jsonl]"
+        )
+    for key, reference in references.items():
+        if reference.split() != others[key].split():
+            raise UsageError(
+                f"{what} the reference of {key!r} is {reference!r} here and {others[key]!r} there; evaluate both runs "
+                "on one manifest, and with text.case=lower if their tokenizers write different cases"
+            )
+
+
+def command_for(run: Path, arguments: Sequence[str]) -> str:
+    """The command that evaluates ``run`` as ``arguments`` evaluate another one, with its own best checkpoint."""
+    kept = [each for each in arguments if each.partition("=")[0] not in ("run", "against", "checkpoint")]
+    return shlex.join(["python", "scripts/evaluate.py", f"run={run}", *kept])

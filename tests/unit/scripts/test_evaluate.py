@@ -1,0 +1,156 @@
+"""Evaluation from its command line, on models with random weights: batches, normalisation, comparison with another run."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from asr.training.checkpoint import CheckpointFolder, Retention
+from asr.training.hook import Progress
+from distributed.launch import World
+from scripts.build import build_model, build_speech, fit_tokenizer
+from scripts.evaluate import main
+from scripts.startup import UsageError
+
+CONFORMER = (
+    "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.dimension=32", "model.encoder.heads=2",
+    "model.joiner.dimension=32",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Entry points flush them to zero for their whole process, which here is that of all tests."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def random_run(tmp_path: Path, alone: World, small_config: Callable[..., DictConfig]) -> Callable[..., Path]:
+    """A run folder whose only checkpoint holds random weights."""
+
+    def make(name: str, *overrides: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        config = small_config("launch.matmul=mkl", *overrides)  # no choice that outlasts the test
+        fit_tokenizer(config, folder, alone)
+        OmegaConf.save(config, folder / "config.yaml")
+        model = build_model(config, build_speech(config, folder))
+        with torch.no_grad():
+            for weight in model.joiner.parameters():
+                weight *= 4  # far from uniform: labels that follow the input
+        state = model.state_dict()
+        retention = Retention(keep_last=1, keep_best=1)
+        checkpoints = CheckpointFolder(folder / "checkpoints", alone, retention, "Single", plan=1)
+        checkpoints.save(Progress(global_step=1, samples=1), {"model": state}, state, 0.5)
+        return folder
+
+    return make
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Every file of an evaluation by its path below eval."""
+    return {str(each.relative_to(folder)): each.read_text() for each in sorted((folder / "eval").rglob("*.*"))}
+
+
+@pytest.mark.parametrize("model", [(), CONFORMER], ids=["lstm", "conformer"])
+def test_what_is_recognised_does_not_depend_on_the_batch(
+    random_run: Callable[..., Path], model: tuple[str, ...]
+) -> None:
+    run = random_run("run", *model)
+    files = []
+    for size in (1, 7, 16):
+        main([f"run={run}", "sets=[train]", f"unit_utterances={size}"])
+        files.append(results(run))
+    assert files[0] == files[1] == files[2], "every file, byte for byte"
+    hypotheses = {line for line in files[0]["eval/train/recogs-greedy.txt"].splitlines() if "\thyp=" in line}
+    assert len({line.partition("=")[2] for line in hypotheses}) > 10, "the model says different things"
+
+
+def test_several_sets_make_a_table(random_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run = random_run("run")
+    main([f"run={run}", "sets=[dev,train]"])
+    table = (run / "eval" / "summary-greedy.txt").read_text()
+    assert capsys.readouterr().out.endswith(table)
+    assert [line.split()[0] for line in table.splitlines()] == ["set", "dev", "train"]
+    main([f"run={run}", "sets=[dev]"])
+    assert (run / "eval" / "summary-greedy.txt").read_text().count("\n") == 2
+    assert "utterances" not in capsys.readouterr().out, "one set has its line already"
+
+
+def test_texts_are_normalised_on_both_sides_and_that_is_recorded(random_run: Callable[..., Path]) -> None:
+    run = random_run("run")
+    main([f"run={run}", "sets=[dev]", "text.case=upper", "text.replace=[[GO,HALT],[STOP,HALT]]", "text.remove=OE"])
+    recogs = (run / "eval" / "dev" / "recogs-greedy.txt").read_text()
+    words = {word for line in recogs.splitlines() if "\tref=" in line for word in line.split("'")[1::2]}
+    assert words <= {"N", "YS", "HALT"}
+    assert not any(letter in line.partition("=")[2] for line in recogs.splitlines() for letter in "OEoe")
+    figures = json.loads((run / "eval" / "dev" / "wer-greedy.json").read_text())
+    assert {**figures["text"], "_target_": None} == {
+        "_target_": None, "case": "upper", "replace": [["GO", "HALT"], ["STOP", "HALT"]], "remove": "OE",
+    }  # fmt: skip
+    assert figures["decode"]["max_symbols"] == 10
+
+
+def test_two_runs_are_compared(random_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = random_run("run"), random_run("other", "seed=5")
+    main([f"run={other}", "sets=[dev,train]"])
+    capsys.readouterr()
+    main([f"run={run}", f"against={other}", "sets=[dev,train]"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "against other" in line]
+    assert [line.split()[0] for line in lines] == ["[dev]", "[train]"]
+    figures = json.loads((run / "eval" / "train" / "against-other-greedy.json").read_text())
+    wers = [json.loads((each / "eval" / "train" / "wer-greedy.json").read_text())["wer"] for each in (run, other)]
+    assert [figures["wer"], figures["other_wer"]] == wers
+    assert figures["difference"] == pytest.approx(wers[0] - wers[1])
+    assert figures["interval"][0] <= figures["difference"] <= figures["interval"][1]
+    assert figures["better"] + figures["worse"] + figures["equal"] == figures["utterances"] == 40
+    assert figures["other_checkpoint"] == "step-00000001"
+
+
+def test_a_run_against_its_own_earlier_results(random_run: Callable[..., Path]) -> None:
+    run = random_run("run")
+    main([f"run={run}", "sets=[dev]"])
+    main([f"run={run}", "sets=[dev]", f"against={run}"])
+    figures = json.loads((run / "eval" / "dev" / "against-run-greedy.json").read_text())
+    assert (figures["difference"], figures["interval"]) == (0.0, [0.0, 0.0])
+
+
+def test_a_comparison_needs_the_same_evaluation(random_run: Callable[..., Path]) -> None:
+    run, other = random_run("run"), random_run("other", "seed=5")
+    arguments = [f"run={run}", f"against={other}", "sets=[dev]", "decode.max_symbols=3", "checkpoint=last"]
+    command = f"run this first: python scripts/evaluate.py run={other} 'sets=\\[dev\\]' decode.max_symbols=3$"
+    with pytest.raises(UsageError, match=f"'dev' was not evaluated there with greedy search; {command}"):
+        main(arguments)
+    assert not (run / "eval").exists(), "refused before the longer work"
+    main([f"run={other}", "sets=[dev]"])
+    with pytest.raises(UsageError, match=rf"another decode= \(max_symbols=10, here max_symbols=3\); {command}"):
+        main(arguments)
+    with pytest.raises(UsageError, match=r"another text= \(case=keep .*here case=lower"):
+        main([f"run={run}", f"against={other}", "sets=[dev]", "text.case=lower"])
+    figures = other / "eval" / "dev" / "wer-greedy.json"
+    figures.write_text(json.dumps({"wer": 0.5}))  # as written before searches were recorded
+    with pytest.raises(UsageError, match=r"another decode= \(unknown, here"):
+        main([f"run={run}", f"against={other}", "sets=[dev]"])
+    with pytest.raises(UsageError, match="no such folder"):
+        main([f"run={run}", f"against={other}x", "sets=[dev]"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("dev-0:", "dev-x:", r"6 utterances here, 6 there, 'dev-0' only here; evaluate both runs on one manifest"),
+        ("ref=['", "ref=['oh", r"the reference of 'dev-0' is '\w.*' here and 'oh\w.*' there"),
+    ],
+)
+def test_a_comparison_needs_the_same_texts(random_run: Callable[..., Path], old: str, new: str, message: str) -> None:
+    run, other = random_run("run"), random_run("other")
+    main([f"run={other}", "sets=[dev]"])
+    recogs = other / "eval" / "dev" / "recogs-greedy.txt"
+    recogs.write_text(recogs.read_text().replace(old, new))
+    with pytest.raises(UsageError, match=message):
+        main([f"run={run}", f"against={other}", "sets=[dev]"])
+    assert (run / "eval" / "dev" / "wer-greedy.json").is_file(), "its own figures are there"
