@@ -55,9 +55,9 @@ def test_a_state_sees_its_own_chunk_and_nothing_later(chunk: int, left_chunks: i
     states, _ = encoder(features, torch.tensor([50]))
     for state in range(states.shape[1]):
         (gradient,) = torch.autograd.grad(states[0, state].sum(), features, retain_graph=True)
-        end = min(50, (state // chunk + 1) * per_chunk)
-        assert not gradient[0, end:].any()
-        assert (gradient[0, end - per_chunk if end % per_chunk == 0 else end - 1 : end] != 0).any(dim=1).all()
+        start = state // chunk * per_chunk
+        assert (gradient[0, start : start + per_chunk] != 0).any(dim=1).all()
+        assert not gradient[0, start + per_chunk :].any()
 
 
 def test_the_mask_of_chunks_and_padding() -> None:
