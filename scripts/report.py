@@ -75,7 +75,7 @@ def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
         trained.speech.tokenizer,
         texts,
         limit=config.lattices,
-        feature_frame_seconds=trained.speech.features.frame_shift_ms / 1000,
+        feature_frame_seconds=trained.speech.features.frame_seconds,
     )
 
 

@@ -54,12 +54,12 @@ def transcribe(trained: Trained, decode: Decode, files: Sequence[Path]) -> list[
 
 
 def features_of(trained: Trained, file: Path) -> Tensor:
-    """Normalised features (T, F) of an audio file, converted to what the model was trained on."""
+    """The model's input (T, F) for an audio file, converted to what the model was trained on."""
     features = trained.speech.features
     waveform = read_any(file, features.sample_rate)
     if features.frames_of(len(waveform)) == 0:
         raise UsageError(f"{file}: {len(waveform) / features.sample_rate:.3f} s is too short for one frame")
-    return features.normalise(features.mel(waveform))
+    return features.model_input(waveform)
 
 
 def read_any(file: Path, sample_rate: int) -> Tensor:

@@ -41,8 +41,8 @@ def keyed_seed(*key: object) -> int:
 class RawBatch:
     """One unit before padding, as batch hooks see it.
 
-    ``signals`` holds waveforms of shape (samples,) in the stage ``waveform`` and features of shape (T, F) from the
-    stage ``mel`` on. Hooks replace entries of ``signals``, ``targets`` and ``predictor_inputs`` in place.
+    ``signals`` holds waveforms of shape (samples,) in the stage ``waveform``, features of shape (T, F) in the stages
+    ``mel`` and ``normalised``, and the model's input, with deltas and stacked, in the stage ``targets``. Hooks replace entries of ``signals``, ``targets`` and ``predictor_inputs`` in place.
     """
 
     seed: int

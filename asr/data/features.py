@@ -2,9 +2,10 @@
 
 Povey window, pre-emphasis 0.97, mean removed per frame, power spectrum, mel filters from 20 Hz to the Nyquist
 frequency (Kaldi's own default; recipes that stop 400 Hz below it differ in the top bins), natural logarithm, only
-frames that lie wholly in the signal. Waveforms with full scale 1 are scaled to 16-bit range, which Kaldi reads.
+frames that lie wholly in the signal. Waveforms with full scale 1 are scaled to 16-bit range, which Kaldi reads. What
+the model sees may have deltas beside the mel bins, and several frames in one: see ``asr.data.context``.
 
-T frames   F mel bins
+T frames   F mel bins   S = ceil(T / stack) stacked frames   D = stack x (1 + deltas) x F
 """
 
 from typing import Literal
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
+from asr.data.context import stack_frames, with_deltas
 from distributed.ranges import Count, NonNegative, Positive
 
 INT16_SCALE = 32768.0
@@ -30,7 +32,7 @@ def normalise(mel_TF: Tensor) -> Tensor:
 
 
 class LogMel:
-    """From waveforms to features. Two steps, because hooks work between them: ``mel``, then ``normalise``."""
+    """From waveforms to features. Three steps, since hooks work between: ``mel``, ``normalise``, ``in_context``."""
 
     def __init__(
         self,
@@ -41,6 +43,8 @@ class LogMel:
         frame_shift_ms: Positive,
         dither: NonNegative,
         normalise: Literal["utterance", "none"],
+        deltas: Literal[0, 1, 2],
+        stack: Count,
     ) -> None:
         self.sample_rate = sample_rate
         self.num_mels = num_mels
@@ -48,6 +52,8 @@ class LogMel:
         self.frame_shift_ms = frame_shift_ms
         self.dither = dither
         self.normalisation = normalise
+        self.deltas = deltas
+        self.stack = stack
         # The same expressions as Kaldi's and torchaudio's, rounding included.
         self.window_samples = int(sample_rate * frame_length_ms * 0.001)
         self.shift_samples = int(sample_rate * frame_shift_ms * 0.001)
@@ -73,17 +79,26 @@ class LogMel:
 
     @property
     def dimension(self) -> int:
-        """F: what the encoder's input has."""
-        return self.num_mels
+        """D: what the encoder's input has."""
+        return self.stack * (1 + self.deltas) * self.num_mels
+
+    @property
+    def frame_seconds(self) -> float:
+        """From one frame of the encoder's input to the next."""
+        return self.stack * self.frame_shift_ms / 1000
 
     def frames_of(self, num_samples: int) -> int:
-        """T for a waveform of so many samples; 0 if it is shorter than a window."""
+        """Frames of the encoder's input, for a waveform of so many samples; 0 if it is shorter than a window."""
+        return -(-self.mel_frames_of(num_samples) // self.stack)
+
+    def mel_frames_of(self, num_samples: int) -> int:
+        """Frames before stacking."""
         if num_samples < self.window_samples:
             return 0
         return 1 + (num_samples - self.window_samples) // self.shift_samples
 
     def frames(self, duration_seconds: float) -> int:
-        """T for a waveform of ``duration_seconds``, rounded to whole samples."""
+        """``frames_of`` a waveform of ``duration_seconds``, rounded to whole samples."""
         return self.frames_of(round(duration_seconds * self.sample_rate))
 
     def mel(self, waveform: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -115,5 +130,13 @@ class LogMel:
         )
 
     def normalise(self, mel_TF: Tensor) -> Tensor:
-        """What the model sees: (T, F) to (T, F), normalised over the utterance unless ``features.normalise=none``."""
+        """(T, F) to (T, F), normalised over the utterance unless ``features.normalise=none``."""
         return normalise(mel_TF) if self.normalisation == "utterance" else mel_TF
+
+    def in_context(self, normalised_TF: Tensor) -> Tensor:
+        """What the model sees: (T, F) to (S, D), with deltas, then stacked; by default the very same features."""
+        return stack_frames(with_deltas(normalised_TF, self.deltas), self.stack)
+
+    def model_input(self, waveform: Tensor) -> Tensor:
+        """All steps in a row, without hooks: (samples,) to (S, D)."""
+        return self.in_context(self.normalise(self.mel(waveform)))

@@ -1,6 +1,7 @@
 """From a unit of the plan to a batch: read, transform, pad.
 
-    read -> [waveform hooks] -> log-mel -> [mel hooks] -> normalise -> [normalised hooks] -> [targets hooks] -> pad
+    read -> [waveform hooks] -> log-mel -> [mel hooks] -> normalise -> [normalised hooks]
+         -> deltas, stacking -> [targets hooks] -> pad
 
 Everything random is keyed by (seed, epoch, utterance, hook), and nothing is carried from unit to unit, so that a batch
 is the same whichever process loads it, and when. What comes before the first random step may be kept in memory.
@@ -117,7 +118,7 @@ class UnitDataset(Dataset[Batch]):
             raise BadUtterance(utterance.id, utterance.audio_filepath, str(error)) from None
 
     def _transform(self, raw: RawBatch) -> None:
-        """From the signals before the first random step to normalised features, through the hooks."""
+        """From the signals before the first random step to the model's input, through the hooks."""
         self._run_hooks("waveform", raw)
         if not self._repeatable_mel:
             raw.hook = "dither"
@@ -127,6 +128,7 @@ class UnitDataset(Dataset[Batch]):
         self._run_hooks("mel", raw)
         raw.signals[:] = [self.features.normalise(mel_TF) for mel_TF in raw.signals]
         self._run_hooks("normalised", raw)
+        raw.signals[:] = [self.features.in_context(normalised_TF) for normalised_TF in raw.signals]
         self._run_hooks("targets", raw)
 
     def _run_hooks(self, stage: Stage, raw: RawBatch) -> None:
@@ -150,12 +152,18 @@ class UnitDataset(Dataset[Batch]):
                 )
         for utterance_id, signal in zip(raw.utterance_ids, raw.signals, strict=True):
             frames = self.features.frames_of(signal.numel()) if stage == "waveform" else signal.shape[0]
-            shape = () if stage == "waveform" else (self.features.dimension,)
+            shape = self._trailing_shape(stage)
             if frames == 0 or signal.shape[1:] != shape:
                 raise ValueError(
                     f"hook {name!r} left utterance {utterance_id} a signal of shape {tuple(signal.shape)} "
                     f"in stage {stage}: too short for one frame, or of the wrong dimension"
                 )
+
+    def _trailing_shape(self, stage: Stage) -> tuple[int, ...]:
+        """What follows the time axis of a signal."""
+        if stage == "waveform":
+            return ()
+        return (self.features.dimension if stage == "targets" else self.features.num_mels,)
 
 
 def _pad_tokens(tokens: Sequence[Sequence[int]]) -> Tensor:

@@ -5,9 +5,12 @@ Dai et al. 2019, arXiv 1901.02860, section 3.3: the score of query i for key j i
     (q_i + u) . k_j / sqrt(d)  +  (q_i + v) . p_{i-j} / sqrt(d)
 
 with p_r = W_p R_r for the sinusoid R_r of the signed distance r, and biases u, v learned per head. Bidirectional, so
-r runs from T-1 down to -(T-1), and nothing is clipped.
+r runs from N-1 down to -(T-1), and nothing is clipped.
 
-B utterances   T states   D dimension   H heads   K = D / H   P = 2T table rows (the last is never read)
+Queries may be the last T of N states: a stream attends from its newest chunk to what it remembers.
+
+B utterances   T queries   N = past + T keys   D dimension   H heads   K head dimension
+P = N + T table rows (the last is never read)
 """
 
 import math
@@ -19,32 +22,46 @@ from asr.models.dropout import dropout
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention over (B, T, D) with relative positions; dropout on the attention weights."""
+    """Self-attention over (B, T, D) with relative positions; dropout on the attention weights.
 
-    def __init__(self, *, dimension: int, heads: int, dropout: float) -> None:
+    ``head_dimension`` None shares D out between the heads.
+    """
+
+    def __init__(self, *, dimension: int, heads: int, head_dimension: int | None, dropout: float) -> None:
         super().__init__()
-        if dimension % heads:
-            raise ValueError(f"model.encoder.heads must divide model.encoder.dimension = {dimension}, got {heads}")
+        if head_dimension is None and dimension % heads:
+            raise ValueError(
+                f"model.encoder.heads must divide model.encoder.dimension = {dimension}, got {heads}; "
+                "or set model.encoder.head_dimension"
+            )
         self.heads = heads
         self.dropout = dropout
-        self.query_key_value = nn.Linear(dimension, 3 * dimension)
-        self.position = nn.Linear(dimension, dimension, bias=False)
-        self.content_bias_D = nn.Parameter(torch.zeros(dimension))  # u of all heads
-        self.position_bias_D = nn.Parameter(torch.zeros(dimension))  # v of all heads
-        self.output = nn.Linear(dimension, dimension)
+        inner = dimension if head_dimension is None else heads * head_dimension
+        self.query_key_value = nn.Linear(dimension, 3 * inner)
+        self.position = nn.Linear(dimension, inner, bias=False)
+        self.content_bias_D = nn.Parameter(torch.zeros(inner))  # u of all heads
+        self.position_bias_D = nn.Parameter(torch.zeros(inner))  # v of all heads
+        self.output = nn.Linear(inner, dimension)
 
-    def forward(self, x_BTD: Tensor, table_PD: Tensor, padding_BT: Tensor) -> Tensor:
-        """Attended (B, T, D), with ``table_PD`` from ``relative_table``; keys under ``padding_BT`` do not count."""
-        query_BTD, key_BTD, value_BTD = self.query_key_value(x_BTD).chunk(3, dim=-1)
-        scores_BHTT = relative_scores(
+    def forward(self, x_BND: Tensor, table_PD: Tensor, hidden_BTN: Tensor) -> Tensor:
+        """Attended (B, T, D) of the last T of N states.
+
+        Args:
+            table_PD: from ``relative_table``; its rows beyond N are as many as the queries.
+            hidden_BTN: True where a query does not see a key; also (B, 1, N), for all queries.
+        """
+        queries = table_PD.shape[0] - x_BND.shape[1]
+        query_BND, key_BND, value_BND = self.query_key_value(x_BND).chunk(3, dim=-1)
+        query_BTD = query_BND[:, -queries:]
+        scores_BHTN = relative_scores(
             self._split(query_BTD + self.content_bias_D),
-            self._split(key_BTD),
+            self._split(key_BND),
             self._split(query_BTD + self.position_bias_D),
             self._split(self.position(table_PD)),
         )
-        scores_BHTT = scores_BHTT.masked_fill(padding_BT[:, None, None, :], -math.inf)
-        weights_BHTT = dropout(scores_BHTT.softmax(-1), self.dropout, self.training)
-        mixed_BHTK = weights_BHTT.to(value_BTD.dtype) @ self._split(value_BTD)
+        scores_BHTN = scores_BHTN.masked_fill(hidden_BTN.unsqueeze(1), -math.inf)
+        weights_BHTN = dropout(scores_BHTN.softmax(-1), self.dropout, self.training)
+        mixed_BHTK = weights_BHTN.to(value_BND.dtype) @ self._split(value_BND)
         return self.output(mixed_BHTK.transpose(1, 2).flatten(2))
 
     def _split(self, x_TD: Tensor) -> Tensor:
@@ -52,29 +69,45 @@ class RelativeAttention(nn.Module):
         return x_TD.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 
-def relative_scores(content_BHTK: Tensor, key_BHTK: Tensor, position_BHTK: Tensor, table_HPK: Tensor) -> Tensor:
-    """Scores (B, H, T, T): content . key plus position . p_{i-j}, both over sqrt(K)."""
-    scale = 1 / math.sqrt(key_BHTK.shape[-1])
-    by_content_BHTT = (content_BHTK * scale) @ key_BHTK.transpose(-2, -1)
+def relative_scores(content_BHTK: Tensor, key_BHNK: Tensor, position_BHTK: Tensor, table_HPK: Tensor) -> Tensor:
+    """Scores (B, H, T, N): content . key plus position . p_{i-j}, both over sqrt(K)."""
+    scale = 1 / math.sqrt(key_BHNK.shape[-1])
+    by_content_BHTN = (content_BHTK * scale) @ key_BHNK.transpose(-2, -1)
     by_distance_BHTP = (position_BHTK * scale) @ table_HPK.transpose(-2, -1)
-    return by_content_BHTT + relative_shift(by_distance_BHTP)
+    return by_content_BHTN + relative_shift(by_distance_BHTP)
 
 
 def relative_shift(x_BHTP: Tensor) -> Tensor:
-    """Turn columns that count distances T-1, T-2, ... into columns that count keys: out[i, j] = x[i, T-1-i+j].
+    """Turn columns that count distances N-1, N-2, ... into columns that count keys: out[i, j] = x[i, T-1-i+j].
 
-    A view: with rows of P = 2T entries, x[i, T-1-i+j] lies at flat position i (2T-1) + j + (T-1), so that rows of
-    2T-1 entries that start at T-1 hold key j in column j.
+    A view: with rows of P = N + T entries, x[i, T-1-i+j] lies at flat position i (P-1) + j + (T-1), so that rows of
+    P-1 entries that start at T-1 hold key j in column j.
     """
-    frames = x_BHTP.shape[-2]
-    flat = x_BHTP.flatten(-2)[..., frames - 1 : frames - 1 + frames * (2 * frames - 1)]
-    return flat.unflatten(-1, (frames, 2 * frames - 1))[..., :frames]
+    queries, rows = x_BHTP.shape[-2:]
+    flat = x_BHTP.flatten(-2)[..., queries - 1 : queries - 1 + queries * (rows - 1)]
+    return flat.unflatten(-1, (queries, rows - 1))[..., : rows - queries]
 
 
-def relative_table(frames: int, dimension: int, like: Tensor) -> Tensor:
-    """(2T, D) sinusoids [sin, cos] of the distances T-1, ..., -T; D is even. In the precision of ``like``."""
+def relative_table(frames: int, dimension: int, like: Tensor, past: int = 0) -> Tensor:
+    """(past + 2T, D) sinusoids [sin, cos] of the distances past + T-1, ..., -T; D is even. In the precision of ``like``."""
     half = torch.arange(0, dimension, 2, device=like.device, dtype=torch.float64)
     frequencies = torch.exp(half * (-math.log(10000.0) / dimension))
-    distances = torch.arange(frames - 1, -frames - 1, -1, device=like.device, dtype=torch.float64)
+    distances = torch.arange(past + frames - 1, -frames - 1, -1, device=like.device, dtype=torch.float64)
     angles = distances.unsqueeze(1) * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
+
+
+def hidden_keys(padding_BT: Tensor, chunk: int | None, left_chunks: int) -> Tensor:
+    """What queries do not see: padding, and with ``chunk`` also later chunks and those before the last ``left_chunks``.
+
+    Returns:
+        (B, 1, T) bool without chunks, else (B, T, T), where a state always sees itself: one beyond its utterance's end
+        may see nothing else, and a softmax over nothing has no gradient.
+    """
+    if chunk is None:
+        return padding_BT.unsqueeze(1)
+    position_T = torch.arange(padding_BT.shape[1], device=padding_BT.device)
+    chunk_T = torch.div(position_T, chunk, rounding_mode="floor")
+    chunks_back_TT = chunk_T.unsqueeze(1) - chunk_T
+    outside_TT = (chunks_back_TT < 0) | (chunks_back_TT > left_chunks)
+    return (padding_BT.unsqueeze(1) | outside_TT) & (position_T.unsqueeze(1) != position_T)

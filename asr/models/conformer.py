@@ -4,18 +4,21 @@ Each block is half a feed-forward layer, self-attention, a convolution module, a
 layer norm. The convolution module normalises each frame by itself (LayerNorm) where the paper uses BatchNorm, so that
 a state depends on its own utterance alone and N learners with B/N utterances compute what one with B computes.
 
-B utterances   T frames   F feature dimension   D dimension
+With ``chunk`` states per chunk the encoder can be run while somebody speaks: attention sees the own chunk and
+``left_chunks`` before it, the convolution only what was (``asr.models.streaming`` runs it chunk by chunk).
+
+B utterances   T frames   F feature dimension   D dimension   K kernel   N = past + T states that attention sees
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr.models.attention import RelativeAttention, relative_table
+from asr.models.attention import RelativeAttention, hidden_keys, relative_table
 from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
 from asr.models.subsampling import FACTOR, ConvSubsampling
-from distributed.ranges import Count, Probability
+from distributed.ranges import Count, Natural, Probability
 
 
 class FeedForward(nn.Module):
@@ -35,68 +38,115 @@ class FeedForward(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """One filter over time for each channel, of odd length, centred."""
+    """One filter over time for each channel, of odd length: centred, or causal, which ends at its own state."""
 
-    def __init__(self, *, dimension: int, kernel: int) -> None:
+    def __init__(self, *, dimension: int, kernel: int, causal: bool) -> None:
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(f"model.encoder.kernel must be odd, so that the filter has a centre, got {kernel}")
         self.weight_DK = nn.Parameter(torch.empty(dimension, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.bias_D = nn.Parameter(torch.zeros(dimension))
+        self.left = kernel - 1 if causal else kernel // 2  # states before its own that the filter sees
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D), with zeros beyond both ends."""
-        dimension, kernel = self.weight_DK.shape
+    def forward(self, x_BTD: Tensor, past_BLD: Tensor | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D), with zeros beyond both ends, or a causal filter's K - 1 states of the past."""
+        dimension, frames = len(self.bias_D), x_BTD.shape[1]
+        if past_BLD is not None:
+            x_BTD = torch.cat([past_BLD, x_BTD], dim=1)
         # (B, T, D) in memory is a channels-last image of width 1: the fast layout, and no copy to get there.
         image_BDT1 = x_BTD.transpose(1, 2).unsqueeze(-1)
         filters_D1K1 = self.weight_DK[:, None, :, None]
-        y_BDT1 = functional.conv2d(image_BDT1, filters_D1K1, self.bias_D, padding=(kernel // 2, 0), groups=dimension)
-        return y_BDT1.squeeze(-1).transpose(1, 2)
+        padding = (self.left if past_BLD is None else 0, 0)
+        y_BDT1 = functional.conv2d(image_BDT1, filters_D1K1, self.bias_D, padding=padding, groups=dimension)
+        return y_BDT1[:, :, :frames].squeeze(-1).transpose(1, 2)
 
 
 class ConvolutionModule(nn.Module):
     """LayerNorm, pointwise to 2D, GLU, depthwise convolution, LayerNorm, SiLU, pointwise, dropout."""
 
-    def __init__(self, *, dimension: int, kernel: int, dropout: float) -> None:
+    def __init__(self, *, dimension: int, kernel: int, causal: bool, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dimension)
         self.pointwise_in = nn.Linear(dimension, 2 * dimension)
-        self.depthwise = DepthwiseConv(dimension=dimension, kernel=kernel)
+        self.depthwise = DepthwiseConv(dimension=dimension, kernel=kernel, causal=causal)
         self.depthwise_norm = nn.LayerNorm(dimension)
         self.pointwise_out = nn.Linear(dimension, dimension)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x_BTD: Tensor, padding_BT: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, padding_BT: Tensor, memory: "Memory | None" = None) -> Tensor:
         """(B, T, D) to (B, T, D), without the residual. Padding enters the convolution as zeros."""
         gated_BTD = functional.glu(self.pointwise_in(self.norm(x_BTD)), dim=-1)
-        mixed_BTD = self.depthwise(gated_BTD.masked_fill(padding_BT.unsqueeze(-1), 0.0))
+        gated_BTD = gated_BTD.masked_fill(padding_BT.unsqueeze(-1), 0.0)
+        past_BLD = None if memory is None else memory.before_convolution(gated_BTD, self.depthwise.left)
+        mixed_BTD = self.depthwise(gated_BTD, past_BLD)
         return self.dropout(self.pointwise_out(functional.silu(self.depthwise_norm(mixed_BTD))))
+
+
+class Memory:
+    """What one block of a stream remembers of the states before the newest chunk."""
+
+    def __init__(self) -> None:
+        self.attended_BLD: Tensor | None = None
+        self.convolved_BLD: Tensor | None = None
+
+    def before_attention(self, x_BTD: Tensor, limit: int) -> Tensor:
+        """Remembered states and ``x_BTD`` after them; the last ``limit`` of those are what is remembered next."""
+        seen_BND = x_BTD if self.attended_BLD is None else torch.cat([self.attended_BLD, x_BTD], dim=1)
+        self.attended_BLD = seen_BND[:, max(0, seen_BND.shape[1] - limit) :]
+        return seen_BND
+
+    def before_convolution(self, x_BTD: Tensor, limit: int) -> Tensor:
+        """The ``limit`` states before ``x_BTD``, zeros before the first; then the last ``limit`` with it are remembered."""
+        past_BLD = self.convolved_BLD
+        if past_BLD is None:
+            past_BLD = x_BTD.new_zeros(x_BTD.shape[0], limit, x_BTD.shape[2])
+        self.convolved_BLD = torch.cat([past_BLD, x_BTD], dim=1)[:, x_BTD.shape[1] :]
+        return past_BLD
 
 
 class ConformerBlock(nn.Module):
     """x + FF/2, + attention, + convolution, + FF/2, LayerNorm (equation 1 of the paper)."""
 
-    def __init__(self, *, dimension: int, heads: int, expansion: int, kernel: int, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        dimension: int,
+        heads: int,
+        head_dimension: int | None,
+        expansion: int,
+        kernel: int,
+        chunk: int | None,
+        left_chunks: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.feed_forward_in = FeedForward(dimension=dimension, expansion=expansion, dropout=dropout)
         self.attention_norm = nn.LayerNorm(dimension)
-        self.attention = RelativeAttention(dimension=dimension, heads=heads, dropout=dropout)
+        self.attention = RelativeAttention(
+            dimension=dimension, heads=heads, head_dimension=head_dimension, dropout=dropout
+        )
         self.attention_dropout = Dropout(dropout)
-        self.convolution = ConvolutionModule(dimension=dimension, kernel=kernel, dropout=dropout)
+        self.convolution = ConvolutionModule(
+            dimension=dimension, kernel=kernel, causal=chunk is not None, dropout=dropout
+        )
         self.feed_forward_out = FeedForward(dimension=dimension, expansion=expansion, dropout=dropout)
         self.norm = nn.LayerNorm(dimension)
+        self.remembered = left_chunks * (chunk or 0)  # states, of a stream's attention
 
-    def forward(self, x_BTD: Tensor, table_PD: Tensor, padding_BT: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+    def forward(
+        self, x_BTD: Tensor, table_PD: Tensor, padding_BT: Tensor, hidden_BTN: Tensor, memory: Memory | None = None
+    ) -> Tensor:
+        """(B, T, D) to (B, T, D); in a stream ``memory`` stands for the states before."""
         x_BTD = torch.add(x_BTD, self.feed_forward_in(x_BTD), alpha=0.5)
-        attended_BTD = self.attention(self.attention_norm(x_BTD), table_PD, padding_BT)
-        x_BTD = x_BTD + self.attention_dropout(attended_BTD)
-        x_BTD = x_BTD + self.convolution(x_BTD, padding_BT)
+        normed_BTD = self.attention_norm(x_BTD)
+        seen_BND = normed_BTD if memory is None else memory.before_attention(normed_BTD, self.remembered)
+        x_BTD = x_BTD + self.attention_dropout(self.attention(seen_BND, table_PD, hidden_BTN))
+        x_BTD = x_BTD + self.convolution(x_BTD, padding_BT, memory)
         return self.norm(torch.add(x_BTD, self.feed_forward_out(x_BTD), alpha=0.5))
 
 
 class Conformer(Encoder):
-    """Subsampling by 4, then ``layers`` Conformer blocks."""
+    """Subsampling by 4, then ``layers`` Conformer blocks; ``chunk`` None sees whole utterances."""
 
     subsampling = FACTOR
 
@@ -107,8 +157,11 @@ class Conformer(Encoder):
         layers: Count,
         dimension: Count,
         heads: Count,
+        head_dimension: Count | None,
         expansion: Count,
         kernel: Count,
+        chunk: Count | None,
+        left_chunks: Natural,
         subsampling_channels: Count,
         dropout: Probability,
     ) -> None:
@@ -116,12 +169,23 @@ class Conformer(Encoder):
         if dimension % 2:
             raise ValueError(f"model.encoder.dimension must be even (sine and cosine pairs), got {dimension}")
         self.dimension = dimension
+        self.chunk = chunk
+        self.left_chunks = left_chunks
         self.subsample = ConvSubsampling(
             feature_dimension=feature_dimension, channels=subsampling_channels, dimension=dimension
         )
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
-            ConformerBlock(dimension=dimension, heads=heads, expansion=expansion, kernel=kernel, dropout=dropout)
+            ConformerBlock(
+                dimension=dimension,
+                heads=heads,
+                head_dimension=head_dimension,
+                expansion=expansion,
+                kernel=kernel,
+                chunk=chunk,
+                left_chunks=left_chunks,
+                dropout=dropout,
+            )
             for _ in range(layers)
         )
 
@@ -130,7 +194,8 @@ class Conformer(Encoder):
         x_BTD, lengths_B = self.subsample(features_BTF, lengths_B)
         x_BTD = self.dropout(x_BTD)
         padding_BT = padding_mask(lengths_B, x_BTD.shape[1])
+        hidden_BTT = hidden_keys(padding_BT, self.chunk, self.left_chunks)
         table_PD = relative_table(x_BTD.shape[1], self.dimension, like=x_BTD)
         for block in self.blocks:
-            x_BTD = block(x_BTD, table_PD, padding_BT)
+            x_BTD = block(x_BTD, table_PD, padding_BT, hidden_BTT)
         return x_BTD.masked_fill(padding_BT.unsqueeze(-1), 0.0), lengths_B

@@ -9,8 +9,8 @@ B utterances   T frames   F feature dimension   S = ceil(T / stack) states   D =
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from asr.data.context import stack_frames
 from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
 from distributed.ranges import Count, Probability
@@ -46,20 +46,13 @@ class BidirectionalLstm(Encoder):
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, ceil(T/stack), 2 x hidden), zero beyond their lengths, and their lengths (B,)."""
-        x_BSD = stack_frames(features_BTF, lengths_B, self.subsampling)
+        padding_BT = padding_mask(lengths_B, features_BTF.shape[1])
+        x_BSD = stack_frames(features_BTF.masked_fill(padding_BT.unsqueeze(-1), 0.0), self.subsampling)
         lengths_B = self.state_lengths(lengths_B)
         reversal_N = reversal(lengths_B, x_BSD.shape[1])
         for layer in self.layers:
             x_BSD = self.dropout(layer(x_BSD, reversal_N))
         return x_BSD.masked_fill(padding_mask(lengths_B, x_BSD.shape[1]).unsqueeze(-1), 0.0), lengths_B
-
-
-def stack_frames(features_BTF: Tensor, lengths_B: Tensor, stack: int) -> Tensor:
-    """(B, T, F) to (B, ceil(T/stack), stack x F); frames beyond an utterance's end count as zeros."""
-    padding_BT = padding_mask(lengths_B, features_BTF.shape[1])
-    x_BTF = features_BTF.masked_fill(padding_BT.unsqueeze(-1), 0.0)
-    x_BTF = functional.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % stack))
-    return x_BTF.unflatten(1, (-1, stack)).flatten(2)
 
 
 def reversal(lengths_B: Tensor, states: int) -> Tensor:

@@ -29,7 +29,7 @@
 
 Batch hooks declare a ``stage``. Within the loader the order is: stage, then position in the list.
 
-    waveform  ->  log-mel  ->  mel  ->  normalisation  ->  normalised  ->  targets
+    waveform  ->  log-mel  ->  mel  ->  normalisation  ->  normalised  ->  deltas, stacking  ->  targets
 """
 
 import math

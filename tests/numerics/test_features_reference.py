@@ -49,6 +49,8 @@ def test_log_mel_is_kaldis(sample_rate: int, num_mels: int, length_ms: float, sh
         frame_shift_ms=shift_ms,
         dither=0.0,
         normalise="none",
+        deltas=0,
+        stack=1,
     )
     mel_TF = log_mel.mel(torch.from_numpy(samples)).numpy()
     expected_TF = reference(samples, sample_rate, num_mels, length_ms, shift_ms)

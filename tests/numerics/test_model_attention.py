@@ -17,7 +17,7 @@ def sinusoid(distance: int, dimension: int) -> torch.Tensor:
 
 def attend_pair_by_pair(module: RelativeAttention, x_TD: torch.Tensor) -> torch.Tensor:
     frames, dimension = x_TD.shape
-    size = dimension // module.heads
+    size = len(module.content_bias_D) // module.heads
     query_TD, key_TD, value_TD = module.query_key_value(x_TD).chunk(3, dim=-1)
     heads = []
     for head in range(module.heads):
@@ -35,17 +35,18 @@ def attend_pair_by_pair(module: RelativeAttention, x_TD: torch.Tensor) -> torch.
     return module.output(torch.cat(heads, dim=-1))
 
 
+@pytest.mark.parametrize("head_dimension", [None, 3])
 @pytest.mark.parametrize("frames", [1, 2, 7])
-def test_equals_the_equation(frames: int) -> None:
+def test_equals_the_equation(frames: int, head_dimension: int | None) -> None:
     torch.manual_seed(0)
-    module = RelativeAttention(dimension=12, heads=3, dropout=0.0).double()
+    module = RelativeAttention(dimension=12, heads=3, head_dimension=head_dimension, dropout=0.0).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x_BTD = torch.randn(2, frames, 12, dtype=torch.float64)
     table = relative_table(frames, 12, like=x_BTD)
-    padding = torch.zeros(2, frames, dtype=torch.bool)
+    hidden = torch.zeros(2, 1, frames, dtype=torch.bool)
     expected = torch.stack([attend_pair_by_pair(module, x_TD) for x_TD in x_BTD])
-    torch.testing.assert_close(module(x_BTD, table, padding), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(module(x_BTD, table, hidden), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
@@ -56,12 +57,24 @@ def test_shift_puts_each_distance_at_its_key(frames: int) -> None:
     assert torch.equal(shifted[1, 2], keys.unsqueeze(1) - keys)
 
 
+@pytest.mark.parametrize("past", [0, 1, 4])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_queries_after_a_past_get_what_they_get_among_all(frames: int, past: int) -> None:
+    torch.manual_seed(0)
+    module = RelativeAttention(dimension=8, heads=2, head_dimension=None, dropout=0.0).double()
+    x_BND = torch.randn(2, past + frames, 8, dtype=torch.float64)
+    hidden = torch.zeros(2, 1, past + frames, dtype=torch.bool)
+    everything = module(x_BND, relative_table(past + frames, 8, like=x_BND), hidden)
+    last = module(x_BND, relative_table(frames, 8, like=x_BND, past=past), hidden)
+    torch.testing.assert_close(last, everything[:, past:], rtol=1e-10, atol=1e-10)
+
+
 def test_only_distances_count() -> None:
     torch.manual_seed(0)
-    module = RelativeAttention(dimension=8, heads=2, dropout=0.0).double()
+    module = RelativeAttention(dimension=8, heads=2, head_dimension=None, dropout=0.0).double()
     x_BTD = torch.randn(1, 6, 8, dtype=torch.float64)
-    alone = module(x_BTD, relative_table(6, 8, like=x_BTD), torch.zeros(1, 6, dtype=torch.bool))
+    alone = module(x_BTD, relative_table(6, 8, like=x_BTD), torch.zeros(1, 1, 6, dtype=torch.bool))
     later = torch.cat([torch.randn(1, 3, 8, dtype=torch.float64), x_BTD], dim=1)
-    padding = torch.tensor([[True] * 3 + [False] * 6])
+    padding = torch.tensor([[[True] * 3 + [False] * 6]])
     moved = module(later, relative_table(9, 8, like=later), padding)
     torch.testing.assert_close(moved[:, 3:], alone, rtol=1e-10, atol=1e-10)

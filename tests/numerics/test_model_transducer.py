@@ -28,8 +28,11 @@ def make(encoder: str, predictor: str, combine: Literal["add", "multiply"], ctc_
             layers=2,
             dimension=8,
             heads=2,
+            head_dimension=None,
             expansion=2,
             kernel=3,
+            chunk=None,
+            left_chunks=0,
             subsampling_channels=2,
             dropout=0.0,
         )

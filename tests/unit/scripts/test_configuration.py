@@ -135,7 +135,7 @@ def test_help_lists_the_groups_of_the_entry_point(capsys: pytest.CaptureFixture[
     assert print_help("train", ["-h"], "usage")
     shown = capsys.readouterr().out
     assert "backend=allreduce|dpsgd|single" in shown
-    assert "model/predictor=lstm_128|" in shown
+    assert "model/predictor=lstm_1024|lstm_128|" in shown
 
 
 def test_a_run_folders_configuration_cannot_name_foreign_code(tmp_path: Path) -> None:

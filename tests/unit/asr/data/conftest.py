@@ -45,7 +45,14 @@ def make_utterance(tmp_path: Path) -> MakeUtterance:
 def log_mel() -> LogMel:
     """Kaldi features at 16 kHz, small."""
     return LogMel(
-        sample_rate=16000, num_mels=20, frame_length_ms=25.0, frame_shift_ms=10.0, dither=0.0, normalise="utterance"
+        sample_rate=16000,
+        num_mels=20,
+        frame_length_ms=25.0,
+        frame_shift_ms=10.0,
+        dither=0.0,
+        normalise="utterance",
+        deltas=0,
+        stack=1,
     )
 
 

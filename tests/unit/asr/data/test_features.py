@@ -16,6 +16,8 @@ def make(**changes: object) -> LogMel:
         "frame_shift_ms": 10.0,
         "dither": 0.0,
         "normalise": "utterance",
+        "deltas": 0,
+        "stack": 1,
     }
     return LogMel(**(settings | changes))  # type: ignore[arg-type]
 
@@ -38,6 +40,25 @@ def test_too_short_audio_has_no_frames() -> None:
     assert log_mel.frames(0.0249) == 0
     assert log_mel.frames(0.025) == 1
     assert log_mel.normalise(log_mel.mel(noise(399))).shape == (0, 20)
+
+
+@pytest.mark.parametrize(("deltas", "stack"), [(0, 1), (0, 3), (2, 1), (2, 2)])
+@pytest.mark.parametrize("num_samples", [0, 399, 400, 560, 1360])
+def test_frames_and_dimension_follow_deltas_and_stacking(num_samples: int, deltas: int, stack: int) -> None:
+    log_mel = make(deltas=deltas, stack=stack)
+    found_SD = log_mel.model_input(noise(num_samples))
+    assert found_SD.shape == (log_mel.frames_of(num_samples), log_mel.dimension)
+    assert log_mel.frames_of(num_samples) == -(-len(log_mel.mel(noise(num_samples))) // stack)
+    assert log_mel.frame_seconds == pytest.approx(0.01 * stack)
+
+
+def test_ibm_features_have_240_dimensions() -> None:
+    assert make(num_mels=40, deltas=2, stack=2).dimension == 240
+
+
+def test_without_deltas_and_stacking_features_stay_bitwise() -> None:
+    normal_TF = make().normalise(make().mel(noise(4000)))
+    assert torch.equal(make().in_context(normal_TF), normal_TF)
 
 
 def test_normalisation_gives_zero_mean_and_unit_variance() -> None:

@@ -115,6 +115,31 @@ def test_a_batch_is_padded_and_complete(dataset: Build, corpus: list[Utterance],
         assert not batch.features[row, len(expected_TF) :].any()
 
 
+def test_deltas_and_stacking_come_between_normalised_and_targets(
+    dataset: Build, corpus: list[Utterance], log_mel: LogMel
+) -> None:
+    """Hooks up to ``normalised`` see plain frames, whose deltas are then of what those hooks left."""
+    wide = LogMel(
+        sample_rate=16000, num_mels=20, frame_length_ms=25.0, frame_shift_ms=10.0, dither=0.0, normalise="utterance",
+        deltas=2, stack=2,
+    )  # fmt: skip
+    log: list[str] = []
+
+    def halve(raw: RawBatch) -> None:
+        raw.signals[:] = [0.5 * signal for signal in raw.signals]
+
+    stages: list[Stage] = ["mel", "normalised", "targets"]
+    hooks = [(stage, Recorder(stage, log, halve if stage == "normalised" else None)) for stage in stages]
+    batch = dataset(features=wide, hooks=hooks)[Unit(0, 0, 0, (0, 1))]
+    assert [line[:-2] for line in log] == ["mel (28, 20)", "normalised (28, 20)", "targets (14, 120)"]
+    assert batch.features.shape == (2, 19, 120)
+    assert batch.feature_lengths.tolist() == [14, 19]
+    for row, length in enumerate((14, 19)):
+        normal_TF = log_mel.normalise(log_mel.mel(read_audio(corpus[row], 16000)))
+        assert torch.equal(batch.features[row, :length], wide.in_context(0.5 * normal_TF))
+    assert dataset(features=wide)[Unit(0, 0, 0, ())].features.shape == (0, 0, 120)
+
+
 def test_only_empty_texts(dataset: Build) -> None:
     batch = dataset()[Unit(0, 0, 0, (1,))]
     assert batch.targets.shape == (1, 0)
@@ -245,7 +270,14 @@ def test_a_hook_that_writes_in_place_does_not_spoil_the_cache(dataset: Build) ->
 
 def test_dither_is_keyed_and_survives_the_cache(dataset: Build) -> None:
     dithered = LogMel(
-        sample_rate=16000, num_mels=20, frame_length_ms=25.0, frame_shift_ms=10.0, dither=1.0, normalise="utterance"
+        sample_rate=16000,
+        num_mels=20,
+        frame_length_ms=25.0,
+        frame_shift_ms=10.0,
+        dither=1.0,
+        normalise="utterance",
+        deltas=0,
+        stack=1,
     )
     plain, cached = dataset(features=dithered), dataset(features=dithered, cache=True)
     units = [Unit(epoch, 0, 0, (0, 2)) for epoch in (0, 1, 0)]
@@ -257,7 +289,14 @@ def test_dither_is_keyed_and_survives_the_cache(dataset: Build) -> None:
 
 def test_dither_is_the_same_whichever_hooks_there_are(dataset: Build) -> None:
     dithered = LogMel(
-        sample_rate=16000, num_mels=20, frame_length_ms=25.0, frame_shift_ms=10.0, dither=1.0, normalise="utterance"
+        sample_rate=16000,
+        num_mels=20,
+        frame_length_ms=25.0,
+        frame_shift_ms=10.0,
+        dither=1.0,
+        normalise="utterance",
+        deltas=0,
+        stack=1,
     )
     hooks = [("idle", Recorder("waveform", []))]
     unit = Unit(0, 0, 0, (0, 2))

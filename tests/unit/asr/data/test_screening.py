@@ -56,6 +56,17 @@ def test_all_good(screening: Screen, make_utterance: Make, log_mel: LogMel) -> N
     assert screened.frames == [log_mel.mel(read_audio(utterance, 16000)).shape[0] for utterance in utterances]
 
 
+def test_frames_are_those_that_the_model_gets(characters: CharacterTokenizer, make_utterance: Make) -> None:
+    """After stacking: the batch plan's budgets and the encoder's subsampling count on."""
+    stacked = LogMel(
+        sample_rate=16000, num_mels=20, frame_length_ms=25.0, frame_shift_ms=10.0, dither=0.0, normalise="utterance",
+        deltas=1, stack=3,
+    )  # fmt: skip
+    utterances = [make_utterance("a", 0.5), make_utterance("b", 0.71)]
+    screened = screen(utterances, tokenizer=characters, features=stacked, on_bad="stop")
+    assert screened.frames == [len(stacked.model_input(read_audio(each, 16000))) for each in utterances] == [16, 23]
+
+
 def test_skip_leaves_out_and_names_every_defect(screening: Screen, make_utterance: Make, tmp_path: Path) -> None:
     good, bad = make_utterance("good"), defects(make_utterance, tmp_path)
     screened = screening(good, *bad.values())

@@ -20,14 +20,22 @@ SMALL_MODELS = ["conformer_tiny", "lstm_tiny"]
 every_small_model = pytest.mark.parametrize("name", SMALL_MODELS)
 
 
+def count_millions(model: Transducer) -> float:
+    """Parameters but for the CTC head, which is not needed after training."""
+    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("ctc_head")) / 1e6
+
+
 @pytest.mark.parametrize(
     ("name", "vocabulary_size", "feature_dimension", "millions"),
     [
         ("conformer_tiny", 29, 80, 2.2),
-        ("conformer_s", 1024, 80, 10.3),  # Gulati et al. 2020, table 1
+        ("conformer_s", 1024, 80, 10.3),
+        ("conformer_m", 1024, 80, 30.7),
+        ("conformer_l", 1024, 80, 118.6),
         ("lstm_tiny", 29, 80, 1.4),
-        ("lstm", 46, 80, 56.2),
-        ("lstm", 46, 170, 57.2),  # Saon et al. 2021 (57 M), with 340 inputs per stacked frame
+        ("ibm_rnnt", 46, 80, 56.2),
+        ("ibm_rnnt", 46, 120, 56.7),
+        ("ibm_conformer", 46, 120, 57.6),
     ],
 )
 def test_parameter_counts(
@@ -35,8 +43,25 @@ def test_parameter_counts(
 ) -> None:
     with torch.device("meta"):
         model = build(name, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
-    count = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("ctc_head"))
-    assert count / 1e6 == pytest.approx(millions, abs=0.05)
+    assert count_millions(model) == pytest.approx(millions, abs=0.051)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary_size", "feature_dimension", "papers_millions", "tolerance"),
+    [
+        ("conformer_s", 1024, 80, 10.3, 0.005),  # Gulati et al. 2020, table 1, which gives no joint dimension
+        ("conformer_m", 1024, 80, 30.7, 0.005),
+        ("conformer_l", 1024, 80, 118.8, 0.005),
+        ("ibm_rnnt", 46, 170, 57, 0.01),  # Saon et al. 2021: 340 inputs for two frames, 100 of them an i-vector
+        ("ibm_conformer", 46, 240, 63, 0.02),  # Saon et al. 2023: inner sizes and subsampling are not known exactly
+    ],
+)
+def test_parameter_counts_are_the_papers(
+    build: Build, name: str, vocabulary_size: int, feature_dimension: int, papers_millions: float, tolerance: float
+) -> None:
+    with torch.device("meta"):
+        model = build(name, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
+    assert count_millions(model) == pytest.approx(papers_millions, rel=tolerance)
 
 
 @every_small_model

@@ -286,3 +286,26 @@ def test_init_from_takes_the_weights_of_another_run(
     weights: Mapping[str, torch.Tensor] = checkpoint.model_state()
     for name, value in second.parts.run.model.state_dict().items():
         assert torch.equal(value, weights[name])
+
+
+def test_a_chunked_conformer_trains_on_stacked_features(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+) -> None:
+    """The dimension follows the features to the model, and the plan counts the frames that the loader brings."""
+    shapes: list[tuple[int, ...]] = []
+
+    class Shapes(Hook):
+        def on_loss(self, batch: Batch, output: LossOutput, terms: LossTerms) -> None:
+            assert output.encoder_states is not None
+            shapes.append((batch.features.shape[2], batch.features.shape[1], output.encoder_states.shape[1]))
+
+    config = small_config(
+        "backend=single", "trainer.max_steps=2", "features.deltas=2", "features.stack=2",
+        "model=conformer_tiny", "model.encoder.layers=1", "model.encoder.dimension=16", "model.encoder.heads=2",
+        "model.encoder.chunk=1", "model.encoder.left_chunks=1", "model.predictor.dimension=16", "model.joiner.dimension=16",
+    )  # fmt: skip
+    fit(make_trainer(config, tmp_path, alone, {"shapes": Shapes()}))
+    assert len(shapes) == 8
+    assert all(dimension == 120 and states == -(-frames // 4) for dimension, frames, states in shapes)
+    assert max(frames for _, frames, _ in shapes) < 35, "at most 0.6 s: 58 frames, stacked by 2"
+    assert all(math.isfinite(loss) for loss in losses(tmp_path))
