@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {name: metadata.version(name) for name in DISTRIBUTIONS},
         "commit": git_commit(),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(sys.argv).replace(f"{REPOSITORY}/", ""),
     }
 
 

@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> None:
         transcripts = read_transcripts(run / "eval" / options.set / f"recogs-{options.decode}.txt")
         counts[run.name] = [count_errors(" ".join(each.reference), " ".join(each.hypothesis)) for each in transcripts]
     rows = [row(name, each) for name, each in counts.items()]
-    rows.append(row("pooled", [count for each in counts.values() for count in each]))
+    if len(rows) > 1:
+        rows.append(row("pooled", [count for each in counts.values() for count in each]))
     print("| run | WER | 95 % interval | ins | del | sub | words | utterances |\n|---|---|---|---|---|---|---|---|")
     for each in rows:
         low, high = each["wer_interval"]
