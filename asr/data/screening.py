@@ -60,13 +60,13 @@ def screen(
     """
     if not utterances:
         raise ValueError("there are no utterances to screen; the manifest is empty")
-    headers = _read_headers({utterance.audio_filepath for utterance in utterances})
+    headers = read_headers({utterance.audio_filepath for utterance in utterances})
     screened, file_of = Screened([], [], [], []), dict[str, Path]()
     for utterance in utterances:
         try:
-            _refuse_duplicate(utterance, file_of)
+            refuse_duplicate(utterance, file_of)
             frames = _count_frames(utterance, headers[utterance.audio_filepath], features)
-            num_targets = _count_targets(utterance, tokenizer)
+            num_targets = count_targets(utterance, tokenizer)
         except BadUtterance as bad:
             screened.refused.append(Refusal(bad.utterance_id, bad.file, bad.reason))
             continue
@@ -78,7 +78,7 @@ def screen(
     return screened
 
 
-def _read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
+def read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
     """The header of each file, or what is wrong with it."""
 
     def header_or_defect(file: Path) -> Header | str:
@@ -92,7 +92,7 @@ def _read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
         return dict(zip(files, pool.map(header_or_defect, files), strict=True))
 
 
-def _refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
+def refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
     """Refuse the id of an utterance that was found usable; ``file_of`` holds the file of each of those."""
     if utterance.id in file_of:
         reason = f"the id {utterance.id!r} is already that of {file_of[utterance.id]}; give every line its own id"
@@ -112,7 +112,8 @@ def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) 
     return frames
 
 
-def _count_targets(utterance: Utterance, tokenizer: Tokenizer) -> int:
+def count_targets(utterance: Utterance, tokenizer: Tokenizer) -> int:
+    """Tokens of the text; raises BadUtterance if it has a symbol that the tokenizer does not have."""
     try:
         return len(tokenizer.encode(utterance.text))
     except UnknownSymbol as error:
