@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from asr.data.audio import Header, header_defect
 from asr.data.corpus import Corpus, CorpusError, content_hash, make_once
@@ -53,15 +53,15 @@ def settle(entries: Iterable[Entry | Defect], sample_rate: int, case: Case) -> t
     defects: list[Defect] = []
     where_of: dict[str, str] = {}
     for entry in entries:
-        found = entry
-        if isinstance(entry, Entry):
-            found = _settle_one(entry, headers[entry.audio_filepath], sample_rate, case, where_of)
-        if isinstance(found, Utterance):
+        if isinstance(entry, Defect):
+            defects.append(entry)
+            continue
+        found = _settle_one(entry, headers[entry.audio_filepath], sample_rate, case, where_of)
+        if isinstance(found, Defect):
+            defects.append(found)
+        else:
             utterances.append(found)
             where_of[found.id] = entry.where
-        else:
-            assert isinstance(found, Defect)
-            defects.append(found)
     return utterances, defects
 
 
@@ -110,9 +110,9 @@ class TableCorpus(Corpus):
         sample_rate: Count,
         on_bad: OnBad,
         case: Case,
-        splits: Mapping[Literal["train", "dev", "test"], Sequence[Path]],
+        splits: Mapping[str, Sequence[Path]],
     ) -> None:
-        """``splits`` names the parts of each split below ``root``; one without parts is left out."""
+        """``splits`` names the parts of train, dev and test below ``root``; one without parts is left out."""
         super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
         self.cache = Path(cache)
         self.case = case

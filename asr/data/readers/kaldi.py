@@ -172,10 +172,9 @@ def read_data_directory(
             yield read(recordings, name, row, text.value, "" if speaker is None else speaker.value)
     for name, row in tables["text"].rows.items():
         if name not in utterances:
-            table = "segments" if segmented else "wav.scp"
-            yield Defect(
-                row.where, name, f"has no audio: {table} does not name it; add a line or remove the transcript"
-            )
+            missing = "segments" if segmented else "wav.scp"
+            reason = f"has no audio: {missing} does not name it; add a line or remove the transcript"
+            yield Defect(row.where, name, reason)
 
 
 def _table(path: Path) -> Table:

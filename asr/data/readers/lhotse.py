@@ -86,6 +86,8 @@ def unusable_cut(cut: Mapping[str, Any]) -> str | None:
         return f"is transformed while it is read ({recording['transforms'][0].get('name', '?')}); {SAVE}"
     if other := [source["type"] for source in recording["sources"] if source["type"] != "file"]:
         return f"its recording is a {other[0]}, not a file; {SAVE}"
+    if not any(cut.get("channel", 0) in source["channels"] for source in recording["sources"]):
+        return f"names channel {cut.get('channel', 0)}, which its recording does not have; correct the cut"
     supervisions = cut.get("supervisions") or []
     if len(supervisions) > 1:
         return f"has {len(supervisions)} supervisions; make one cut of each: CutSet.trim_to_supervisions()"

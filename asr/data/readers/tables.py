@@ -52,12 +52,12 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         CorpusError: the file is missing, damaged or not UTF-8.
     """
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+        stored = path.read_bytes()
+        text = (gzip.decompress(stored) if path.suffix == ".gz" else stored).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
+        number = error.object.count(b"\n", 0, error.start) + 1
         raise CorpusError(
-            f"{path}:{line}: not UTF-8 ({error.reason}); convert it: iconv -f latin1 -t utf-8 {path.name}"
+            f"{path}:{number}: not UTF-8 ({error.reason}); convert it: iconv -f latin1 -t utf-8 {path.name}"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{path}: cannot be read: {error}; copy it anew or correct data.root") from None
