@@ -99,12 +99,17 @@ def refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
 
 
-def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) -> int:
-    if isinstance(header, str):
-        raise BadUtterance(utterance.id, utterance.audio_filepath, header)
-    if defect := header_defect(utterance, header, features.sample_rate):
+def usable_header(utterance: Utterance, header: Header | str, sample_rate: int) -> Header:
+    """The header, if it agrees with the manifest; raises BadUtterance otherwise, or if it could not be read."""
+    defect = header if isinstance(header, str) else header_defect(utterance, header, sample_rate)
+    if defect is not None:
         raise BadUtterance(utterance.id, utterance.audio_filepath, defect)
-    start, end = sample_range(utterance, header)
+    assert isinstance(header, Header)
+    return header
+
+
+def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) -> int:
+    start, end = sample_range(utterance, usable_header(utterance, header, features.sample_rate))
     frames = features.frames_of(max(0, end - start))
     if frames == 0:
         reason = f"is too short for one frame of {features.frame_length_ms:g} ms; remove the utterance"

@@ -180,6 +180,12 @@ def _stamp(table: Path) -> tuple[str, int, int]:
     return str(table), status.st_size, status.st_mtime_ns
 
 
+def read_refused(folder: Path, split: str) -> list[Defect]:
+    """What a reader left out of a split when it wrote the manifests in ``folder``."""
+    records = map(json.loads, (folder / REFUSED_FILE).read_text(encoding="utf-8").splitlines())
+    return [Defect(r["where"], r["utterance_id"], r["reason"]) for r in records if r["split"] == split]
+
+
 def apply_policy(split: str, usable: int, defects: Sequence[Defect], on_bad: OnBad) -> None:
     """Refuse a split with defects under ``stop``, one of nothing else under ``skip``; otherwise log them.
 

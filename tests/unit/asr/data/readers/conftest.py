@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from omegaconf import DictConfig, OmegaConf
 
 from asr.data.corpus import Corpus, CorpusError
 from asr.data.manifest import Utterance, read_manifest
 from scripts.build import build
-from scripts.configuration import compose
+from scripts.configuration import CONF
+from scripts.validation import validate
 
 
 @pytest.fixture
@@ -43,11 +45,15 @@ def write_bytes(tmp_path: Path) -> Callable[[str, bytes], Path]:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Callable[..., Corpus]:
-    """What ``data=...`` with overrides of ``data.*`` builds, on the tree; cached outside it."""
+    """What ``data=name`` with overrides of its keys builds, on the tree, without composing the rest of a run."""
 
     def make(name: str, *overrides: str) -> Corpus:
-        folders = [f"data.root={tmp_path}", f"data.cache={tmp_path / 'cache'}"]
-        made: Corpus = build(compose("train", [f"data={name}", *folders, *(f"data.{each}" for each in overrides)]).data)
+        node = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+        given = [f"root={tmp_path}", f"cache={tmp_path / 'cache'}", *overrides]
+        config = OmegaConf.merge({"data": node}, {"data": OmegaConf.from_dotlist(given)})
+        assert isinstance(config, DictConfig)
+        validate(config)
+        made: Corpus = build(config.data)
         return made
 
     return make
