@@ -116,6 +116,7 @@ class TableCorpus(Corpus):
         super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
         self.cache = Path(cache)
         self.case = case
+        self._told = False
         self.splits = {split: [Path(part) for part in parts] for split, parts in splits.items() if parts}
         if not self.splits:
             raise ValueError(
@@ -123,7 +124,7 @@ class TableCorpus(Corpus):
             )
 
     def prepare(self) -> dict[str, Path]:
-        """Write the manifests under ``cache`` unless they are there: some 10,000 utterances per second and thread."""
+        """Write the manifests under ``cache`` unless they are there; it takes as long as reading the header of every file."""
         if not self.root.is_dir():
             raise CorpusError(f"data.root={self.root}: there is no such folder; set data.root= to the corpus")
         tables = [table for split in self.splits for table in self.tables(split)]
@@ -146,7 +147,19 @@ class TableCorpus(Corpus):
 
         folder = self.cache / content_hash(**parameters)
         make_once(folder, make, key="data.cache")
+        self._tell(folder)
         return {split: folder / f"{split}.jsonl" for split in self.splits}
+
+    def _tell(self, folder: Path) -> None:
+        """Log what was left out, also when the manifests were there already; once, however often we prepare."""
+        for split in () if self._told else self.splits:
+            left_out = read_refused(folder, split)
+            if left_out:
+                count = f"{len(left_out)} utterance{'s' * (len(left_out) > 1)}"
+                logger.warning("%s: left out %s, listed in %s", split, count, folder / REFUSED_FILE)
+            for defect in left_out[:SHOWN]:
+                logger.warning("  %s", defect)
+        self._told = True
 
     def _write(self, folder: Path) -> None:
         with (folder / REFUSED_FILE).open("w", encoding="utf-8") as file:
@@ -187,7 +200,7 @@ def read_refused(folder: Path, split: str) -> list[Defect]:
 
 
 def apply_policy(split: str, usable: int, defects: Sequence[Defect], on_bad: OnBad) -> None:
-    """Refuse a split with defects under ``stop``, one of nothing else under ``skip``; otherwise log them.
+    """Refuse a split with defects under ``stop``, one of nothing else under ``skip``; otherwise let it pass.
 
     Raises:
         CorpusError: with the first defect and how many there are.
@@ -202,6 +215,3 @@ def apply_policy(split: str, usable: int, defects: Sequence[Defect], on_bad: OnB
         raise CorpusError(f"{defects[0]} [{count}]")
     if not usable:
         raise CorpusError(f"{defects[0]} [all {total} utterances of {split} are unusable]")
-    logger.warning("%s: left out %d of %d utterances, listed in %s", split, len(defects), total, REFUSED_FILE)
-    for defect in defects[:SHOWN]:
-        logger.warning("  %s", defect)

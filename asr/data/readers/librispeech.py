@@ -42,7 +42,7 @@ class LibriSpeech(TableCorpus):
 
     def _transcripts(self, split: str, subset: Path) -> list[Path]:
         folder = self.root / subset
-        found = sorted(folder.glob("*/*/*.trans.txt"))
+        found = sorted(folder.glob("*/*/[!.]*.trans.txt"))  # macOS leaves ._* files beside those it copies
         if not found:
             there = sorted(path.name for path in self.root.iterdir() if path.is_dir())
             raise CorpusError(
@@ -61,7 +61,8 @@ def read_chapter(transcripts: Path) -> Iterator[Entry | Defect]:
     """The utterances of one ``*.trans.txt``; the folder above the chapter's is the speaker."""
     table = read_table(transcripts)
     yield from table.defects
-    audio = {file.stem: file for file in transcripts.parent.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES}
+    files = transcripts.parent.glob("[!.]*")
+    audio = {file.stem: file for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
     for name, row in table.rows.items():
         if name in audio:
             yield Entry(row.where, name, audio[name], row.value, transcripts.parent.parent.name)

@@ -67,6 +67,12 @@ def test_upper_case_suffixes(utterances: Utterances, tmp_path: Path) -> None:
     assert utterances("librispeech", *SUBSETS)[0].audio_filepath == file.with_suffix(".FLAC")
 
 
+def test_files_that_macos_leaves_are_no_utterances(utterances: Utterances, write_bytes: Write) -> None:
+    write_bytes(f"{CHAPTER}/._103-1240.trans.txt", b"\x00\x05\x16\x07")
+    write_bytes(f"{CHAPTER}/._{NAMES[0]}.flac", b"\x00\x05\x16\x07")
+    assert [each.id for each in utterances("librispeech", *SUBSETS)] == list(NAMES)
+
+
 @pytest.mark.parametrize(("case", "text"), [("lower", "that"), ("upper", "THAT"), ("keep", "That")])
 def test_case(utterances: Utterances, write_bytes: Write, case: str, text: str) -> None:
     write_bytes(TABLE, b"103-1240-0000 That\n103-1240-0001 That\n")
@@ -112,7 +118,20 @@ def test_skip_leaves_out_counts_and_lists(
     (refused,) = map(json.loads, (manifest.parent / "refused.jsonl").read_text().splitlines())
     assert (refused["split"], refused["utterance_id"]) == ("train", "103-1240-0009")
     assert refused["where"].endswith("trans.txt:3")
-    assert "left out 1 of 3 utterances" in caplog.text
+    assert caplog.text.count("train: left out 1 utterance, listed in") == 1
+
+
+def test_what_was_left_out_is_told_by_every_run_once(
+    corpus: Callable[..., Corpus], write_bytes: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_bytes(TABLE, TEXT + b"103-1240-0009 NINE\n")
+    for _ in range(2):  # the second finds the manifests
+        caplog.clear()
+        made = corpus("librispeech", *SUBSETS, "on_bad=skip")
+        made.prepare()
+        made.prepare()
+        assert caplog.text.count("left out 1 utterance") == 1
+        assert "103-1240.trans.txt:3: there is no" in caplog.text
 
 
 def test_nothing_usable_stops_even_with_skip(refusal: Refusal, write_audio: Write) -> None:
