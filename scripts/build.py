@@ -119,12 +119,18 @@ class Speech:
         )
 
 
+def training_texts(corpus: Corpus) -> list[str]:
+    """The texts of the split train, from which tokenizers learn."""
+    manifests = corpus.prepare()
+    if "train" not in manifests:
+        raise UsageError(f"the corpus has no split train; it has {', '.join(manifests)}: set data.train")
+    return [utterance.text for utterance in read_manifest(manifests["train"])]
+
+
 def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
     """Put the tokenizer into a run's folder: made anew until the run is established by its config.yaml."""
     if world.rank == 0 and not (folder / "config.yaml").is_file():
-        train = build(config.data).prepare()["train"]
-        texts = [utterance.text for utterance in read_manifest(train)]
-        tokenizer: Tokenizer = build(config.tokenizer).fit(texts)
+        tokenizer: Tokenizer = build(config.tokenizer).fit(training_texts(build(config.data)))
         for leftover in (folder / "tokenizer", folder / ".tokenizer"):
             if leftover.is_dir():
                 shutil.rmtree(leftover)

@@ -39,6 +39,25 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareSettings:
+    """conf/prepare.yaml."""
+
+    data: Group
+    tokenizer: Group
+    report: Path | None
+    examples: Natural
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTokenizerSettings:
+    """conf/train_tokenizer.yaml."""
+
+    data: Group
+    tokenizer: Group
+    out: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateSettings:
     """conf/evaluate.yaml."""
 

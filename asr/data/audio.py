@@ -67,9 +67,20 @@ def header_defect(utterance: Utterance, header: Header, sample_rate: int) -> str
             f"is sampled at {header.sample_rate} Hz, but data.sample_rate is {sample_rate} Hz; "
             f"resample it (sox in.wav -r {sample_rate} out.wav) or set data.sample_rate={header.sample_rate}"
         )
-    if header.num_channels != 1:
-        return f"has {header.num_channels} channels; make it mono (sox in.wav out.wav remix -)"
-    return _duration_defect(utterance, header.num_samples / header.sample_rate)
+    return _channel_defect(utterance.channel, header.num_channels) or _duration_defect(
+        utterance, header.num_samples / header.sample_rate
+    )
+
+
+def _channel_defect(channel: int | None, num_channels: int) -> str | None:
+    if channel is None and num_channels != 1:
+        return (
+            f"has {num_channels} channels; make it mono (sox in.wav out.wav remix -), "
+            'or choose one with "channel" in the manifest, counted from 0'
+        )
+    if channel is not None and channel >= num_channels:
+        return f"has {num_channels} channel(s), but its manifest names channel {channel}, counted from 0; correct it"
+    return None
 
 
 def _duration_defect(utterance: Utterance, file_seconds: float) -> str | None:
@@ -106,8 +117,8 @@ def read_audio(utterance: Utterance, sample_rate: int) -> Tensor:
         (samples,) float32, full scale at 1.
 
     Raises:
-        BadUtterance: the file is missing, unreadable, empty, of another rate, not mono, shorter or longer than the
-            manifest says, or has samples that are not finite.
+        BadUtterance: the file is missing, unreadable, empty, of another rate, without the channel or with several to
+            choose from, shorter or longer than the manifest says, or has samples that are not finite.
     """
 
     def bad(reason: str) -> BadUtterance:
@@ -121,9 +132,12 @@ def read_audio(utterance: Utterance, sample_rate: int) -> Tensor:
         raise bad(defect)
     start, end = sample_range(utterance, header)
     try:
-        samples, _ = soundfile.read(str(utterance.audio_filepath), start=start, stop=end, dtype="float32")
+        samples, _ = soundfile.read(
+            str(utterance.audio_filepath), start=start, stop=end, dtype="float32", always_2d=True
+        )
     except soundfile.SoundFileError as error:
         raise bad(f"breaks off while it is read ({error}); write the file anew") from None
+    samples = np.ascontiguousarray(samples[:, utterance.channel or 0])
     if len(samples) < end - start:
         seconds = len(samples) / sample_rate
         raise bad(f"breaks off after {seconds:.3f} of {(end - start) / sample_rate:.3f} s; write the file anew")

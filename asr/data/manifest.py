@@ -1,10 +1,10 @@
 """Manifests: one JSON object per line and utterance, in the layout NeMo made common.
 
-    {"id": "...", "audio_filepath": "...", "duration": 1.25, "text": "...", "speaker": "...", "offset": 0.0}
+    {"id": "...", "audio_filepath": "...", "duration": 1.25, "text": "...", "speaker": "...", "offset": 0.0, "channel": 0}
 
-``id``, ``speaker`` and ``offset`` may be missing: the id is then the audio file's stem, the speaker empty, and the
-utterance is the whole file. With an ``offset``, be it 0, it is the segment of that duration. Relative paths are
-relative to the manifest's own folder, so that a corpus can be moved as a whole.
+``id``, ``speaker``, ``offset`` and ``channel`` may be missing: the id is then the audio file's stem, the speaker empty,
+the utterance is the whole file, and the file has one channel. With an ``offset``, be it 0, it is the segment of that
+duration. Relative paths are relative to the manifest's own folder, so that a corpus can be moved as a whole.
 """
 
 import json
@@ -28,9 +28,15 @@ class Utterance:
     text: str
     speaker: str = ""
     offset: float | None = None  # seconds into the file where the segment starts; None: the whole file
+    channel: int | None = None  # of the file, counted from 0; None: it has only one
 
 
-def _parse(record: Any, folder: Path, where: str) -> Utterance:
+def parse_record(record: Any, folder: Path, where: str) -> Utterance:
+    """The utterance that one line describes; relative paths are relative to ``folder``, errors begin with ``where``.
+
+    Raises:
+        ManifestError: the line is not an utterance.
+    """
     if not isinstance(record, dict):
         raise ManifestError(f"{where}: expected a JSON object, got {type(record).__name__}")
     missing = [key for key in ("audio_filepath", "duration", "text") if key not in record]
@@ -42,6 +48,8 @@ def _parse(record: Any, folder: Path, where: str) -> Utterance:
         if not isinstance(record[key], str):
             raise ManifestError(f"{where}: {key} must be a string, got {record[key]!r}")
     audio, offset = Path(record["audio_filepath"]), record.get("offset")
+    if (channel := record.get("channel")) is not None and (type(channel) is not int or channel < 0):
+        raise ManifestError(f"{where}: channel must be a whole number counted from 0, got {channel!r}")
     return Utterance(
         id=str(audio.stem if record.get("id") is None else record["id"]),
         audio_filepath=audio if audio.is_absolute() else folder / audio,
@@ -49,6 +57,7 @@ def _parse(record: Any, folder: Path, where: str) -> Utterance:
         text=record["text"],
         speaker=str(record.get("speaker") or ""),
         offset=None if offset is None else _seconds(offset, "offset", where),
+        channel=channel,
     )
 
 
@@ -79,7 +88,7 @@ def read_manifest(path: Path) -> list[Utterance]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ManifestError(f"{where}: not JSON: {error}") from None
-        utterances.append(_parse(record, path.parent, where))
+        utterances.append(parse_record(record, path.parent, where))
     if not utterances:
         raise ManifestError(f"{path}: the manifest is empty; write one JSON object per utterance")
     return utterances
@@ -103,4 +112,5 @@ def _record(utterance: Utterance, folder: Path) -> dict[str, Any]:
         "text": utterance.text,
         "speaker": utterance.speaker,
     }
-    return record if utterance.offset is None else record | {"offset": utterance.offset}
+    optional = {"offset": utterance.offset, "channel": utterance.channel}
+    return record | {key: value for key, value in optional.items() if value is not None}

@@ -60,13 +60,13 @@ def screen(
     """
     if not utterances:
         raise ValueError("there are no utterances to screen; the manifest is empty")
-    headers = _read_headers({utterance.audio_filepath for utterance in utterances})
+    headers = read_headers({utterance.audio_filepath for utterance in utterances})
     screened, file_of = Screened([], [], [], []), dict[str, Path]()
     for utterance in utterances:
         try:
-            _refuse_duplicate(utterance, file_of)
+            refuse_duplicate(utterance, file_of)
             frames = _count_frames(utterance, headers[utterance.audio_filepath], features)
-            num_targets = _count_targets(utterance, tokenizer)
+            num_targets = count_targets(utterance, tokenizer)
         except BadUtterance as bad:
             screened.refused.append(Refusal(bad.utterance_id, bad.file, bad.reason))
             continue
@@ -78,7 +78,7 @@ def screen(
     return screened
 
 
-def _read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
+def read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
     """The header of each file, or what is wrong with it."""
 
     def header_or_defect(file: Path) -> Header | str:
@@ -92,19 +92,24 @@ def _read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
         return dict(zip(files, pool.map(header_or_defect, files), strict=True))
 
 
-def _refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
+def refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
     """Refuse the id of an utterance that was found usable; ``file_of`` holds the file of each of those."""
     if utterance.id in file_of:
         reason = f"the id {utterance.id!r} is already that of {file_of[utterance.id]}; give every line its own id"
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
 
 
-def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) -> int:
-    if isinstance(header, str):
-        raise BadUtterance(utterance.id, utterance.audio_filepath, header)
-    if defect := header_defect(utterance, header, features.sample_rate):
+def usable_header(utterance: Utterance, header: Header | str, sample_rate: int) -> Header:
+    """The header, if it agrees with the manifest; raises BadUtterance otherwise, or if it could not be read."""
+    defect = header if isinstance(header, str) else header_defect(utterance, header, sample_rate)
+    if defect is not None:
         raise BadUtterance(utterance.id, utterance.audio_filepath, defect)
-    start, end = sample_range(utterance, header)
+    assert isinstance(header, Header)
+    return header
+
+
+def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) -> int:
+    start, end = sample_range(utterance, usable_header(utterance, header, features.sample_rate))
     frames = features.frames_of(max(0, end - start))
     if frames == 0:
         reason = f"is too short for one frame of {features.frame_length_ms:g} ms; remove the utterance"
@@ -112,7 +117,8 @@ def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) 
     return frames
 
 
-def _count_targets(utterance: Utterance, tokenizer: Tokenizer) -> int:
+def count_targets(utterance: Utterance, tokenizer: Tokenizer) -> int:
+    """Tokens of the text; raises BadUtterance if it has a symbol that the tokenizer does not have."""
     try:
         return len(tokenizer.encode(utterance.text))
     except UnknownSymbol as error:

@@ -218,8 +218,10 @@ class SentencePieceRecipe:
     def fit(self, texts: Iterable[str]) -> SentencePieceTokenizer:
         """Read ``tokenizer.model``, or train on ``texts``: repeatable, one thread, every character kept.
 
+        A model may be named by its file, or by the folder that ``save`` wrote.
+
         Raises:
-            ValueError: the model cannot be read or has another size, or the texts do not yield so many pieces.
+            ValueError: the model cannot be read, or has another size or case, or the texts do not yield so many pieces.
         """
         model = self._train(texts) if self.model is None else self._read(self.model)
         tokenizer = SentencePieceTokenizer(model=model, case=self.case)
@@ -231,8 +233,15 @@ class SentencePieceRecipe:
         return tokenizer
 
     def _read(self, model: Path) -> bytes:
+        file = Path(model)
+        if file.is_dir():
+            saved = load_tokenizer(file)
+            if not isinstance(saved, SentencePieceTokenizer) or saved.case != self.case:
+                held = f"case {saved.case}" if isinstance(saved, SentencePieceTokenizer) else "characters"
+                raise ValueError(f"tokenizer.model={model} was saved with {held}, but tokenizer.case={self.case}")
+            return saved.model
         try:
-            serialised = Path(model).read_bytes()
+            serialised = file.read_bytes()
             sentencepiece.SentencePieceProcessor(model_proto=serialised)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"tokenizer.model={model} is no sentencepiece model that can be read: {error}") from None

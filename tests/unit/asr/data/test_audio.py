@@ -41,6 +41,18 @@ def test_the_whole_file_is_read_when_the_manifest_rounds(make_utterance: Make) -
     assert len(read_audio(make_utterance(seconds=1.004, duration=1.0), 16000)) == 16064
 
 
+def test_a_channel_is_exact_with_and_without_an_offset(make_utterance: Make) -> None:
+    samples = np.stack([np.arange(16000), -np.arange(16000)], axis=1).astype(np.int16)
+    right = read_audio(make_utterance("r", samples=samples, duration=1.0, channel=1), 16000)
+    assert torch.equal(right * 32768, -torch.arange(16000.0))
+    left = read_audio(make_utterance("l", samples=samples, offset=0.25, duration=0.5, channel=0), 16000)
+    assert torch.equal(left * 32768, torch.arange(4000.0, 12000.0))
+
+
+def test_a_channel_that_is_not_there(make_utterance: Make) -> None:
+    assert "has 2 channel(s), but its manifest names channel 2" in refusal(make_utterance(channels=2, channel=2))
+
+
 def test_missing_file(tmp_path: Path) -> None:
     assert "no such file" in refusal(Utterance("a", tmp_path / "none.wav", 1.0, ""))
 

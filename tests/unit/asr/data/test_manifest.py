@@ -82,3 +82,11 @@ def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"none\.jsonl: cannot read"):
         read_manifest(tmp_path / "none.jsonl")
+
+
+def test_a_channel_is_kept_and_must_be_a_whole_number(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.jsonl", [Utterance("a", tmp_path / "a.wav", 1.0, "x", channel=1)])
+    assert [utterance.channel for utterance in read_manifest(tmp_path / "m.jsonl")] == [1]
+    for wrong in (-1, "A", 0.0, True):
+        with pytest.raises(ManifestError, match=r"train.jsonl:1: channel must be a whole number counted from 0"):
+            read_manifest(write_lines(tmp_path, LINE | {"channel": wrong}))

@@ -1,0 +1,217 @@
+"""What all readers share: from what tables say of utterances to manifests that were checked against the audio.
+
+A reader turns each table into ``Entry`` and ``Defect`` objects. Here the headers of the audio are read, durations
+filled in and what cannot be used is refused under ``data.on_bad``. The manifests are written once, into a folder of
+``data.cache`` named by a hash of the settings and of the size and time of every table; ``refused.jsonl`` beside them
+lists what was left out.
+"""
+
+import dataclasses
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.data.audio import Header, header_defect
+from asr.data.corpus import Corpus, CorpusError, content_hash, make_once
+from asr.data.manifest import Utterance, write_manifest
+from asr.data.readers.tables import Defect
+from asr.data.screening import OnBad, read_headers
+from asr.data.tokenizer import Case, normalise_text
+from distributed.ranges import Count
+
+FORMAT = 1  # raised whenever the same tables and settings would give other manifests
+REFUSED_FILE = "refused.jsonl"
+SHOWN = 3  # refused utterances in the log; all are in REFUSED_FILE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An utterance as a table names it; what only the audio's header tells is not known yet."""
+
+    where: str  # file:line
+    id: str
+    audio_filepath: Path
+    text: str
+    speaker: str
+    start_seconds: float | None = None  # None: the utterance is the whole file
+    end_seconds: float | None = None  # None: the file's end
+    channel: int | None = None  # counted from 0; None: the file must have only one
+    mono_allowed: bool = False  # the file may also hold nothing but that channel
+
+
+def settle(entries: Iterable[Entry | Defect], sample_rate: int, case: Case) -> tuple[list[Utterance], list[Defect]]:
+    """Utterances that agree with their audio, and what is wrong with the others; together as many as ``entries``."""
+    entries = list(entries)
+    headers = read_headers({entry.audio_filepath for entry in entries if isinstance(entry, Entry)})
+    utterances: list[Utterance] = []
+    defects: list[Defect] = []
+    where_of: dict[str, str] = {}
+    for entry in entries:
+        if isinstance(entry, Defect):
+            defects.append(entry)
+            continue
+        found = _settle_one(entry, headers[entry.audio_filepath], sample_rate, case, where_of)
+        if isinstance(found, Defect):
+            defects.append(found)
+        else:
+            utterances.append(found)
+            where_of[found.id] = entry.where
+    return utterances, defects
+
+
+def _settle_one(
+    entry: Entry, header: Header | str, sample_rate: int, case: Case, where_of: Mapping[str, str]
+) -> Utterance | Defect:
+    def defect(reason: str) -> Defect:
+        return Defect(entry.where, entry.id, reason)
+
+    if entry.id in where_of:
+        return defect(f"the id {entry.id!r} is already that of {where_of[entry.id]}; give every utterance its own id")
+    text = normalise_text(entry.text, case)
+    if not text:
+        return defect("has no transcript; write its text or remove the line")
+    if isinstance(header, str):
+        return defect(f"{entry.audio_filepath}: {header}")
+    file_seconds = header.num_samples / header.sample_rate
+    start, end = entry.start_seconds, entry.end_seconds
+    last = file_seconds if end is None else end
+    if start is not None and not 0 <= start < last:
+        return defect(
+            f"the segment from {start:g} s to {last:g} s must begin at 0 s or later and end after its beginning; "
+            "correct its times"
+        )
+    utterance = Utterance(
+        id=entry.id,
+        audio_filepath=entry.audio_filepath,
+        duration=round(last - (start or 0.0), 6),
+        text=text,
+        speaker=entry.speaker,
+        offset=start,
+        channel=None if entry.mono_allowed and header.num_channels == 1 else entry.channel,
+    )
+    wrong = header_defect(utterance, header, sample_rate)
+    return utterance if wrong is None else defect(f"{entry.audio_filepath}: {wrong}")
+
+
+class TableCorpus(Corpus):
+    """Base of the readers; each says which tables a split has and how they are read."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        cache: Path,
+        sample_rate: Count,
+        on_bad: OnBad,
+        case: Case,
+        splits: Mapping[str, Sequence[Path]],
+    ) -> None:
+        """``splits`` names the parts of train, dev and test below ``root``; one without parts is left out."""
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        self.cache = Path(cache)
+        self.case = case
+        self._told = False
+        self.splits = {split: [Path(part) for part in parts] for split, parts in splits.items() if parts}
+        if not self.splits:
+            raise ValueError(
+                "data.train, data.dev and data.test are all empty; name what they are made of below data.root"
+            )
+
+    def prepare(self) -> dict[str, Path]:
+        """Write the manifests under ``cache`` unless they are there; it takes as long as reading the header of every file."""
+        if not self.root.is_dir():
+            raise CorpusError(f"data.root={self.root}: there is no such folder; set data.root= to the corpus")
+        tables = [table for split in self.splits for table in self.tables(split)]
+        parameters = {
+            "corpus": type(self).__name__,
+            "format": FORMAT,
+            "root": str(self.root.absolute()),
+            "splits": {split: list(map(str, parts)) for split, parts in self.splits.items()},
+            "sample_rate": self.sample_rate,
+            "on_bad": self.on_bad,
+            "case": self.case,
+            "tables": content_hash(tables=[_stamp(table) for table in tables]),
+            **self.own_parameters(),
+        }
+
+        def make(folder: Path) -> None:
+            logger.info("reading %d tables of %s", len(tables), self.root)
+            self._write(folder)
+            (folder / "corpus.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+
+        folder = self.cache / content_hash(**parameters)
+        make_once(folder, make, key="data.cache")
+        self._tell(folder)
+        return {split: folder / f"{split}.jsonl" for split in self.splits}
+
+    def _tell(self, folder: Path) -> None:
+        """Log what was left out, also when the manifests were there already; once, however often we prepare."""
+        for split in () if self._told else self.splits:
+            left_out = read_refused(folder, split)
+            if left_out:
+                count = f"{len(left_out)} utterance{'s' * (len(left_out) > 1)}"
+                logger.warning("%s: left out %s, listed in %s", split, count, folder / REFUSED_FILE)
+            for defect in left_out[:SHOWN]:
+                logger.warning("  %s", defect)
+        self._told = True
+
+    def _write(self, folder: Path) -> None:
+        with (folder / REFUSED_FILE).open("w", encoding="utf-8") as file:
+            for split in self.splits:
+                utterances, defects = settle(self.entries(split), self.sample_rate, self.case)
+                apply_policy(split, len(utterances), defects, self.on_bad)
+                write_manifest(folder / f"{split}.jsonl", utterances)
+                for defect in defects:
+                    record = {"split": split} | dataclasses.asdict(defect)
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def own_parameters(self) -> dict[str, Any]:
+        """What determines the manifests beside the tables and the settings of this base."""
+        return {}
+
+    @abstractmethod
+    def tables(self, split: str) -> list[Path]:
+        """The files that a split is described by; a change of any of them is another folder of manifests.
+
+        Raises:
+            CorpusError: a part of the split is not where the configuration says.
+        """
+
+    @abstractmethod
+    def entries(self, split: str) -> Iterator[Entry | Defect]:
+        """What the tables of a split say, one for each utterance."""
+
+
+def _stamp(table: Path) -> tuple[str, int, int]:
+    status = table.stat()
+    return str(table), status.st_size, status.st_mtime_ns
+
+
+def read_refused(folder: Path, split: str) -> list[Defect]:
+    """What a reader left out of a split when it wrote the manifests in ``folder``."""
+    records = map(json.loads, (folder / REFUSED_FILE).read_text(encoding="utf-8").splitlines())
+    return [Defect(r["where"], r["utterance_id"], r["reason"]) for r in records if r["split"] == split]
+
+
+def apply_policy(split: str, usable: int, defects: Sequence[Defect], on_bad: OnBad) -> None:
+    """Refuse a split with defects under ``stop``, one of nothing else under ``skip``; otherwise let it pass.
+
+    Raises:
+        CorpusError: with the first defect and how many there are.
+    """
+    total = usable + len(defects)
+    if total == 0:
+        raise CorpusError(f"data.{split}: its tables name no utterance; correct data.root or data.{split}")
+    if not defects:
+        return
+    if on_bad == "stop":
+        count = f"{len(defects)} of {total} utterances of {split} are unusable; data.on_bad=skip leaves them out"
+        raise CorpusError(f"{defects[0]} [{count}]")
+    if not usable:
+        raise CorpusError(f"{defects[0]} [all {total} utterances of {split} are unusable]")

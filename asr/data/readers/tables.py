@@ -1,0 +1,79 @@
+"""Text tables as they are found in the wild: line ends of Windows, a byte order mark, no newline at the end, gzip.
+
+Every row keeps its ``file:line``, so that a defect can be looked up. What is wrong with a row is a ``Defect``, one
+utterance that cannot be used; what is wrong with a whole file is a ``CorpusError``.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr.data.corpus import CorpusError
+
+_BLANKS = re.compile(r"[ \t]+")  # not \s: a no-break space may belong to a path
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """An utterance that cannot be used: where it is written, its id as far as known, and why (with the remedy)."""
+
+    where: str  # file:line, or the file
+    utterance_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}" + (f" (utterance {self.utterance_id})" if self.utterance_id else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table whose first column is a name."""
+
+    where: str  # file:line
+    value: str  # what follows the name
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a file by name, in its order, and those that are no rows or repeat a name."""
+
+    path: Path
+    rows: dict[str, Row]
+    defects: list[Defect]
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """``file:line`` and content of every line that is not blank; of ``*.gz`` files after decompression.
+
+    Raises:
+        CorpusError: the file is missing, damaged or not UTF-8.
+    """
+    try:
+        stored = path.read_bytes()
+        text = (gzip.decompress(stored) if path.suffix == ".gz" else stored).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            f"{path}:{number}: not UTF-8 ({error.reason}); convert it: iconv -f latin1 -t utf-8 {path.name}"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"{path}: cannot be read: {error}; copy it anew or correct data.root") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", line.rstrip("\r")
+
+
+def read_table(path: Path) -> Table:
+    """Rows of a name, blanks and a value, as in Kaldi's files and LibriSpeech's transcripts. A value may be empty."""
+    table = Table(path, {}, [])
+    for where, line in read_lines(path):
+        name, _, value = _BLANKS.sub(" ", line.strip(" \t"), count=1).partition(" ")
+        if name in table.rows:
+            reason = f"the id {name!r} is already that of {table.rows[name].where}; give every line its own id"
+            table.defects.append(Defect(where, name, reason))
+        else:
+            table.rows[name] = Row(where, value)
+    return table

@@ -1,0 +1,97 @@
+"""Check a corpus and write its manifests: python scripts/prepare.py data=librispeech data.root=/corpora/LibriSpeech
+
+Prints, for each split, how much speech there is and what was refused; the same as JSON beside the manifests. Training
+does this by itself where it is missing; here it is done beforehand, and looked at. data.on_bad=skip lists all that is wrong.
+"""
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.data.corpus import Corpus
+from asr.data.manifest import read_manifest
+from asr.data.readers.base import TableCorpus, read_refused
+from asr.data.statistics import Summary, examine
+from asr.data.tokenizer import Tokenizer
+from asr.training.files import write_atomically
+from scripts.build import build, readable, training_texts
+from scripts.configuration import compose, print_help
+from scripts.startup import UsageError, run_main
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReport:
+    """One split: its manifest, the figures of what can be used, and what cannot."""
+
+    manifest: Path
+    summary: Summary
+    left_out: list[str]  # by the reader; not in the manifest
+    refused: list[str]  # of the manifest's utterances
+
+    def lines(self, split: str, examples: int) -> list[str]:
+        """What is printed."""
+        s, wrong = self.summary, self.left_out + self.refused
+        tokens = "" if s.tokens_per_second is None else f", {s.tokens_per_second:.1f} tokens/s"
+        head = (
+            f"{split}: {s.utterances} utterances, {s.hours:.2f} h, {s.speakers} speakers; "
+            f"{s.shortest_seconds:.2f} to {s.longest_seconds:.2f} s, median {s.median_seconds:.2f}; "
+            f"{s.characters_per_second:.1f} characters/s of {len(s.alphabet)} kinds{tokens}; refused {len(wrong)}"
+        )
+        rest = [f"  and {len(wrong) - examples} more"] if len(wrong) > examples else []
+        return [head, f"  {self.manifest}", *(f"  refused: {reason}" for reason in wrong[:examples]), *rest]
+
+    def record(self) -> dict[str, Any]:
+        """What is saved."""
+        rates = {
+            "characters_per_second": self.summary.characters_per_second,
+            "tokens_per_second": self.summary.tokens_per_second,
+        }
+        refused = {"left_out": self.left_out, "refused": self.refused}
+        return {"manifest": str(self.manifest)} | dataclasses.asdict(self.summary) | rates | refused
+
+
+def main(arguments: list[str]) -> None:
+    """Prepare, examine, report; an error if there is what ``data.on_bad=stop`` would stop a run for."""
+    if print_help("prepare", arguments, __doc__ or ""):
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    config = compose("prepare", arguments)
+    with readable():
+        corpus: Corpus = build(config.data)
+        tokenizer = build(config.tokenizer).fit(training_texts(corpus)) if "tokenizer" in config else None
+        manifests = corpus.prepare()
+        reports = {split: report_on(corpus, split, manifest, tokenizer) for split, manifest in manifests.items()}
+    for split, report in reports.items():
+        print(*report.lines(split, config.examples), sep="\n")
+    path = Path(config.report or next(iter(manifests.values())).parent / "report.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({s: r.record() for s, r in reports.items()}, ensure_ascii=False, indent=2) + "\n")
+    print(f"report: {path}")
+    check(list(reports.values()), corpus.on_bad)
+
+
+def report_on(corpus: Corpus, split: str, manifest: Path, tokenizer: Tokenizer | None) -> SplitReport:
+    """Look at every utterance of a manifest, and at what the reader left out of it."""
+    summary, refused = examine(read_manifest(manifest), corpus.sample_rate, tokenizer)
+    left_out = read_refused(manifest.parent, split) if isinstance(corpus, TableCorpus) else []
+    return SplitReport(manifest, summary, [str(each) for each in left_out], [str(each) for each in refused])
+
+
+def check(reports: Sequence[SplitReport], on_bad: str) -> None:
+    """Raise UsageError if a run would stop at one of the splits."""
+    for report in reports:
+        if report.refused and (on_bad == "stop" or not report.summary.utterances):
+            total = len(report.refused) + report.summary.utterances
+            raise UsageError(
+                f"{report.refused[0]} [{len(report.refused)} of {total} utterances of {report.manifest.name} are unusable; "
+                "data.on_bad=skip leaves them out]"
+            )
+
+
+if __name__ == "__main__":
+    run_main(main)
