@@ -29,9 +29,18 @@ class ConvSubsampling(nn.Module):
         features_BTF = features_BTF.masked_fill(padding_mask(lengths_B, features_BTF.shape[1]).unsqueeze(-1), 0.0)
         # One channel laid out as the last axis: the convolutions then stay channels-last, which is faster on CPUs
         # and makes the flattening below a view.
-        x_BCTF = self.first(features_BTF.unsqueeze(-1).permute(0, 3, 1, 2))
+        x_BCTF = functional.conv2d(
+            features_BTF.unsqueeze(-1).permute(0, 3, 1, 2), self._first_weight(), self.first.bias, stride=2, padding=1
+        )
         lengths_B = ceil_divide(lengths_B, 2)
         # In place, and before the activation (which keeps zeros): one large tensor less.
         x_BCTF = functional.silu(x_BCTF.masked_fill_(padding_mask(lengths_B, x_BCTF.shape[2])[:, None, :, None], 0.0))
         x_BCTF = functional.silu(self.second(x_BCTF))
         return self.project(x_BCTF.permute(0, 2, 3, 1).flatten(2)), ceil_divide(lengths_B, 2)
+
+    def _first_weight(self) -> Tensor:
+        """The first weight (C, 1, 3, 3), through views that bring its gradient back in the weight's own strides.
+
+        With a single input channel a channels-last gradient passes for contiguous, and DistributedDataParallel warns.
+        """
+        return self.first.weight.flatten(1).view_as(self.first.weight)

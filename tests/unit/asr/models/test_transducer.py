@@ -79,6 +79,7 @@ def test_loss_is_finite_and_every_parameter_gets_a_gradient(
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.stride() == parameter.stride(), f"{parameter_name}: DistributedDataParallel copies it"
         # A constant added to all keys of a query changes no attention weight: that bias has no gradient by nature.
         if "query_key_value.bias" not in parameter_name:
             assert (parameter.grad != 0).any(), parameter_name
