@@ -161,3 +161,4 @@ def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
 
 if __name__ == "__main__":
     run_main(main)
+    launch.leave()
