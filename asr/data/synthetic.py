@@ -21,9 +21,10 @@ from torch import Tensor
 
 from asr.data import espeak
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, Resampler, checked_interval, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, checked_interval, content_hash, make_once, write_wav
 from asr.data.grammar import Vocabulary, sentence
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.resampling import Resampler
 from distributed.ranges import Count, Natural
 
 FORMAT = 1  # raised whenever the same parameters would give another corpus
