@@ -48,7 +48,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     speech = build_speech(config, folder)
     model = hooked_model(config, speech, hooks, config.init_from)
     split = speech.split("train")
-    plan = build_plan(config, split, model.encoder.subsampling)
+    plan = build_plan(config, split, model.encoder.subsampling, hooks.values())
     _check_same_plan(world, plan)
     evaluated = [evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets]
     if world.rank == 0:

@@ -4,9 +4,10 @@ Parts are handed over ready-made; no class of the project builds another one fro
 """
 
 import logging
+import math
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +145,15 @@ def build_speech(config: DictConfig, folder: Path) -> Speech:
     return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"))
 
 
-def build_plan(config: DictConfig, split: Split, subsampling: int) -> BatchPlan:
-    """The batch plan of the training split."""
+def build_plan(config: DictConfig, split: Split, subsampling: int, hooks: Iterable[Hook]) -> BatchPlan:
+    """The batch plan of the training split, with room for what the hooks make of it."""
     plan: BatchPlan = build(
         config.batch,
         frames=split.screened.frames,
         target_lengths=split.screened.target_lengths,
         utterance_ids=[utterance.id for utterance in split.utterances],
         subsampling=subsampling,
+        lengthening=math.prod(1.0 + hook.lengthens for hook in hooks) - 1.0,
         seed=config.seed,
     )
     return plan

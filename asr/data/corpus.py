@@ -17,13 +17,10 @@ import time
 import wave
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import IO, Literal
 
-import torch
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from distributed.ranges import Count, Range
 
@@ -107,26 +104,6 @@ def checked_interval(
         limits = str(Range(low, high)) or "finite"
         raise ValueError(f"data.{key} must be [lowest, highest], each {limits}, got {list(values)}")
     return values
-
-
-class Resampler:
-    """Changes the sampling rate, for utterances of many lengths.
-
-    The convolution library compiles a kernel per length, several times dearer than its use: lengths are padded with
-    zeros, which resampling assumes beyond the ends anyway, to whole steps.
-    """
-
-    _STEP_SECONDS = 0.5
-
-    def __init__(self, source_rate: int, target_rate: int) -> None:
-        self._transform = Resample(source_rate, target_rate)
-        self._ratio = Fraction(target_rate, source_rate)
-        self._step = round(self._STEP_SECONDS * source_rate)
-
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Samples of shape (samples,) at the target rate."""
-        padded = torch.nn.functional.pad(samples, (0, -len(samples) % self._step))
-        return self._transform(padded)[: math.ceil(len(samples) * self._ratio)]
 
 
 def write_wav(path: Path, samples: Tensor, sample_rate: int) -> float:

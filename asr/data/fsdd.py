@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, CorpusError, Resampler, checked_interval, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, CorpusError, checked_interval, content_hash, make_once, write_wav
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.resampling import Resampler
 from asr.data.words import UNITS
 from distributed.ranges import Count, Natural
 

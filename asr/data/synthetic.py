@@ -23,9 +23,10 @@ from torch import Tensor
 
 from asr.data import espeak
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, Resampler, checked_interval, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, checked_interval, content_hash, make_once, write_wav
 from asr.data.grammar import Vocabulary, sentence
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.resampling import Resampler
 from asr.data.texts import Sentences, read_sentences
 from distributed.ranges import Count, Natural, Probability
 

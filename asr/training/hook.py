@@ -123,6 +123,11 @@ class Hook:
     stage: ClassVar[Stage | None] = None
     """Where ``on_batch`` runs; None for hooks that do not touch batches."""
 
+    @property
+    def lengthens(self) -> float:
+        """How much longer ``on_batch`` makes an utterance at most, as a fraction; ``batch.frame_margin`` has room for it."""
+        return 0.0
+
     def on_model(self, model: "Transducer") -> "Transducer":
         """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
         return model
