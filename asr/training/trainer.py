@@ -97,7 +97,6 @@ class Trainer:
         self.backend: Backend = parts.run.backend
         self.progress = Progress()
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
-        self.best_wer = math.inf
         self.total_samples = total_samples(options, parts.plan)
 
     # ------------------------------------------------------------------ the run
@@ -240,9 +239,7 @@ class Trainer:
         wer: float | None = None
         if finished or self._crossed(before, self.options.evaluate_every):
             wer = self._evaluate()
-        improved = wer is not None and wer < self.best_wer
-        if wer is not None:
-            self.best_wer = min(self.best_wer, wer)
+        improved = wer is not None and self.parts.checkpoints.among_best(wer)
         if finished or improved or self._crossed(before, self.options.checkpoint_every):
             self.save(wer)
 
@@ -274,7 +271,6 @@ class Trainer:
             "backend": self.backend.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
             "bad_steps": self.bad_steps.state_dict(),
-            "best_wer": self.best_wer,
         }
         return _copied(state)
 
@@ -289,5 +285,4 @@ class Trainer:
         for name, hook in self.parts.hooks.items():
             hook.load_state_dict(own["hooks"][name])
         self.bad_steps.load_state_dict(own["bad_steps"])
-        self.best_wer = own["best_wer"]
         self.progress = checkpoint.progress
