@@ -16,8 +16,8 @@ from asr.training.checkpoint import (
     Retention,
     best_checkpoint,
     list_checkpoints,
-    ranked_checkpoints,
     newest_intact,
+    ranked_checkpoints,
     read_checkpoint,
 )
 from asr.training.checkpoint_manifest import CheckpointError, read_manifest, write_manifest

@@ -88,7 +88,14 @@ def test_hooks_run_where_the_pseudo_code_says(
     small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
 ) -> None:
     hook = Recording()
-    fit(make_trainer(small_config(*STEPS, "trainer.max_steps=1"), tmp_path, alone, {"recording": hook}))
+    fit(
+        make_trainer(
+            small_config(*STEPS, "trainer.max_steps=1", "trainer.memory_probe=false"),
+            tmp_path,
+            alone,
+            {"recording": hook},
+        )
+    )
     assert hook.calls == [
         "on_model", "on_parameter_groups", "on_fit_start",
         "on_step_start 0", *["on_loss last=False"] * 3, "on_loss last=True", "on_gradients", "on_step_end 1",
