@@ -307,7 +307,7 @@ def test_a_chunked_conformer_trains_on_stacked_features(
             shapes.append((batch.features.shape[2], batch.features.shape[1], output.encoder_states.shape[1]))
 
     config = small_config(
-        "backend=single", "trainer.max_steps=2", "features.deltas=2", "features.stack=2",
+        "backend=single", "trainer.max_steps=2", "trainer.memory_probe=false", "features.deltas=2", "features.stack=2",
         "model=conformer_tiny", "model.encoder.layers=1", "model.encoder.dimension=16", "model.encoder.heads=2",
         "model.encoder.chunk=1", "model.encoder.left_chunks=1", "model.predictor.dimension=16", "model.joiner.dimension=16",
     )  # fmt: skip
