@@ -26,7 +26,7 @@ from asr.data.pipeline import BatchHook, UnitDataset
 from asr.data.plan import BatchPlan, Budgets, chunk
 from asr.data.screening import Screened, refusal_summary, screen
 from asr.data.tokenizer import Tokenizer, load_tokenizer
-from asr.models.transducer import Transducer
+from asr.models.speech_model import SpeechModel
 from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
@@ -144,23 +144,24 @@ def build_speech(config: DictConfig, folder: Path) -> Speech:
     return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"))
 
 
-def build_plan(config: DictConfig, split: Split, subsampling: int) -> BatchPlan:
-    """The batch plan of the training split."""
+def build_plan(config: DictConfig, split: Split, model: SpeechModel) -> BatchPlan:
+    """The batch plan of the training split; tokens take no room where the loss has no lattice."""
+    target_lengths = split.screened.target_lengths
     plan: BatchPlan = build(
         config.batch,
         frames=split.screened.frames,
-        target_lengths=split.screened.target_lengths,
+        target_lengths=target_lengths if model.has_lattice else [0] * len(target_lengths),
         utterance_ids=[utterance.id for utterance in split.utterances],
-        subsampling=subsampling,
+        subsampling=model.subsampling,
         seed=config.seed,
     )
     return plan
 
 
-def build_model(config: DictConfig, speech: Speech) -> Transducer:
+def build_model(config: DictConfig, speech: Speech) -> SpeechModel:
     """The model with its initial weights, which depend on the seed alone."""
     torch.manual_seed(config.seed)
-    model: Transducer = build(
+    model: SpeechModel = build(
         config.model,
         vocabulary_size=speech.tokenizer.vocabulary_size,
         feature_dimension=speech.features.dimension,

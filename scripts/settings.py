@@ -20,6 +20,7 @@ class TrainSettings:
     seed: Natural
     resume: bool
     init_from: Path | None
+    init_modules: list[str] | None
     data: Group
     tokenizer: Group
     model: Group

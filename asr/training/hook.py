@@ -45,7 +45,7 @@ from asr.data.batch import Batch, RawBatch, Stage
 from distributed.backend import Backend, GradientReport
 
 if TYPE_CHECKING:
-    from asr.models.transducer import LossOutput, Transducer
+    from asr.models.speech_model import LossOutput, SpeechModel
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Progress:
 class Run:
     """What a hook may know of the run it is part of."""
 
-    model: "Transducer"  # the bare module, not the backend's wrapper
+    model: "SpeechModel"  # the bare module, not the backend's wrapper
     backend: Backend
     folder: Path
     seed: int
@@ -123,11 +123,11 @@ class Hook:
     stage: ClassVar[Stage | None] = None
     """Where ``on_batch`` runs; None for hooks that do not touch batches."""
 
-    def on_model(self, model: "Transducer") -> "Transducer":
+    def on_model(self, model: "SpeechModel") -> "SpeechModel":
         """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
         return model
 
-    def on_parameter_groups(self, model: "Transducer") -> list[ParameterGroup]:
+    def on_parameter_groups(self, model: "SpeechModel") -> list[ParameterGroup]:
         """Runs once, before the optimizer is built."""
         return []
 

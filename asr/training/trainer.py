@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from asr.data.batch import Batch, keyed_seed
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import BatchPlan
-from asr.models.transducer import LossOutput
+from asr.models.speech_model import LossOutput
 from asr.training.bad_steps import BadSteps
 from asr.training.checkpoint import Checkpoint, CheckpointFolder
 from asr.training.evaluation import Evaluator
@@ -97,7 +97,7 @@ class Trainer:
         self.backend: Backend = parts.run.backend
         self.progress = Progress()
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
-        self.best_wer = math.inf
+        self.best_figure = math.inf
         self.total_samples = total_samples(options, parts.plan)
 
     # ------------------------------------------------------------------ the run
@@ -237,14 +237,14 @@ class Trainer:
         self.parts.recorder.log(self.progress, row | result.term_means(weight) | self.backend.metrics())
 
     def _marks(self, before: int, finished: bool) -> None:
-        wer: float | None = None
+        figure: float | None = None
         if finished or self._crossed(before, self.options.evaluate_every):
-            wer = self._evaluate()
-        improved = wer is not None and wer < self.best_wer
-        if wer is not None:
-            self.best_wer = min(self.best_wer, wer)
+            figure = self._evaluate()
+        improved = figure is not None and figure < self.best_figure
+        if figure is not None:
+            self.best_figure = min(self.best_figure, figure)
         if finished or improved or self._crossed(before, self.options.checkpoint_every):
-            self.save(wer)
+            self.save(figure)
 
     def _evaluate(self) -> float | None:
         with self.backend.consensus():
@@ -252,11 +252,11 @@ class Trainer:
             for hook in self.parts.hooks.values():
                 hook.on_evaluation(self.progress, metrics)
         self.parts.recorder.log_evaluation(self.progress, metrics)
-        return self.parts.evaluator.selecting_wer(metrics)
+        return self.parts.evaluator.selecting_figure(metrics)
 
     # ------------------------------------------------------------------ checkpoints
 
-    def save(self, wer: float | None) -> None:
+    def save(self, figure: float | None) -> None:
         """Write a checkpoint of this point of the run; called by all learners together."""
         for hook in self.parts.hooks.values():
             hook.on_checkpoint(self.progress)
@@ -264,7 +264,7 @@ class Trainer:
         state = self.state_dict()
         with self.backend.consensus():
             consensus = self.parts.run.model.state_dict() if self.parts.world.rank == 0 else None
-            self.parts.checkpoints.save(self.progress, state, consensus, wer)
+            self.parts.checkpoints.save(self.progress, state, consensus, figure)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything of this learner that a resume needs, copied."""
@@ -274,7 +274,7 @@ class Trainer:
             "backend": self.backend.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
             "bad_steps": self.bad_steps.state_dict(),
-            "best_wer": self.best_wer,
+            "best_figure": self.best_figure,
         }
         return _copied(state)
 
@@ -289,5 +289,5 @@ class Trainer:
         for name, hook in self.parts.hooks.items():
             hook.load_state_dict(own["hooks"][name])
         self.bad_steps.load_state_dict(own["bad_steps"])
-        self.best_wer = own["best_wer"]
+        self.best_figure = own["best_figure"]
         self.progress = checkpoint.progress
