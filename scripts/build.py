@@ -21,8 +21,9 @@ from torch import nn
 from asr.data.batch import Unit
 from asr.data.corpus import Corpus
 from asr.data.features import LogMel
+from asr.data.frame_targets import SUFFIX, read_alignment
 from asr.data.manifest import Utterance, read_manifest
-from asr.data.pipeline import BatchHook, UnitDataset
+from asr.data.pipeline import BatchHook, FrameTargets, UnitDataset
 from asr.data.plan import BatchPlan, Budgets, chunk
 from asr.data.screening import Screened, refusal_summary, screen
 from asr.data.tokenizer import Tokenizer, load_tokenizer
@@ -86,6 +87,7 @@ class Speech:
     corpus: Corpus
     features: LogMel
     tokenizer: Tokenizer
+    alignments: Path | None  # folder with the frame targets of each split; None: the model needs none
 
     def split(self, name: str) -> Split:
         """A split of the corpus, or the manifest that ``name`` is the path of, screened."""
@@ -116,7 +118,14 @@ class Speech:
             seed=seed,
             on_bad=self.corpus.on_bad,
             cache=cache,
+            frame_targets=self._frame_targets(split.name),
         )
+
+    def _frame_targets(self, split: str) -> FrameTargets | None:
+        if self.alignments is None:
+            return None
+        file = self.alignments / f"{split}{SUFFIX}"
+        return read_alignment(file, frame_seconds=self.features.frame_seconds, tokenizer=self.tokenizer)
 
 
 def training_texts(corpus: Corpus) -> list[str]:
@@ -141,7 +150,8 @@ def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
 
 def build_speech(config: DictConfig, folder: Path) -> Speech:
     """Corpus, features and the tokenizer that lies in the run's folder."""
-    return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"))
+    alignments = None if config.frame_targets is None else Path(config.frame_targets)
+    return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"), alignments)
 
 
 def build_plan(config: DictConfig, split: Split, model: SpeechModel) -> BatchPlan:
@@ -166,6 +176,11 @@ def build_model(config: DictConfig, speech: Speech) -> SpeechModel:
         vocabulary_size=speech.tokenizer.vocabulary_size,
         feature_dimension=speech.features.dimension,
     )
+    if model.reads_frame_targets and config.frame_targets is None:
+        raise UsageError(
+            "this model needs a target for every frame: write them with python scripts/align.py run=exp/... train dev, "
+            "then set frame_targets=exp/.../alignment"
+        )
     return model.double() if config.trainer.precision == "fp64" else model
 
 

@@ -33,10 +33,11 @@ class SpeechModel(nn.Module, ABC):
     has_lattice: ClassVar[bool]
     """Whether the loss is one over states x tokens, whose cells the batch plan budgets."""
 
-    @property
-    @abstractmethod
-    def subsampling(self) -> int:
-        """Feature frames per state."""
+    reads_frame_targets: ClassVar[bool] = False
+    """Whether ``forward`` needs ``Batch.frame_targets``."""
+
+    subsampling: int
+    """Feature frames per state."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> LossOutput:
@@ -54,7 +55,7 @@ class Recogniser(SpeechModel):
     encoder: Encoder
 
     @property
-    def subsampling(self) -> int:
+    def subsampling(self) -> int:  # type: ignore[override]
         """That of the encoder."""
         return self.encoder.subsampling
 

@@ -55,9 +55,21 @@ class WordErrors:
         return counts.errors, counts.reference_words
 
 
+class FrameErrors:
+    """Frames classified wrongly, per frame that has a target: the terms ``frame_errors`` and ``frames`` of a loss."""
+
+    name = "frame_error"
+
+    def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
+        """What the model counted itself; nothing of an emptied batch."""
+        if output.encoder_states is None:
+            return 0.0, 0.0
+        return float(output.terms["frame_errors"]), float(output.terms["frames"])
+
+
 def measure_of(model: SpeechModel, decode: Decode, tokenizer: Tokenizer) -> Measure:
-    """How ``model`` is judged: by word errors if it writes text."""
-    return WordErrors(decode, tokenizer)
+    """How ``model`` is judged: by word errors if it writes text, by frame errors if it gives frames a class."""
+    return WordErrors(decode, tokenizer) if isinstance(model, Recogniser) else FrameErrors()
 
 
 def hypotheses(model: Recogniser, batch: Batch, output: LossOutput, decode: Decode) -> list[Hypothesis]:

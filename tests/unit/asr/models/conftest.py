@@ -31,7 +31,7 @@ def build() -> Callable[..., SpeechModel]:
             transducer = {"predictor.dimension": 16, "joiner.dimension": 16} if "joiner" in config else {}
             changes = {**transducer, **SMALL[name], **changes}
         for key, value in changes.items():
-            assert OmegaConf.select(config, key) is not None, key
+            assert OmegaConf.select(config, key, default="?") != "?", key
             OmegaConf.update(config, key, value)
         torch.manual_seed(0)
         model: SpeechModel = build_part(config, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
