@@ -8,13 +8,13 @@ from omegaconf import DictConfig
 from torch.optim import Optimizer
 
 from asr.data.plan import BatchPlan
-from asr.data.tokenizer import Tokenizer, load_tokenizer
-from asr.models.transducer import Transducer
-from asr.training.checkpoint import CheckpointFolder, best_checkpoint, list_checkpoints
+from asr.models.speech_model import SpeechModel
+from asr.training.checkpoint import CheckpointFolder
 from asr.training.console import console_logger
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
 from asr.training.loggers import Logger
+from asr.training.measures import measure_of
 from asr.training.memory import MemoryGuard
 from asr.training.metrics import MetricsWriter
 from asr.training.parameter_groups import parameter_groups
@@ -37,6 +37,7 @@ from scripts.build import (
     fit_tokenizer,
     plain,
 )
+from scripts.initial_weights import load_initial_weights
 from scripts.startup import UsageError
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,9 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     options: TrainerOptions = build(config.trainer)
     fit_tokenizer(config, folder, world)
     speech = build_speech(config, folder)
-    model = hooked_model(config, speech, hooks, config.init_from)
+    model = hooked_model(config, speech, hooks, initialise=True)
     split = speech.split("train")
-    plan = build_plan(config, split, model.encoder.subsampling, hooks.values())
+    plan = build_plan(config, split, model, hooks.values())
     _check_same_plan(world, plan)
     evaluated = [evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets]
     if world.rank == 0:
@@ -72,7 +73,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             hooks=hooks,
             plan=plan,
             dataset=speech.dataset(split, list(hooks.items()), config.seed, config.loader.cache),
-            evaluator=_evaluator(config, speech, evaluated, world),
+            evaluator=_evaluator(config, model, speech, evaluated, world),
             checkpoints=CheckpointFolder(
                 folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
             ),
@@ -80,46 +81,27 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 writer=MetricsWriter(folder, world.rank),
                 sinks=_sinks(config, folder, world, horizon),
                 refusals=Refusals(folder, world.rank, len(split.screened.refused)),
-                subsampling=model.encoder.subsampling,
+                subsampling=model.subsampling,
                 epoch_samples=plan.utterances,
             ),
-            memory=MemoryGuard(subsampling=model.encoder.subsampling, budgets=plan.budgets),
+            memory=MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets),
             loader=build(config.loader),
         ),
         options,
     )
 
 
-def hooked_model(config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], init_from: str | None) -> Transducer:
-    """The model with its initial weights, or those of the run ``init_from``, after hooks have replaced modules."""
+def hooked_model(config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], initialise: bool) -> SpeechModel:
+    """The model after hooks have replaced modules; before that, ``initialise`` gives it the weights of ``init_from``."""
     model = build_model(config, speech)
-    if init_from is not None:
-        _load_weights(model, Path(init_from), speech.tokenizer)
+    if initialise and config.init_from is not None:
+        load_initial_weights(model, config, speech.tokenizer)
     for hook in hooks.values():
         model = hook.on_model(model)
     return model
 
 
-def _load_weights(model: Transducer, run: Path, tokenizer: Tokenizer) -> None:
-    """Take the best weights of another run, which must write the same tokens with the same parameters."""
-    checkpoints, _ = list_checkpoints(run / "checkpoints")
-    best = best_checkpoint(checkpoints)
-    if best is None:
-        raise UsageError(f"init_from={run}: no checkpoint there; give the folder of a trained run")
-    damaged = best.damaged_file()
-    if damaged is not None:
-        raise UsageError(f"init_from={run}: {damaged} is missing, truncated or altered (SHA-256 differs)")
-    if load_tokenizer(run / "tokenizer").fingerprint != tokenizer.fingerprint:
-        raise UsageError(f"init_from={run}: that run writes other tokens; use its tokenizer settings, or train anew")
-    try:
-        model.load_state_dict(best.model_state())
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"init_from={run}: its model has other parameters: {reason}") from None
-    log.info("weights of %s", best.folder)
-
-
-def _optimizer(config: DictConfig, model: Transducer, hooks: Mapping[str, Hook]) -> Optimizer:
+def _optimizer(config: DictConfig, model: SpeechModel, hooks: Mapping[str, Hook]) -> Optimizer:
     claimed = [group for hook in hooks.values() for group in hook.on_parameter_groups(model)]
     groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
     optimizer: Optimizer = build(config.optimizer, groups=groups)
@@ -137,11 +119,12 @@ def _check_same_plan(world: World, plan: BatchPlan) -> None:
         )
 
 
-def _evaluator(config: DictConfig, speech: Speech, evaluated: list[EvaluationSet], world: World) -> Evaluator:
+def _evaluator(
+    config: DictConfig, model: SpeechModel, speech: Speech, evaluated: list[EvaluationSet], world: World
+) -> Evaluator:
     return Evaluator(
         sets=evaluated,
-        decode=build(config.decode),
-        tokenizer=speech.tokenizer,
+        measure=measure_of(model, build(config.decode), speech.tokenizer),
         world=world,
         loader=build(config.loader),
         precision=config.trainer.precision,
@@ -158,7 +141,7 @@ def _sinks(config: DictConfig, folder: Path, world: World, horizon: Horizon) -> 
 
 
 def _headline(
-    world: World, plan: BatchPlan, seconds: float, model: Transducer, options: TrainerOptions, folder: Path
+    world: World, plan: BatchPlan, seconds: float, model: SpeechModel, options: TrainerOptions, folder: Path
 ) -> str:
     learners = "1 learner" if world.size == 1 else f"{world.size} learners"
     return (

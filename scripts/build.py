@@ -22,12 +22,13 @@ from torch import nn
 from asr.data.batch import Unit
 from asr.data.corpus import Corpus
 from asr.data.features import LogMel
+from asr.data.frame_targets import SUFFIX, read_alignment
 from asr.data.manifest import Utterance, read_manifest
-from asr.data.pipeline import BatchHook, UnitDataset
+from asr.data.pipeline import BatchHook, FrameTargets, UnitDataset
 from asr.data.plan import BatchPlan, Budgets, chunk
 from asr.data.screening import Screened, refusal_summary, screen
 from asr.data.tokenizer import Tokenizer, load_tokenizer
-from asr.models.transducer import Transducer
+from asr.models.speech_model import SpeechModel
 from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
@@ -87,6 +88,7 @@ class Speech:
     corpus: Corpus
     features: LogMel
     tokenizer: Tokenizer
+    alignments: Path | None  # folder with the frame targets of each split; None: the model needs none
 
     def split(self, name: str) -> Split:
         """A split of the corpus, or the manifest that ``name`` is the path of, screened."""
@@ -124,7 +126,14 @@ class Speech:
             on_bad=self.corpus.on_bad,
             resample=self.corpus.resample,
             cache=cache,
+            frame_targets=self._frame_targets(split.name),
         )
+
+    def _frame_targets(self, split: str) -> FrameTargets | None:
+        if self.alignments is None:
+            return None
+        file = self.alignments / f"{split}{SUFFIX}"
+        return read_alignment(file, frame_seconds=self.features.frame_seconds, tokenizer=self.tokenizer)
 
 
 def training_texts(corpus: Corpus) -> list[str]:
@@ -149,31 +158,41 @@ def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
 
 def build_speech(config: DictConfig, folder: Path) -> Speech:
     """Corpus, features and the tokenizer that lies in the run's folder."""
-    return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"))
+    alignments = None if config.frame_targets is None else Path(config.frame_targets)
+    return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"), alignments)
 
 
-def build_plan(config: DictConfig, split: Split, subsampling: int, hooks: Iterable[Hook]) -> BatchPlan:
-    """The batch plan of the training split, with room for what the hooks make of it."""
+def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Iterable[Hook]) -> BatchPlan:
+    """The batch plan of the training split, with room for what the hooks make of it.
+
+    Tokens take no room where the loss has no lattice.
+    """
+    target_lengths = split.screened.target_lengths
     plan: BatchPlan = build(
         config.batch,
         frames=split.screened.frames,
-        target_lengths=split.screened.target_lengths,
+        target_lengths=target_lengths if model.has_lattice else [0] * len(target_lengths),
         utterance_ids=[utterance.id for utterance in split.utterances],
-        subsampling=subsampling,
+        subsampling=model.subsampling,
         lengthening=math.prod(1.0 + hook.lengthens for hook in hooks) - 1.0,
         seed=config.seed,
     )
     return plan
 
 
-def build_model(config: DictConfig, speech: Speech) -> Transducer:
+def build_model(config: DictConfig, speech: Speech) -> SpeechModel:
     """The model with its initial weights, which depend on the seed alone."""
     torch.manual_seed(config.seed)
-    model: Transducer = build(
+    model: SpeechModel = build(
         config.model,
         vocabulary_size=speech.tokenizer.vocabulary_size,
         feature_dimension=speech.features.dimension,
     )
+    if model.reads_frame_targets and config.frame_targets is None:
+        raise UsageError(
+            "this model needs a target for every frame: write them with python scripts/align.py run=exp/... train dev, "
+            "then set frame_targets=exp/.../alignment"
+        )
     return model.double() if config.trainer.precision == "fp64" else model
 
 

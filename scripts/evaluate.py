@@ -14,7 +14,8 @@ from omegaconf import DictConfig, open_dict
 from asr.data.pipeline import unit_loader
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
-from asr.training.evaluation import Decode, Decoded, EvaluationSet, decode_set
+from asr.training.evaluation import Decoded, EvaluationSet, decode_set
+from asr.training.measures import Decode
 from scripts.against import command_for, read_earlier, write_against
 from scripts.build import MANIFEST_SUFFIXES, build, evaluation_set, plain, readable
 from scripts.configuration import compose, print_help
@@ -111,7 +112,7 @@ def decode_evaluation_set(trained: Trained, evaluated: EvaluationSet, decode: De
     """Decode a whole set in this process."""
     batches = unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)
     return decode_set(
-        trained.model,
+        trained.recogniser,
         batches,
         decode=decode,
         tokenizer=trained.speech.tokenizer,

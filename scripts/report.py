@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from asr.data.batch import Unit
 from asr.data.pipeline import unit_loader
+from asr.models.transducer import Transducer
 from asr.reporting.lattice import LatticePicture
 from asr.reporting.lattice_source import lattice_pictures
 from asr.reporting.report import report
@@ -59,18 +60,19 @@ def lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
 def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
     """Decode the first utterances of a set with the run's model and score their lattices."""
     trained = load_trained(run, config.checkpoint, config.threads)
+    model = trained.model
+    if not isinstance(model, Transducer):
+        raise UsageError(f"run={run}: its model has none (model._target_={trained.config.model._target_})")
     split = trained.speech.split(config.set)
     if not split.utterances:
         raise UsageError(f"set={config.set}: none of its utterances is usable")
     first = Unit(0, 0, 0, tuple(range(min(config.lattices, len(split.utterances)))))
     dataset = trained.speech.dataset(split, [], trained.config.seed, cache=False)
     batch = next(unit_loader(dataset, [first], num_workers=0, prefetch=1))
-    _, hypotheses = decode_batch(
-        trained.model, batch, build(config.decode), torch.device("cpu"), trained.config.trainer.precision
-    )
+    hypotheses = decode_batch(model, batch, build(config.decode), torch.device("cpu"), trained.config.trainer.precision)
     texts = [trained.speech.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
     return lattice_pictures(
-        trained.model,
+        model,
         batch,
         trained.speech.tokenizer,
         texts,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distributed.ranges import Count, Natural
 
@@ -20,6 +20,8 @@ class TrainSettings:
     seed: Natural
     resume: bool
     init_from: Path | None
+    init_modules: list[str] | None
+    frame_targets: Path | None
     data: Group
     tokenizer: Group
     model: Group
@@ -69,6 +71,19 @@ class EvaluateSettings:
     threads: Count
     decode: Group
     text: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignSettings:
+    """conf/align.yaml."""
+
+    run: Path
+    checkpoint: str
+    sets: list[str]
+    method: Literal["auto", "ctc", "transducer"]
+    out: Path | None
+    unit_utterances: Count
+    threads: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

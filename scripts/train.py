@@ -20,6 +20,7 @@ from asr.data.plan import check_learners
 from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
 from asr.training.files import write_atomically
 from asr.training.loggers import setup_logging
+from asr.training.measures import LABELS
 from asr.training.metrics import cut_former_learners, merge
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
@@ -147,19 +148,21 @@ def _resume_line(checkpoint: Checkpoint, learners: int) -> str:
 def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
     checkpoints, _ = list_checkpoints(folder / "checkpoints")
     best = best_checkpoint(checkpoints)
+    figure = trainer.parts.evaluator.measure.name
     summary: dict[str, Any] = {
         "learners": world.size,
         "backend": type(trainer.backend).__name__,
         "steps": trainer.progress.step,
         "samples": trainer.progress.samples,
         "final": trainer.parts.recorder.latest,
-        "best": None if best is None else {"checkpoint": best.folder.name, "wer": best.wer},
+        "best": None if best is None else {"checkpoint": best.folder.name, figure: best.figure},
         "wall_seconds": trainer.parts.recorder.wall_seconds,
         "environment": environment(),
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2))
-    if best is not None and best.wer is not None:
-        log.info("done: best WER on the first evaluation set %.2f %% (%s)", 100 * best.wer, best.folder.name)
+    if best is not None and best.figure is not None:
+        told = (LABELS[figure], 100 * best.figure, best.folder.name)
+        log.info("done: best %s on the first evaluation set %.2f %% (%s)", *told)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from asr.models.transducer import Transducer
+from asr.models.speech_model import Recogniser, SpeechModel
 from asr.training.checkpoint import Checkpoint, list_checkpoints, ranked_checkpoints
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.assembly import hooked_model
@@ -28,8 +28,22 @@ class Trained:
     folder: Path
     config: DictConfig
     speech: Speech
-    model: Transducer  # in evaluation mode
+    model: SpeechModel  # in evaluation mode
     checkpoint: str
+
+    @property
+    def recogniser(self) -> Recogniser:
+        """The model, as one that writes text.
+
+        Raises:
+            UsageError: it writes none.
+        """
+        if not isinstance(self.model, Recogniser):
+            raise UsageError(
+                f"run={self.folder}: its model writes no text (model._target_={self.config.model._target_}); "
+                "metrics.jsonl holds its figures, on the sets of evaluation.sets"
+            )
+        return self.model
 
 
 def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
@@ -47,7 +61,7 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
     choose_matmul(config.launch.matmul)
     with readable():
         speech = build_speech(config, folder)
-        model = hooked_model(config, speech, build_hooks(config), init_from=None)
+        model = hooked_model(config, speech, build_hooks(config), initialise=False)
     model.load_state_dict(mean_state([each.model_state() for each in chosen]))
     return Trained(folder, config, speech, model.eval(), "+".join(each.folder.name for each in chosen))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import resample
 
-from asr.training.evaluation import Decode
+from asr.training.measures import Decode
 from scripts.build import build
 from scripts.configuration import compose, print_help, split_arguments
 from scripts.startup import UsageError, run_main
@@ -46,10 +46,10 @@ def transcribe(trained: Trained, decode: Decode, files: Sequence[Path]) -> list[
     features = [features_of(trained, file) for file in files]
     lengths = torch.tensor([len(each) for each in features])
     with torch.inference_mode():
-        states, state_lengths = trained.model.encode(
+        states, state_lengths = trained.recogniser.encode(
             pad_sequence(features, batch_first=True).to(next(trained.model.parameters()).dtype), lengths
         )
-        found = decode(trained.model, states, state_lengths)
+        found = decode(trained.recogniser, states, state_lengths)
     return [trained.speech.tokenizer.decode(hypothesis.tokens) for hypothesis in found]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from asr.data.audio import BadUtterance
 
 Stage = Literal["waveform", "mel", "normalised", "targets"]  # where a batch hook runs on the way
+IGNORED = -100  # the class of a frame that has none, padding among them: what torch's cross entropy leaves out
 STAGES: tuple[Stage, ...] = ("waveform", "mel", "normalised", "targets")
 
 
@@ -42,7 +43,8 @@ class RawBatch:
     """One unit before padding, as batch hooks see it.
 
     ``signals`` holds waveforms of shape (samples,) in the stage ``waveform``, features of shape (T, F) in the stages
-    ``mel`` and ``normalised``, and the model's input, with deltas and stacked, in the stage ``targets``. Hooks replace entries of ``signals``, ``targets`` and ``predictor_inputs`` in place.
+    ``mel`` and ``normalised``, and the model's input, with deltas and stacked, in the stage ``targets``. Hooks replace entries of ``signals``, ``targets`` and ``predictor_inputs`` in place. A hook
+    that changes the number of frames changes ``frame_targets`` too, which are at the rate of the model's input.
     """
 
     seed: int
@@ -54,6 +56,7 @@ class RawBatch:
     hook: str = ""  # the name, in the configuration, of the hook that is running; set by the pipeline
     refused: list[BadUtterance] = field(default_factory=list)  # of the unit, found unusable while loading
     metrics: dict[str, float] = field(default_factory=dict)  # what hooks report; averaged over units when logged
+    frame_targets: list[Tensor] = field(default_factory=list)  # (T, ...) per utterance; none where no source is given
 
     def generator(self, position: int) -> torch.Generator:
         """Random numbers of the running hook for one utterance, keyed by (seed, epoch, utterance, hook's name)."""
@@ -76,6 +79,7 @@ class Batch:
     audio_seconds: float = 0.0
     refused: list[BadUtterance] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    frame_targets: Tensor | None = None  # (B, T) int64 classes, padded with IGNORED, or (B, T, ...) padded with 0
 
     def part(self, start: int, stop: int) -> "Batch":
         """Utterances ``start`` to ``stop``, padded only as they need; refusals and figures stay with the whole unit."""
@@ -108,4 +112,5 @@ class Batch:
             targets=self.targets.to(device, non_blocking=True),
             target_lengths=self.target_lengths.to(device, non_blocking=True),
             predictor_inputs=self.predictor_inputs.to(device, non_blocking=True),
+            frame_targets=None if self.frame_targets is None else self.frame_targets.to(device, non_blocking=True),
         )

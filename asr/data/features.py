@@ -89,7 +89,11 @@ class LogMel:
 
     def frames_of(self, num_samples: int) -> int:
         """Frames of the encoder's input, for a waveform of so many samples; 0 if it is shorter than a window."""
-        return -(-self.mel_frames_of(num_samples) // self.stack)
+        return self.frames_of_mel(self.mel_frames_of(num_samples))
+
+    def frames_of_mel(self, mel_frames: int) -> int:
+        """Frames of the encoder's input, for so many before stacking."""
+        return -(-mel_frames // self.stack)
 
     def mel_frames_of(self, num_samples: int) -> int:
         """Frames before stacking."""

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from asr.data.audio import BadUtterance, read_audio
-from asr.data.batch import STAGES, Batch, RawBatch, Stage, Unit
+from asr.data.batch import IGNORED, STAGES, Batch, RawBatch, Stage, Unit
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.screening import OnBad
@@ -36,6 +36,13 @@ class BatchHook(Protocol):
         """Change a unit before it is padded."""
 
 
+class FrameTargets(Protocol):
+    """Where per-frame targets come from: classes of an alignment, or whatever else each frame is to be like."""
+
+    def of(self, utterance_id: str, frames: int) -> Tensor:
+        """(T,) int64, or (T, ...) of numbers, for the T frames of the model's input; raises ValueError without."""
+
+
 class UnitDataset(Dataset[Batch]):
     """Maps a unit of the plan to its batch.
 
@@ -46,6 +53,7 @@ class UnitDataset(Dataset[Batch]):
         resample: whether files may have another rate than the features.
         cache: keep log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
             at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech, in every process that loads.
+        frame_targets: of every utterance's frames; None: the model needs none.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class UnitDataset(Dataset[Batch]):
         on_bad: OnBad,
         resample: bool,
         cache: bool,
+        frame_targets: FrameTargets | None = None,
     ) -> None:
         self.utterances = utterances
         self.tokenizer = tokenizer
@@ -69,6 +78,7 @@ class UnitDataset(Dataset[Batch]):
         self.seed = seed
         self.on_bad = on_bad
         self.resample = resample
+        self.frame_targets = frame_targets
         self.cache: dict[int, Tensor] | None = {} if cache else None
         self._repeatable_mel = not self.hooks["waveform"] and features.dither == 0
 
@@ -85,6 +95,8 @@ class UnitDataset(Dataset[Batch]):
             utterance = self.utterances[index]
             try:
                 signal, targets = self._signal(index), self._targets(utterance)
+                if self.frame_targets is not None:
+                    raw.frame_targets.append(self._frame_targets(utterance, signal))
             except BadUtterance as bad:
                 if self.on_bad == "stop":
                     raise
@@ -120,6 +132,14 @@ class UnitDataset(Dataset[Batch]):
         except UnknownSymbol as error:
             raise BadUtterance(utterance.id, utterance.audio_filepath, str(error)) from None
 
+    def _frame_targets(self, utterance: Utterance, signal: Tensor) -> Tensor:
+        assert self.frame_targets is not None
+        count = self.features.frames_of_mel if self._repeatable_mel else self.features.frames_of
+        try:
+            return self.frame_targets.of(utterance.id, count(len(signal)))
+        except ValueError as error:
+            raise BadUtterance(utterance.id, utterance.audio_filepath, str(error)) from None
+
     def _transform(self, raw: RawBatch) -> None:
         """From the signals before the first random step to the model's input, through the hooks."""
         self._run_hooks("waveform", raw)
@@ -133,6 +153,18 @@ class UnitDataset(Dataset[Batch]):
         self._run_hooks("normalised", raw)
         raw.signals[:] = [self.features.in_context(normalised_TF) for normalised_TF in raw.signals]
         self._run_hooks("targets", raw)
+        self._check_frame_targets(raw)
+
+    def _check_frame_targets(self, raw: RawBatch) -> None:
+        """Hooks that lengthen, shorten or resample speech would otherwise shift the targets, silently."""
+        if self.frame_targets is None:
+            return
+        for utterance_id, signal, targets in zip(raw.utterance_ids, raw.signals, raw.frame_targets, strict=True):
+            if len(signal) != len(targets):
+                raise ValueError(
+                    f"hooks left utterance {utterance_id} {len(signal)} frames and {len(targets)} frame targets: "
+                    "with frame_targets, choose hooks that keep the number of frames"
+                )
 
     def _run_hooks(self, stage: Stage, raw: RawBatch) -> None:
         for name, hook in self.hooks[stage]:
@@ -175,6 +207,14 @@ def _pad_tokens(tokens: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence(rows, batch_first=True, padding_value=BLANK) if rows else torch.zeros(0, 0, dtype=torch.int64)
 
 
+def _pad_frames(targets: Sequence[Tensor]) -> Tensor | None:
+    """(B, T, ...): classes padded with IGNORED, other numbers with 0; None without any."""
+    if not targets:
+        return None
+    padding = IGNORED if targets[0].dtype == torch.int64 else 0.0
+    return pad_sequence(list(targets), batch_first=True, padding_value=padding)
+
+
 def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> Batch:
     """Pad a unit: features (T, F) of several lengths to (B, T, F), targets to (B, U)."""
     return Batch(
@@ -189,6 +229,7 @@ def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> B
         audio_seconds=audio_seconds,
         refused=raw.refused,
         metrics=raw.metrics,
+        frame_targets=_pad_frames(raw.frame_targets),
     )
 
 

@@ -9,28 +9,32 @@ B utterances   T encoder frames   W frames of the window   D dimension   J joint
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
-from asr.decoding.search import Hypothesis, Model, Scorer
+from asr.decoding.ctc import ctc_greedy_decode
+from asr.decoding.search import CtcModel, Hypothesis, Model, Scorer
 from distributed.ranges import Count
 
 WINDOW_FRAMES = 8  # joint evaluations per turn against number of turns; has no influence on the result
 
 
 class Greedy:
-    """Greedy search as an option of the configuration."""
+    """Greedy search as an option of the configuration; a model without a prediction network is one of CTC."""
 
     name = "greedy"
 
     def __init__(self, *, max_symbols: Count) -> None:
         self.max_symbols = max_symbols
 
-    def __call__(self, model: Model, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
+    def __call__(self, model: Model | CtcModel, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
         """One hypothesis for each utterance."""
-        return greedy_decode(model, encoder_states_BTD, lengths_B, max_symbols=self.max_symbols)
+        if not hasattr(model, "predictor"):
+            return ctc_greedy_decode(model.ctc_head(encoder_states_BTD), lengths_B)
+        return greedy_decode(cast(Model, model), encoder_states_BTD, lengths_B, max_symbols=self.max_symbols)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 B utterances   D dimension of a network's output   J joint dimension   ... any leading axes   V classes with blank
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,3 +56,11 @@ class Model(Protocol):
 
     @property
     def joiner(self) -> Scorer: ...
+
+
+class CtcModel(Protocol):
+    """A model that scores tokens state by state, as far as a search is concerned."""
+
+    @property
+    def ctc_head(self) -> Callable[[Tensor], Tensor]:
+        """(B, S, D) to scores (B, S, V)."""

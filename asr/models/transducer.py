@@ -8,33 +8,25 @@ B utterances   T feature frames   S encoder states   U tokens   J joint dimensio
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from asr.data.batch import Batch
 from asr.data.tokenizer import BLANK
+from asr.losses.ctc import ctc_impossible, ctc_loss
 from asr.losses.rnnt import transducer_loss
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
 from asr.models.predictor import Predictor
+from asr.models.speech_model import LossOutput, Recogniser
 from distributed.ranges import Count, NonNegative
 
 
-@dataclass(slots=True)
-class LossOutput:
-    """The loss of one unit."""
-
-    total: Tensor  # scalar: SUM over the utterances
-    weight: float  # what the sum is divided by: the batch's own weight
-    terms: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached sums over the utterances, unweighted
-    encoder_states: Tensor | None = None  # (B, S, D), with gradient; None for an emptied unit
-
-
-class Transducer(nn.Module):
+class Transducer(Recogniser):
     """RNN-T loss plus ``ctc_weight`` x CTC loss; ``ctc_weight`` 0 has no CTC head."""
+
+    has_lattice = True
 
     def __init__(
         self,
@@ -56,9 +48,9 @@ class Transducer(nn.Module):
         self.vocabulary_size = vocabulary_size
 
     def forward(self, batch: Batch) -> LossOutput:
-        """The summed loss of ``batch``. Every trainable parameter takes part, also in a unit emptied of utterances."""
+        """The summed loss of ``batch``; ``nothing`` of a unit emptied of utterances."""
         if batch.features.shape[0] == 0:
-            return LossOutput(self._nothing(), batch.weight)
+            return LossOutput(self.nothing(), batch.weight)
         states_BSD, lengths_B = self.encode(batch.features, batch.feature_lengths)
         rnnt = self._rnnt_loss(states_BSD, lengths_B, batch)
         total, terms = rnnt, {"rnnt": rnnt.detach()}
@@ -68,11 +60,6 @@ class Transducer(nn.Module):
             impossible_B = ctc_impossible(lengths_B, batch.targets, batch.target_lengths)
             terms["ctc_impossible"] = impossible_B.sum().to(ctc.dtype)
         return LossOutput(total, batch.weight, terms, states_BSD)
-
-    def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder states (B, S, D), before the joiner's projection, and their lengths (B,)."""
-        states_BSD, lengths_B = self.encoder(features_BTF, lengths_B)
-        return states_BSD, lengths_B
 
     def _rnnt_loss(self, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> Tensor:
         encoder_BSJ = self.joiner.project_encoder(states_BSD)
@@ -91,11 +78,6 @@ class Transducer(nn.Module):
                 tile_cells=self.tile_cells,
             )
         return losses_B.sum()
-
-    def _nothing(self) -> Tensor:
-        """0 with a zero gradient for every trainable parameter: learners that wait for gradients get theirs."""
-        parts = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
-        return 0.0 * torch.stack(parts).sum()
 
 
 def transducer(
@@ -127,22 +109,6 @@ def transducer(
         tile_cells=tile_cells,
         vocabulary_size=vocabulary_size,
     )
-
-
-def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
-    """CTC loss summed over the batch; an utterance that is ``ctc_impossible`` adds nothing, and has no gradient."""
-    with torch.autocast(logits_BSV.device.type, enabled=False):
-        log_probs_SBV = at_least_fp32(logits_BSV).log_softmax(-1).transpose(0, 1)
-        return functional.ctc_loss(
-            log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="sum", zero_infinity=True
-        )
-
-
-def ctc_impossible(lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
-    """Which utterances have too few states for CTC, (B,) bool: one per token, and a blank between two equal ones."""
-    positions_U = torch.arange(targets_BU.shape[1], device=targets_BU.device)[1:]
-    repeats_BU = (targets_BU[:, 1:] == targets_BU[:, :-1]) & (positions_U < target_lengths_B[:, None])
-    return target_lengths_B + repeats_BU.sum(1) > lengths_B
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

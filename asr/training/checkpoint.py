@@ -61,7 +61,7 @@ class Checkpoint:
     world_size: int
     backend: str
     plan: int  # fingerprint of the batch plan
-    wer: float | None  # on the first evaluation set, if it was evaluated at this point
+    figure: float | None  # on the first evaluation set, lower is better, if it was evaluated at this point
     files: Mapping[str, str]  # file name -> SHA-256
 
     def learner_state(self, learner: int, device: torch.device) -> dict[str, Any]:
@@ -138,13 +138,13 @@ def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
 
 
 def ranked_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Those that were evaluated, by word error rate from the lowest on (the newer of equals first)."""
-    evaluated = [(c.wer, c) for c in reversed(checkpoints) if c.wer is not None]
+    """Those that were evaluated, by their figure from the lowest on (the newer of equals first)."""
+    evaluated = [(c.figure, c) for c in reversed(checkpoints) if c.figure is not None]
     return [c for _, c in sorted(evaluated, key=lambda pair: pair[0])]
 
 
 def best_checkpoint(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest word error rate; the newest if none was evaluated."""
+    """The one with the lowest figure; the newest if none was evaluated."""
     return next(iter(ranked_checkpoints(checkpoints) or checkpoints[-1:]), None)
 
 
@@ -197,19 +197,19 @@ class CheckpointFolder:
         lines = [f"{why}; kept as {set_aside(folder, DAMAGED).name}" for folder, why in sorted(problems.items())]
         return chosen, lines
 
-    def among_best(self, wer: float) -> bool:
-        """Whether a checkpoint with this word error rate would be one of the ``keep_best`` best."""
+    def among_best(self, figure: float) -> bool:
+        """Whether a checkpoint with this figure would be one of the ``keep_best`` best."""
         found = list_checkpoints(self.root)[0] if self.world.rank == 0 else []
-        as_good = sum(c.wer is not None and c.wer <= wer for c in found)
+        as_good = sum(c.figure is not None and c.figure <= figure for c in found)
         return self.world.any(self.world.rank == 0 and as_good < self.retention.keep_best)
 
     def save(
-        self, progress: Progress, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None, wer: float | None
+        self, progress: Progress, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None, figure: float | None
     ) -> Path:
         """Write one checkpoint; ``consensus`` is given by learner 0 alone.
 
         A last, smaller global batch may end in the same global step as the one before, hence under the same name.
-        Then the checkpoint with the lower ``wer`` stays; one without takes that of the same number of samples.
+        Then the checkpoint with the lower ``figure`` stays; one without takes that of the same number of samples.
 
         Raises:
             CheckpointError: on every learner, if any of them could not write; older checkpoints are untouched.
@@ -226,7 +226,7 @@ class CheckpointFolder:
             self._write_own(temporary, state, consensus)
         with self._together(doing, remedy):
             if self.world.rank == 0:
-                self._complete(temporary, final, progress, wer)
+                self._complete(temporary, final, progress, figure)
                 self._retire()
         return final
 
@@ -254,13 +254,13 @@ class CheckpointFolder:
             save_file({name: tensor.detach().cpu().clone() for name, tensor in consensus.items()}, temporary / MODEL)
             fsync(temporary / MODEL)
 
-    def _complete(self, temporary: Path, final: Path, progress: Progress, wer: float | None) -> None:
+    def _complete(self, temporary: Path, final: Path, progress: Progress, figure: float | None) -> None:
         earlier = _intact(final)
-        if earlier is not None and earlier.wer is not None:
-            if wer is None and earlier.progress.samples == progress.samples:
-                wer = earlier.wer
-            elif wer is not None and earlier.wer < wer:
-                log.info("%s stays: its word error rate is lower than after %d samples", final, progress.samples)
+        if earlier is not None and earlier.figure is not None:
+            if figure is None and earlier.progress.samples == progress.samples:
+                figure = earlier.figure
+            elif figure is not None and earlier.figure < figure:
+                log.info("%s stays: its figure is lower than after %d samples", final, progress.samples)
                 shutil.rmtree(temporary)
                 return
         files = {MODEL: sha256(temporary / MODEL)}
@@ -269,7 +269,7 @@ class CheckpointFolder:
             files[_learner_file(learner)] = digest.read_text()
             digest.unlink()
         run = {"world_size": self.world.size, "backend": self.backend, "plan": self.plan}
-        write_manifest(temporary, {"progress": asdict(progress), **run, "wer": wer, "files": files})
+        write_manifest(temporary, {"progress": asdict(progress), **run, "figure": figure, "files": files})
         put_in_place(temporary, final)
 
     def _retire(self) -> None:

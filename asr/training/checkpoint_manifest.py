@@ -8,7 +8,7 @@ from typing import Any
 
 from asr.training.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 

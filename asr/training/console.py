@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from asr.training.loggers import Logger
+from asr.training.measures import LABELS
 from asr.training.metrics import Row
 
 # What a step's line is made of: the figure and how it reads.
@@ -45,14 +46,15 @@ def evaluation_line(row: Row) -> str:
     sets = dict.fromkeys(key.split("/")[1] for key in row if key.startswith("eval/"))
     parts = [f"evaluation at step {row['global_step']}"]
     for name in sets:
-        loss, wer = row.get(f"eval/{name}/loss"), row.get(f"eval/{name}/wer")
-        shown = ([f"loss {loss:.2f}"] if loss is not None else []) + ([_percent(wer)] if wer is not None else [])
+        loss = row.get(f"eval/{name}/loss")
+        shown = [f"loss {loss:.2f}"] if loss is not None else []
+        shown += [_percent(figure, row[key]) for figure in LABELS if (key := f"eval/{name}/{figure}") in row]
         parts.append(f"{name}: " + "  ".join(shown))
     return "  ".join(parts)
 
 
-def _percent(wer: float) -> str:
-    return f"WER {100 * wer:.2f} %"
+def _percent(figure: str, value: float) -> str:
+    return f"{LABELS[figure]} {100 * value:.2f} %"
 
 
 def console_logger(total_samples: int, file: TextIO | None = None) -> Logger:
@@ -88,24 +90,21 @@ class ProgressLogger:
             speed_estimate_period=600,  # seconds; rows come rarely, rich's own 30 would often see none
         )
         self._task: TaskID | None = None
-        self._wer = ""
+        self._figure = ""  # the newest of the evaluations
 
     def log(self, row: Row) -> None:
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task("", total=self.total_samples, completed=row["samples"])
         if is_evaluation(row):
-            self._wer = next((_percent(row[key]) for key in row if _is_wer(key)), self._wer)
+            figures = ((key.rpartition("/")[2], row[key]) for key in row if key.startswith("eval/"))
+            self._figure = next((_percent(name, value) for name, value in figures if name in LABELS), self._figure)
             self._progress.console.print(evaluation_line(row), markup=False, highlight=False)
             return
-        text: dict[str, Any] = {"description": "  ".join(filter(None, [step_line(row), self._wer]))}
+        text: dict[str, Any] = {"description": "  ".join(filter(None, [step_line(row), self._figure]))}
         self._progress.update(self._task, completed=row["samples"], **text)
 
     def close(self) -> None:
         if self._task is not None:
             self._progress.stop()
             self._task = None
-
-
-def _is_wer(key: str) -> bool:
-    return key.startswith("eval/") and key.endswith("/wer")

@@ -1,34 +1,24 @@
-"""Evaluation during training: loss and word error rate of the consensus model, shared out between the learners."""
+"""Evaluation during training: loss and errors of the consensus model, shared out between the learners."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from asr.data.batch import Batch, Unit
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.screening import Screened
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.search import Hypothesis
-from asr.decoding.wer import score
-from asr.models.transducer import Transducer
+from asr.models.speech_model import Recogniser, SpeechModel
+from asr.training.measures import Decode, Measure, Texts, hypotheses, texts
 from asr.training.parts import LoaderOptions
 from asr.training.precision import Precision, autocast
 from distributed.launch import World
 
 log = logging.getLogger(__name__)
-
-
-class Decode(Protocol):
-    """A search: from encoder states to one hypothesis per utterance."""
-
-    name: str
-
-    def __call__(self, model: Transducer, encoder_states: Tensor, lengths: Tensor) -> list[Hypothesis]:
-        """Decode a batch of encoder states (B, S, D) with their lengths (B,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +33,40 @@ class EvaluationSet:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One learner's share of a decoded set."""
+    """What was said and what was recognised."""
 
-    loss: float  # summed
-    weight: float
-    references: dict[str, str]
-    hypotheses: dict[str, str]
+    references: Texts
+    hypotheses: Texts
 
 
-@torch.inference_mode()
-def decode_batch(
-    model: Transducer, batch: Batch, decode: Decode, device: torch.device, precision: Precision
-) -> tuple[float, list[Hypothesis]]:
-    """Summed loss and hypotheses of one batch; the model is put into evaluation mode and back."""
+@contextmanager
+def evaluating(model: SpeechModel, device: torch.device, precision: Precision) -> Iterator[None]:
+    """The model in evaluation mode, and back, without gradients and in the run's arithmetic."""
     training = model.training
     model.eval()
     try:
-        batch = batch.to(device, torch.float64 if precision == "fp64" else None)
-        with autocast(precision, device):
-            output = model(batch)
-            if output.encoder_states is None:
-                return float(output.total), []
-            lengths_B = model.encoder.state_lengths(batch.feature_lengths)
-            return float(output.total), decode(model, output.encoder_states, lengths_B)
+        with torch.inference_mode(), autocast(precision, device):
+            yield
     finally:
         model.train(training)
 
 
+def in_place(batch: Batch, device: torch.device, precision: Precision) -> Batch:
+    """The batch where the model is, in its arithmetic."""
+    return batch.to(device, torch.float64 if precision == "fp64" else None)
+
+
+def decode_batch(
+    model: Recogniser, batch: Batch, decode: Decode, device: torch.device, precision: Precision
+) -> list[Hypothesis]:
+    """Hypotheses of one batch, in its order."""
+    batch = in_place(batch, device, precision)
+    with evaluating(model, device, precision):
+        return hypotheses(model, batch, model(batch), decode)
+
+
 def decode_set(
-    model: Transducer,
+    model: Recogniser,
     batches: Iterator[Batch],
     *,
     decode: Decode,
@@ -79,22 +74,32 @@ def decode_set(
     device: torch.device,
     precision: Precision,
 ) -> Decoded:
-    """Loss and texts of some batches."""
-    total, weight = 0.0, 0.0
-    references: dict[str, str] = {}
-    hypotheses: dict[str, str] = {}
+    """Texts of some batches."""
+    decoded = Decoded({}, {})
+    for batch in told(batches):
+        references, written = texts(batch, decode_batch(model, batch, decode, device, precision), tokenizer)
+        decoded.references.update(references)
+        decoded.hypotheses.update(written)
+    return decoded
+
+
+def measure_batch(
+    model: SpeechModel, batch: Batch, measure: Measure, device: torch.device, precision: Precision
+) -> torch.Tensor:
+    """Four sums of one batch, float64: loss, weight, errors, and what they are errors of."""
+    batch = in_place(batch, device, precision)
+    with evaluating(model, device, precision):
+        output = model(batch)
+        errors, total = measure.count(model, batch, output)
+    return torch.tensor([float(output.total), batch.weight, errors, total], dtype=torch.float64)
+
+
+def told(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; what was refused while loading them is said."""
     for batch in batches:
         for bad in batch.refused:
             log.warning("not evaluated: %s", bad)
-        loss, found = decode_batch(model, batch, decode, device, precision)
-        total += loss
-        weight += batch.weight
-        for utterance, hypothesis, targets, length in zip(
-            batch.utterance_ids, found, batch.targets.tolist(), batch.target_lengths.tolist(), strict=True
-        ):
-            references[utterance] = tokenizer.decode(targets[:length])
-            hypotheses[utterance] = tokenizer.decode(hypothesis.tokens)
-    return Decoded(total, weight, references, hypotheses)
+        yield batch
 
 
 class Evaluator:
@@ -104,44 +109,33 @@ class Evaluator:
         self,
         *,
         sets: Sequence[EvaluationSet],
-        decode: Decode,
-        tokenizer: Tokenizer,
+        measure: Measure,
         world: World,
         loader: LoaderOptions,
         precision: Precision,
     ) -> None:
         self.sets = sets
-        self.decode = decode
-        self.tokenizer = tokenizer
+        self.measure = measure
         self.world = world
         self.loader = loader
         self.precision = precision
 
-    def evaluate(self, model: Transducer) -> dict[str, float]:
-        """``eval/<set>/loss`` per utterance and ``eval/<set>/wer``, over all learners."""
+    def evaluate(self, model: SpeechModel) -> dict[str, float]:
+        """``eval/<set>/loss`` per utterance and ``eval/<set>/<measure>``, over all learners."""
         metrics: dict[str, float] = {}
         for evaluated in self.sets:
             own = evaluated.units[self.world.rank :: self.world.size]
             batches = unit_loader(
                 evaluated.dataset, own, num_workers=self.loader.num_workers, prefetch=self.loader.prefetch
             )
-            decoded = decode_set(
-                model,
-                batches,
-                decode=self.decode,
-                tokenizer=self.tokenizer,
-                device=self.world.device,
-                precision=self.precision,
-            )
-            counts = score(decoded.references, decoded.hypotheses)
-            sums = torch.tensor(
-                [decoded.loss, decoded.weight, counts.errors, counts.reference_words], dtype=torch.float64
-            )
-            loss, weight, errors, words = self.world.all_reduce_sum(sums).tolist()
+            sums = torch.zeros(4, dtype=torch.float64)
+            for batch in told(batches):
+                sums += measure_batch(model, batch, self.measure, self.world.device, self.precision)
+            loss, weight, errors, total = self.world.all_reduce_sum(sums).tolist()
             metrics[f"eval/{evaluated.name}/loss"] = loss / max(weight, 1.0)
-            metrics[f"eval/{evaluated.name}/wer"] = errors / max(words, 1.0)
+            metrics[f"eval/{evaluated.name}/{self.measure.name}"] = errors / max(total, 1.0)
         return metrics
 
-    def selecting_wer(self, metrics: Mapping[str, float]) -> float | None:
-        """The figure by which the best checkpoint is chosen; None if nothing is evaluated."""
-        return metrics[f"eval/{self.sets[0].name}/wer"] if self.sets else None
+    def selecting_figure(self, metrics: Mapping[str, float]) -> float | None:
+        """The figure by which the best checkpoint is chosen, lower is better; None if nothing is evaluated."""
+        return metrics[f"eval/{self.sets[0].name}/{self.measure.name}"] if self.sets else None

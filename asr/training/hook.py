@@ -46,7 +46,7 @@ from asr.data.batch import Batch, RawBatch, Stage
 from distributed.backend import Backend, GradientReport
 
 if TYPE_CHECKING:
-    from asr.models.transducer import LossOutput, Transducer
+    from asr.models.speech_model import LossOutput, SpeechModel
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Progress:
 class Run:
     """What a hook may know of the run it is part of."""
 
-    model: "Transducer"  # the bare module, not the backend's wrapper
+    model: "SpeechModel"  # the bare module, not the backend's wrapper
     backend: Backend
     folder: Path
     seed: int
@@ -129,11 +129,11 @@ class Hook:
         """How much longer ``on_batch`` makes an utterance at most, as a fraction; ``batch.frame_margin`` has room for it."""
         return 0.0
 
-    def on_model(self, model: "Transducer") -> "Transducer":
+    def on_model(self, model: "SpeechModel") -> "SpeechModel":
         """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
         return model
 
-    def on_parameter_groups(self, model: "Transducer") -> list[ParameterGroup]:
+    def on_parameter_groups(self, model: "SpeechModel") -> list[ParameterGroup]:
         """Runs once, before the optimizer is built."""
         return []
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from asr.data.batch import Batch, keyed_seed
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import BatchPlan
-from asr.models.transducer import LossOutput
+from asr.models.speech_model import LossOutput
 from asr.training.bad_steps import BadSteps
 from asr.training.checkpoint import Checkpoint, CheckpointFolder
 from asr.training.evaluation import Evaluator
@@ -248,12 +248,12 @@ class Trainer:
         )
 
     def _marks(self, before: int, finished: bool) -> None:
-        wer: float | None = None
+        figure: float | None = None
         if finished or self._crossed(before, self.options.evaluate_every):
-            wer = self._evaluate()
-        improved = wer is not None and self.parts.checkpoints.among_best(wer)
+            figure = self._evaluate()
+        improved = figure is not None and self.parts.checkpoints.among_best(figure)
         if finished or improved or self._crossed(before, self.options.checkpoint_every):
-            self.save(wer)
+            self.save(figure)
 
     def _evaluate(self) -> float | None:
         with self.backend.consensus():
@@ -261,11 +261,11 @@ class Trainer:
             for hook in self.parts.hooks.values():
                 hook.on_evaluation(self.progress, metrics)
         self.parts.recorder.log_evaluation(self.progress, metrics)
-        return self.parts.evaluator.selecting_wer(metrics)
+        return self.parts.evaluator.selecting_figure(metrics)
 
     # ------------------------------------------------------------------ checkpoints
 
-    def save(self, wer: float | None) -> None:
+    def save(self, figure: float | None) -> None:
         """Write a checkpoint of this point of the run; called by all learners together."""
         for hook in self.parts.hooks.values():
             hook.on_checkpoint(self.progress)
@@ -273,7 +273,7 @@ class Trainer:
         state = self.state_dict()
         with self.backend.consensus():
             consensus = self.parts.run.model.state_dict() if self.parts.world.rank == 0 else None
-            self.parts.checkpoints.save(self.progress, state, consensus, wer)
+            self.parts.checkpoints.save(self.progress, state, consensus, figure)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything of this learner that a resume needs, copied."""

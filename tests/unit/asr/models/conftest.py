@@ -8,31 +8,33 @@ import torch
 from omegaconf import OmegaConf
 
 from asr.data.batch import Batch
-from asr.models.transducer import Transducer
+from asr.models.speech_model import SpeechModel
 from scripts.build import build as build_part
 from scripts.configuration import compose
 
 SMALL = {
     "conformer_tiny": {"encoder.layers": 2, "encoder.dimension": 24, "encoder.subsampling_channels": 4},
     "lstm_tiny": {"encoder.hidden": 12},
+    "ctc_conformer_tiny": {"encoder.layers": 2, "encoder.dimension": 24, "encoder.subsampling_channels": 4},
 }
 
 
 @pytest.fixture
-def build() -> Callable[..., Transducer]:
+def build() -> Callable[..., SpeechModel]:
     """``build(name, small=False, vocabulary_size=29, feature_dimension=80, **{"encoder.layers": 2, ...})``."""
 
     def make(
         name: str, small: bool = False, vocabulary_size: int = 29, feature_dimension: int = 80, **changes: Any
-    ) -> Transducer:
+    ) -> SpeechModel:
         config = compose("train", [f"model={name}"]).model
         if small:
-            changes = {"predictor.dimension": 16, "joiner.dimension": 16, **SMALL[name], **changes}
+            transducer = {"predictor.dimension": 16, "joiner.dimension": 16} if "joiner" in config else {}
+            changes = {**transducer, **SMALL[name], **changes}
         for key, value in changes.items():
-            assert OmegaConf.select(config, key) is not None, key
+            assert OmegaConf.select(config, key, default="?") != "?", key
             OmegaConf.update(config, key, value)
         torch.manual_seed(0)
-        model: Transducer = build_part(config, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
+        model: SpeechModel = build_part(config, vocabulary_size=vocabulary_size, feature_dimension=feature_dimension)
         return model
 
     return make

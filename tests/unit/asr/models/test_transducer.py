@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from asr.data.batch import Batch
+from asr.losses.ctc import ctc_impossible, ctc_loss
 from asr.models.joiner import Joiner
-from asr.models.transducer import Transducer, ctc_impossible, ctc_loss
+from asr.models.transducer import Transducer
 
 Build = Callable[..., Transducer]
 MakeBatch = Callable[..., Batch]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from asr.data.batch import Batch, RawBatch
-from asr.models.transducer import LossOutput
+from asr.models.speech_model import LossOutput
 from asr.training.bad_steps import TrainingDivergedError
 from asr.training.hook import Hook, LossTerms
 from asr.training.trainer import Trainer

@@ -29,21 +29,23 @@ def folder(root: Path, world: World, keep_last: int = 10, keep_best: int = 0, pl
     return CheckpointFolder(root, world, Retention(keep_last=keep_last, keep_best=keep_best), "Single", plan)
 
 
-def save(checkpoints: CheckpointFolder, step: int, wer: float | None = None, size: int = 4) -> Path:
+def save(checkpoints: CheckpointFolder, step: int, figure: float | None = None, size: int = 4) -> Path:
     state = {
         "model": {"w": torch.full((size,), float(step))},
         "backend": {"round": step, "w": torch.full((2,), float(step))},
         "numbers": [0.5],
         "hooks": {"a": {"n": step}},
     }
-    return checkpoints.save(Progress(step=step, samples=8 * step, global_step=step), state, {"w": torch.ones(2)}, wer)
+    return checkpoints.save(
+        Progress(step=step, samples=8 * step, global_step=step), state, {"w": torch.ones(2)}, figure
+    )
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, alone: World) -> None:
-    written = save(folder(tmp_path, alone), 12, wer=0.25)
+    written = save(folder(tmp_path, alone), 12, figure=0.25)
     checkpoint = read_checkpoint(written)
     assert checkpoint.progress == Progress(step=12, samples=96, global_step=12)
-    assert (checkpoint.world_size, checkpoint.backend, checkpoint.wer) == (1, "Single", 0.25)
+    assert (checkpoint.world_size, checkpoint.backend, checkpoint.figure) == (1, "Single", 0.25)
     state = checkpoint.learner_state(0, torch.device("cpu"))
     assert torch.equal(state["model"]["w"], torch.full((4,), 12.0))
     assert state["hooks"] == {"a": {"n": 12}}
@@ -107,18 +109,18 @@ def check_passed_over(checkpoints: CheckpointFolder) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("}", ""), ('"wer": 0.5', '"wer": 0.1'), ('"samples": 16', '"samples": 0'), ('"world_size": 1,', "")],
+    [("}", ""), ('"figure": 0.5', '"figure": 0.1'), ('"samples": 16', '"samples": 0'), ('"world_size": 1,', "")],
 )
 def test_an_altered_manifest_is_reported_and_passed_over(tmp_path: Path, alone: World, old: str, new: str) -> None:
     checkpoints = folder(tmp_path, alone)
     save(checkpoints, 1)
-    path = save(checkpoints, 2, wer=0.5) / "manifest.json"
+    path = save(checkpoints, 2, figure=0.5) / "manifest.json"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     check_passed_over(checkpoints)
 
 
-@pytest.mark.parametrize("missing", ["wer", "learner-0.pt", "model.safetensors"])
+@pytest.mark.parametrize("missing", ["figure", "learner-0.pt", "model.safetensors"])
 def test_a_manifest_must_be_complete(tmp_path: Path, alone: World, missing: str) -> None:
     """Also one that carries the right digest."""
     checkpoints = folder(tmp_path, alone)
@@ -132,10 +134,10 @@ def test_a_manifest_must_be_complete(tmp_path: Path, alone: World, missing: str)
 
 
 def test_a_manifest_may_be_laid_out_anew(tmp_path: Path, alone: World) -> None:
-    path = save(folder(tmp_path, alone), 1, wer=0.1) / "manifest.json"
+    path = save(folder(tmp_path, alone), 1, figure=0.1) / "manifest.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(dict(reversed(record.items()))))
-    assert read_checkpoint(path.parent).wer == 0.1
+    assert read_checkpoint(path.parent).figure == 0.1
 
 
 def test_a_damaged_newer_checkpoint_does_not_cost_the_intact_one(tmp_path: Path, alone: World) -> None:
@@ -143,7 +145,7 @@ def test_a_damaged_newer_checkpoint_does_not_cost_the_intact_one(tmp_path: Path,
     checkpoints = folder(tmp_path, alone, keep_last=1)
     save(checkpoints, 10)
     keep = folder(tmp_path, alone)
-    damage(save(keep, 15, wer=0.1))
+    damage(save(keep, 15, figure=0.1))
     chosen, problems = checkpoints.newest()
     assert chosen is not None
     assert chosen.progress.step == 10
@@ -184,8 +186,8 @@ def test_a_manifest_of_another_format_stops(tmp_path: Path, alone: World) -> Non
     checkpoints = folder(tmp_path, alone)
     save(checkpoints, 1)
     path = save(checkpoints, 2) / "manifest.json"
-    path.write_text(json.dumps({"format": 2, "shards": []}))
-    with pytest.raises(CheckpointError, match=r"step-00000002/manifest.json: format 2, this version reads 1"):
+    path.write_text(json.dumps({"format": 1, "shards": []}))
+    with pytest.raises(CheckpointError, match=r"step-00000002/manifest.json: format 1, this version reads 2"):
         checkpoints.newest()
     assert path.is_file()
 
@@ -219,18 +221,18 @@ def test_two_checkpoints_of_one_name(
 ) -> None:
     """A last, smaller global batch ends in the same global step."""
     checkpoints = folder(tmp_path, alone)
-    for samples, wer in (earlier, later):
-        written = checkpoints.save(Progress(samples=samples, global_step=2), {}, {"w": torch.ones(1)}, wer)
+    for samples, figure in (earlier, later):
+        written = checkpoints.save(Progress(samples=samples, global_step=2), {}, {"w": torch.ones(1)}, figure)
     checkpoint = read_checkpoint(written)
-    assert (checkpoint.progress.samples, checkpoint.wer) == kept
+    assert (checkpoint.progress.samples, checkpoint.figure) == kept
     assert checkpoint.damaged_file() is None
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_a_damaged_checkpoint_gives_its_name_to_a_worse_one(tmp_path: Path, alone: World) -> None:
     checkpoints = folder(tmp_path, alone)
-    damage(save(checkpoints, 2, wer=0.1))
-    assert read_checkpoint(save(checkpoints, 2, wer=0.2)).wer == 0.2
+    damage(save(checkpoints, 2, figure=0.1))
+    assert read_checkpoint(save(checkpoints, 2, figure=0.2)).figure == 0.2
 
 
 def test_pickled_code_is_not_run(tmp_path: Path, alone: World) -> None:
@@ -248,8 +250,8 @@ def test_pickled_code_is_not_run(tmp_path: Path, alone: World) -> None:
 
 def test_retention_keeps_the_last_and_the_best(tmp_path: Path, alone: World) -> None:
     checkpoints = folder(tmp_path, alone, keep_last=2, keep_best=1)
-    for step, wer in [(1, 0.5), (2, 0.1), (3, 0.3), (4, None), (5, 0.2)]:
-        save(checkpoints, step, wer)
+    for step, figure in [(1, 0.5), (2, 0.1), (3, 0.3), (4, None), (5, 0.2)]:
+        save(checkpoints, step, figure)
     found, problems = list_checkpoints(tmp_path)
     assert [checkpoint.progress.step for checkpoint in found] == [2, 4, 5]
     assert not problems

@@ -56,11 +56,11 @@ class Clock:
         return ticking
 
 
-def save(root: Path, world: World, samples: int, wer: float | None = None) -> None:
+def save(root: Path, world: World, samples: int, figure: float | None = None) -> None:
     """Global steps are pairs of samples here: 4 and 5 share a name."""
     checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7)
     state = {"backend": {}, "samples": samples}
-    checkpoints.save(Progress(samples=samples, global_step=samples // 2), state, {"w": torch.ones(2)}, wer)
+    checkpoints.save(Progress(samples=samples, global_step=samples // 2), state, {"w": torch.ones(2)}, figure)
 
 
 def newest(root: Path, world: World) -> int:

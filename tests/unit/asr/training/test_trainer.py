@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from asr.data.batch import Batch
-from asr.models.transducer import LossOutput, Transducer
+from asr.models.speech_model import LossOutput, SpeechModel
 from asr.training.hook import Hook, LossTerms, ParameterGroup, Progress, Run
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
@@ -45,11 +45,11 @@ class Recording(Hook):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def on_model(self, model: Transducer) -> Transducer:
+    def on_model(self, model: SpeechModel) -> SpeechModel:
         self.calls.append("on_model")
         return model
 
-    def on_parameter_groups(self, model: Transducer) -> list[ParameterGroup]:
+    def on_parameter_groups(self, model: SpeechModel) -> list[ParameterGroup]:
         self.calls.append("on_parameter_groups")
         return []
 
@@ -122,13 +122,13 @@ class Replacement(Hook):
             self.load_state_dict(original.state_dict())
             self.log_scale = nn.Parameter(torch.zeros(()))
 
-    def on_model(self, model: Transducer) -> Transducer:
+    def on_model(self, model: SpeechModel) -> SpeechModel:
         scaled = self.Scaled(model.joiner.output)
         nn.utils.parametrize.register_parametrization(scaled, "weight", _Scale(scaled.log_scale))
         model.joiner.output = scaled
         return model
 
-    def on_parameter_groups(self, model: Transducer) -> list[ParameterGroup]:
+    def on_parameter_groups(self, model: SpeechModel) -> list[ParameterGroup]:
         return [ParameterGroup(("joiner.output.log_scale",), {"lr": 0.5}, clip=False, scale_lr=False, schedule=False)]
 
 
@@ -287,6 +287,7 @@ def test_init_from_takes_the_weights_of_another_run(
     small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
 ) -> None:
     fit(make_trainer(small_config(*STEPS), tmp_path / "first", alone))
+    OmegaConf.save(small_config(*STEPS), tmp_path / "first" / "config.yaml")
     second = make_trainer(small_config(*STEPS, f"init_from={tmp_path / 'first'}"), tmp_path / "second", alone)
     checkpoint, _ = make_trainer(small_config(*STEPS), tmp_path / "first", alone).parts.checkpoints.newest()
     assert checkpoint is not None

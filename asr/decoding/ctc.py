@@ -1,0 +1,46 @@
+"""Greedy search of a CTC head: the most probable class of every state, repeats collapsed, blanks taken out.
+
+B utterances   S encoder states   D state dimension   V classes with blank
+"""
+
+import torch
+from torch import Tensor
+
+from asr.data.tokenizer import BLANK
+from asr.decoding.search import CtcModel, Hypothesis
+from asr.losses.ctc import ctc_log_probs
+
+
+class CtcGreedy:
+    """The search as an option of the configuration: of a CTC model, or of a transducer's CTC head."""
+
+    name = "ctc_greedy"
+
+    def __call__(self, model: CtcModel, encoder_states_BSD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
+        """One hypothesis for each utterance.
+
+        Raises:
+            ValueError: the model has no CTC head.
+        """
+        if getattr(model, "ctc_head", None) is None:
+            raise ValueError("decode=ctc_greedy needs a model with a CTC head; this one has none: choose decode=greedy")
+        return ctc_greedy_decode(model.ctc_head(encoder_states_BSD), lengths_B)
+
+
+@torch.no_grad()
+def ctc_greedy_decode(logits_BSV: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
+    """The text of the best alignment of each utterance, and that alignment's log probability.
+
+    A token's frame is the first state of its run.
+    """
+    best_BS, classes_BS = ctc_log_probs(logits_BSV).max(-1)
+    inside_BS = torch.arange(classes_BS.shape[1], device=lengths_B.device) < lengths_B[:, None]
+    starts_BS = torch.ones_like(inside_BS)
+    starts_BS[:, 1:] = classes_BS[:, 1:] != classes_BS[:, :-1]
+    emits_BS = (inside_BS & starts_BS & (classes_BS != BLANK)).cpu()
+    scores = best_BS.where(inside_BS, 0.0).double().sum(1).tolist()
+    rows = zip(classes_BS.cpu(), emits_BS, scores, strict=True)
+    return [
+        Hypothesis(classes_S[emits_S].tolist(), score, emits_S.nonzero().squeeze(1).tolist())
+        for classes_S, emits_S, score in rows
+    ]

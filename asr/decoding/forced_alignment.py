@@ -1,0 +1,108 @@
+"""Forced alignment: which token a trained model puts at which of its states, given the text.
+
+By CTC it is the best path through the CTC lattice (torchaudio's ``forced_align``), where a token may last for several
+states. By the transducer it is the best path through its own lattice, where a token is emitted at one state and the
+others are blank. The path is kept as the model has it: blank is a class of its own, which also stands for silence.
+
+B utterances   S encoder states   U tokens   V vocabulary size, blank included
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchaudio.functional import forced_align
+
+from asr.data.batch import Batch
+from asr.data.tokenizer import BLANK
+from asr.losses.alignment import Emission, best_paths, lattice_arcs
+from asr.losses.ctc import ctc_impossible, ctc_log_probs
+from asr.losses.lattice import Arcs
+from asr.models.speech_model import Recogniser
+from asr.models.transducer import Transducer, at_least_fp32
+
+Method = Literal["auto", "ctc", "transducer"]
+
+
+def chosen_method(model: Recogniser, method: Method) -> Literal["ctc", "transducer"]:
+    """What ``auto`` is for this model: its CTC head where it has one.
+
+    Raises:
+        ValueError: the model cannot be asked in this way.
+    """
+    has_head = getattr(model, "ctc_head", None) is not None
+    if method == "auto":
+        return "ctc" if has_head else "transducer"
+    if method == "ctc" and not has_head:
+        raise ValueError("method=ctc needs a model with a CTC head, and this one has none; choose method=transducer")
+    if method == "transducer" and not isinstance(model, Transducer):
+        raise ValueError("method=transducer needs a transducer, and this model is none; choose method=ctc")
+    return method
+
+
+@torch.no_grad()
+def align_batch(model: Recogniser, batch: Batch, method: Method) -> list[Tensor | None]:
+    """The token or blank of each state, (S,) int64 per utterance; None where there are fewer states than it takes.
+
+    The model is in evaluation mode.
+    """
+    if not batch.utterance_ids:
+        return []
+    targets = [row[:length] for row, length in zip(batch.targets, batch.target_lengths.tolist(), strict=True)]
+    states_BSD, lengths_B = model.encode(batch.features, batch.feature_lengths)
+    if chosen_method(model, method) == "ctc":
+        log_probs_BSV = ctc_log_probs(model.ctc_head(states_BSD))  # type: ignore[operator]
+        impossible = ctc_impossible(lengths_B, batch.targets, batch.target_lengths).tolist()
+        rows = zip(log_probs_BSV, lengths_B.tolist(), targets, impossible, strict=True)
+        return [None if lost else ctc_path(row[:states], tokens_U) for row, states, tokens_U, lost in rows]
+    assert isinstance(model, Transducer)
+    paths = best_paths(transducer_arcs(model, batch))
+    return [
+        emission_path(path, tokens_U, states)
+        for path, tokens_U, states in zip(paths, targets, lengths_B.tolist(), strict=True)
+    ]
+
+
+def ctc_path(log_probs_SV: Tensor, tokens_U: Tensor) -> Tensor:
+    """The most probable of all alignments that collapse to ``tokens_U``: a class per state, (S,) int64."""
+    if len(tokens_U) == 0:  # which forced_align does not take
+        return torch.full((len(log_probs_SV),), BLANK, device=log_probs_SV.device)
+    path_1S, _ = forced_align(log_probs_SV[None], tokens_U[None].to(torch.int32), blank=BLANK)
+    return path_1S[0].long()
+
+
+def emission_path(path: Sequence[Emission], tokens_U: Tensor, states: int) -> Tensor | None:
+    """Tokens where a transducer's path emits them, blank elsewhere, (states,) int64.
+
+    A state can stand for one token only: of several emitted at one, the others go to the free states that follow, as
+    far as the tokens after them leave room, else to those before. None if there are more tokens than states.
+    """
+    count = len(tokens_U)
+    if count > states:
+        return None
+    frames_U = torch.tensor([emission.frame for emission in path], dtype=torch.int64)
+    ranks_U = torch.arange(count)
+    # Strictly increasing, and late enough for all tokens before, early enough for all behind.
+    frames_U = torch.cummax(frames_U - ranks_U, 0).values + ranks_U if count else frames_U
+    frames_U = frames_U.minimum(states - count + ranks_U)
+    classes_S = torch.full((states,), BLANK)
+    classes_S[frames_U] = tokens_U.cpu()
+    return classes_S
+
+
+def transducer_arcs(model: Transducer, batch: Batch) -> Arcs:
+    """Arcs of the utterances' lattices, as the loss scores them."""
+    states_BSD, lengths_B = model.encode(batch.features, batch.feature_lengths)
+    return lattice_arcs(
+        at_least_fp32(model.joiner.project_encoder(states_BSD)),
+        at_least_fp32(model.joiner.project_predictor(model.predictor(batch.targets))),
+        at_least_fp32(model.joiner.output.weight),
+        at_least_fp32(model.joiner.output.bias),
+        batch.targets,
+        lengths_B,
+        batch.target_lengths,
+        combine=model.joiner.combine,
+        blank=BLANK,
+        tile_cells=model.tile_cells,
+    )

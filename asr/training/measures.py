@@ -1,0 +1,88 @@
+"""What an evaluation counts of a model's errors: the figure eval/<set>/<name>, which chooses the best checkpoint.
+
+    figure = sum of errors / sum of what they are errors of        over all utterances of all learners; lower is better
+
+B utterances   S encoder states   D state dimension
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from asr.data.batch import Batch
+from asr.data.tokenizer import Tokenizer
+from asr.decoding.search import Hypothesis
+from asr.decoding.wer import score
+from asr.models.speech_model import LossOutput, Recogniser, SpeechModel
+
+Texts = dict[str, str]  # by utterance id
+
+LABELS = {"wer": "WER", "frame_error": "frame error"}  # how figures are written for people
+
+
+class Decode(Protocol):
+    """A search: from encoder states to one hypothesis per utterance."""
+
+    name: str
+
+    def __call__(self, model: Recogniser, encoder_states: Tensor, lengths: Tensor) -> list[Hypothesis]:
+        """Decode a batch of encoder states (B, S, D) with their lengths (B,)."""
+
+
+class Measure(Protocol):
+    """A way of counting errors."""
+
+    name: str
+
+    def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
+        """Errors in one batch, and what they are errors of; ``output`` is the model's for ``batch``."""
+
+
+class WordErrors:
+    """Word errors of a search, per reference word."""
+
+    name = "wer"
+
+    def __init__(self, decode: Decode, tokenizer: Tokenizer) -> None:
+        self.decode = decode
+        self.tokenizer = tokenizer
+
+    def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
+        """Edit distance of hypotheses and references, and the references' words."""
+        assert isinstance(model, Recogniser)
+        counts = score(*texts(batch, hypotheses(model, batch, output, self.decode), self.tokenizer))
+        return counts.errors, counts.reference_words
+
+
+class FrameErrors:
+    """Frames classified wrongly, per frame that has a target: the terms ``frame_errors`` and ``frames`` of a loss."""
+
+    name = "frame_error"
+
+    def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
+        """What the model counted itself; nothing of an emptied batch."""
+        if output.encoder_states is None:
+            return 0.0, 0.0
+        return float(output.terms["frame_errors"]), float(output.terms["frames"])
+
+
+def measure_of(model: SpeechModel, decode: Decode, tokenizer: Tokenizer) -> Measure:
+    """How ``model`` is judged: by word errors if it writes text, by frame errors if it gives frames a class."""
+    return WordErrors(decode, tokenizer) if isinstance(model, Recogniser) else FrameErrors()
+
+
+def hypotheses(model: Recogniser, batch: Batch, output: LossOutput, decode: Decode) -> list[Hypothesis]:
+    """What a search finds in a batch from the states of its loss; nothing in an emptied one."""
+    if output.encoder_states is None:
+        return []
+    return decode(model, output.encoder_states, model.encoder.state_lengths(batch.feature_lengths))
+
+
+def texts(batch: Batch, found: Sequence[Hypothesis], tokenizer: Tokenizer) -> tuple[Texts, Texts]:
+    """References and hypotheses of a batch, as the tokenizer writes them."""
+    targets = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
+    references = [tokenizer.decode(tokens[:length]) for tokens, length in targets]
+    written = [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+    ids = batch.utterance_ids
+    return dict(zip(ids, references, strict=True)), dict(zip(ids, written, strict=True))

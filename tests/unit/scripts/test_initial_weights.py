@@ -1,0 +1,113 @@
+"""``init_from``: an encoder taken from a CTC run, what stays fresh, and what is refused."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from asr.models.ctc import CtcModel
+from asr.models.transducer import Transducer
+from asr.training.trainer import Trainer
+from distributed.launch import World
+from scripts.initial_weights import select
+from scripts.startup import UsageError
+from scripts.trained import load_trained
+
+Config = Callable[..., DictConfig]
+Make = Callable[..., Trainer]
+ENCODER = ("model.encoder.layers=1", "model.encoder.dimension=16", "model.encoder.heads=2")
+STEPS = ("backend=single", "trainer.max_steps=2", "hooks=[]", "evaluation.sets=[dev]", *ENCODER)
+REST = ("model=conformer_tiny", "model.predictor.dimension=16", "model.joiner.dimension=16")
+
+
+@pytest.fixture
+def ctc_run(small_config: Config, make_trainer: Make, tmp_path: Path, alone: World) -> Path:
+    """The folder of a CTC model trained for two steps."""
+    config, folder = small_config("model=ctc_conformer_tiny", *STEPS), tmp_path / "ctc"
+    trainer = make_trainer(config, folder, alone)
+    trainer.fit(None)
+    trainer.parts.recorder.close()
+    OmegaConf.save(config, folder / "config.yaml")
+    return folder
+
+
+@pytest.fixture
+def start(small_config: Config, make_trainer: Make, tmp_path: Path, alone: World) -> Callable[..., Transducer]:
+    """``start(*overrides)``: the transducer of a run that has not made a step yet."""
+
+    def make(*overrides: str) -> Transducer:
+        model = make_trainer(small_config(*REST, *STEPS, *overrides), tmp_path / "next", alone).parts.run.model
+        assert isinstance(model, Transducer)
+        return model.eval()
+
+    return make
+
+
+def weights(model: Transducer, without: tuple[str, ...]) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(without)}
+
+
+@pytest.mark.parametrize("modules", [("encoder",), ("encoder", "ctc_head")], ids="+".join)
+def test_modules_of_a_ctc_run_are_taken_over_bitwise_and_the_rest_is_fresh(
+    ctc_run: Path, start: Callable[..., Transducer], modules: tuple[str, ...]
+) -> None:
+    source = load_trained(ctc_run, "best", threads=1).model
+    assert isinstance(source, CtcModel)
+    model, fresh = start(f"init_from={ctc_run}", f"init_modules=[{','.join(modules)}]"), start()
+    features, lengths = torch.randn(2, 30, 20), torch.tensor([30, 17])
+    with torch.no_grad():
+        states, expected, untrained = (each.encode(features, lengths)[0] for each in (model, source, fresh))
+    assert torch.equal(states, expected)
+    assert not torch.equal(states, untrained)
+    assert model.ctc_head is not None
+    assert torch.equal(model.ctc_head.weight, source.ctc_head.weight) == ("ctc_head" in modules)
+    rest, drawn = weights(model, modules), weights(fresh, modules)
+    assert rest
+    assert all(torch.equal(rest[name], drawn[name]) for name in drawn)
+
+
+def test_a_ctc_run_is_evaluated_by_words_and_ends_with_its_figures(ctc_run: Path) -> None:
+    rows = (ctc_run / "metrics" / "0.jsonl").read_text()
+    assert "eval/dev/wer" in rows
+    assert "train/ctc_impossible" in rows
+
+
+def test_an_encoder_needs_no_common_tokens_but_all_else_does(ctc_run: Path, start: Callable[..., Transducer]) -> None:
+    other = "tokenizer.alphabet=' ehgnopsty'"
+    assert start(f"init_from={ctc_run}", "init_modules=[encoder]", other)
+    with pytest.raises(UsageError, match=r"writes other tokens; .* init_modules=\[encoder\]"):
+        start(f"init_from={ctc_run}", "init_modules=[encoder,ctc_head]", other)
+
+
+def test_other_features_are_said(
+    ctc_run: Path, start: Callable[..., Transducer], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        start(f"init_from={ctc_run}", "init_modules=[encoder]", "features.normalise=none")
+    assert "hears other features: normalise differ" in caplog.text
+
+
+REFUSED = {
+    "depthwise.weight_DK is of shape (16, 15) in that run": ["init_modules=[encoder]", "model.encoder.kernel=7"],
+    "init_modules=[encodr]: this model has no such weights; it has encoder": ["init_modules=[encodr]"],
+    "that run's model has no such weights; it has ctc_head, encoder": ["init_modules=[joiner]"],
+    "joiner.output.bias is missing in that run and of shape (29,) here": [],
+}
+
+
+def test_what_does_not_fit_is_refused_in_one_line(ctc_run: Path, start: Callable[..., Transducer]) -> None:
+    for message, overrides in REFUSED.items():
+        with pytest.raises(UsageError) as caught:
+            start(f"init_from={ctc_run}", *overrides)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_nested_modules_are_chosen_by_whole_names() -> None:
+    state = {"encoder.blocks.1.w": torch.ones(1), "encoder.blocks.10.w": torch.ones(1), "head.w": torch.ones(1)}
+    assert list(select(state, state, ["encoder.blocks.1"], "x")) == ["encoder.blocks.1.w"]
+    assert len(select(state, state, None, "x")) == 3
