@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
+from asr.data.cache import SignalCache
 from asr.data.plan import BatchPlan
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.transducer import Transducer
@@ -17,7 +18,7 @@ from asr.training.hook import Hook, Run
 from asr.training.loggers import Logger
 from asr.training.metrics import MetricsWriter
 from asr.training.parameter_groups import parameter_groups
-from asr.training.parts import TrainerOptions
+from asr.training.parts import LoaderOptions, TrainerOptions
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
@@ -50,7 +51,9 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     split = speech.split("train")
     plan = build_plan(config, split, model.encoder.subsampling, hooks.values())
     _check_same_plan(world, plan)
-    evaluated = [evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets]
+    loader: LoaderOptions = build(config.loader)
+    cache = SignalCache(loader.cache_gb_per_process)
+    evaluated = [evaluation_set(config, speech, name, cache) for name in config.evaluation.sets]
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
@@ -69,8 +72,8 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
             hooks=hooks,
             plan=plan,
-            dataset=speech.dataset(split, list(hooks.items()), config.seed, config.loader.cache),
-            evaluator=_evaluator(config, speech, evaluated, world),
+            dataset=speech.dataset(split, list(hooks.items()), config.seed, cache),
+            evaluator=_evaluator(config, speech, evaluated, world, loader),
             checkpoints=CheckpointFolder(
                 folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
             ),
@@ -81,7 +84,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 subsampling=model.encoder.subsampling,
                 epoch_samples=plan.utterances,
             ),
-            loader=build(config.loader),
+            loader=loader,
         ),
         options,
     )
@@ -134,13 +137,15 @@ def _check_same_plan(world: World, plan: BatchPlan) -> None:
         )
 
 
-def _evaluator(config: DictConfig, speech: Speech, evaluated: list[EvaluationSet], world: World) -> Evaluator:
+def _evaluator(
+    config: DictConfig, speech: Speech, evaluated: list[EvaluationSet], world: World, loader: LoaderOptions
+) -> Evaluator:
     return Evaluator(
         sets=evaluated,
         decode=build(config.decode),
         tokenizer=speech.tokenizer,
         world=world,
-        loader=build(config.loader),
+        loader=loader,
         precision=config.trainer.precision,
     )
 
