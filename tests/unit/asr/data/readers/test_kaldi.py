@@ -228,3 +228,20 @@ def test_a_channel_that_is_none(write: Callable[..., None], write_audio: Write, 
     assert "reco2file_and_channel:2: expected recording, file and channel (A, B or 1, 2)" in refusal(
         "switchboard", *SPLITS
     )
+
+
+def test_directories_of_mixed_rates_are_resampled_if_asked_for(
+    utterances: Utterances, refusal: Refusal, write_audio: Write, write_bytes: Write
+) -> None:
+    """Telephone beside studio recordings: durations are seconds whatever the rate, and so are segments."""
+    write_audio("wav/low.wav", 0.5, sample_rate=8000)
+    write_audio("wav/high.flac", 0.6, sample_rate=44100)
+    write_bytes("data/train/wav.scp", b"a wav/low.wav\nb wav/high.flac\n")
+    write_bytes("data/train/text", b"a-1 yes\nb-1 no\n")
+    write_bytes("data/train/segments", b"a-1 a 0.1 0.4\nb-1 b 0.25 0.5\n")
+    message = refusal("kaldi", *SPLITS)
+    assert "is sampled at 8000 Hz" in message
+    assert "set data.resample=true" in message
+    found = utterances("kaldi", "resample=true", *SPLITS)
+    assert [each.duration for each in found] == [0.3, 0.25]
+    assert [len(read_audio(each, 16000, resample=True)) for each in found] == [4800, 4000]
