@@ -6,35 +6,19 @@ Panayotov et al., "LibriSpeech: an ASR corpus based on public domain audio books
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from asr.data.corpus import CorpusError
-from asr.data.readers.base import Entry, TableCorpus
+from asr.data.readers.base import Entry, NamedSplits
 from asr.data.readers.tables import Defect, read_table
-from asr.data.screening import OnBad
-from asr.data.tokenizer import Case
-from distributed.ranges import Count
 
 AUDIO_SUFFIXES = (".flac", ".wav")  # in lower or upper case
 
 
-class LibriSpeech(TableCorpus):
+@dataclass(kw_only=True, eq=False)
+class LibriSpeech(NamedSplits):
     """Splits made of the tree's subsets."""
-
-    def __init__(
-        self,
-        *,
-        root: Path,
-        cache: Path,
-        sample_rate: Count,
-        on_bad: OnBad,
-        case: Case,
-        train: list[Path],
-        dev: list[Path],
-        test: list[Path],
-    ) -> None:
-        splits = {"train": train, "dev": dev, "test": test}
-        super().__init__(root=root, cache=cache, sample_rate=sample_rate, on_bad=on_bad, case=case, splits=splits)
 
     def tables(self, split: str) -> list[Path]:
         """The transcripts of every chapter."""
