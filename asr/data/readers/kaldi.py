@@ -20,6 +20,7 @@ from asr.data.readers.tables import Defect, Row, Table, read_table
 
 NEEDED = ("wav.scp", "text")
 OPTIONAL = ("utt2spk", "segments", "reco2file_and_channel")
+COPY = "Kaldi's wav-copy scp:wav.scp scp:new.scp does all, where new.scp names a file for each id"
 TO_THE_END = -1.0  # as the end of a segment
 
 _OFFSET = re.compile(r":\d+(\[[\d:,]*\])?$")
@@ -82,14 +83,11 @@ def _unusable(value: str) -> str | None:
         return "expected a recording and its file, got only one column; correct the line"
     if value.endswith("|") or value.startswith("|"):
         return (
-            f"{value!r} is a pipe, and commands of a corpus are not run; run it once into a file and name that "
-            "(wav-copy scp:wav.scp does all; NIST .sph files that are not compressed are read as they are)"
+            f"{value!r} is a pipe, and commands of a corpus are not run; run it once into a file and name that ({COPY}; "
+            "NIST .sph files that are not compressed are read as they are)"
         )
     if _OFFSET.search(value):
-        return (
-            f"{value!r} points into an archive; write files once (wav-copy ark:archive.ark scp,t:...) "
-            "and name them here without :offset"
-        )
+        return f"{value!r} points into an archive; write files once and name them here without :offset ({COPY})"
     return None
 
 

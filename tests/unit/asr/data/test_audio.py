@@ -50,7 +50,7 @@ def test_a_channel_is_exact_with_and_without_an_offset(make_utterance: Make) -> 
 
 
 def test_a_channel_that_is_not_there(make_utterance: Make) -> None:
-    assert "has 2 channel(s), but its manifest names channel 2" in refusal(make_utterance(channels=2, channel=2))
+    assert "has 2 channel(s), but channel 2 is asked for" in refusal(make_utterance(channels=2, channel=2))
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_several_manifests(utterances: Utterances, write_bytes: Write, tmp_path:
         (LINE.replace(b"}", b', "id": "b", "shard_id": 3}'), "m.json:2: has a shard_id: audio in tar archives is not read"),
         (b'{"audio_filepath": \n', "m.json:2: not JSON"),
         (PARTS.replace(b"0.1", b"-0.1"), "m.json:2: the segment from -0.1 s to 0.1 s must begin at 0 s"),
-        (PARTS.replace(b"0.3", b"0.4"), "m.json:3: "),
+        (PARTS.replace(b"0.3", b"0.4"), "a.wav: lasts 0.500 s, but the utterance is said to go from 0.400 s to 0.600 s"),
         (LINE.replace(b'"wav/a.wav"', b'["wav/a.wav", "wav/b.wav"]'), "m.json:2: audio_filepath must be a string, got ["),
         (LINE.replace(b'"text": "Hello"', b'"text_filepath": "none.txt"'), "m.json:2: its text_filepath cannot be read"),
         (b"[1]\n", "m.json:2: expected a JSON object, got list"),
