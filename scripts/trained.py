@@ -33,7 +33,7 @@ class Trained:
 
 
 def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
-    """Load a run's model from ``checkpoint``: best, last or avg:N. The corpus is not looked at.
+    """Load a run's model from ``checkpoint``: best, last, best:N or avg:N. The corpus is not looked at.
 
     Raises:
         UsageError: the folder holds no run, or not that checkpoint.
@@ -53,25 +53,26 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
 
 def check_checkpoint(which: str) -> None:
     """Refuse what names no checkpoint of any run."""
-    if which not in ("best", "last") and not re.fullmatch("avg:[1-9][0-9]*", which):
-        raise UsageError(f"checkpoint={which}: must be best, last or avg:N with N at least 1")
+    if which not in ("best", "last") and not re.fullmatch("(avg|best):[1-9][0-9]*", which):
+        raise UsageError(f"checkpoint={which}: must be best, last, avg:N (the last N) or best:N with N at least 1")
 
 
 def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
-    """The checkpoints whose weights are averaged (one, or the newest N for avg:N), each found intact."""
+    """The checkpoints whose weights are averaged, from the oldest to the newest, each found intact.
+
+    One for best and last, the newest N for avg:N, the N of lowest word error rate for best:N.
+    """
     check_checkpoint(which)
     found, problems = list_checkpoints(root)
     unreadable = "".join(f"; {problem}" for problem in problems.values())
-    best = best_checkpoint(found)
-    if best is None:
+    if not found:
         raise UsageError(f"{root}: no checkpoint there; train the run first{unreadable}")
     kind, _, number = which.partition(":")
-    wanted = int(number) if kind == "avg" else 1
-    if wanted > len(found):
-        raise UsageError(
-            f"checkpoint={which}: the run keeps {len(found)} checkpoints (see checkpoint.keep_last){unreadable}"
-        )
-    chosen = [best] if which == "best" else found[-wanted:]
+    wanted = int(number or 1)
+    chosen = best_checkpoints(found, wanted) if kind == "best" else found[-wanted:]
+    if len(chosen) < wanted:
+        kept = "with a word error rate (see checkpoint.keep_best)" if kind == "best" else "(see checkpoint.keep_last)"
+        raise UsageError(f"checkpoint={which}: the run keeps {len(chosen)} checkpoints {kept}{unreadable}")
     for each in chosen:
         damaged = each.damaged_file()
         if damaged is not None:
@@ -79,8 +80,21 @@ def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
     return chosen
 
 
+def best_checkpoints(found: list[Checkpoint], number: int) -> list[Checkpoint]:
+    """The ``number`` best by word error rate, or as many as there are; the newest where one is wanted and none has a rate."""
+    remaining, chosen = list(found), list[Checkpoint]()
+    while len(chosen) < number and (best := best_checkpoint(remaining)) is not None:
+        if best.wer is None and number > 1:
+            break
+        chosen.append(best)
+        remaining.remove(best)
+    return sorted(chosen, key=lambda each: each.progress.global_step)
+
+
 def warn_of_gaps(chosen: list[Checkpoint], which: str, every: int) -> None:
-    """Say so where a mean takes in checkpoints that are older, and were kept only for being best."""
+    """Say so where a mean of the last ones takes in some that are older, and were kept only for being best."""
+    if not which.startswith("avg:"):
+        return
     marks = [each.progress.global_step // every for each in chosen]
     if any(later - earlier > 1 for earlier, later in itertools.pairwise(marks)):
         names = ", ".join(each.folder.name for each in chosen)

@@ -40,9 +40,28 @@ def test_best_last_and_the_newest_are_chosen(checkpoints: Path) -> None:
     assert mean_state(states)["count"].item() == 500
 
 
-@pytest.mark.parametrize("which", ["bset", "avg:0", "avg:-1", "avg:", "avg:x", "avg", "best:2", "last:1", ""])
+def test_the_best_are_averaged_where_they_were_evaluated(checkpoints: Path) -> None:
+    assert names(checkpoints, "best:1") == [200]
+    assert names(checkpoints, "best:2") == [200, 500]
+    with pytest.raises(
+        UsageError, match=r"best:3: the run keeps 2 checkpoints with a word error rate \(see .*keep_best"
+    ):
+        names(checkpoints, "best:3")
+
+
+def test_without_any_rate_the_best_is_the_newest(tmp_path: Path, alone: World) -> None:
+    folder = CheckpointFolder(tmp_path, alone, Retention(keep_last=2, keep_best=0), "Single", plan=1)
+    for step in (100, 200):
+        weights = {"weight": torch.tensor([1.0])}
+        folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, None)
+    assert names(tmp_path, "best") == [200]
+    with pytest.raises(UsageError, match=r"best:2: the run keeps 0 checkpoints with a word error rate"):
+        names(tmp_path, "best:2")
+
+
+@pytest.mark.parametrize("which", ["bset", "avg:0", "avg:-1", "avg:", "avg:x", "avg", "best:0", "last:1", ""])
 def test_what_names_no_checkpoint_is_refused(tmp_path: Path, which: str) -> None:
-    with pytest.raises(UsageError, match="must be best, last or avg:N with N at least 1"):
+    with pytest.raises(UsageError, match=r"must be best, last, avg:N \(the last N\) or best:N with N at least 1"):
         choose_checkpoints(tmp_path, which)
 
 
@@ -61,6 +80,7 @@ def test_a_mean_over_older_checkpoints_is_warned_of(checkpoints: Path, caplog: p
         warn_of_gaps(choose_checkpoints(checkpoints, "avg:2"), "avg:2", every=100)
         assert not caplog.records
         warn_of_gaps(choose_checkpoints(checkpoints, "avg:3"), "avg:3", every=100)
+        warn_of_gaps(choose_checkpoints(checkpoints, "best:2"), "best:2", every=100)
     (record,) = caplog.records
     assert "avg:3: step-00000200, step-00000400, step-00000500 do not follow each other" in record.getMessage()
 

@@ -4,7 +4,6 @@ A layout writes the same utterances, ``one`` and ``two`` of speaker s1 of one se
 texts are upper case. Tests damage the tables, byte for byte.
 """
 
-import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -243,16 +242,6 @@ def test_texts_in_upper_case(
     write_tree(layout, lambda content: content.replace(b"HELLO", b"Hello"))
     assert [text for _, text, _ in read(layout, "case=upper")] == ["HELLO THERE", "YES"]
     assert [text for _, text, _ in read(layout, "case=keep")] == ["Hello THERE", "YES"]
-
-
-def test_gzip_is_read_alike(
-    write_tree: Callable[..., None], write_bytes: Write, utterances: Callable[..., list[Utterance]]
-) -> None:
-    layout = LAYOUTS["lhotse cuts"]
-    write_tree(layout)
-    write_bytes("cuts_train.jsonl.gz", gzip.compress(layout.tables["cuts_train.jsonl"]))
-    plain, zipped = (utterances("lhotse", f"train=[cuts_train.jsonl{end}]", "dev=[]", "test=[]") for end in ("", ".gz"))
-    assert plain == zipped
 
 
 def check_refused(refusal: Callable[..., str], layout: Layout, message: str, *overrides: str) -> None:

@@ -188,13 +188,6 @@ def test_a_changed_file_of_recordings_is_read_anew(
     assert "has no recording 'rec1'" in refusal("lhotse", *SUPERVISIONS)
 
 
-def test_a_wrong_rate(write: Callable[..., None], refusal: Refusal) -> None:
-    write(cut())
-    assert "is sampled at 16000 Hz, but data.sample_rate is 8000 Hz" in refusal(
-        "lhotse", *OVERRIDES, "sample_rate=8000"
-    )
-
-
 def test_a_damaged_file(write_bytes: Write, refusal: Refusal) -> None:
     write_bytes("cuts.jsonl.gz", gzip.compress(json.dumps(cut()).encode())[:-9])
     assert "cuts.jsonl.gz: cannot be read" in refusal("lhotse", *OVERRIDES)

@@ -45,17 +45,10 @@ def test_subsets_make_splits(corpus: Callable[..., Corpus], write_audio: Write, 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        TEXT.replace(b"\n", b"\r\n"),
-        b"\xef\xbb\xbf" + TEXT,
-        TEXT.rstrip(b"\n"),
-        TEXT.lower(),
-        TEXT.replace(b" ", b"\t", 1).replace(b"ONE ", b"ONE   "),
-        b"\n" + TEXT + b"\n\n",
-    ],
-    ids=["CRLF", "byte order mark", "no newline at the end", "lower case", "blanks", "empty lines"],
+    [TEXT.replace(b" ", b"\t", 1).replace(b"ONE ", b"ONE   "), b"\n" + TEXT + b"\n\n"],
+    ids=["blanks", "empty lines"],
 )
-def test_tables_of_all_origins_read_alike(utterances: Utterances, write_bytes: Write, content: bytes) -> None:
+def test_blanks_do_not_count(utterances: Utterances, write_bytes: Write, content: bytes) -> None:
     expected = utterances("librispeech", *SUBSETS)
     write_bytes(TABLE, content)
     assert utterances("librispeech", *SUBSETS) == expected

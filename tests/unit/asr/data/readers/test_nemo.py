@@ -67,13 +67,6 @@ def test_defects(refusal: Refusal, write_bytes: Write, line: bytes, message: str
     assert message in refusal("nemo", "train_ds.manifest_filepath=sets/m.json")
 
 
-def test_a_wrong_rate(refusal: Refusal, write_bytes: Write) -> None:
-    write_bytes("sets/m.json", LINE)
-    message = refusal("nemo", "train_ds.manifest_filepath=sets/m.json", "sample_rate=8000")
-    assert "m.json:1: " in message
-    assert "is sampled at 16000 Hz, but data.sample_rate is 8000 Hz" in message
-
-
 def test_a_missing_manifest(refusal: Refusal) -> None:
     assert "none.json: there is no such file" in refusal("nemo", "train_ds.manifest_filepath=none.json")
 
