@@ -42,7 +42,7 @@ class SplitReport:
         s, wrong = self.summary, self.left_out + self.refused
         tokens = "" if s.tokens_per_second is None else f", {s.tokens_per_second:.1f} tokens/s"
         head = (
-            f"{split}: {s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers; "
+            f"{split}: {counted(s.utterances, 'utterance')}, {duration(s.hours)}, {counted(s.speakers, 'speaker')}; "
             f"{s.shortest_seconds:.2f} to {s.longest_seconds:.2f} s, median {s.median_seconds:.2f}; "
             f"{s.characters_per_second:.1f} characters/s{tokens}; refused {len(wrong)}"
         )
@@ -59,7 +59,7 @@ class SplitReport:
 
     def _removed_line(self) -> list[str]:
         counts = ", ".join(f"{count} {marker}" for marker, count in self.removed.items())
-        emptied = f"; {self.emptied} utterances of nothing else are left out" if self.emptied else ""
+        emptied = f"; left out {counted(self.emptied, 'utterance')} of nothing else" if self.emptied else ""
         return [f"  removed from texts: {counts}{emptied}"] if self.removed else []
 
     def record(self) -> dict[str, Any]:
@@ -71,6 +71,11 @@ class SplitReport:
         refused = {"left_out": self.left_out, "refused": self.refused}
         removed = {"removed": self.removed, "emptied": self.emptied}
         return {"manifest": str(self.manifest)} | dataclasses.asdict(self.summary) | rates | refused | removed
+
+
+def counted(number: int, noun: str) -> str:
+    """1 utterance, 2 utterances."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(hours: float) -> str:

@@ -44,7 +44,7 @@ def test_a_report_says_what_is_there_and_what_was_refused(
 ) -> None:
     prepare.main([*tree, "data.on_bad=skip", "tokenizer=characters"])
     printed = capsys.readouterr().out
-    assert "train: 3 utterances, 0.03 min, 1 speakers; 0.50 to 0.50 s, median 0.50; 22.0 characters/s" in printed
+    assert "train: 3 utterances, 0.03 min, 1 speaker; 0.50 to 0.50 s, median 0.50; 22.0 characters/s" in printed
     assert "22.0 tokens/s; refused 1" in printed
     assert "\n  8 characters: ▁ehnortw\n" in printed
     assert "removed" not in printed
@@ -66,7 +66,7 @@ def test_markers_taken_out_of_texts_are_counted(
     printed = capsys.readouterr().out
     assert "train: 2 utterances" in printed
     assert "refused 0" in printed
-    assert "\n  removed from texts: 3 one, 3 two; 1 utterances of nothing else are left out\n" in printed
+    assert "\n  removed from texts: 3 one, 3 two; left out 1 utterance of nothing else\n" in printed
     (path,) = tmp_path.glob("cache/*/report.json")
     report = json.loads(path.read_text())["train"]
     assert (report["removed"], report["emptied"], report["left_out"]) == ({"one": 3, "two": 3}, 1, [])
@@ -90,7 +90,7 @@ def test_a_users_own_manifest_is_reported_before_it_is_refused(
     report = tmp_path / "reports/mine.json"
     with pytest.raises(UsageError, match=r"b.wav: there is no such file.*\[1 of 2 utterances of train.jsonl"):
         prepare.main([*manifest, f"report={report}"])
-    assert "train: 1 utterances" in capsys.readouterr().out
+    assert "train: 1 utterance, " in capsys.readouterr().out
     assert "no such file" in json.loads(report.read_text())["train"]["refused"][0]
     prepare.main([*manifest, f"report={report}", "data.on_bad=skip"])
 
