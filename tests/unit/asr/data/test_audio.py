@@ -101,7 +101,7 @@ def test_a_duration_that_is_none(make_utterance: Make, claimed: float) -> None:
 
 
 def test_segments_outside_the_file(make_utterance: Make) -> None:
-    assert "from 0.300 s on" in refusal(make_utterance(offset=0.3, duration=0.5))
+    assert "said to go from 0.300 s to 0.800 s" in refusal(make_utterance(offset=0.3, duration=0.5))
     assert "offset must be at least 0" in refusal(make_utterance(offset=-0.1))
     assert "zero length" in refusal(make_utterance(offset=0.5, duration=0.01))
 
