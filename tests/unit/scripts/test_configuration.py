@@ -39,6 +39,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         ("trainer.max_norm=0", ["trainer.max_norm=0", "above 0", "null"]),
         ("batch.units=0", ["batch.units=0", "at least 1"]),
         ("data.vocabulary=tiny", ["data.vocabulary=tiny", "small, full"]),
+        ("backend=dpsgd backend.topology=rnig", ["backend.topology=rnig", "random_ring", "did you mean 'ring'"]),
         ("data.on_bad=skp", ["data.on_bad=skp", "did you mean 'skip'"]),
         ("seed=abc", ["seed=abc", "a whole number"]),
         ("foo", ["'foo'", "key=value"]),
@@ -51,8 +52,11 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         ("~logger", ["~logger", "logger=[] for none"]),
         ("~hooks", ["~hooks", "hooks=[] for none"]),
         ("~trainer.epochs", ["~trainer.epochs", "hooks and logger"]),
-        ("backend=null", ["backend=null", "allreduce, dpsgd, single"]),
-        ("backend=[single,dpsgd]", ["backend=[single,dpsgd]", "allreduce, dpsgd, single"]),
+        ("backend=null", ["backend=null", "allreduce, delay_by_one, dpsgd, hierarchical, single, ssgd_noise"]),
+        (
+            "backend=[single,dpsgd]",
+            ["backend=[single,dpsgd]", "allreduce, delay_by_one, dpsgd, hierarchical, single, ssgd_noise"],
+        ),
         ("backend@other=single", ["backend@other=single", "write backend="]),
         ("decode=3", ["decode=3", "greedy"]),
         ("batch=null", ["batch=null", "_target_"]),
@@ -63,7 +67,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
     ],
 )
 def test_refusals_are_one_line_that_helps(override: str, expected: list[str]) -> None:
-    name, *overrides = override.split() if override.startswith("evaluate ") else ("train", override)
+    name, *overrides = override.split() if override.startswith("evaluate ") else ("train", *override.split())
     with pytest.raises(UsageError) as caught:
         compose(name, overrides)
     message = str(caught.value)
