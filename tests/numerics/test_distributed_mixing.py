@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd, weighted_difference
 from distributed.launch import World
+from distributed.mixing import LockstepMixing
 from distributed.topology import TopologyName, make_topology
 
 TOPOLOGIES = get_args(TopologyName)
 
 
-def mix_only(world: World, start: Tensor, rounds: int, scheme: str = "ring") -> Tensor:
-    """The weights of one learner after ``rounds`` steps that are all skipped; shape (rounds + 1, elements)."""
+def mixing(world: World, start: Tensor, scheme: str) -> tuple[LockstepMixing, nn.Linear]:
+    """DPSGD on a topology, or delay-by-one, around a model with weights ``start``."""
     model = nn.Linear(len(start), 1, bias=False).to(start.dtype)
     backend = (
         DelayByOne(mix_moments=False, world=world)
@@ -28,6 +29,12 @@ def mix_only(world: World, start: Tensor, rounds: int, scheme: str = "ring") -> 
     backend.wrap(model)
     with torch.no_grad():
         model.weight.copy_(start)
+    return backend, model
+
+
+def mix_only(world: World, start: Tensor, rounds: int, scheme: str = "ring") -> Tensor:
+    """The weights of one learner after ``rounds`` steps that are all skipped; shape (rounds + 1, elements)."""
+    backend, model = mixing(world, start, scheme)
     history = [start]
     for _ in range(rounds):
         backend.begin_step(1.0)
@@ -95,3 +102,19 @@ def test_weighted_difference_is_the_mixing_row_minus_oneself(neighbours: int, se
     expected = weights @ snapshots - weights.sum() * own
     received = [(weight, snapshot.clone()) for weight, snapshot in zip(weights.tolist(), snapshots, strict=True)]
     torch.testing.assert_close(weighted_difference(own, received), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scheme", ["ring", "delay_by_one"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_consensus_tells_how_far_learners_are_apart(run_learners, size: int, scheme: str):
+    starts = torch.randn(size, 40, generator=torch.Generator().manual_seed(size))
+    mean = starts.double().mean(0)
+    distance = (starts.double() - mean).square().sum(1).mean().item()
+
+    def evaluate(world: World) -> dict[str, float]:
+        with mixing(world, starts[world.rank], scheme)[0].consensus() as figures:
+            return figures
+
+    for figures in run_learners(size, evaluate):
+        assert figures["consensus/distance"] == pytest.approx(distance, rel=1e-6)
+        assert figures["consensus/relative_distance"] == pytest.approx(distance / mean.square().sum().item(), rel=1e-6)

@@ -1,6 +1,5 @@
 """What every backend does around a step: start, resume, consensus, metrics, errors."""
 
-import itertools
 import math
 
 import pytest
@@ -8,14 +7,12 @@ import torch
 from torch import nn
 
 from distributed.allreduce import AllReduce
-from distributed.base import checksum
 from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
 from distributed.hierarchical import Hierarchical
 from distributed.launch import World
 from distributed.single import Single
 from distributed.ssgd_noise import NoisyAllReduce
-from distributed.transport import NeighbourExchange
 
 
 def hierarchical(world: World) -> Hierarchical:
@@ -144,31 +141,6 @@ def test_consensus_of_gossip_is_the_mean_and_restores_bitwise(run_learners, name
             mean = torch.stack([own[name].double() for own in before]).mean(0)
             torch.testing.assert_close(tensor.double(), mean, rtol=1e-6, atol=1e-7)
     assert all(same(state(model), own) for model, own in zip(models, before, strict=True))
-
-
-@pytest.mark.parametrize("name", GOSSIP)
-def test_consensus_tells_how_far_learners_are_apart(run_learners, name: str):
-    models = [normalised(seed) for seed in range(3)]
-    weights = torch.stack([nn.utils.parameters_to_vector(model.parameters()).detach().double() for model in models])
-    distance = (weights - weights.mean(0)).square().sum(1).mean().item()
-
-    def evaluate(world: World) -> dict[str, float]:
-        backend = BACKENDS[name](world)
-        backend.wrap(models[world.rank])
-        with backend.consensus() as figures:
-            return figures
-
-    for figures in run_learners(3, evaluate):
-        assert figures["consensus/distance"] == pytest.approx(distance, rel=1e-6)
-        relative = distance / weights.mean(0).square().sum().item()
-        assert figures["consensus/relative_distance"] == pytest.approx(relative, rel=1e-6)
-
-
-def test_a_lone_learner_agrees_with_itself(alone: World):
-    backend = BACKENDS["dpsgd"](alone)
-    backend.wrap(normalised(0))
-    with backend.consensus() as figures:
-        assert figures == {"consensus/distance": 0.0, "consensus/relative_distance": 0.0}
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
@@ -319,50 +291,3 @@ def test_state_goes_on_also_with_other_learners(alone: World, name: str, key: st
     backend = BACKENDS[name](alone)
     backend.load_state_dict([{key: 7}, {key: 7}], rank=0, world_size=1)
     assert backend.state_dict() == {key: 7}
-
-
-def test_a_neighbour_that_is_gone_is_named(run_learners):
-    def exchange_with_1(exchange: NeighbourExchange) -> None:
-        exchange.start([torch.zeros(2)], [1], [1])  # fails here or in wait, as the closing is noticed
-        exchange.wait()
-
-    def step(world: World) -> None:
-        backend = BACKENDS["dpsgd"](world)
-        model = nn.Linear(2, 1)
-        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1))
-        assert backend.exchange.group.size() == 2  # connected now
-        if world.rank == 1:
-            backend.close()
-        world.barrier()
-        if world.rank == 1:
-            return
-        with pytest.raises(RuntimeError, match="exchange of weights with learner 1 failed"):
-            exchange_with_1(backend.exchange)
-        backend.close()
-
-    run_learners(2, step)
-
-
-def test_checksum_sees_a_single_bit_and_the_order():
-    tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    flipped, swapped = tensor.clone(), tensor.clone()
-    flipped.view(torch.int32)[500] ^= 1
-    swapped[[3, 4]] = swapped[[4, 3]]
-    values = [checksum([each]) for each in (tensor, flipped, swapped)]
-    assert all(a != b for a, b in itertools.combinations(values, 2))
-    assert checksum([tensor]) == checksum([tensor.clone()])
-    assert all(0 <= value < 2**61 for value in values)
-
-
-def test_closing_with_an_exchange_in_flight_does_not_hang(run_learners):
-    def step(world: World) -> None:
-        backend = BACKENDS["dpsgd"](world)
-        backend.wrap(nn.Linear(2, 1))
-        exchange = backend.exchange
-        if world.rank == 0:
-            exchange.start([torch.zeros(2)], [1], [1])  # learner 1 never answers
-        del exchange
-        backend.close()
-        backend.close()
-
-    run_learners(2, step)
