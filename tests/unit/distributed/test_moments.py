@@ -21,11 +21,11 @@ MAKERS = {
     ),
     "lamb": (
         lambda groups: Lamb(groups, lr=0.1, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1),
-        ["exp_avg", "exp_avg_sq"],
+        ["first", "second"],
     ),
     "lars": (
         lambda groups: Lars(groups, lr=0.1, momentum=0.9, trust_coefficient=0.1, weight_decay=0.1),
-        ["momentum_buffer"],
+        ["velocity"],
     ),
 }
 
