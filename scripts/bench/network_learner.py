@@ -153,15 +153,19 @@ class Measurement:
         self.interface = interface
         self.joined = joined
         self.message = message
-        others = [1 - world.rank]
-        exchange = NeighbourExchange(
+        self.exchange = NeighbourExchange(
             group=world.new_group("bench-exchange", range(2)), learners=range(2), traffic=world.traffic
         )
-        reduction = world.new_group("bench-reduction", range(2))
-        self.transports: dict[str, Callable[[], object]] = {
-            "dpsgd": lambda: (exchange.start([message], others, others), exchange.wait()),
-            "delay_by_one": lambda: reduction.allreduce([message]).wait(),
-        }
+        self.reduction = world.new_group("bench-reduction", range(2))
+        self.transports = {"dpsgd": self._exchange, "delay_by_one": self._reduce}
+
+    def _exchange(self) -> None:
+        others = [1 - self.world.rank]
+        self.exchange.start([self.message], others, others)
+        self.exchange.wait()
+
+    def _reduce(self) -> None:
+        self.reduction.allreduce([self.message]).wait()
 
     def run(self, found: dict[str, Contender], x: Tensor, turns: int, steps: int) -> dict[str, Any]:
         """Figures of every contender, by kind."""
