@@ -82,8 +82,11 @@ class Backend(ABC):
         """Mean of a summed quantity: over all learners in synchronous schemes, this learner's own in gossip."""
 
     @abstractmethod
-    def consensus(self) -> AbstractContextManager[None]:
-        """Entered by all learners together: the model holds their mean inside, exactly its own weights afterwards."""
+    def consensus(self) -> AbstractContextManager[dict[str, float]]:
+        """Entered by all learners together: the model holds their mean inside, exactly its own weights afterwards.
+
+        Gives figures of how far learners are apart, under ``consensus/*``; none where they hold the same weights.
+        """
 
     @abstractmethod
     def drain(self) -> None:
@@ -95,7 +98,7 @@ class Backend(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Figures since the last call, under ``comm/*``, ``consensus/*`` and ``time/comm_exposed``."""
+        """Figures since the last call, under ``comm/*`` and ``time/comm_exposed``."""
 
     @abstractmethod
     def state_dict(self) -> State:

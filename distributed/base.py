@@ -19,7 +19,6 @@ from distributed.backend import Backend, GradientReport, State
 from distributed.flat_parameters import FlatParameters
 from distributed.gradients import clip_gradients
 from distributed.launch import World
-from distributed.traffic import Traffic
 
 
 class FlatBackend(Backend):
@@ -27,7 +26,7 @@ class FlatBackend(Backend):
 
     def __init__(self, *, world: World) -> None:
         self.world = world
-        self.traffic = Traffic()
+        self.traffic = world.traffic  # which already counts what the world's own methods send
         self._flat: FlatParameters | None = None
         self._model: nn.Module | None = None
         self._optimizer: Optimizer | None = None
@@ -71,6 +70,9 @@ class FlatBackend(Backend):
     def begin_step(self, local_weight: float) -> float:
         self.traffic.steps += 1
         (global_weight,) = self._sum(local_weight)
+        return self._divisor(global_weight)
+
+    def _divisor(self, global_weight: float) -> float:
         # Without any weight there is no loss either, and whatever divides it is right.
         return global_weight / self.world.size if global_weight > 0 else 1.0
 
@@ -110,15 +112,19 @@ class FlatBackend(Backend):
     def _averaged(self) -> list[Tensor]:
         """What the mean model of an evaluation averages."""
 
+    def _disagreement(self, own: Sequence[Tensor]) -> dict[str, float]:
+        """How far learners are apart, as figures, while the model holds the mean; ``own``: the weights before."""
+        return {}
+
     @contextmanager
-    def consensus(self) -> Iterator[None]:
+    def consensus(self) -> Iterator[dict[str, float]]:
         self.drain()
         tensors = self._averaged() if self.world.size > 1 else []
         own = [tensor.clone() for tensor in tensors]
         try:
             for tensor in tensors:
                 tensor.copy_(self.world.average(tensor.contiguous()))
-            yield
+            yield self._disagreement(own)
         finally:
             for tensor, before in zip(tensors, own, strict=True):
                 tensor.copy_(before)
@@ -131,7 +137,6 @@ class FlatBackend(Backend):
         tensor = torch.tensor(values, dtype=torch.float64)
         with self.traffic.waiting():
             self.world.all_reduce_sum(tensor)
-        self.traffic.count_all_reduce(tensor.nbytes, self.world.size)
         return tensor.tolist()
 
     # The end and the log
@@ -187,6 +192,16 @@ class GossipBackend(FlatBackend):
     def _averaged(self) -> list[Tensor]:
         return [*self.flat.flat, *self._floating_buffers()]
 
+    def _disagreement(self, own: Sequence[Tensor]) -> dict[str, float]:
+        """Mean over learners of ||w_i - mean||^2, and its ratio to ||mean||^2 (arXiv 2110.11199)."""
+        away = sum(_squared_norm(before - mean) for before, mean in zip(own, self.flat.flat, strict=False))
+        distance = self.world.all_reduce_sum(torch.tensor([away], dtype=torch.float64)).item() / self.world.size
+        squared_mean = sum(_squared_norm(mean) for mean in self.flat.flat)
+        return {
+            "consensus/distance": distance,
+            "consensus/relative_distance": distance / squared_mean if squared_mean else math.nan,
+        }
+
 
 def checksum(tensors: Sequence[Tensor]) -> int:
     """An integer of 61 bits that changes when any byte of the tensors does, or when bytes trade places."""
@@ -196,6 +211,10 @@ def checksum(tensors: Sequence[Tensor]) -> int:
             places = torch.arange(1, len(piece) + 1, device=piece.device)
             total = (total * 31 + int((piece * places).sum())) % (1 << 61)
     return total
+
+
+def _squared_norm(tensor: Tensor) -> float:
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).item() ** 2
 
 
 def _mean(total: float, weight: float) -> float:

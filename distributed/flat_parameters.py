@@ -7,7 +7,7 @@ gradient until then, as optimizers would decay them. Each parameter starts at a 
 kernels; the padding between them is zero and stays zero.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import torch
@@ -50,6 +50,10 @@ class FlatParameters:
             wanted = view if parameter.requires_grad else None
             if parameter.grad is not wanted:
                 parameter.grad = wanted
+
+    def views_of(self, buffers: list[Tensor]) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every parameter with the view, in ``buffers`` like ``flat``, of the elements that belong to it."""
+        return zip(self._named.values(), _carve(buffers, self._named.values()), strict=True)
 
     def verify(self) -> None:
         """Check that every parameter of the module still lies in the flat buffer; ValueError names one that does not."""

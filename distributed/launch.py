@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NoReturn
 
@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroup, Store
 from torch.distributed.rendezvous import rendezvous
+
+from distributed.traffic import Traffic, broadcast_copies_sent
 
 
 class LaunchError(ValueError):
@@ -42,7 +44,7 @@ class World:
     """This learner among all of them, and the small messages by which they agree.
 
     The methods are collective: every learner calls them, in the same order, from the thread that trains. A learner
-    that is alone needs no ``group``.
+    that is alone needs no ``group``. ``traffic`` counts what the methods send, as control; backends add their own.
     """
 
     rank: int
@@ -51,6 +53,7 @@ class World:
     local_size: int
     device: torch.device
     group: ProcessGroup | None
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
 
     def __post_init__(self) -> None:
         if self.group is None and self.size > 1:
@@ -67,6 +70,8 @@ class World:
         """Sum a contiguous tensor over learners, in place; bitwise the same result everywhere."""
         if self.size > 1:
             self.joined.allreduce([tensor]).wait()
+            with self.traffic.control():
+                self.traffic.count_all_reduce(tensor.nbytes, self.size)
         return tensor
 
     def broadcast(self, tensor: Tensor, source: int) -> Tensor:
@@ -74,6 +79,9 @@ class World:
         if self.size > 1:
             # As bytes: gloo has no collectives for some dtypes (bool among them).
             self.joined.broadcast(tensor.detach().view(-1).view(torch.uint8), source).wait()
+            copies_sent = broadcast_copies_sent(self.rank, source, self.size)
+            with self.traffic.control():
+                self.traffic.count(tensor.nbytes * copies_sent, tensor.nbytes * (self.rank != source))
         return tensor
 
     def average(self, tensor: Tensor) -> Tensor:
@@ -97,14 +105,24 @@ class World:
         """Return when every learner has come here."""
         self.gather(0)
 
-    def new_group(self, name: str, ranks: Sequence[int]) -> ProcessGroup:
-        """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners."""
+    def new_group(self, name: str, ranks: Sequence[int], on_device: bool = False) -> ProcessGroup:
+        """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners.
+
+        ``on_device``: it shall also take tensors of the learners' GPUs, if they have any; those travel by NCCL.
+        """
         timeout: timedelta = self.joined._get_backend(torch.device("cpu")).options._timeout
         store = self.joined.get_group_store()
         # A later group of the same name must not find the addresses of an earlier one.
         made = store.add(f"{name}/made-by-{self.rank}", 1)
         store = PrefixStore(f"{name}/{made}", store)
-        return gloo_group(store, list(ranks).index(self.rank), len(ranks), timeout.total_seconds())
+        own = list(ranks).index(self.rank)
+        group = gloo_group(store, own, len(ranks), timeout.total_seconds())
+        if on_device and self.device.type == "cuda":
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = timeout
+            nccl = dist.ProcessGroupNCCL(PrefixStore("nccl", store), own, len(ranks), options)
+            group._register_backend(self.device, ProcessGroup.BackendType.NCCL, nccl)
+        return group
 
 
 def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> ProcessGroup:

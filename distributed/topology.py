@@ -2,18 +2,23 @@
 
     w_i  <-  sum_j T_ij w_j
 
-Doubly stochastic (rows and columns sum to 1) means that the mean over learners is conserved. Disagreement shrinks per
-round by the second largest eigenvalue; for the fixed ring that is 1/3 + 2/3 cos(2 pi / L).
-Source: arXiv 2110.11199, section III and appendix A.
+Doubly stochastic (rows and columns sum to 1) means that the mean over learners is conserved. A topology is a function
+of the shared seed and the round alone, so that all learners agree on it without a message. Each docstring gives the
+factor by which disagreement, sum_i ||w_i - mean||^2, shrinks per round of L learners.
+Sources: ring, random ring and complete (there: delay-by-one) in arXiv 2110.11199, section III and appendices A, B; one
+random neighbour in arXiv 2112.01433, section 4; one-peer exponential in arXiv 2110.13363.
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-TopologyName = Literal["ring"]
+from distributed.keyed import keyed_seed
+
+TopologyName = Literal["ring", "random_ring", "random_pairwise", "exponential", "complete"]
 
 
 class Topology(ABC):
@@ -24,9 +29,8 @@ class Topology(ABC):
         """What learner ``rank`` mixes in: weight by learner, itself included. The weights sum to 1."""
 
     def column(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """Who mixes in learner ``rank``, with what weight: to these it sends."""
-        rows = {learner: self.row(learner, size, round) for learner in range(size)}
-        return {learner: row[rank] for learner, row in rows.items() if rank in row}
+        """Who mixes in learner ``rank``, with what weight: to these it sends. The row, as T is symmetric unless said."""
+        return self.row(rank, size, round)
 
     def mixing_matrix(self, size: int, round: int) -> Tensor:
         """T as a float64 matrix of shape (size, size)."""
@@ -38,7 +42,7 @@ class Topology(ABC):
 
 
 class FixedRing(Topology):
-    """One third each of oneself, the left and the right neighbour.
+    """One third each of oneself, the left and the right neighbour; the factor is (1/3 + 2/3 cos(2 pi / L))^2.
 
     With two learners left and right are the same one, which then weighs 2/3; alone, a learner keeps what it has.
     """
@@ -50,9 +54,89 @@ class FixedRing(Topology):
             row[neighbour] = row.get(neighbour, 0.0) + 1 / 3
         return row
 
+
+class RandomRing(Topology):
+    """P^T T_ring P with a fresh permutation P every round; the factor is on average (L-3) / (3 (L-1)), below 1/3."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.ring = FixedRing()
+
+    def row(self, rank: int, size: int, round: int) -> dict[int, float]:
+        """The ring's row at this round's place of ``rank``."""
+        seats = seating(self.seed, size, round)
+        ring_row = self.ring.row(seats.place_of[rank], size, round)
+        return {seats.learner_at[place]: weight for place, weight in ring_row.items()}
+
+
+class RandomPairwise(Topology):
+    """Half of oneself, half of a random partner; one learner of an odd number keeps what it has.
+
+    The factor is on average (L-2) / (2 (L-1)) for even L and 1/2 for odd L above 1.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def row(self, rank: int, size: int, round: int) -> dict[int, float]:
+        """Those at places 0 and 1 are partners, 2 and 3, and so on."""
+        seats = seating(self.seed, size, round)
+        partner_place = seats.place_of[rank] ^ 1
+        if partner_place >= size:
+            return {rank: 1.0}
+        return {rank: 0.5, seats.learner_at[partner_place]: 0.5}
+
+
+class Exponential(Topology):
+    """T = (I + P) / 2, P a shift by 1, 2, 4, ... in turn: each learner sends to one and receives from another.
+
+    Where L is a power of two, log2(L) rounds in a row reach the exact mean.
+    """
+
+    def row(self, rank: int, size: int, round: int) -> dict[int, float]:
+        """Half of oneself, half of the learner ``shift`` places back."""
+        return {rank: 1.0} if size == 1 else {rank: 0.5, (rank - _shift(size, round)) % size: 0.5}
+
     def column(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """T is symmetric."""
-        return self.row(rank, size, round)
+        """T is not symmetric: the recipient is the learner ``shift`` places ahead."""
+        return {rank: 1.0} if size == 1 else {rank: 0.5, (rank + _shift(size, round)) % size: 0.5}
 
 
-TOPOLOGIES: dict[TopologyName, type[Topology]] = {"ring": FixedRing}
+class Complete(Topology):
+    """1/L of everybody: exact agreement in one round, at L-1 messages. delay_by_one reaches the same by all-reduce."""
+
+    def row(self, rank: int, size: int, round: int) -> dict[int, float]:
+        """The same weight for all."""
+        return dict.fromkeys(range(size), 1 / size)
+
+
+class Seating(NamedTuple):
+    """A permutation and its inverse."""
+
+    learner_at: list[int]  # by place
+    place_of: list[int]  # by learner
+
+
+@lru_cache(maxsize=16)
+def seating(seed: int, size: int, round: int) -> Seating:
+    """The random permutation of a round; remembered, as a learner asks for its row and its column."""
+    generator = torch.Generator().manual_seed(keyed_seed(seed, "topology", size, round))
+    order = torch.randperm(size, generator=generator)
+    return Seating(order.tolist(), order.argsort().tolist())
+
+
+def make_topology(name: TopologyName, seed: int) -> Topology:
+    """The topology that a configuration names, with the seed that all learners share."""
+    topologies: dict[TopologyName, Topology] = {
+        "ring": FixedRing(),
+        "random_ring": RandomRing(seed),
+        "random_pairwise": RandomPairwise(seed),
+        "exponential": Exponential(),
+        "complete": Complete(),
+    }
+    return topologies[name]
+
+
+def _shift(size: int, round: int) -> int:
+    """1, 2, 4, ..., the largest power of two below ``size``, then from the beginning."""
+    return int(2 ** (round % (size - 1).bit_length()))

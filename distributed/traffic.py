@@ -11,12 +11,24 @@ def all_reduce_bytes(payload_bytes: int, learners: int) -> int:
     return 2 * (learners - 1) * payload_bytes // learners
 
 
+def broadcast_copies_sent(rank: int, source: int, learners: int) -> int:
+    """How many copies learner ``rank`` sends in gloo's broadcast, a binomial tree that starts at ``source``.
+
+    In round k the first 2^k learners hand the buffer to the next 2^k.
+    """
+    place = (rank - source) % learners
+    distances = [1 << k for k in range((learners - 1).bit_length())]
+    return sum(place < distance < learners - place for distance in distances)
+
+
 @dataclass(slots=True)
 class Traffic:
     """Counters of one learner since ``take`` was last called. Bytes are those on the wire, without headers."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
+    control_bytes_sent: int = 0  # part of the above: what is not the exchange of a step
+    control_bytes_received: int = 0
     rounds: int = 0  # of agreement: gradient reductions, or exchanges of weights
     steps: int = 0
     exposed_seconds: float = 0.0
@@ -32,6 +44,16 @@ class Traffic:
         self.count(wire_bytes, wire_bytes)
 
     @contextmanager
+    def control(self) -> Iterator[None]:
+        """Around communication that is not the exchange of a step: starts, agreements, models of evaluations."""
+        sent, received = self.bytes_sent, self.bytes_received
+        try:
+            yield
+        finally:
+            self.control_bytes_sent += self.bytes_sent - sent
+            self.control_bytes_received += self.bytes_received - received
+
+    @contextmanager
     def waiting(self) -> Iterator[None]:
         """Around communication that computation waits for, slower learners included."""
         start = time.perf_counter()
@@ -45,11 +67,14 @@ class Traffic:
         figures: dict[str, float] = {
             "comm/bytes_sent": self.bytes_sent,
             "comm/bytes_received": self.bytes_received,
+            "comm/control_bytes_sent": self.control_bytes_sent,
+            "comm/control_bytes_received": self.control_bytes_received,
             "comm/rounds": self.rounds,
         }
         if self.steps:
             figures["comm/rounds_per_step"] = self.rounds / self.steps
             figures["time/comm_exposed"] = self.exposed_seconds / self.steps
-        self.bytes_sent = self.bytes_received = self.rounds = self.steps = 0
+        self.bytes_sent = self.bytes_received = self.control_bytes_sent = self.control_bytes_received = 0
+        self.rounds = self.steps = 0
         self.exposed_seconds = 0.0
         return figures

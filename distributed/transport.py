@@ -1,74 +1,70 @@
-"""Exchanges of whole models between neighbours, overlapped with computation.
+"""Exchanges of whole messages between neighbours, overlapped with computation.
 
 Every receive is posted before any send: gloo announces a receive on the socket that carries the payload, where it
-would queue behind a message of many megabytes and halve the throughput. One message per neighbour and dtype. Buffers
-lie in host memory (pinned where the model is on a GPU): the link is the bottleneck, not the copy, and a neighbour that
-dies cannot hang a GPU.
+would queue behind a message of many megabytes and halve the throughput. One tensor per neighbour and dtype.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 from torch.distributed import ProcessGroup, Work
 
+from distributed.packing import Message
 from distributed.traffic import Traffic
 
 
-def host_copy(tensor: Tensor) -> Tensor:
-    """An uninitialised buffer of the same shape and dtype in host memory."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-
-
 class NeighbourExchange:
-    """Sends a snapshot of flat buffers to some learners while it receives the snapshots of others."""
+    """Sends a message to some members of a group while it receives those of others.
 
-    def __init__(self, *, group: ProcessGroup, buffers: Sequence[Tensor], traffic: Traffic) -> None:
+    ``learners`` gives the learner behind each member of the group, for the error that names it.
+    """
+
+    def __init__(self, *, group: ProcessGroup, learners: Sequence[int], traffic: Traffic) -> None:
         self.group = group
-        self.buffers = buffers
+        self.learners = learners
         self.traffic = traffic
-        self.snapshot = [host_copy(buffer) for buffer in buffers]
-        self._received: dict[int, list[Tensor]] = {}  # by sender
-        self._spare: list[list[Tensor]] = []  # buffers of earlier rounds
+        self._received: dict[int, Message] = {}  # by sender
+        self._spare: list[Message] = []  # buffers of earlier rounds
         self._works: list[tuple[int, Work]] = []  # in flight, with the learner at the other end
 
-    def start(self, senders: Collection[int], recipients: Collection[int]) -> None:
-        """Take the snapshot and launch the messages; returns at once. ``wait`` must have followed the last one.
+    def start(self, message: Message, senders: Collection[int], recipients: Collection[int]) -> None:
+        """Launch the messages; returns at once. ``message`` must stay as it is until ``wait``, which must follow.
 
         RuntimeError, here and in ``wait``, names the learner whose connection failed.
         """
         self._spare += self._received.values()
-        self._received = {sender: self._buffers() for sender in senders}
-        for own, buffer in zip(self.snapshot, self.buffers, strict=True):
-            own.copy_(buffer)
-        for sender, buffers in self._received.items():
-            with _naming(sender):
-                self._works += [(sender, self.group.recv([b], sender, tag)) for tag, b in enumerate(buffers)]
+        self._received = {sender: self._like(message) for sender in senders}
+        for sender, parts in self._received.items():
+            with _naming(self.learners[sender]) as learner:
+                self._works += [(learner, self.group.recv([part], sender, tag)) for tag, part in enumerate(parts)]
         for recipient in recipients:
-            with _naming(recipient):
-                self._works += [
-                    (recipient, self.group.send([b], recipient, tag)) for tag, b in enumerate(self.snapshot)
-                ]
-        payload_bytes = sum(buffer.nbytes for buffer in self.snapshot)
-        self.traffic.count(payload_bytes * len(recipients), payload_bytes * len(self._received))
+            with _naming(self.learners[recipient]) as learner:
+                self._works += [(learner, self.group.send([part], recipient, tag)) for tag, part in enumerate(message)]
+        message_bytes = sum(part.nbytes for part in message)
+        self.traffic.count(message_bytes * len(recipients), message_bytes * len(self._received))
 
-    def wait(self) -> dict[int, list[Tensor]]:
-        """The snapshots that came in, by sender; the caller may overwrite them."""
+    def wait(self) -> dict[int, Message]:
+        """The messages that came in, by sender; the caller may overwrite them."""
         for learner, work in self._works:
             with _naming(learner):
                 work.wait()
         self._works = []
         return self._received
 
-    def _buffers(self) -> list[Tensor]:
-        return self._spare.pop() if self._spare else [host_copy(buffer) for buffer in self.buffers]
+    def _like(self, message: Message) -> Message:
+        """Buffers for a message of the same shape as ``message``; those of earlier rounds where they fit."""
+        while self._spare:
+            spare = self._spare.pop()
+            if [part.shape for part in spare] == [part.shape for part in message]:
+                return spare
+        return [torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_pinned()) for part in message]
 
 
 @contextmanager
-def _naming(learner: int) -> Iterator[None]:
+def _naming(learner: int) -> Iterator[int]:
     """Say in the error which learner the transport lost; gloo tells only its address."""
     try:
-        yield
+        yield learner
     except RuntimeError as error:
         raise RuntimeError(f"the exchange of weights with learner {learner} failed: {error}") from error

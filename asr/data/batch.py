@@ -3,7 +3,6 @@
 B utterances   T feature frames   F feature dimension   U target tokens
 """
 
-import hashlib
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asr.data.audio import BadUtterance
+from distributed.keyed import keyed_seed
 
 Stage = Literal["waveform", "mel", "normalised", "targets"]  # where a batch hook runs on the way
 IGNORED = -100  # the class of a frame that has none, padding among them: what torch's cross entropy leaves out
@@ -30,12 +30,6 @@ class Unit:
     def name(self) -> str:
         """Identifies the unit within a run; keys every random choice made for it as a whole."""
         return f"{self.epoch}-{self.batch}-{self.index}"
-
-
-def keyed_seed(*key: object) -> int:
-    """A 63-bit seed that depends on the key alone, never on the order in which learners happen to run."""
-    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(slots=True)

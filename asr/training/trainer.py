@@ -256,8 +256,8 @@ class Trainer:
             self.save(figure)
 
     def _evaluate(self) -> float | None:
-        with self.backend.consensus():
-            metrics = self.parts.evaluator.evaluate(self.parts.run.model)
+        with self.backend.consensus() as disagreement:
+            metrics = disagreement | self.parts.evaluator.evaluate(self.parts.run.model)
             for hook in self.parts.hooks.values():
                 hook.on_evaluation(self.progress, metrics)
         self.parts.recorder.log_evaluation(self.progress, metrics)

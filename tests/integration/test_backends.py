@@ -17,20 +17,28 @@ import torch
 from torch import Tensor, nn
 
 from distributed.allreduce import AllReduce
-from distributed.base import FlatBackend, checksum
+from distributed.base import checksum
+from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
+from distributed.hierarchical import Hierarchical
 from distributed.launch import World, place, start, stop
+from distributed.ssgd_noise import NoisyAllReduce
 
 STEPS = 6
 RESUME_AT = 3
 
 
-def build(scheme: str, world: World) -> FlatBackend:
-    return (
-        AllReduce(bucket_mb=0.002, world=world)
-        if scheme == "allreduce"
-        else DecentralisedSgd(topology="ring", world=world)
-    )
+SCHEMES = {
+    "allreduce": lambda world: AllReduce(bucket_mb=0.002, world=world),
+    "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.01, seed=1, bucket_mb=0.002, world=world),
+    "dpsgd": lambda world: DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world),
+    "dpsgd-moments": lambda world: DecentralisedSgd(topology="random_pairwise", seed=1, mix_moments=True, world=world),
+    "delay_by_one": lambda world: DelayByOne(mix_moments=True, world=world),
+    "hierarchical": lambda world: Hierarchical(
+        group_size=2, topology="exponential", seed=1, mix_moments=True, bucket_mb=0.002, world=world
+    ),
+}
+DIFFERENT_WEIGHTS = {"allreduce": 1, "ssgd_noise": 1, "hierarchical": 2}  # of four learners; else every one has its own
 
 
 def network() -> nn.Module:
@@ -47,7 +55,7 @@ class Run:
     """One learner's training run, fresh or from the state that an earlier one left."""
 
     def __init__(self, scheme: str, world: World, saved: dict[str, Any] | None = None) -> None:
-        self.world, self.backend, self.model = world, build(scheme, world), network()
+        self.world, self.backend, self.model = world, SCHEMES[scheme](world), network()
         self.wrapped = self.backend.wrap(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.backend.attach(self.optimizer)
@@ -111,9 +119,9 @@ def resumes_bitwise(scheme: str, world: World) -> dict[str, Any]:
 
 def main() -> None:
     """What each learner does."""
-    world = start(place(), timeout_seconds=30, device="cpu", threads=1)
+    world = start(place(), timeout_seconds=90, device="cpu", threads=1)
     results: dict[str, Any] = {"interface": os.environ["GLOO_SOCKET_IFNAME"]}
-    for scheme in ("allreduce", "dpsgd"):
+    for scheme in SCHEMES:
         results[scheme] = resumes_bitwise(scheme, world)
     (Path(os.environ["OUTPUT"]) / f"{world.rank}.json").write_text(json.dumps(results))
     stop(world)
@@ -126,24 +134,24 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     environment = {**os.environ, "OUTPUT": str(output), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     environment.pop("GLOO_SOCKET_IFNAME", None)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((output / f"{rank}.json").read_text()) for rank in range(4)]
 
 
-@pytest.mark.parametrize("scheme", ["allreduce", "dpsgd"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(results: list[dict[str, Any]], scheme: str):
     for each in results:
         assert each[scheme]["resumed"] == each[scheme]["whole"]
         assert each[scheme]["resumed_weights"] == each[scheme]["whole_weights"]
 
 
-def test_learners_of_allreduce_stay_equal_and_those_of_dpsgd_do_not(results: list[dict[str, Any]]):
-    assert len({each["allreduce"]["whole_weights"] for each in results}) == 1
-    assert len({each["dpsgd"]["whole_weights"] for each in results}) == 4
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_learners_hold_the_same_weights_where_the_scheme_says_so(results: list[dict[str, Any]], scheme: str):
+    assert len({each[scheme]["whole_weights"] for each in results}) == DIFFERENT_WEIGHTS.get(scheme, 4)
 
 
-@pytest.mark.parametrize("scheme", ["allreduce", "dpsgd"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_consensus_is_the_same_everywhere_and_leaves_no_trace(results: list[dict[str, Any]], scheme: str):
     assert len({each[scheme]["consensus_weights"] for each in results}) == 1
     assert all(each[scheme]["restored_weights"] == each[scheme]["resumed_weights"] for each in results)

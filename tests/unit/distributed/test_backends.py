@@ -1,6 +1,5 @@
 """What every backend does around a step: start, resume, consensus, metrics, errors."""
 
-import itertools
 import math
 
 import pytest
@@ -8,18 +7,31 @@ import torch
 from torch import nn
 
 from distributed.allreduce import AllReduce
-from distributed.base import checksum
+from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
+from distributed.hierarchical import Hierarchical
 from distributed.launch import World
 from distributed.single import Single
-from distributed.transport import NeighbourExchange
+from distributed.ssgd_noise import NoisyAllReduce
+
+
+def hierarchical(world: World) -> Hierarchical:
+    """Groups of two where their number is even, else of one."""
+    size = 1 if world.size % 2 else 2
+    return Hierarchical(group_size=size, topology="ring", seed=1, mix_moments=False, bucket_mb=1, world=world)
+
 
 BACKENDS = {
     "single": lambda world: Single(world=world),
     "allreduce": lambda world: AllReduce(bucket_mb=1, world=world),
-    "dpsgd": lambda world: DecentralisedSgd(topology="ring", world=world),
+    "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.1, seed=1, bucket_mb=1, world=world),
+    "dpsgd": lambda world: DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world),
+    "delay_by_one": lambda world: DelayByOne(mix_moments=False, world=world),
+    "hierarchical": hierarchical,
 }
-SEVERAL = ["allreduce", "dpsgd"]
+SYNCHRONOUS = ["allreduce", "ssgd_noise"]
+GOSSIP = ["dpsgd", "delay_by_one", "hierarchical"]
+SEVERAL = SYNCHRONOUS + GOSSIP
 
 
 def normalised(seed: int) -> nn.Module:
@@ -62,11 +74,12 @@ def test_a_fresh_start_takes_all_weights_and_buffers_of_learner_0(run_learners, 
     assert all(same(state(model), expected) for model in models)
 
 
-def test_a_resume_of_a_synchronous_scheme_names_the_learners_that_differ(run_learners):
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_a_resume_of_a_synchronous_scheme_names_the_learners_that_differ(run_learners, name: str):
     models = [normalised(0) for _ in range(3)]
 
     def resume(world: World) -> None:
-        backend = BACKENDS["allreduce"](world)
+        backend = BACKENDS[name](world)
         backend.wrap(models[world.rank])
         backend.synchronise(resumed=True)
         if world.rank == 2:
@@ -78,12 +91,13 @@ def test_a_resume_of_a_synchronous_scheme_names_the_learners_that_differ(run_lea
     run_learners(3, resume)
 
 
-def test_a_resume_of_gossip_keeps_every_learner_s_own_weights(run_learners):
+@pytest.mark.parametrize("name", GOSSIP)
+def test_a_resume_of_gossip_keeps_every_learner_s_own_weights(run_learners, name: str):
     models = [normalised(seed) for seed in range(3)]
     before = [state(model) for model in models]
 
     def resume(world: World) -> None:
-        backend = BACKENDS["dpsgd"](world)
+        backend = BACKENDS[name](world)
         backend.wrap(models[world.rank])
         backend.synchronise(resumed=True)
 
@@ -102,13 +116,14 @@ def test_learners_that_disagree_about_resuming_all_stop(run_learners, name: str)
     run_learners(2, begin)
 
 
+@pytest.mark.parametrize("name", GOSSIP)
 @pytest.mark.parametrize("fails", [False, True])
-def test_consensus_of_gossip_is_the_mean_and_restores_bitwise(run_learners, fails: bool):
+def test_consensus_of_gossip_is_the_mean_and_restores_bitwise(run_learners, name: str, fails: bool):
     models = [normalised(seed) for seed in range(3)]
     before = [state(model) for model in models]
 
     def evaluate(world: World) -> dict[str, torch.Tensor]:
-        backend = BACKENDS["dpsgd"](world)
+        backend = BACKENDS[name](world)
         backend.wrap(models[world.rank])
         try:
             with backend.consensus():
@@ -128,19 +143,20 @@ def test_consensus_of_gossip_is_the_mean_and_restores_bitwise(run_learners, fail
     assert all(same(state(model), own) for model, own in zip(models, before, strict=True))
 
 
-def test_consensus_of_a_synchronous_scheme_averages_running_statistics_alone(run_learners):
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_consensus_of_a_synchronous_scheme_averages_running_statistics_alone(run_learners, name: str):
     models = [normalised(0) for _ in range(2)]
     models[1][1].running_mean.fill_(1.0)
     before = [state(model) for model in models]
 
     def evaluate(world: World) -> dict[str, torch.Tensor]:
-        backend = BACKENDS["allreduce"](world)
+        backend = BACKENDS[name](world)
         model = models[world.rank]
         model_before = state(model)
         backend.wrap(model)
-        model.load_state_dict(before[world.rank])  # DistributedDataParallel made buffers equal when it was built
-        with backend.consensus():
+        with backend.consensus() as figures:
             inside = state(model)
+        assert figures == {}
         assert same(state(model), model_before)
         return inside
 
@@ -194,9 +210,11 @@ def test_divisor_is_the_mean_weight_and_one_if_there_is_none(run_learners, name:
 def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_learners):
     def mean(world: World) -> None:
         total, weight = (6.0, 2.0) if world.rank else (2.0, 2.0)
-        assert BACKENDS["allreduce"](world).global_mean(total, weight) == 2.0
-        assert BACKENDS["dpsgd"](world).global_mean(total, weight) == total / weight
-        assert math.isnan(BACKENDS["allreduce"](world).global_mean(0.0, 0.0))
+        for name in SYNCHRONOUS:
+            assert BACKENDS[name](world).global_mean(total, weight) == 2.0
+            assert math.isnan(BACKENDS[name](world).global_mean(0.0, 0.0))
+        for name in GOSSIP:
+            assert BACKENDS[name](world).global_mean(total, weight) == total / weight
 
     run_learners(2, mean)
 
@@ -204,14 +222,18 @@ def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_le
 @pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("ends_with_forward", [False, True])
 def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name: str, ends_with_forward: bool):
-    """One gradient, or one model to each neighbour, per step: the rehearsal and accumulated units send nothing."""
-    steps, size = 3, 3
+    """One gradient, or one model to each neighbour, per step; accumulated units send nothing.
 
-    def run(world: World) -> dict[str, float]:
+    Control: at the start who resumes, weights and buffers (none), in a rehearsal a gradient; per step one weight.
+    """
+    steps, size = 3, 4 if name == "hierarchical" else 3
+
+    def run(world: World) -> tuple[dict[str, float], dict[str, float]]:
         backend, model = BACKENDS[name](world), nn.Linear(31, 16, bias=False)
         wrapped = backend.wrap(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         backend.attach(optimizer)
+        backend.metrics()
         unit = (torch.ones(2, 31), torch.ones(2, 16))
 
         def rehearse() -> None:
@@ -220,24 +242,42 @@ def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name:
                 wrapped(unit[0])
 
         backend.synchronise(resumed=False, rehearse=rehearse)
+        start = backend.metrics()
         list(train_steps(backend, wrapped, optimizer, [[unit, unit]] * steps, None))
         figures = backend.metrics()
         backend.close()
-        return figures
+        return start, figures
 
     payload_bytes = 31 * 16 * 4
-    wire_bytes = {"allreduce": 2 * (size - 1) * payload_bytes // size, "dpsgd": 2 * payload_bytes}[name]
+    reduced_bytes = 2 * (size - 1) * payload_bytes // size
+    wire_bytes = {
+        "allreduce": reduced_bytes,
+        "ssgd_noise": reduced_bytes,
+        "dpsgd": 2 * payload_bytes,  # to two neighbours
+        "delay_by_one": reduced_bytes,
+        "hierarchical": payload_bytes + payload_bytes // 2 + payload_bytes // 2,  # gradient, share, gathered share
+    }[name]
+    # A rehearsal that ends with a forward makes the next backward reduce too.
+    rehearsals = 1 + ends_with_forward
+    rehearsed_bytes = {"allreduce": reduced_bytes, "ssgd_noise": reduced_bytes, "hierarchical": payload_bytes}
     weights_bytes = 2 * (size - 1) * 8 // size  # the weight of the step, one float64
-    for figures in run_learners(size, run):
+    results = run_learners(size, run)
+    for _, figures in results:
+        assert figures["comm/control_bytes_sent"] == figures["comm/control_bytes_received"] == steps * weights_bytes
         assert figures["comm/bytes_sent"] == steps * (wire_bytes + weights_bytes)
         assert figures["comm/bytes_received"] == figures["comm/bytes_sent"]
         assert figures["comm/rounds"] == steps
         assert figures["comm/rounds_per_step"] == 1
         assert 0 < figures["time/comm_exposed"] < 10
+    resumed_bytes = 2 * (size - 1) * 8 * size // size
+    for start, _ in results:
+        assert start["comm/bytes_sent"] == start["comm/control_bytes_sent"]
+    sent_bytes = sum(start["comm/bytes_sent"] for start, _ in results)
+    assert sent_bytes == size * (resumed_bytes + rehearsals * rehearsed_bytes.get(name, 0)) + (size - 1) * payload_bytes
 
 
 def test_a_lone_learner_sends_nothing(alone: World, train_steps):
-    for name in ("single", "dpsgd"):
+    for name in ("single", "dpsgd", "delay_by_one"):
         backend, model = BACKENDS[name](alone), nn.Linear(2, 1)
         optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.01)
         backend.attach(optimizer)
@@ -246,54 +286,8 @@ def test_a_lone_learner_sends_nothing(alone: World, train_steps):
         assert backend.metrics()["comm/bytes_sent"] == 0
 
 
-def test_gossip_state_continues_the_round_also_with_other_learners(alone: World):
-    backend = BACKENDS["dpsgd"](alone)
-    backend.load_state_dict([{"round": 7}, {"round": 7}], rank=0, world_size=1)
-    assert backend.state_dict() == {"round": 7}
-
-
-def test_a_neighbour_that_is_gone_is_named(run_learners):
-    def exchange_with_1(exchange: NeighbourExchange) -> None:
-        exchange.start([1], [1])  # fails here or in wait, as the closing is noticed
-        exchange.wait()
-
-    def step(world: World) -> None:
-        backend = BACKENDS["dpsgd"](world)
-        model = nn.Linear(2, 1)
-        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1))
-        assert backend.exchange.snapshot[0].numel() > 0  # connected now
-        if world.rank == 1:
-            backend.close()
-        world.barrier()
-        if world.rank == 1:
-            return
-        with pytest.raises(RuntimeError, match="exchange of weights with learner 1 failed"):
-            exchange_with_1(backend.exchange)
-        backend.close()
-
-    run_learners(2, step)
-
-
-def test_checksum_sees_a_single_bit_and_the_order():
-    tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    flipped, swapped = tensor.clone(), tensor.clone()
-    flipped.view(torch.int32)[500] ^= 1
-    swapped[[3, 4]] = swapped[[4, 3]]
-    values = [checksum([each]) for each in (tensor, flipped, swapped)]
-    assert all(a != b for a, b in itertools.combinations(values, 2))
-    assert checksum([tensor]) == checksum([tensor.clone()])
-    assert all(0 <= value < 2**61 for value in values)
-
-
-def test_closing_with_an_exchange_in_flight_does_not_hang(run_learners):
-    def step(world: World) -> None:
-        backend = BACKENDS["dpsgd"](world)
-        backend.wrap(nn.Linear(2, 1))
-        exchange = backend.exchange
-        if world.rank == 0:
-            exchange.start([1], [1])  # learner 1 never answers
-        del exchange
-        backend.close()
-        backend.close()
-
-    run_learners(2, step)
+@pytest.mark.parametrize(("name", "key"), [*((name, "round") for name in GOSSIP), ("ssgd_noise", "step")])
+def test_state_goes_on_also_with_other_learners(alone: World, name: str, key: str):
+    backend = BACKENDS[name](alone)
+    backend.load_state_dict([{key: 7}, {key: 7}], rank=0, world_size=1)
+    assert backend.state_dict() == {key: 7}

@@ -1,0 +1,105 @@
+"""What schemes that mix weights once per step share: snapshot, overlap with the gradient, fold before the update.
+
+    w_i  <-  w_i + sum_j T_ij s_j - s_i - lr g(w_i)        s: the weights at the beginning of the step
+
+The exchange starts in ``begin_step`` and is folded in ``updating``, before the optimizer's step, so that decoupled
+weight decay acts on mixed weights. The gradient is that of the learner's own weights before mixing. Since T is doubly
+stochastic, the mean over learners moves by the mean gradient alone; only the points at which gradients are taken
+differ from synchronous SGD. Sources: arXiv 2112.01433, section 2; arXiv 2110.11199, section III.
+
+With ``mix_moments`` the optimizer's moments are mixed by the same T, in the same message, from the first step at whose
+beginning every learner has them: a learner may have skipped its first update, so they agree on it.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from distributed.backend import State
+from distributed.base import GossipBackend
+from distributed.launch import World
+from distributed.moments import flatten_moments, moment_names
+from distributed.packing import Message, Packing
+
+
+class LockstepMixing(GossipBackend):
+    """One round of mixing per step, on all learners. Subclasses say what travels and what comes of it."""
+
+    def __init__(self, *, mix_moments: bool, world: World) -> None:
+        super().__init__(world=world)
+        self.mix_moments = mix_moments
+        self.round = 0
+        self._packing: Packing | None = None
+        self._snapshot: Message = []
+        self._with_moments = False
+        self._in_flight = False
+
+    @property
+    def shares(self) -> int:
+        """Into how many equal parts a message is cut."""
+        return 1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether there is anybody to mix with."""
+        return self.world.size > 1
+
+    @abstractmethod
+    def _start_round(self, snapshot: Message) -> None:
+        """Launch what sends ``snapshot`` and brings those of others; returns at once."""
+
+    @abstractmethod
+    def _finish_round(self, snapshot: Message) -> Message | None:
+        """Wait for what is in flight; return sum_j T_ij s_j - s_i, to be added to the buffers. None: nothing came."""
+
+    def begin_step(self, local_weight: float) -> float:
+        self.traffic.steps += 1
+        # The small all-reduce first: behind the snapshots it would wait for them.
+        ready = [float(bool(moment_names(self.optimizer)))] if self.mix_moments and not self._with_moments else []
+        global_weight, *learners_ready = self._sum(local_weight, *ready)
+        if self.mixes:
+            self._pack(with_moments=learners_ready == [float(self.world.size)])
+            assert self._packing is not None
+            self._packing.take_snapshot(self._snapshot)
+            self._start_round(self._snapshot)
+            self._in_flight = True
+        return self._divisor(global_weight)
+
+    def _pack(self, with_moments: bool) -> None:
+        """Decide what a message holds: once, and again when the moments join."""
+        if self._packing is None or with_moments:
+            moments = flatten_moments(self.optimizer, self.flat) if with_moments else []
+            self._packing = Packing([*self.flat.flat, *moments], self.shares)
+            self._snapshot = self._packing.message()
+            self._with_moments = with_moments
+
+    @contextmanager
+    def updating(self, apply: bool) -> Iterator[None]:
+        if self._in_flight:
+            with self.traffic.waiting():
+                difference = self._finish_round(self._snapshot)
+            if difference is not None:
+                self._fold(difference)
+            self._in_flight = False
+            self.traffic.rounds += 1
+        self.round += 1
+        yield
+        if apply and self.mix_moments and not self._with_moments and not moment_names(self.optimizer):
+            raise ValueError(
+                f"backend.mix_moments=true, but the optimizer ({type(self.optimizer).__name__}) keeps no moments; "
+                "give it momentum (optimizer.momentum above 0, or optimizer=adamw) or set backend.mix_moments=false"
+            )
+
+    @torch.no_grad()
+    def _fold(self, difference: Message) -> None:
+        assert self._packing is not None
+        self._packing.add(difference)
+
+    def state_dict(self) -> State:
+        return {"round": self.round}
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
+        self.round = max(state["round"] for state in states)

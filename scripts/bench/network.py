@@ -1,0 +1,155 @@
+"""Step times of two learners on a link of limited bandwidth, under our schemes and torch's own data parallelism.
+
+    sudo .venv/bin/python scripts/bench/network.py --json network.json
+
+Compute is real: a perceptron of 11 million parameters on batches of 150 to 200 ms. The link is emulated
+(scripts/bench/namespaces.py); its goodput is measured in the same run by plain TCP, in both directions at once, with
+messages of the model's size. Schemes take turns of a few steps; figures are medians over the steps of both learners.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.namespaces import Host, linked_pair
+from scripts.environment import environment
+from scripts.startup import REPOSITORY, run_main
+
+BANDWIDTHS = ("1gbit", "200mbit")
+PORT = 29577
+Record = dict[str, Any]
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print a table in Markdown and save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where to save the figures")
+    parser.add_argument("--quick", action="store_true", help="fewer steps: under a minute")
+    parser.add_argument("--bandwidths", nargs="+", default=BANDWIDTHS, help="rates as tc writes them")
+    options = parser.parse_args(arguments)
+    turns, steps = (1, 2) if options.quick else (3, 5)
+    records = measure(options.bandwidths, turns, steps)
+    rows = [row for bandwidth in options.bandwidths for row in summarise(bandwidth, records)]
+    print(table(rows))
+    if options.json is not None:
+        made_with = environment()
+        record = {
+            "environment": made_with,
+            "command": made_with["command"],
+            "figures": figures(rows),
+            "rows": rows,
+            "how": {"compute": "measured", "link": "emulated: network namespaces and tbf"},
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(record, indent=2))
+
+
+def measure(bandwidths: Sequence[str], turns: int, steps: int) -> list[Record]:
+    """What both learners recorded."""
+    with linked_pair() as hosts, tempfile.TemporaryDirectory() as folder:
+        learners = [
+            subprocess.Popen(host.command(learner_command(rank, hosts, Path(folder), bandwidths, turns, steps)))
+            for rank, host in enumerate(hosts)
+        ]
+        try:
+            codes = [learner.wait() for learner in learners]
+        finally:
+            for learner in learners:
+                learner.kill()
+        if any(codes):
+            raise RuntimeError(f"learners ended with exit codes {codes}; their messages are above")
+        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(len(hosts))]
+
+
+def learner_command(
+    rank: int, hosts: Sequence[Host], folder: Path, bandwidths: Sequence[str], turns: int, steps: int
+) -> list[str]:
+    """The command line of one learner, as a launcher with one learner per host would start it."""
+    place = {
+        "RANK": rank,
+        "WORLD_SIZE": len(hosts),
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 1,
+        "MASTER_ADDR": hosts[0].address,
+        "MASTER_PORT": PORT,
+        "GLOO_SOCKET_IFNAME": hosts[rank].interface,
+        "OMP_NUM_THREADS": 1,
+        "PYTHONPATH": REPOSITORY,
+    }
+    script = Path(__file__).with_name("network_learner.py")
+    arguments = [hosts[rank].interface, hosts[0].address, folder / f"{rank}.json", turns, steps, *bandwidths]
+    return ["env", *(f"{key}={value}" for key, value in place.items()), sys.executable, *map(str, [script, *arguments])]
+
+
+def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
+    """One row per scheme: medians over the steps of all learners."""
+    measured = [record[bandwidth] for record in records]
+
+    def median(*path: str) -> float:
+        values = []
+        for each in measured:
+            for key in path:
+                each = each[key]
+            values += each if isinstance(each, list) else [each]
+        return statistics.median(values)
+
+    compute, goodput = median("step_seconds", "compute"), median("goodput_bytes_per_second")
+    rows = []
+    for scheme in measured[0]["step_seconds"]:
+        step, payload_bytes = median("step_seconds", scheme), median("payload_bytes", scheme)
+        row = {
+            "scheme": scheme,
+            "bandwidth": bandwidth,
+            "step_seconds": step,
+            "step_ratio": step / compute,
+            "step_over_bound": step / max(compute, payload_bytes / goodput),
+            "payload_bytes": payload_bytes,
+            "goodput_bytes_per_second": goodput,
+            "rounds_per_step": median("rounds_per_step", scheme),
+        }
+        if scheme in measured[0]["exchange_seconds"]:
+            exchange = median("exchange_seconds", scheme)
+            row["wire_efficiency"] = records[0]["message_bytes"] / exchange / goodput
+        if payload_bytes:
+            row["counted_over_interface"] = median("counted_bytes", scheme) / median("interface_bytes", scheme)
+        rows.append(row)
+    return rows
+
+
+def figures(rows: Sequence[Record]) -> dict[str, float]:
+    """The rows as figures by scheme and bandwidth."""
+    found = {}
+    for row in rows:
+        if row["scheme"] == "compute":
+            found[f"compute_seconds/{row['bandwidth']}"] = row["step_seconds"]
+            continue
+        found[f"payload_bytes/{row['scheme']}"] = row["payload_bytes"]
+        for key in ("step_ratio", "step_over_bound", "wire_efficiency", "rounds_per_step", "counted_over_interface"):
+            if key in row:
+                found[f"{key}/{row['scheme']}/{row['bandwidth']}"] = row[key]
+    return found
+
+
+def table(rows: Sequence[Record]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| link | scheme | step ms | / compute | / bound | wire efficiency | MB per step | counted / interface |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        optional = [f"{row[key]:.2f}" if key in row else "-" for key in ("wire_efficiency", "counted_over_interface")]
+        lines.append(
+            f"| {row['bandwidth']} | {row['scheme']} | {row['step_seconds'] * 1000:.0f} | {row['step_ratio']:.2f} | "
+            f"{row['step_over_bound']:.2f} | {optional[0]} | {row['payload_bytes'] / 1e6:.1f} | {optional[1]} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,50 @@
+"""Every backend as the configuration makes it, under the trainer: it trains, evaluates, writes its figures and resumes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from asr.training.metrics import read_rows
+from asr.training.trainer import Trainer
+from distributed.launch import World
+from scripts.configuration import options
+
+MODIFIED = {"hierarchical": ["backend.group_size=1"], "dpsgd": ["backend.topology=random_pairwise"]}
+SYNCHRONOUS = ("allreduce", "ssgd_noise")
+
+
+@pytest.mark.parametrize("backend", [name for name in options("backend") if name != "single"])
+def test_two_learners_train_evaluate_and_go_on(
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    run_learners: Callable[..., list[None]],
+    tmp_path: Path,
+    backend: str,
+) -> None:
+    for max_steps in (2, 4):
+        config = small_config(f"backend={backend}", *MODIFIED.get(backend, []), f"trainer.max_steps={max_steps}")
+
+        def learner(world: World, config: DictConfig = config) -> None:
+            trainer = make_trainer(config, tmp_path, world)
+            newest, _ = trainer.parts.checkpoints.newest()
+            trainer.fit(newest)
+            trainer.parts.recorder.close()
+
+        run_learners(2, learner)
+    rows = read_rows(tmp_path / "metrics" / "1.jsonl")
+    steps = [row for row in rows if "train/loss" in row]
+    evaluations = [row for row in rows if "eval/dev/wer" in row]
+    assert [row["global_step"] for row in steps] == [1, 2, 3, 4]
+    assert len(evaluations) == 2
+    for row in steps:
+        assert row["comm/bytes_sent"] - row["comm/control_bytes_sent"] > 1000
+        assert row["comm/rounds_per_step"] == 1
+    for row in evaluations:
+        apart = {key: row[key] for key in row if key.startswith("consensus/")}
+        if backend in SYNCHRONOUS:
+            assert not apart
+        else:
+            assert apart.keys() == {"consensus/distance", "consensus/relative_distance"}
+            assert all(value > 0 for value in apart.values())

@@ -1,0 +1,74 @@
+"""A small recurrent network and global batches of unequal units, on which schemes are compared with each other."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distributed.backend import Backend, GradientReport
+
+Unit = tuple[Tensor, Tensor]
+
+
+class Network(nn.Module):
+    """An LSTM and two layers, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 6, batch_first=True)
+        self.hidden = nn.Linear(6, 16)
+        self.output = nn.Linear(16, 2)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.hidden(self.lstm(x.view(len(x), 4, 3))[0][:, -1]).tanh())
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Makes the same network and the same data for every scheme, and trains."""
+
+    train_steps: Callable[..., Iterator[GradientReport]]
+
+    def network(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The same weights at every call; from a generator of its own, as learners are threads that share torch's."""
+        model, generator = Network(), torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+        return model.to(dtype)
+
+    def global_steps(self, sizes: Sequence[int], steps: int, dtype: torch.dtype = torch.float64) -> list[list[Unit]]:
+        """Per step the units of the global batch, of ``sizes`` utterances each."""
+        generator = torch.Generator().manual_seed(1)
+
+        def unit(size: int) -> Unit:
+            x, y = (torch.randn(size, width, generator=generator).to(dtype) for width in (12, 2))
+            return x, y
+
+        return [[unit(size) for size in sizes] for _ in range(steps)]
+
+    def train(
+        self,
+        backend: Backend,
+        steps: Sequence[Sequence[Unit]],
+        max_norm: float | None = None,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.SGD,
+        model: nn.Module | None = None,
+    ) -> tuple[list[GradientReport], dict[str, Tensor]]:
+        """The reports of all steps and the final weights."""
+        model = self.network() if model is None else model
+        wrapped = backend.wrap(model)
+        optimizer = optimizer_class(model.parameters(), lr=0.1)
+        backend.attach(optimizer)
+        backend.synchronise(resumed=False)
+        reports = list(self.train_steps(backend, wrapped, optimizer, steps, max_norm))
+        backend.close()
+        return reports, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture
+def laboratory(train_steps: Callable[..., Iterator[GradientReport]]) -> Laboratory:
+    """Networks, data and a loop."""
+    return Laboratory(train_steps)

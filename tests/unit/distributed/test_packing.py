@@ -1,0 +1,31 @@
+"""Messages: several buffers, one tensor per dtype, cut into equal shares."""
+
+import pytest
+import torch
+
+from distributed.packing import Packing
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 7])
+def test_a_message_holds_every_buffer_once_and_can_be_cut(shares: int):
+    buffers = [torch.arange(5.0), torch.arange(3, dtype=torch.float64), torch.arange(4.0) + 10]
+    packing = Packing(buffers, shares)
+    message = packing.message()
+    packing.take_snapshot(message)
+    assert [part.dtype for part in message] == [torch.float32, torch.float64]
+    assert message[0][:9].tolist() == [0, 1, 2, 3, 4, 10, 11, 12, 13]
+    assert message[1][:3].tolist() == [0, 1, 2]
+    for part, length in zip(message, (9, 3), strict=True):
+        assert len(part) % shares == 0
+        assert len(part) < length + shares
+        assert (part[length:] == 0).all()
+
+
+def test_adding_a_snapshot_doubles_the_buffers():
+    buffers = [torch.randn(5), torch.randn(3).double(), torch.randn(4)]
+    expected = [2 * buffer for buffer in buffers]
+    packing = Packing(buffers, 4)
+    message = packing.message()
+    packing.take_snapshot(message)
+    packing.add(message)
+    assert all(torch.equal(a, b) for a, b in zip(buffers, expected, strict=True))

@@ -1,0 +1,56 @@
+"""The bench of emulated links: what it makes of records, and its refusals in one line. Links themselves need root."""
+
+import os
+import shutil
+
+import pytest
+
+from scripts.bench.namespaces import Host, check_privileges
+from scripts.bench.network import figures, summarise, table
+from scripts.startup import UsageError
+
+
+def record(rank: int) -> dict:
+    """What a learner writes: a step takes 0.2 s alone, 0.4 s under dpsgd, for 40 MB at 125 MB/s."""
+    return {
+        "message_bytes": 40e6,
+        "1gbit": {
+            "goodput_bytes_per_second": [125e6, 125e6],
+            "step_seconds": {"compute": [0.2, 0.2 + 0.01 * rank], "dpsgd": [0.4, 0.4 - 0.01 * rank, 0.4]},
+            "exchange_seconds": {"dpsgd": [0.4]},
+            "payload_bytes": {"compute": [0.0], "dpsgd": [40e6]},
+            "rounds_per_step": {"compute": [0.0], "dpsgd": [1.0]},
+            "counted_bytes": {"compute": [0], "dpsgd": [120e6]},
+            "interface_bytes": {"compute": [1000], "dpsgd": [121e6]},
+        },
+    }
+
+
+def test_figures_have_the_keys_of_the_contract():
+    rows = summarise("1gbit", [record(0), record(1)])
+    found = figures(rows)
+    assert found["step_ratio/dpsgd/1gbit"] == pytest.approx(2.0)
+    assert found["step_over_bound/dpsgd/1gbit"] == pytest.approx(0.4 / 0.32)  # 40 MB / 125 MB/s, above compute
+    assert found["wire_efficiency/dpsgd/1gbit"] == pytest.approx(0.8)
+    assert found["rounds_per_step/dpsgd/1gbit"] == 1.0
+    assert found["payload_bytes/dpsgd"] == 40e6
+    assert found["counted_over_interface/dpsgd/1gbit"] == pytest.approx(120 / 121)
+    assert found["compute_seconds/1gbit"] == pytest.approx(0.2)
+    assert table(rows).splitlines()[-1] == "| 1gbit | dpsgd | 400 | 2.00 | 1.25 | 0.80 | 40.0 | 0.99 |"
+
+
+@pytest.mark.parametrize(
+    ("user", "tools", "expected"),
+    [(1000, True, "need root.* sudo"), (0, False, "need ip and tc; install iproute2")],
+)
+def test_refusals_name_the_remedy(monkeypatch: pytest.MonkeyPatch, user: int, tools: bool, expected: str):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(shutil, "which", lambda tool: f"/sbin/{tool}" if tools else None)
+    with pytest.raises(UsageError, match=expected) as caught:
+        check_privileges()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_command_runs_inside_the_host_s_namespace():
+    host = Host("somewhere", "eth9", "10.0.0.1")
+    assert host.command(["true"]) == ["ip", "netns", "exec", "somewhere", "true"]
