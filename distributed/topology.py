@@ -56,3 +56,8 @@ class FixedRing(Topology):
 
 
 TOPOLOGIES: dict[TopologyName, type[Topology]] = {"ring": FixedRing}
+
+
+def make_topology(name: TopologyName, seed: int) -> Topology:
+    """The topology of that name."""
+    return TOPOLOGIES[name]()

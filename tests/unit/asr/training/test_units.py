@@ -4,7 +4,7 @@ import pytest
 
 from asr.data.plan import BatchPlan
 from asr.training.hook import Progress
-from asr.training.units import planned_steps, samples_of_steps
+from asr.training.units import LockstepUnits, samples_of_steps
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def plan() -> BatchPlan:
 
 
 def test_samples_are_those_of_the_steps_that_are_walked(plan: BatchPlan) -> None:
-    whole = list(planned_steps(plan, Progress(), 40, rank=0, world_size=1))
+    whole = list(LockstepUnits(plan, 40, rank=0, world_size=1).steps(Progress()))
     for steps in range(1, len(whole) + 1):
-        assert samples_of_steps(plan, steps, epochs=4) == sum(step.samples for step in whole[:steps])
+        assert samples_of_steps(plan, steps, epochs=4) == whole[steps - 1].samples
 
 
 def test_epochs_bound_the_steps(plan: BatchPlan, monkeypatch: pytest.MonkeyPatch) -> None:
