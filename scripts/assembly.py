@@ -16,14 +16,15 @@ from asr.training.console import console_logger
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
 from asr.training.loggers import Logger
+from asr.training.memory import MemoryGuard
 from asr.training.metrics import MetricsWriter
 from asr.training.parameter_groups import parameter_groups
 from asr.training.parts import TrainerOptions
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
-from asr.training.trainer import Parts, Trainer, total_samples
-from asr.training.units import LockstepUnits, PooledUnits, UnitSource
+from asr.training.trainer import Parts, Trainer
+from asr.training.units import LockstepUnits, PooledUnits, UnitSource, total_samples
 from distributed.backend import Backend
 from distributed.launch import World
 from scripts.build import (
@@ -85,6 +86,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 subsampling=model.encoder.subsampling,
                 epoch_samples=plan.utterances,
             ),
+            memory=MemoryGuard(subsampling=model.encoder.subsampling, budgets=plan.budgets),
             loader=build(config.loader),
         ),
         options,

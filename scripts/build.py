@@ -102,7 +102,13 @@ class Speech:
 
     def _screened(self, name: str, manifest: Path) -> Split:
         utterances = read_manifest(manifest)
-        screened = screen(utterances, tokenizer=self.tokenizer, features=self.features, on_bad=self.corpus.on_bad)
+        screened = screen(
+            utterances,
+            tokenizer=self.tokenizer,
+            features=self.features,
+            on_bad=self.corpus.on_bad,
+            resample=self.corpus.resample,
+        )
         for line in refusal_summary(screened.refused, REFUSALS_SHOWN):
             log.warning("%s: %s", name, line)
         return Split(name, screened)
@@ -116,6 +122,7 @@ class Speech:
             hooks=hooks,
             seed=seed,
             on_bad=self.corpus.on_bad,
+            resample=self.corpus.resample,
             cache=cache,
         )
 

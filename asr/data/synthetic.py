@@ -23,12 +23,12 @@ from torch import Tensor
 
 from asr.data import espeak
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, checked_interval, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, content_hash, make_once, write_wav
 from asr.data.grammar import Vocabulary, sentence
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.resampling import Resampler
 from asr.data.texts import Sentences, read_sentences
-from distributed.ranges import Count, Natural, Probability
+from distributed.ranges import Count, Natural, Probability, checked_interval
 
 FORMAT = 1  # raised whenever the same parameters would give another corpus
 
@@ -129,7 +129,7 @@ class SyntheticCorpus(Corpus):
         noise_snr_db: tuple[float, float] | None,
         seed: Natural,
     ) -> None:
-        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=False)
         if vocabulary not in ("small", "full"):
             raise ValueError(f"data.vocabulary must be small or full, got {vocabulary!r}")
         self.vocabulary: Vocabulary = vocabulary
@@ -137,11 +137,11 @@ class SyntheticCorpus(Corpus):
         self.recombine = recombine
         self.utterances = {"train": train_utterances, "dev": dev_utterances, "test": test_utterances}
         self.ranges = Ranges(
-            words_per_minute=checked_interval("words_per_minute", words_per_minute, low=80, high=450),
-            pitch=checked_interval("pitch", pitch, low=0, high=100),
-            silence_seconds=checked_interval("silence_seconds", silence_seconds, low=0),
-            gain_db=checked_interval("gain_db", gain_db, high=0),
-            noise_snr_db=None if noise_snr_db is None else checked_interval("noise_snr_db", noise_snr_db),
+            words_per_minute=checked_interval("data.words_per_minute", words_per_minute, low=80, high=450),
+            pitch=checked_interval("data.pitch", pitch, low=0, high=100),
+            silence_seconds=checked_interval("data.silence_seconds", silence_seconds, low=0),
+            gain_db=checked_interval("data.gain_db", gain_db, high=0),
+            noise_snr_db=None if noise_snr_db is None else checked_interval("data.noise_snr_db", noise_snr_db),
         )
         self.seed = seed
 
