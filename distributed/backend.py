@@ -41,6 +41,12 @@ class Backend(ABC):
     synchronous: ClassVar[bool]
     """True where every learner holds the same weights and takes the same steps: loss and finiteness are global."""
 
+    lockstep: ClassVar[bool] = True
+    """True where a step of one learner is a step of all; False where each goes at its own pace, with units of a pool."""
+
+    nominal_weight: float = 1.0
+    """One learner's share of a full global batch, set before training: what schemes without lockstep divide by."""
+
     @abstractmethod
     def wrap(self, model: nn.Module) -> nn.Module:
         """Put the parameters into one flat buffer per dtype and return the module that the loop calls."""

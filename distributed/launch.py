@@ -105,12 +105,23 @@ class World:
         """Return when every learner has come here."""
         self.gather(0)
 
-    def new_group(self, name: str, ranks: Sequence[int], on_device: bool = False) -> ProcessGroup:
+    def claim(self, name: str, number: int) -> int:
+        """Take the next ``number`` of a row of things, counted from 0, that all learners share; returns the first.
+
+        Not collective: every learner calls it as it likes. One message to the rendezvous store and back.
+        """
+        return int(self.joined.get_group_store().add(f"claimed/{name}", number)) - number
+
+    def new_group(
+        self, name: str, ranks: Sequence[int], on_device: bool = False, timeout: timedelta | None = None
+    ) -> ProcessGroup:
         """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners.
 
         ``on_device``: it shall also take tensors of the learners' GPUs, if they have any; those travel by NCCL.
+        ``timeout`` is how long an operation of it waits; None: as long as those of the group of all learners.
         """
-        timeout: timedelta = self.joined._get_backend(torch.device("cpu")).options._timeout
+        if timeout is None:
+            timeout = self.joined._get_backend(torch.device("cpu")).options._timeout
         store = self.joined.get_group_store()
         # A later group of the same name must not find the addresses of an earlier one.
         made = store.add(f"{name}/made-by-{self.rank}", 1)

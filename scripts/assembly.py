@@ -1,6 +1,7 @@
 """Puts a trainer together from a configuration, in the order that asr/training/hook.py gives."""
 
 import logging
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
 from asr.training.trainer import Parts, Trainer
-from asr.training.units import total_samples
+from asr.training.units import LockstepUnits, PooledUnits, UnitSource, total_samples
+from distributed.backend import Backend
 from distributed.launch import World
 from scripts.build import (
     Speech,
@@ -75,6 +77,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
             hooks=hooks,
             plan=plan,
+            units=_unit_source(plan, options, world, backend),
             dataset=speech.dataset(split, list(hooks.items()), config.seed, cache),
             evaluator=_evaluator(config, model, speech, evaluated, world, loader),
             checkpoints=CheckpointFolder(
@@ -120,6 +123,20 @@ def _check_same_plan(world: World, plan: BatchPlan) -> None:
             f"learners {differing} see other training data than learner 0 (utterances, lengths or tokens): "
             "put the corpus where all learners read the same files; logs/ lists what each of them left out"
         )
+
+
+def _unit_source(plan: BatchPlan, options: TrainerOptions, world: World, backend: Backend) -> UnitSource:
+    total = total_samples(options, plan)
+    if backend.lockstep or world.size == 1:
+        return LockstepUnits(plan, total, world.rank, world.size)
+    return PooledUnits(
+        plan,
+        total,
+        share=plan.units // world.size,
+        marks=(options.evaluate_every, options.checkpoint_every),
+        claim=world.claim,
+        pool=f"units/{world.gather(secrets.randbits(62))[0]}",  # a store may outlive the learners that filled it
+    )
 
 
 def _evaluator(

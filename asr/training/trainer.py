@@ -4,7 +4,6 @@ The loop knows hooks and a backend; no method adds a branch to it. Its order is 
 """
 
 import itertools
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
@@ -31,7 +30,7 @@ from asr.training.probe import Probe, probe_memory
 from asr.training.recorder import Recorder
 from asr.training.schedule import LearningRate
 from asr.training.state import copied, gradients_dropped, untouched
-from asr.training.units import Step, planned_steps, total_samples
+from asr.training.units import Step, UnitSource, global_step, total_samples
 from distributed.backend import Backend, GradientReport
 from distributed.launch import World
 
@@ -47,6 +46,7 @@ class Parts:
     learning_rate: LearningRate
     hooks: Mapping[str, Hook]
     plan: BatchPlan
+    units: UnitSource
     dataset: UnitDataset
     evaluator: Evaluator
     checkpoints: CheckpointFolder
@@ -80,7 +80,9 @@ class Trainer:
         self.parts = parts
         self.options = options
         self.backend: Backend = parts.run.backend
+        self.backend.nominal_weight = parts.plan.nominal_batch / parts.world.size
         self.progress = Progress()
+        self.marked_step = 0  # global step at which all learners were last together
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
         self.total_samples = total_samples(options, parts.plan)
 
@@ -95,8 +97,11 @@ class Trainer:
             closing.callback(self.backend.close)
             try:
                 self._start(resume_from)
-                for step in self._steps():
-                    self._run_step(*step)
+                for step, batches, waited_seconds in self._steps():
+                    if batches:
+                        self._run_step(step, batches, waited_seconds)
+                    if step.together:
+                        self._marks(step)
                 self.backend.drain()
                 for hook in hooks:
                     hook.on_fit_end(self.progress)
@@ -120,9 +125,7 @@ class Trainer:
     def _steps(self) -> Iterator[tuple[Step, list[Batch], float]]:
         """The learner's steps with their loaded units, and the seconds spent waiting for them."""
         parts = self.parts
-        world = parts.world
-        planned = planned_steps(parts.plan, self.progress, self.total_samples, world.rank, world.size)
-        ahead, steps = itertools.tee(planned)
+        ahead, steps = itertools.tee(parts.units.steps(self.progress))
         units = (unit for step in ahead for unit in step.units)
         batches = unit_loader(
             parts.dataset, units, num_workers=parts.loader.num_workers, prefetch=parts.loader.prefetch
@@ -134,7 +137,7 @@ class Trainer:
 
     def _run_step(self, step: Step, batches: list[Batch], waited_seconds: float) -> None:
         started = time.perf_counter()
-        self.parts.learning_rate.set(self.progress.samples)
+        self.parts.learning_rate.set(step.samples_before)
         for hook in self.parts.hooks.values():
             hook.on_step_start(self.progress)
         result = self.step(batches)
@@ -151,7 +154,6 @@ class Trainer:
         self.parts.recorder.after_step(self.progress, batches, seconds, waited_seconds, metrics)
         if finished or self._crossed(before, self.options.log_every):
             self._log(batches, result)
-        self._marks(before, finished)
 
     # ------------------------------------------------------------------ one step
 
@@ -225,11 +227,14 @@ class Trainer:
     # ------------------------------------------------------------------ marks
 
     def _advance(self, step: Step) -> None:
-        progress, plan = self.progress, self.parts.plan
-        progress.step += 1
-        progress.samples += step.samples
-        progress.epoch, progress.batch = step.next_position
-        progress.global_step = math.floor(progress.samples / plan.nominal_batch + 1e-9)
+        self.progress.step += 1
+        self._stand_at(step)
+
+    def _stand_at(self, step: Step) -> None:
+        progress = self.progress
+        progress.samples = step.samples
+        progress.epoch, progress.batch = step.position
+        progress.global_step = global_step(self.parts.plan, step.samples)
 
     def _crossed(self, before: int, every: int) -> bool:
         return self.progress.global_step // every > before // every
@@ -247,7 +252,11 @@ class Trainer:
             self.progress, row | result.term_means(weight) | self.backend.metrics() | self.parts.memory.metrics()
         )
 
-    def _marks(self, before: int, finished: bool) -> None:
+    def _marks(self, step: Step) -> None:
+        """Evaluate and write a checkpoint where it is time; all learners are here together."""
+        self._stand_at(step)
+        before, self.marked_step = self.marked_step, self.progress.global_step
+        finished = self.progress.samples >= self.total_samples
         figure: float | None = None
         if finished or self._crossed(before, self.options.evaluate_every):
             figure = self._evaluate()
@@ -283,6 +292,7 @@ class Trainer:
             "backend": self.backend.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
             "bad_steps": self.bad_steps.state_dict(),
+            "step": self.progress.step,
         }
         return copied(state)
 
@@ -298,3 +308,5 @@ class Trainer:
             hook.load_state_dict(own["hooks"][name])
         self.bad_steps.load_state_dict(own["bad_steps"])
         self.progress = checkpoint.progress
+        self.progress.step = own["step"]  # where learners have a pace of their own it differs
+        self.marked_step = self.progress.global_step

@@ -1,7 +1,16 @@
-"""Which units a learner processes in each of its steps: the lockstep walk through the batch plan."""
+"""Which units a learner processes in each of its steps: in lockstep with the others, or from a common pool.
 
-from collections.abc import Iterator
+In lockstep a step of one learner is a step of all: they share the plan's global batches in turn. From a pool each
+learner takes the next units of the same plan as soon as it is free, so that a fast one takes more. Learners then come
+together only at marks (evaluation, checkpoint, end): a mark closes a stretch of the plan, and each finds it when
+the stretch has no units left. So there is nothing claimed and unprocessed at a mark, and a resume is a seek either way.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
 
 from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
@@ -11,14 +20,38 @@ from asr.training.parts import TrainerOptions
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of one learner."""
+    """One step of one learner. Samples are utterances of all learners together, in the plan's order."""
 
-    units: list[Unit]  # this learner's share of the global batch
-    samples: int  # utterances of the global batch, all learners together
-    next_position: tuple[int, int]  # (epoch, batch) that follows
+    units: list[Unit]  # this learner's; none where a stretch of the pool has run out
+    samples_before: int  # what the learning rate follows
+    samples: int  # after these units
+    position: tuple[int, int]  # (epoch, batch) that follows
+    together: bool  # every learner stands at this very point afterwards: marks are acted upon
 
 
-def planned_steps(plan: BatchPlan, start: Progress, total_samples: int, rank: int, world_size: int) -> Iterator[Step]:
+class UnitSource(Protocol):
+    """Gives a learner its work."""
+
+    def steps(self, start: Progress) -> Iterator[Step]:
+        """All steps from ``start`` on until the run's samples are processed."""
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalBatch:
+    """A global batch and where the run stands around it."""
+
+    units: list[Unit]
+    samples_before: int
+    samples: int
+    position: tuple[int, int]  # (epoch, batch) that follows
+
+
+def global_step(plan: BatchPlan, samples: int) -> int:
+    """How many nominal global batches so many utterances are; the remedy against rounding is far below a sample."""
+    return math.floor(samples / plan.nominal_batch + 1e-9)
+
+
+def global_batches(plan: BatchPlan, start: Progress, total_samples: int) -> Iterator[GlobalBatch]:
     """The plan's global batches from ``start`` on until ``total_samples`` are processed; a resume is a seek."""
     epoch, batch, samples = start.epoch, start.batch, start.samples
     while samples < total_samples:
@@ -26,10 +59,68 @@ def planned_steps(plan: BatchPlan, start: Progress, total_samples: int, rank: in
         while batch < len(batches) and samples < total_samples:
             size = sum(len(unit.utterances) for unit in batches[batch])
             following = (epoch, batch + 1) if batch + 1 < len(batches) else (epoch + 1, 0)
-            yield Step(plan.learner_units(batches[batch], rank, world_size), size, following)
+            yield GlobalBatch(batches[batch], samples, samples + size, following)
             samples += size
             batch += 1
         epoch, batch = epoch + 1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class LockstepUnits:
+    """Every global batch is a step of every learner, who processes its share of it."""
+
+    plan: BatchPlan
+    total_samples: int
+    rank: int
+    world_size: int
+
+    def steps(self, start: Progress) -> Iterator[Step]:
+        """One step per global batch."""
+        for each in global_batches(self.plan, start, self.total_samples):
+            units = self.plan.learner_units(each.units, self.rank, self.world_size)
+            yield Step(units, each.samples_before, each.samples, each.position, together=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PooledUnits:
+    """Learners claim the next units of the plan as they become free; all of them meet at the marks.
+
+    Args:
+        share: units of one step, G / L.
+        marks: global steps between points at which learners must meet, for each reason to meet.
+        claim: (name, number) -> the first of ``number`` things of that name that nobody else is given; ``World.claim``.
+        pool: what this run's claims are called; another each time that learners start.
+    """
+
+    plan: BatchPlan
+    total_samples: int
+    share: int
+    marks: Sequence[int]
+    claim: Callable[[str, int], int]
+    pool: str
+
+    def steps(self, start: Progress) -> Iterator[Step]:
+        """This learner's claims, and a step without units at the end of each stretch."""
+        stretch: list[GlobalBatch] = []
+        for each in global_batches(self.plan, start, self.total_samples):
+            stretch.append(each)
+            if each.samples >= self.total_samples or self._is_mark(each):
+                yield from self._claims(stretch)
+                yield Step([], each.samples, each.samples, each.position, together=True)
+                stretch = []
+
+    def _is_mark(self, batch: GlobalBatch) -> bool:
+        before, after = global_step(self.plan, batch.samples_before), global_step(self.plan, batch.samples)
+        return any(after // every > before // every for every in self.marks)
+
+    def _claims(self, stretch: Sequence[GlobalBatch]) -> Iterator[Step]:
+        units = [(unit, batch.position) for batch in stretch for unit in batch.units]
+        first_sample = stretch[0].samples_before
+        samples = list(accumulate((len(unit.utterances) for unit, _ in units), initial=first_sample))
+        while (first := self.claim(f"{self.pool}/{first_sample}", self.share)) < len(units):
+            claimed = units[first : first + self.share]
+            end = first + len(claimed)
+            yield Step([unit for unit, _ in claimed], samples[first], samples[end], claimed[-1][1], together=False)
 
 
 def samples_of_steps(plan: BatchPlan, steps: int, epochs: int) -> int:

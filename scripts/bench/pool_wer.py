@@ -6,14 +6,13 @@ Intervals are 95 % percentile bootstraps over utterances; the pooled one resampl
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from asr.decoding.bootstrap import REPLICATIONS, bootstrap_interval
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
-from scripts.environment import environment
+from scripts.bench.report import save_figures
 from scripts.startup import run_main
 
 
@@ -40,10 +39,7 @@ def main(arguments: list[str]) -> None:
             f"{each['deletions']} | {each['substitutions']} | {each['reference_words']} | {each['utterances']} |"
         )
     if options.json is not None:
-        figures = {f"wer/{each['run']}": each["wer"] for each in rows}
-        record = {"environment": environment(), "command": environment()["command"], "figures": figures, "rows": rows}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=2))
+        save_figures(options.json, {f"wer/{each['run']}": each["wer"] for each in rows}, rows)
 
 
 def row(run: str, counts: list[ErrorCounts]) -> dict[str, Any]:

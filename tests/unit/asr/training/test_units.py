@@ -1,10 +1,14 @@
-"""How far a run goes: by steps or by epochs, whichever ends first."""
+"""Who processes which unit, and how far a run goes: by steps or by epochs, whichever ends first."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from asr.data.plan import BatchPlan
 from asr.training.hook import Progress
-from asr.training.units import planned_steps, samples_of_steps
+from asr.training.units import LockstepUnits, PooledUnits, Step, global_batches, samples_of_steps
 
 
 @pytest.fixture
@@ -27,9 +31,9 @@ def plan() -> BatchPlan:
 
 
 def test_samples_are_those_of_the_steps_that_are_walked(plan: BatchPlan) -> None:
-    whole = list(planned_steps(plan, Progress(), 40, rank=0, world_size=1))
+    whole = list(LockstepUnits(plan, 40, rank=0, world_size=1).steps(Progress()))
     for steps in range(1, len(whole) + 1):
-        assert samples_of_steps(plan, steps, epochs=4) == sum(step.samples for step in whole[:steps])
+        assert samples_of_steps(plan, steps, epochs=4) == whole[steps - 1].samples
 
 
 def test_epochs_bound_the_steps(plan: BatchPlan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +44,82 @@ def test_epochs_bound_the_steps(plan: BatchPlan, monkeypatch: pytest.MonkeyPatch
     assert samples_of_steps(plan, 100_000_000, epochs=3) == 30
     assert planned == [0, 1, 2]
     assert samples_of_steps(plan, 1, epochs=1000) == sum(len(unit.utterances) for unit in plan.epoch(0)[0])
+
+
+@pytest.fixture
+def claim() -> Callable[[str, int], int]:
+    """What the learners of a run share, in one process."""
+    claimed: Counter[str] = Counter()
+
+    def take(name: str, number: int) -> int:
+        claimed[name] += number
+        return claimed[name] - number
+
+    return take
+
+
+def pooled(plan: BatchPlan, claim: Callable[[str, int], int], total: int = 40, share: int = 1) -> PooledUnits:
+    return PooledUnits(plan, total, share, marks=(4, 6), claim=claim, pool="pool")
+
+
+def run_apart(sources: list[Iterator[Step]], seed: int) -> list[list[Step]]:
+    """Learners that each take their next step at a random moment, but meet where they must."""
+    pace, taken = random.Random(seed), [list[Step]() for _ in sources]
+    at_mark: set[int] = set()
+    ended: set[int] = set()
+    while len(ended) < len(sources):
+        if len(at_mark | ended) == len(sources):
+            at_mark.clear()
+        learner = pace.choice([rank for rank in range(len(sources)) if rank not in at_mark | ended])
+        step = next(sources[learner], None)
+        if step is None:
+            ended.add(learner)
+            continue
+        taken[learner].append(step)
+        if step.together:
+            at_mark.add(learner)
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [1, 2])
+def test_a_pool_gives_every_unit_to_exactly_one_learner(
+    plan: BatchPlan, claim: Callable[[str, int], int], share: int, seed: int
+) -> None:
+    taken = run_apart([pooled(plan, claim, share=share).steps(Progress()) for _ in range(3)], seed)
+    processed = Counter(unit.name for steps in taken for step in steps for unit in step.units)
+    planned = [unit.name for batch in global_batches(plan, Progress(), 40) for unit in batch.units]
+    assert processed == Counter(planned)
+    assert set(processed.values()) == {1}
+
+
+def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_nothing_between_them(
+    plan: BatchPlan, claim: Callable[[str, int], int]
+) -> None:
+    taken = run_apart([pooled(plan, claim).steps(Progress()) for _ in range(3)], seed=1)
+    marks = [[(step.samples, step.position) for step in steps if step.together] for steps in taken]
+    assert marks[0] == marks[1] == marks[2]
+    ends = [batch.samples for batch in global_batches(plan, Progress(), 40)]
+    # Marks lie every 4 and every 6 nominal batches of 10/3 samples, where the next global batch ends; the last at the end.
+    due = {min(end for end in ends if end >= every * 10 / 3 - 1e-6) for every in (4, 6, 8, 12)}
+    assert [samples for samples, _ in marks[0]] == sorted(due)
+    assert max(due) == 40
+    for steps in taken:
+        assert all(not step.units for step in steps if step.together)
+        assert [step.samples for step in steps] == sorted(step.samples for step in steps)
+        assert all(step.samples_before <= step.samples for step in steps)
+
+
+def test_a_pool_goes_on_from_a_mark(plan: BatchPlan, claim: Callable[[str, int], int]) -> None:
+    whole = list(pooled(plan, claim).steps(Progress()))
+    mark = next(index for index, step in enumerate(whole) if step.together)
+    epoch, batch = whole[mark].position
+    start = Progress(samples=whole[mark].samples, epoch=epoch, batch=batch)
+    rest = list(PooledUnits(plan, 40, 1, marks=(4, 6), claim=claim, pool="again").steps(start))
+    assert rest == whole[mark + 1 :]
+
+
+def test_alone_a_pool_is_lockstep_cut_into_units(plan: BatchPlan, claim: Callable[[str, int], int]) -> None:
+    alone = [unit for step in pooled(plan, claim, share=2).steps(Progress()) for unit in step.units]
+    lockstep = [unit for step in LockstepUnits(plan, 40, 0, 1).steps(Progress()) for unit in step.units]
+    assert alone == lockstep

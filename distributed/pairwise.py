@@ -1,0 +1,141 @@
+"""Exchanges of weights between two learners, in the background: one end initiates, the other always answers.
+
+    both:  s = snapshot(w)      send s, receive s' of the other      w  +=  a (s' - s)
+
+Both ends apply the same pair of snapshots with opposite signs, so the sum over learners is conserved however many
+updates land in between (the delta form of AD-PSGD, Lian et al. 2018, arXiv 1710.06952; arXiv 2110.11199, section III).
+The answering thread serves whoever asks, one after the other, and nothing that it does waits for its own learner's
+computation or initiator. So no cycle of waits can arise, on odd rings as little as on even ones.
+
+Messages (gloo, a group of its own): HEADER says that an exchange begins or that the group ends; ASKING is the
+initiator's snapshot, ANSWER the other's. Receives are posted before sends (see ``transport``).
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch.distributed import ProcessGroup, Work
+
+from distributed.packing import Message
+from distributed.pending import PendingMixing
+
+_HEADER, _ASKING, _ANSWER = 0, 1 << 10, 2 << 10  # tags; those of the payloads are followed by the buffer's number
+_EXCHANGE, _END = 0, 1
+
+
+class ExchangeError(RuntimeError):
+    """A learner stopped answering; the message names it."""
+
+
+class OnExchange(Protocol):
+    """Told of every exchange that came to its end."""
+
+    def __call__(self, *, payload_bytes: int, initiated: bool) -> None:
+        """``payload_bytes`` were sent, and as many received."""
+
+
+class Buffers:
+    """Memory for one exchange at a time: what is sent and what comes in."""
+
+    def __init__(self, mixing: PendingMixing) -> None:
+        self.own, self.other = mixing.packing.message(), mixing.packing.message()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one snapshot."""
+        return sum(buffer.nbytes for buffer in self.own)
+
+    @torch.no_grad()
+    def deltas(self, weight: float) -> Message:
+        """a (s' - s), in place of what came in."""
+        return [other.sub_(own).mul_(weight) for own, other in zip(self.own, self.other, strict=True)]
+
+
+class Pairwise:
+    """Both ends' rules for exchanges over one group; each learner has one, used by its two threads."""
+
+    def __init__(self, *, group: ProcessGroup, mixing: PendingMixing, on_exchange: OnExchange) -> None:
+        self.group = group
+        self.mixing = mixing
+        self.on_exchange = on_exchange
+        self._end = torch.tensor([_END, 0.0], dtype=torch.float64)  # must outlive the sending of it
+
+    def initiate(self, peer: int, weight: float, buffers: Buffers) -> None:
+        """Exchange with ``peer``; returns when its answer is pending here.
+
+        Raises:
+            ExchangeError: the connection to ``peer`` is lost.
+        """
+        try:
+            works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.other)]
+            taken_at = self.mixing.snapshot(buffers.own)
+            header = torch.tensor([_EXCHANGE, weight], dtype=torch.float64)
+            works.append(self.group.send([header], peer, _HEADER))
+            works += [self.group.send([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.own)]
+            _wait(works)
+        except RuntimeError as error:
+            raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
+        self.mixing.add(buffers.deltas(weight), taken_at)
+        self.on_exchange(payload_bytes=buffers.nbytes, initiated=True)
+
+    def answer(self, buffers: Buffers) -> bool:
+        """Wait for somebody's request and serve it; False if it was the end.
+
+        Raises:
+            ExchangeError: whoever asked was lost on the way.
+        """
+        header = torch.zeros(2, dtype=torch.float64)
+        work = self.group.recv_anysource([header], _HEADER)
+        work.wait()
+        peer = int(work._source_rank())
+        kind, weight = header.tolist()
+        if kind == _END:
+            return False
+        try:
+            works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.other)]
+            taken_at = self.mixing.snapshot(buffers.own)
+            works += [self.group.send([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.own)]
+            _wait(works)
+        except RuntimeError as error:
+            raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
+        self.mixing.add(buffers.deltas(weight), taken_at)
+        self.on_exchange(payload_bytes=buffers.nbytes, initiated=False)
+        return True
+
+    def end(self, peer: int) -> None:
+        """Tell ``peer``'s answering thread to stop; returns at once. RuntimeError if there is no connection."""
+        self.group.send([self._end], peer, _HEADER)
+
+
+def _wait(works: Sequence[Work]) -> None:
+    for work in works:
+        work.wait()
+
+
+class Background:
+    """A thread that runs ``work`` until it returns False, and keeps the error that ended it otherwise."""
+
+    def __init__(self, name: str, work: Callable[[], bool], on_error: Callable[[], None]) -> None:
+        self.error: Exception | None = None
+        self._work = work
+        self._on_error = on_error
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end, but no longer than this: a thread may be stuck with a learner that is gone."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)
+        try:
+            while self._work():
+                pass
+        except Exception as error:
+            self.error = error
+            self._on_error()

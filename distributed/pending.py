@@ -1,0 +1,101 @@
+"""What the thread that trains and the threads that communicate share: the weights, and what waits to be folded in.
+
+A communication thread never writes parameters: between forward and backward that would give the gradients of no model
+at all. It sends ``weights + pending`` and adds what it has learned to ``pending``; the training thread folds pending
+into the weights where no gradient is under way. The lock is held for passes over memory only, never while waiting for
+another learner, so that nobody's slowness can spread.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from distributed.packing import Message, Packing
+
+
+class PendingMixing:
+    """Weights of one learner, in flat buffers, and the mixing not yet in them.
+
+    The age of an exchange is the number of own updates since its snapshot was taken; its staleness is its age when it
+    is folded in.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.packing = Packing(weights)
+        self.updates = 0  # of the weights by this learner's own optimizer
+        self._pending = self.packing.message()
+        self._in_flight: Counter[int] = Counter()  # exchanges by ``updates`` when their snapshot was taken
+        self._arrived: Counter[int] = Counter()  # likewise, of those whose deltas are in pending
+        self._staleness: Counter[int] = Counter()
+        self._changed = threading.Condition()
+
+    @torch.no_grad()
+    def snapshot(self, into: Message) -> int:
+        """Copy the weights, pending mixing included, into a message; returns the token that ``add`` wants."""
+        with self._changed:
+            self.packing.take_snapshot(into)
+            if self._arrived:
+                for part, pending in zip(into, self._pending, strict=True):
+                    part.add_(pending)
+            self._in_flight[self.updates] += 1
+            return self.updates
+
+    @torch.no_grad()
+    def add(self, deltas: Message, taken_at: int) -> None:
+        """Leave what the exchange of a snapshot gives."""
+        with self._changed:
+            for pending, delta in zip(self._pending, deltas, strict=True):
+                pending.add_(delta)
+            self._in_flight -= Counter([taken_at])
+            self._arrived[taken_at] += 1
+            self._changed.notify_all()
+
+    def wait_until_younger(self, age: int, failed: Callable[[], bool]) -> None:
+        """Return when every exchange in flight is younger than ``age``, or when something ``failed``."""
+        with self._changed:
+            self._changed.wait_for(lambda: failed() or self.updates - min(self._in_flight, default=self.updates) < age)
+
+    def wake(self) -> None:
+        """Have the waiting thread look again whether something failed."""
+        with self._changed:
+            self._changed.notify_all()
+
+    @contextmanager
+    def updating(self) -> Iterator[float]:
+        """Fold pending into the weights; the caller's update follows inside, with snapshots excluded.
+
+        Gives the seconds that were waited for a snapshot to end.
+        """
+        started = time.perf_counter()
+        with self._changed:
+            waited = time.perf_counter() - started
+            self._fold()
+            yield waited
+            self.updates += 1
+
+    def fold(self) -> None:
+        """Fold pending into the weights where there is no update."""
+        with self._changed:
+            self._fold()
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        if not self._arrived:
+            return
+        self.packing.add(self._pending)
+        for pending in self._pending:
+            pending.zero_()
+        for taken_at, exchanges in self._arrived.items():
+            self._staleness[self.updates - taken_at] += exchanges
+        self._arrived.clear()
+
+    def take_staleness(self) -> Counter[int]:
+        """Exchanges folded in since the last call, by their staleness."""
+        with self._changed:
+            taken, self._staleness = self._staleness, Counter()
+        return taken

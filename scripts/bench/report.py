@@ -1,0 +1,21 @@
+"""What a benchmark saves: its figures, the rows of its table, and where and how they came about."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.environment import environment
+
+
+def save_figures(path: Path, figures: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``{"environment", "command", "figures", "rows"}`` as JSON, making the folder if it is missing."""
+    surroundings = environment()
+    record = {
+        "environment": surroundings,
+        "command": surroundings["command"],
+        "figures": dict(figures),
+        "rows": [dict(row) for row in rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,142 @@
+"""Laws of asynchronous gossip, with learners that go at a pace of their own."""
+
+import random
+import time
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distributed.async_gossip import AsynchronousGossip, initiated
+from distributed.launch import World
+from distributed.topology import TopologyName, make_topology
+
+TOPOLOGIES = get_args(TopologyName)
+
+
+def make_backend(world: World, **changes: Any) -> AsynchronousGossip:
+    settings: dict[str, Any] = {"topology": "ring", "rounds_per_step": 1.0, "max_staleness": 4, "seed": 1}
+    return AsynchronousGossip(**(settings | changes), world=world)
+
+
+def mix_only(world: World, start: Tensor, steps: int, **changes: Any) -> tuple[Tensor, dict[str, float]]:
+    """The weights of one learner after ``steps`` skipped steps of random length, and the backend's figures."""
+    pace = random.Random(world.rank)
+    model = nn.Linear(len(start), 1, bias=False).to(start.dtype)
+    backend = make_backend(world, **changes)
+    backend.wrap(model)
+    backend.synchronise(resumed=True)  # each keeps its own weights
+    with torch.no_grad():
+        model.weight.copy_(start)
+    for _ in range(steps):
+        backend.begin_step(1.0)
+        if pace.random() < 0.2:
+            time.sleep(pace.uniform(0, 0.004 * (1 + world.rank)))
+        with backend.updating(apply=False):
+            pass
+    backend.drain()
+    figures = backend.metrics()
+    backend.close()
+    return model.weight.detach().flatten().clone(), figures
+
+
+@pytest.mark.parametrize(
+    ("size", "topology"),
+    [(2, "ring"), (3, "ring"), (4, "random_ring"), (5, "random_pairwise"), (4, "exponential"), (3, "complete")],
+)
+def test_the_sum_over_learners_is_conserved_whatever_the_timing(run_learners, size: int, topology: TopologyName):
+    starts = torch.randn(size, 100, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    results = run_learners(size, lambda world: mix_only(world, starts[world.rank], 400, topology=topology))
+    final = torch.stack([weights for weights, _ in results])
+    torch.testing.assert_close(final.mean(0), starts.mean(0), rtol=0, atol=1e-12)
+    assert all(figures["comm/rounds"] > 0 for _, figures in results)
+    # and they have come close to each other
+    assert (final - final.mean(0)).norm() < 1e-2 * (starts - starts.mean(0)).norm()
+
+
+def test_staleness_stays_within_its_bound(run_learners):
+    starts = torch.randn(3, 200_000, generator=torch.Generator().manual_seed(0))
+    results = run_learners(3, lambda world: mix_only(world, starts[world.rank], 150, max_staleness=2))
+    assert all(figures["comm/staleness_max"] <= 2 for _, figures in results)
+    assert any(figures["comm/staleness_max"] > 0 for _, figures in results)
+
+
+def test_a_learner_initiates_no_more_rounds_than_it_is_allowed(run_learners):
+    starts = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
+    results = run_learners(3, lambda world: mix_only(world, starts[world.rank], 100, rounds_per_step=0.25))
+    assert all(1 <= figures["comm/rounds"] <= 25 for _, figures in results)
+
+
+def test_a_fast_learner_does_not_wait_for_a_slow_one(run_learners):
+    steps = {0: 3, 1: 60, 2: 60}
+    done: dict[int, float] = {}
+
+    def learn(world: World) -> int:
+        model = nn.Linear(1000, 1)
+        backend = make_backend(world)
+        backend.wrap(model)
+        backend.synchronise(resumed=False)
+        world.barrier()
+        started = time.perf_counter()
+        for _ in range(steps[world.rank]):
+            backend.begin_step(1.0)
+            time.sleep(0.4 if world.rank == 0 else 0.002)
+            with backend.updating(apply=False):
+                pass
+        done[world.rank] = time.perf_counter() - started
+        rounds = backend.metrics()["comm/rounds"]
+        backend.drain()
+        backend.close()
+        return int(rounds)
+
+    rounds = run_learners(3, learn)
+    assert done[0] > 1.2
+    assert max(done[1], done[2]) < 0.8
+    assert min(rounds[1:]) > 20  # with the slow one as a neighbour of both
+
+
+def test_gradients_are_those_of_the_weights_that_the_forward_used(run_learners):
+    """Nothing but ``updating`` writes weights, however busy the background is."""
+
+    def learn(world: World) -> tuple[bool, int]:
+        torch.manual_seed(world.rank)
+        model = nn.Linear(50_000, 1, bias=False)
+        backend = make_backend(world, rounds_per_step=8.0)
+        backend.wrap(model)
+        backend.synchronise(resumed=True)
+        unchanged, deadline = True, time.monotonic() + 15
+        while backend.round < 30 and time.monotonic() < deadline:
+            backend.begin_step(1.0)
+            before = model.weight.detach().clone()
+            time.sleep(0.002)
+            unchanged &= torch.equal(before, model.weight)
+            with backend.updating(apply=True):
+                pass
+        backend.drain()
+        rounds = backend.round
+        backend.close()
+        return unchanged, rounds
+
+    for unchanged, rounds in run_learners(3, learn):
+        assert unchanged
+        assert rounds >= 30
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("size", range(2, 10))
+def test_what_both_ends_of_an_edge_initiate_adds_up_to_its_weight(name: TopologyName, size: int):
+    topology = make_topology(name, seed=3)
+    for round in range(3):
+        T = topology.mixing_matrix(size, round)
+        exchanged = torch.zeros(size, size, dtype=torch.float64)
+        for rank in range(size):
+            for peer, weight in initiated(topology, rank, size, round).items():
+                exchanged[rank, peer] += weight
+        torch.testing.assert_close(exchanged + exchanged.T, ((T + T.T) / 2).fill_diagonal_(0), rtol=0, atol=1e-15)
+
+
+def test_one_learner_goes_on_by_itself(alone: World):
+    weights, figures = mix_only(alone, torch.ones(5), 3)
+    assert torch.equal(weights, torch.ones(5))
+    assert figures["comm/rounds"] == 0
