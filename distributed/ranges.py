@@ -5,6 +5,7 @@ before anything is built. This module has no dependency, so that every package c
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,3 +37,18 @@ Fraction = Annotated[float, Range(low=0, high=1)]
 Probability = Annotated[float, Range(low=0, high=1, open_high=True)]  # of dropping something: never everything
 Count = Annotated[int, Range(low=1)]
 Natural = Annotated[int, Range(low=0)]
+
+
+def checked_interval(
+    key: str, ends: Sequence[float], low: float = -math.inf, high: float = math.inf
+) -> tuple[float, float]:
+    """``ends`` as a pair within [low, high]; ``key`` is the configuration key that errors name.
+
+    Raises:
+        ValueError: not two numbers, in the wrong order, or beyond the limits.
+    """
+    values = tuple(ends)
+    if len(values) != 2 or not low <= values[0] <= values[1] <= high:
+        limits = str(Range(low, high)) or "finite"
+        raise ValueError(f"{key} must be [lowest, highest], each {limits}, got {list(values)}")
+    return values

@@ -15,13 +15,15 @@ from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
 from asr.training.loggers import Logger
 from asr.training.measures import measure_of
+from asr.training.memory import MemoryGuard
 from asr.training.metrics import MetricsWriter
 from asr.training.parameter_groups import parameter_groups
 from asr.training.parts import TrainerOptions
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
-from asr.training.trainer import Parts, Trainer, total_samples
+from asr.training.trainer import Parts, Trainer
+from asr.training.units import total_samples
 from distributed.launch import World
 from scripts.build import (
     Speech,
@@ -49,7 +51,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     speech = build_speech(config, folder)
     model = hooked_model(config, speech, hooks, initialise=True)
     split = speech.split("train")
-    plan = build_plan(config, split, model)
+    plan = build_plan(config, split, model, hooks.values())
     _check_same_plan(world, plan)
     evaluated = [evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets]
     if world.rank == 0:
@@ -82,6 +84,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 subsampling=model.subsampling,
                 epoch_samples=plan.utterances,
             ),
+            memory=MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets),
             loader=build(config.loader),
         ),
         options,

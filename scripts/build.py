@@ -4,9 +4,10 @@ Parts are handed over ready-made; no class of the project builds another one fro
 """
 
 import logging
+import math
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,13 @@ class Speech:
 
     def _screened(self, name: str, manifest: Path) -> Split:
         utterances = read_manifest(manifest)
-        screened = screen(utterances, tokenizer=self.tokenizer, features=self.features, on_bad=self.corpus.on_bad)
+        screened = screen(
+            utterances,
+            tokenizer=self.tokenizer,
+            features=self.features,
+            on_bad=self.corpus.on_bad,
+            resample=self.corpus.resample,
+        )
         for line in refusal_summary(screened.refused, REFUSALS_SHOWN):
             log.warning("%s: %s", name, line)
         return Split(name, screened)
@@ -117,6 +124,7 @@ class Speech:
             hooks=hooks,
             seed=seed,
             on_bad=self.corpus.on_bad,
+            resample=self.corpus.resample,
             cache=cache,
             frame_targets=self._frame_targets(split.name),
         )
@@ -154,8 +162,11 @@ def build_speech(config: DictConfig, folder: Path) -> Speech:
     return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"), alignments)
 
 
-def build_plan(config: DictConfig, split: Split, model: SpeechModel) -> BatchPlan:
-    """The batch plan of the training split; tokens take no room where the loss has no lattice."""
+def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Iterable[Hook]) -> BatchPlan:
+    """The batch plan of the training split, with room for what the hooks make of it.
+
+    Tokens take no room where the loss has no lattice.
+    """
     target_lengths = split.screened.target_lengths
     plan: BatchPlan = build(
         config.batch,
@@ -163,6 +174,7 @@ def build_plan(config: DictConfig, split: Split, model: SpeechModel) -> BatchPla
         target_lengths=target_lengths if model.has_lattice else [0] * len(target_lengths),
         utterance_ids=[utterance.id for utterance in split.utterances],
         subsampling=model.subsampling,
+        lengthening=math.prod(1.0 + hook.lengthens for hook in hooks) - 1.0,
         seed=config.seed,
     )
     return plan

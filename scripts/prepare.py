@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 def report_on(corpus: Corpus, split: str, manifest: Path, tokenizer: Tokenizer | None) -> SplitReport:
     """Look at every utterance of a manifest, and at what the reader left out of it."""
-    summary, refused = examine(read_manifest(manifest), corpus.sample_rate, tokenizer)
+    summary, refused = examine(read_manifest(manifest), corpus.sample_rate, tokenizer, resample=corpus.resample)
     left_out = read_refused(manifest.parent, split) if isinstance(corpus, TableCorpus) else []
     return SplitReport(manifest, summary, [str(each) for each in left_out], [str(each) for each in refused])
 

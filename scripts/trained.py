@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.models.speech_model import Recogniser, SpeechModel
-from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.training.checkpoint import Checkpoint, list_checkpoints, ranked_checkpoints
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.assembly import hooked_model
 from scripts.build import Speech, build_hooks, build_speech, readable
@@ -47,7 +47,7 @@ class Trained:
 
 
 def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
-    """Load a run's model from ``checkpoint``: best, last or avg:N. The corpus is not looked at.
+    """Load a run's model from ``checkpoint``: best, last, avg:N or best:N. The corpus is not looked at.
 
     Raises:
         UsageError: the folder holds no run, or not that checkpoint.
@@ -57,6 +57,7 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
     config = load_run_config(folder)
     chosen = choose_checkpoints(folder / "checkpoints", checkpoint)  # before the longer work
     warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
+    warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
     choose_matmul(config.launch.matmul)
     with readable():
         speech = build_speech(config, folder)
@@ -67,25 +68,34 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
 
 def check_checkpoint(which: str) -> None:
     """Refuse what names no checkpoint of any run."""
-    if which not in ("best", "last") and not re.fullmatch("avg:[1-9][0-9]*", which):
-        raise UsageError(f"checkpoint={which}: must be best, last or avg:N with N at least 1")
+    if which not in ("best", "last") and not re.fullmatch("(avg|best):[1-9][0-9]*", which):
+        raise UsageError(f"checkpoint={which}: must be best, last, avg:N or best:N with N at least 1")
 
 
 def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
-    """The checkpoints whose weights are averaged (one, or the newest N for avg:N), each found intact."""
+    """The checkpoints whose weights are averaged, each found intact.
+
+    One for ``best`` and ``last``, the newest N for avg:N, the N of lowest word error rate for best:N; oldest first.
+    """
     check_checkpoint(which)
     found, problems = list_checkpoints(root)
     unreadable = "".join(f"; {problem}" for problem in problems.values())
-    best = best_checkpoint(found)
-    if best is None:
+    if not found:
         raise UsageError(f"{root}: no checkpoint there; train the run first{unreadable}")
     kind, _, number = which.partition(":")
-    wanted = int(number) if kind == "avg" else 1
+    wanted = int(number or 1)
+    ranked = ranked_checkpoints(found)
+    if kind == "best" and number and wanted > len(ranked):
+        raise UsageError(
+            f"checkpoint={which}: the run keeps {len(ranked)} checkpoints with a word error rate (see "
+            f"checkpoint.keep_best){unreadable}"
+        )
     if wanted > len(found):
         raise UsageError(
             f"checkpoint={which}: the run keeps {len(found)} checkpoints (see checkpoint.keep_last){unreadable}"
         )
-    chosen = [best] if which == "best" else found[-wanted:]
+    best = {each.folder for each in (ranked or found[-1:])[:wanted]}
+    chosen = [each for each in found if each.folder in best] if kind == "best" else found[-wanted:]
     for each in chosen:
         damaged = each.damaged_file()
         if damaged is not None:
@@ -94,7 +104,9 @@ def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
 
 
 def warn_of_gaps(chosen: list[Checkpoint], which: str, every: int) -> None:
-    """Say so where a mean takes in checkpoints that are older, and were kept only for being best."""
+    """Say so where a mean of the last ones takes in some that are older, and were kept only for being best."""
+    if not which.startswith("avg"):
+        return
     marks = [each.progress.global_step // every for each in chosen]
     if any(later - earlier > 1 for earlier, later in itertools.pairwise(marks)):
         names = ", ".join(each.folder.name for each in chosen)
@@ -103,6 +115,16 @@ def warn_of_gaps(chosen: list[Checkpoint], which: str, every: int) -> None:
             "train with a higher checkpoint.keep_last to average the last ones",
             which,
             names,
+        )
+
+
+def warn_of_best_lost(which: str, keep_best: int) -> None:
+    """Say so where a mean of the best ones takes in some that were kept only for being the last."""
+    if which.startswith("best:") and int(which.removeprefix("best:")) > keep_best:
+        log.warning(
+            "checkpoint=%s: the run keeps its %d best (checkpoint.keep_best); the others are the best of the last ones",
+            which,
+            keep_best,
         )
 
 

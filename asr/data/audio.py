@@ -1,8 +1,9 @@
 """Reading audio: one utterance's samples, or a refusal that says which file is wrong, how, and what to do.
 
-Nothing is converted on the way: a file of another rate, with several channels or with samples that are not numbers is
-refused rather than silently resampled, mixed or repaired. What a header can tell is checked by ``header_defect``,
-which the screening before training shares; the samples themselves are checked when they are read.
+Nothing is converted unless it was asked for: a file of another rate is resampled under ``resample`` (the key
+data.resample) and refused otherwise; one with several channels or with samples that are not numbers is refused rather
+than mixed or repaired. What a header can tell is checked by ``header_defect``, which the screening before training
+shares; the samples themselves are checked when they are read.
 """
 
 import math
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from asr.data.manifest import Utterance
+from asr.data.resampling import resampler
 
 # A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
 TOLERANCE_SECONDS = 0.05
@@ -58,14 +60,14 @@ def read_header(file: Path) -> Header:
     return Header(info.frames, info.samplerate, info.channels)
 
 
-def header_defect(utterance: Utterance, header: Header, sample_rate: int) -> str | None:
+def header_defect(utterance: Utterance, header: Header, sample_rate: int, *, resample: bool) -> str | None:
     """What makes the utterance unusable as far as its file's header tells; None if nothing does."""
     if header.num_samples == 0:
         return "the audio has zero length; remove the utterance"
-    if header.sample_rate != sample_rate:
+    if header.sample_rate != sample_rate and not resample:
         return (
             f"is sampled at {header.sample_rate} Hz, but data.sample_rate is {sample_rate} Hz; "
-            f"resample it (sox in.wav -r {sample_rate} out.wav) or set data.sample_rate={header.sample_rate}"
+            f"set data.resample=true to resample such files, or data.sample_rate={header.sample_rate} if all are like it"
         )
     return _channel_defect(utterance.channel, header.num_channels) or _duration_defect(
         utterance, header.num_samples / header.sample_rate
@@ -110,8 +112,18 @@ def sample_range(utterance: Utterance, header: Header) -> tuple[int, int]:
     return start, min(end, header.num_samples)
 
 
-def read_audio(utterance: Utterance, sample_rate: int) -> Tensor:
+def num_samples(utterance: Utterance, header: Header, sample_rate: int) -> int:
+    """Samples of the utterance at ``sample_rate``, as ``read_audio`` returns them; 0 if it lies beyond its file."""
+    start, end = sample_range(utterance, header)
+    return resampler(header.sample_rate, sample_rate).length(max(0, end - start))
+
+
+def read_audio(utterance: Utterance, sample_rate: int, *, resample: bool) -> Tensor:
     """The utterance's waveform.
+
+    Args:
+        sample_rate: Hz of what is returned.
+        resample: whether the file may have another rate.
 
     Returns:
         (samples,) float32, full scale at 1.
@@ -128,7 +140,7 @@ def read_audio(utterance: Utterance, sample_rate: int) -> Tensor:
         header = read_header(utterance.audio_filepath)
     except ValueError as error:
         raise bad(str(error)) from None
-    if defect := header_defect(utterance, header, sample_rate):
+    if defect := header_defect(utterance, header, sample_rate, resample=resample):
         raise bad(defect)
     start, end = sample_range(utterance, header)
     try:
@@ -139,11 +151,11 @@ def read_audio(utterance: Utterance, sample_rate: int) -> Tensor:
         raise bad(f"breaks off while it is read ({error}); write the file anew") from None
     samples = np.ascontiguousarray(samples[:, utterance.channel or 0])
     if len(samples) < end - start:
-        seconds = len(samples) / sample_rate
-        raise bad(f"breaks off after {seconds:.3f} of {(end - start) / sample_rate:.3f} s; write the file anew")
+        seconds, expected = len(samples) / header.sample_rate, (end - start) / header.sample_rate
+        raise bad(f"breaks off after {seconds:.3f} of {expected:.3f} s; write the file anew")
     if len(samples) == 0:
         raise bad("the segment has zero length; correct the manifest's offset and duration")
     if not np.isfinite(samples).all():
         position = int(np.flatnonzero(~np.isfinite(samples))[0])
         raise bad(f"sample {position} is {samples[position]}, not a number to train on; write the file anew")
-    return torch.from_numpy(samples)
+    return resampler(header.sample_rate, sample_rate)(torch.from_numpy(samples))

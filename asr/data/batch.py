@@ -81,6 +81,26 @@ class Batch:
     metrics: dict[str, float] = field(default_factory=dict)
     frame_targets: Tensor | None = None  # (B, T) int64 classes, padded with IGNORED, or (B, T, ...) padded with 0
 
+    def part(self, start: int, stop: int) -> "Batch":
+        """Utterances ``start`` to ``stop``, padded only as they need; refusals and figures stay with the whole unit."""
+        rows = slice(start, stop)
+        frames, tokens = int(self.feature_lengths[rows].max()), int(self.target_lengths[rows].max())
+        return replace(
+            self,
+            utterance_ids=self.utterance_ids[rows],
+            features=self.features[rows, :frames].contiguous(),
+            feature_lengths=self.feature_lengths[rows],
+            targets=self.targets[rows, :tokens].contiguous(),
+            target_lengths=self.target_lengths[rows],
+            predictor_inputs=self.predictor_inputs[rows, :tokens].contiguous(),
+            frame_targets=None if self.frame_targets is None else self.frame_targets[rows, :frames].contiguous(),
+            weight=float(stop - start),
+            unit=f"{self.unit}[{start}:{stop}]",
+            audio_seconds=self.audio_seconds * float(self.feature_lengths[rows].sum() / self.feature_lengths.sum()),
+            refused=[],
+            metrics={},
+        )
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
         """The same batch on ``device``, its features in ``dtype``; lengths go along."""
         return replace(

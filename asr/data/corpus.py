@@ -11,21 +11,17 @@ import fcntl
 import hashlib
 import json
 import logging
-import math
 import shutil
 import time
 import wave
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 
-import torch
 from torch import Tensor
-from torchaudio.transforms import Resample
 
-from distributed.ranges import Count, Range
+from distributed.ranges import Count
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 3.0  # of waiting in silence for another process
@@ -40,13 +36,17 @@ class CorpusError(ValueError):
 class Corpus(ABC):
     """Base of all corpora: what the loader needs to know, and the manifests."""
 
-    def __init__(self, *, root: Path, sample_rate: Count, on_bad: Literal["stop", "skip"]) -> None:
-        """``sample_rate`` in Hz of every utterance; ``on_bad`` says what the loader does with unusable ones."""
+    def __init__(self, *, root: Path, sample_rate: Count, on_bad: Literal["stop", "skip"], resample: bool) -> None:
+        """``sample_rate`` in Hz of every utterance; ``on_bad`` says what the loader does with unusable ones.
+
+        ``resample`` makes utterances of files with another rate usable.
+        """
         if on_bad not in ("stop", "skip"):
             raise ValueError(f"data.on_bad must be stop or skip, got {on_bad!r}")
         self.root = Path(root)
         self.sample_rate = sample_rate
         self.on_bad = on_bad
+        self.resample = resample
 
     @abstractmethod
     def prepare(self) -> dict[str, Path]:
@@ -66,11 +66,12 @@ class ManifestCorpus(Corpus):
         root: Path,
         sample_rate: Count,
         on_bad: Literal["stop", "skip"],
+        resample: bool,
         train: Path,
         dev: Path | None,
         test: Path | None,
     ) -> None:
-        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=resample)
         self.splits = {
             split: self.root / path
             for split, path in (("train", train), ("dev", dev), ("test", test))
@@ -92,41 +93,6 @@ def content_hash(**parameters: object) -> str:
     """Ten hexadecimal digits that change whenever a parameter does."""
     text = json.dumps(parameters, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-
-
-def checked_interval(
-    key: str, ends: Sequence[float], low: float = -math.inf, high: float = math.inf
-) -> tuple[float, float]:
-    """``ends`` as a pair within [low, high].
-
-    Raises:
-        ValueError: not two numbers, in the wrong order, or beyond the limits.
-    """
-    values = tuple(ends)
-    if len(values) != 2 or not low <= values[0] <= values[1] <= high:
-        limits = str(Range(low, high)) or "finite"
-        raise ValueError(f"data.{key} must be [lowest, highest], each {limits}, got {list(values)}")
-    return values
-
-
-class Resampler:
-    """Changes the sampling rate, for utterances of many lengths.
-
-    The convolution library compiles a kernel per length, several times dearer than its use: lengths are padded with
-    zeros, which resampling assumes beyond the ends anyway, to whole steps.
-    """
-
-    _STEP_SECONDS = 0.5
-
-    def __init__(self, source_rate: int, target_rate: int) -> None:
-        self._transform = Resample(source_rate, target_rate)
-        self._ratio = Fraction(target_rate, source_rate)
-        self._step = round(self._STEP_SECONDS * source_rate)
-
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Samples of shape (samples,) at the target rate."""
-        padded = torch.nn.functional.pad(samples, (0, -len(samples) % self._step))
-        return self._transform(padded)[: math.ceil(len(samples) * self._ratio)]
 
 
 def write_wav(path: Path, samples: Tensor, sample_rate: int) -> float:

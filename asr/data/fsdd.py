@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, CorpusError, Resampler, checked_interval, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, CorpusError, content_hash, make_once, write_wav
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.resampling import Resampler
 from asr.data.words import UNITS
-from distributed.ranges import Count, Natural
+from distributed.ranges import Count, Natural, checked_interval
 
 FORMAT = 1  # raised whenever the same recordings and parameters would give another corpus
 SAMPLE_RATE = 8000  # Hz, of the recordings
@@ -135,7 +136,7 @@ class _FsddCorpus(Corpus):
         held_out: str | None,
         dev_recordings: Count,
     ) -> None:
-        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=False)
         self.cache = Path(cache)
         self.held_out = held_out
         self.dev_recordings = dev_recordings
@@ -260,7 +261,7 @@ class FsddConnected(_FsddCorpus):
         if min_digits > max_digits:
             raise ValueError(f"data.min_digits={min_digits} must not be above data.max_digits={max_digits}")
         self.num_digits = (min_digits, max_digits)
-        self.silence_seconds = checked_interval("silence_seconds", silence_seconds, low=0)
+        self.silence_seconds = checked_interval("data.silence_seconds", silence_seconds, low=0)
         self.strings = {"train": train_strings, "dev": dev_strings, "test": test_strings}
         self.seed = seed
 

@@ -31,21 +31,23 @@ class Utterance:
     channel: int | None = None  # of the file, counted from 0; None: it has only one
 
 
-def parse_record(record: Any, folder: Path, where: str) -> Utterance:
+def parse_record(record: Any, folder: Path, where: str, *, text_needed: bool = True) -> Utterance:
     """The utterance that one line describes; relative paths are relative to ``folder``, errors begin with ``where``.
+
+    A line that needs no text may be a noise.
 
     Raises:
         ManifestError: the line is not an utterance.
     """
     if not isinstance(record, dict):
         raise ManifestError(f"{where}: expected a JSON object, got {type(record).__name__}")
-    missing = [key for key in ("audio_filepath", "duration", "text") if key not in record]
+    needed = ["audio_filepath", "duration", *(["text"] if text_needed else [])]
+    missing = [key for key in needed if key not in record]
     if missing:
-        raise ManifestError(
-            f"{where}: no {' and no '.join(missing)}; every line needs audio_filepath, duration and text"
-        )
+        *others, last = needed
+        raise ManifestError(f"{where}: no {' and no '.join(missing)}; every line needs {', '.join(others)} and {last}")
     for key in ("audio_filepath", "text"):
-        if not isinstance(record[key], str):
+        if not isinstance(record.get(key, ""), str):
             raise ManifestError(f"{where}: {key} must be a string, got {record[key]!r}")
     audio, offset = Path(record["audio_filepath"]), record.get("offset")
     if (channel := record.get("channel")) is not None and (type(channel) is not int or channel < 0):
@@ -54,7 +56,7 @@ def parse_record(record: Any, folder: Path, where: str) -> Utterance:
         id=str(audio.stem if record.get("id") is None else record["id"]),
         audio_filepath=audio if audio.is_absolute() else folder / audio,
         duration=_seconds(record["duration"], "duration", where),
-        text=record["text"],
+        text=record.get("text", ""),
         speaker=str(record.get("speaker") or ""),
         offset=None if offset is None else _seconds(offset, "offset", where),
         channel=channel,
@@ -68,8 +70,8 @@ def _seconds(value: Any, key: str, where: str) -> float:
         raise ManifestError(f"{where}: {key} must be a number of seconds, got {value!r}") from None
 
 
-def read_manifest(path: Path) -> list[Utterance]:
-    """All utterances of a manifest, in its order.
+def read_manifest(path: Path, *, text_needed: bool = True) -> list[Utterance]:
+    """All utterances of a manifest, in its order; recordings of noise need no text.
 
     Raises:
         ManifestError: the file is missing, empty, or a line is not an utterance.
@@ -88,7 +90,7 @@ def read_manifest(path: Path) -> list[Utterance]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ManifestError(f"{where}: not JSON: {error}") from None
-        utterances.append(parse_record(record, path.parent, where))
+        utterances.append(parse_record(record, path.parent, where, text_needed=text_needed))
     if not utterances:
         raise ManifestError(f"{path}: the manifest is empty; write one JSON object per utterance")
     return utterances

@@ -50,6 +50,7 @@ class UnitDataset(Dataset[Batch]):
         utterances: what the plan's indices point into.
         hooks: (name, hook) in the order of the configuration, which the stage overrules; none in evaluation.
         on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and hands the refusal over in ``Batch.refused``.
+        resample: whether files may have another rate than the features.
         cache: keep log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
             at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech, in every process that loads.
         frame_targets: of every utterance's frames; None: the model needs none.
@@ -64,6 +65,7 @@ class UnitDataset(Dataset[Batch]):
         hooks: Sequence[tuple[str, BatchHook]],
         seed: int,
         on_bad: OnBad,
+        resample: bool,
         cache: bool,
         frame_targets: FrameTargets | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class UnitDataset(Dataset[Batch]):
         self.seed = seed
         self.on_bad = on_bad
         self.frame_targets = frame_targets
+        self.resample = resample
         self.cache: dict[int, Tensor] | None = {} if cache else None
         self._repeatable_mel = not self.hooks["waveform"] and features.dither == 0
 
@@ -113,7 +116,7 @@ class UnitDataset(Dataset[Batch]):
         if self.cache is not None and index in self.cache:
             return self.cache[index].clone()  # hooks may write into it
         utterance = self.utterances[index]
-        signal = read_audio(utterance, self.features.sample_rate)
+        signal = read_audio(utterance, self.features.sample_rate, resample=self.resample)
         if self.features.frames_of(len(signal)) == 0:
             reason = f"is too short for one frame of {self.features.frame_length_ms:g} ms; remove the utterance"
             raise BadUtterance(utterance.id, utterance.audio_filepath, reason)

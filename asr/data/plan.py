@@ -25,6 +25,10 @@ from distributed.ranges import Count, NonNegative
 # It costs about as much in padding.
 LENGTH_JITTER = 0.05
 
+# A signal that is longer by a fraction may have more frames than the fraction says, since frames lie wholly within it:
+# less than 1 + fraction x window / shift more, which is at most this up to a fraction of 0.8 (at 25 and 10 ms).
+EDGE_FRAMES = 3
+
 Indices = list[int]
 
 
@@ -90,9 +94,28 @@ def check_learners(units: int, learners: int) -> None:
         )
 
 
+def planned_frames(frames: NDArray[np.int64], margin: float) -> NDArray[np.int64]:
+    """Frames that utterances may have after hooks made them longer by at most the fraction ``margin``."""
+    return frames if margin == 0 else np.ceil(frames * (1.0 + margin)).astype(np.int64) + EDGE_FRAMES
+
+
+def _room(frame_margin: float | None, lengthening: float) -> float:
+    """The fraction by which utterances may become longer."""
+    if frame_margin is None:
+        return lengthening
+    if frame_margin < lengthening:
+        raise ValueError(
+            f"batch.frame_margin={frame_margin:g} leaves less room than the hooks need, which make utterances up to "
+            f"{lengthening:.1%} longer; set batch.frame_margin={math.ceil(lengthening * 1000) / 1000:g} or more, or null"
+        )
+    return frame_margin
+
+
 class BatchPlan:
     """The plan of a run. ``frames`` and the like describe the usable utterances, in the dataset's order.
 
+    ``lengthening`` is what the run's hooks may do to an utterance, as a fraction of its frames. A ``frame_margin`` of None
+    makes room for just that; a number keeps the plan the same for runs with other hooks.
     ``fingerprint`` is a number that differs whenever the plan does: learners compare it, and a resume with its checkpoint.
     """
 
@@ -103,22 +126,25 @@ class BatchPlan:
         unit_utterances: Count,
         max_frames: Count,
         max_cells: Count,
+        frame_margin: NonNegative | None,
         target_margin: NonNegative,
         frames: Sequence[int],
         target_lengths: Sequence[int],
         utterance_ids: Sequence[str],
         subsampling: int,
+        lengthening: float,
         seed: int,
     ) -> None:
         self.units = units
         self.budgets = Budgets(unit_utterances, max_frames, max_cells)
         self.frames = np.asarray(frames, dtype=np.int64)
         self.target_lengths = np.asarray(target_lengths, dtype=np.int64)
-        self.encoder_frames = -(-self.frames // subsampling)
+        self.planned_frames = planned_frames(self.frames, _room(frame_margin, lengthening))
+        self.encoder_frames = -(-self.planned_frames // subsampling)
         self.planned_targets = np.ceil(self.target_lengths * (1.0 + target_margin)).astype(np.int64)
         self.seed = seed
         facts = [units, self.budgets, target_margin, subsampling, seed]
-        rows = zip(utterance_ids, self.frames.tolist(), self.target_lengths.tolist(), strict=False)
+        rows = zip(utterance_ids, self.planned_frames.tolist(), self.target_lengths.tolist(), strict=False)
         self.fingerprint = keyed_seed(*facts, *(value for row in rows for value in row))
         self._check_budgets(utterance_ids)
         self._check_divisible()
@@ -150,7 +176,7 @@ class BatchPlan:
     def _pieces(self, lengths: NDArray[np.float64]) -> list[Indices] | None:
         """Units in order of ``lengths``, their number a multiple of G; None if that cannot be had."""
         order = np.argsort(lengths, kind="stable").tolist()
-        columns = (self.frames.tolist(), self.encoder_frames.tolist(), self.planned_targets.tolist())
+        columns = (self.planned_frames.tolist(), self.encoder_frames.tolist(), self.planned_targets.tolist())
         return split_to_multiple(chunk(order, *columns, self.budgets), self.units)
 
     def learner_units(self, global_batch: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
@@ -163,8 +189,13 @@ class BatchPlan:
             raise ValueError("frames, target_lengths and utterance_ids must be of the same length")
         cells = self.encoder_frames * (self.planned_targets + 1)
         for costs, what, key, budget in (
-            (self.frames, "feature frames", "batch.max_frames", self.budgets.frames),
-            (cells, "lattice cells (with room for longer targets)", "batch.max_cells", self.budgets.cells),
+            (
+                self.planned_frames,
+                "feature frames (with the room that hooks need)",
+                "batch.max_frames",
+                self.budgets.frames,
+            ),
+            (cells, "lattice cells (with the room that hooks need)", "batch.max_cells", self.budgets.cells),
         ):
             if (over := np.flatnonzero(costs > budget)).size:
                 worst = int(costs.argmax())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from asr.data.audio import BadUtterance, Header, header_defect, read_header, sample_range
+from asr.data.audio import BadUtterance, Header, header_defect, num_samples, read_header
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer, UnknownSymbol
@@ -51,8 +51,11 @@ def screen(
     tokenizer: Tokenizer,
     features: LogMel,
     on_bad: OnBad,
+    resample: bool,
 ) -> Screened:
     """Sort the utterances into usable ones and refused ones. An empty text is usable.
+
+    ``resample`` says whether files may have another rate than the features.
 
     Raises:
         BadUtterance: with ``stop``, if any is refused; with ``skip``, if all are.
@@ -65,7 +68,10 @@ def screen(
     for utterance in utterances:
         try:
             refuse_duplicate(utterance, file_of)
-            frames = _count_frames(utterance, headers[utterance.audio_filepath], features)
+            header = usable_header(
+                utterance, headers[utterance.audio_filepath], features.sample_rate, resample=resample
+            )
+            frames = _count_frames(utterance, header, features)
             num_targets = count_targets(utterance, tokenizer)
         except BadUtterance as bad:
             screened.refused.append(Refusal(bad.utterance_id, bad.file, bad.reason))
@@ -99,18 +105,17 @@ def refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
 
 
-def usable_header(utterance: Utterance, header: Header | str, sample_rate: int) -> Header:
+def usable_header(utterance: Utterance, header: Header | str, sample_rate: int, *, resample: bool) -> Header:
     """The header, if it agrees with the manifest; raises BadUtterance otherwise, or if it could not be read."""
-    defect = header if isinstance(header, str) else header_defect(utterance, header, sample_rate)
+    defect = header if isinstance(header, str) else header_defect(utterance, header, sample_rate, resample=resample)
     if defect is not None:
         raise BadUtterance(utterance.id, utterance.audio_filepath, defect)
     assert isinstance(header, Header)
     return header
 
 
-def _count_frames(utterance: Utterance, header: Header | str, features: LogMel) -> int:
-    start, end = sample_range(utterance, usable_header(utterance, header, features.sample_rate))
-    frames = features.frames_of(max(0, end - start))
+def _count_frames(utterance: Utterance, header: Header, features: LogMel) -> int:
+    frames = features.frames_of(num_samples(utterance, header, features.sample_rate))
     if frames == 0:
         reason = f"is too short for one frame of {features.frame_length_ms:g} ms; remove the utterance"
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)

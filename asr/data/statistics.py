@@ -43,11 +43,11 @@ class Summary:
 
 
 def examine(
-    utterances: Sequence[Utterance], sample_rate: int, tokenizer: Tokenizer | None
+    utterances: Sequence[Utterance], sample_rate: int, tokenizer: Tokenizer | None, *, resample: bool
 ) -> tuple[Summary, list[Refusal]]:
     """Figures of what can be used, and what cannot; together they are all of ``utterances``.
 
-    Texts are checked against the ``tokenizer`` if there is one.
+    Texts are checked against the ``tokenizer`` if there is one; files may have another rate under ``resample``.
     """
     headers = read_headers({utterance.audio_filepath for utterance in utterances})
     usable: list[Utterance] = []
@@ -56,7 +56,7 @@ def examine(
     for utterance in utterances:
         try:
             refuse_duplicate(utterance, file_of)
-            usable_header(utterance, headers[utterance.audio_filepath], sample_rate)
+            usable_header(utterance, headers[utterance.audio_filepath], sample_rate, resample=resample)
             tokens += 0 if tokenizer is None else count_targets(utterance, tokenizer)
         except BadUtterance as bad:
             refused.append(Refusal(bad.utterance_id, bad.file, bad.reason))

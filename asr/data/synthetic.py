@@ -1,4 +1,4 @@
-"""The embedded corpus: sentences of a grammar, spoken by espeak-ng in many voices, speeds and pitches.
+"""The embedded corpus: sentences of a grammar, or of the user's, spoken by espeak-ng in many voices, speeds and pitches.
 
 A voice is an accent and a variant (the speaker). The variants of train, dev and test are disjoint, so that no speaker
 of a test is heard in training. Each utterance is drawn with a generator keyed by (seed, split, index) and
@@ -12,7 +12,9 @@ synthesised from a fresh state: it does not depend on the other utterances, nor 
 import json
 import logging
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +23,12 @@ from torch import Tensor
 
 from asr.data import espeak
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, Resampler, checked_interval, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, content_hash, make_once, write_wav
 from asr.data.grammar import Vocabulary, sentence
 from asr.data.manifest import Utterance, write_manifest
-from distributed.ranges import Count, Natural
+from asr.data.resampling import Resampler
+from asr.data.texts import Sentences, read_sentences
+from distributed.ranges import Count, Natural, Probability, checked_interval
 
 FORMAT = 1  # raised whenever the same parameters would give another corpus
 
@@ -63,8 +67,8 @@ class Ranges:
     noise_snr_db: tuple[float, float] | None
 
 
-def draw_take(vocabulary: Vocabulary, ranges: Ranges, seed: int, split: str, index: int) -> Take:
-    """The take of one utterance: a function of its key and the ranges alone."""
+def draw_take(draw_text: Callable[[torch.Generator], str], ranges: Ranges, seed: int, split: str, index: int) -> Take:
+    """The take of one utterance: a function of its key, the ranges and where texts are drawn from."""
     generator = torch.Generator().manual_seed(keyed_seed(seed, split, index))
 
     def uniform(ends: tuple[float, float]) -> float:
@@ -74,7 +78,7 @@ def draw_take(vocabulary: Vocabulary, ranges: Ranges, seed: int, split: str, ind
         return values[int(torch.randint(len(values), (), generator=generator))]
 
     return Take(
-        text=sentence(generator, vocabulary),
+        text=draw_text(generator),
         voice=f"{choice(tuple(espeak.ACCENTS))}+{choice(VARIANTS[split])}",
         words_per_minute=round(uniform(ranges.words_per_minute)),
         pitch=round(uniform(ranges.pitch)),
@@ -113,6 +117,8 @@ class SyntheticCorpus(Corpus):
         sample_rate: Count,
         on_bad: Literal["stop", "skip"],
         vocabulary: Vocabulary,
+        texts: Path | None,
+        recombine: Probability,
         train_utterances: Count,
         dev_utterances: Count,
         test_utterances: Count,
@@ -123,17 +129,19 @@ class SyntheticCorpus(Corpus):
         noise_snr_db: tuple[float, float] | None,
         seed: Natural,
     ) -> None:
-        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=False)
         if vocabulary not in ("small", "full"):
             raise ValueError(f"data.vocabulary must be small or full, got {vocabulary!r}")
         self.vocabulary: Vocabulary = vocabulary
+        self.texts = texts
+        self.recombine = recombine
         self.utterances = {"train": train_utterances, "dev": dev_utterances, "test": test_utterances}
         self.ranges = Ranges(
-            words_per_minute=checked_interval("words_per_minute", words_per_minute, low=80, high=450),
-            pitch=checked_interval("pitch", pitch, low=0, high=100),
-            silence_seconds=checked_interval("silence_seconds", silence_seconds, low=0),
-            gain_db=checked_interval("gain_db", gain_db, high=0),
-            noise_snr_db=None if noise_snr_db is None else checked_interval("noise_snr_db", noise_snr_db),
+            words_per_minute=checked_interval("data.words_per_minute", words_per_minute, low=80, high=450),
+            pitch=checked_interval("data.pitch", pitch, low=0, high=100),
+            silence_seconds=checked_interval("data.silence_seconds", silence_seconds, low=0),
+            gain_db=checked_interval("data.gain_db", gain_db, high=0),
+            noise_snr_db=None if noise_snr_db is None else checked_interval("data.noise_snr_db", noise_snr_db),
         )
         self.seed = seed
 
@@ -145,7 +153,8 @@ class SyntheticCorpus(Corpus):
 
     def _parameters(self) -> dict[str, Any]:
         """Everything that determines the content."""
-        return {
+        own_texts = {} if self.texts is None else {"texts": self._sentences, "recombine": self.recombine}
+        return own_texts | {
             "corpus": "synthetic",
             "format": FORMAT,
             "espeakng_loader": espeak.version(),
@@ -156,29 +165,38 @@ class SyntheticCorpus(Corpus):
             "ranges": {name: getattr(self.ranges, name) for name in Ranges.__slots__},
         }
 
+    @cached_property
+    def _sentences(self) -> list[str]:
+        return [] if self.texts is None else read_sentences(Path(self.texts))
+
     def _make(self, folder: Path) -> None:
         started, seconds = time.monotonic(), 0.0
         logger.info("making the synthetic corpus: %d utterances in %s", sum(self.utterances.values()), self.root)
         resample = Resampler(espeak.SAMPLE_RATE, self.sample_rate)
+        draw_text = (
+            partial(sentence, vocabulary=self.vocabulary)
+            if self.texts is None
+            else Sentences(self._sentences, self.recombine).draw
+        )
         with espeak.open_synthesiser() as synthesiser:
-            for split in self.utterances:
-                spoken = self._speak_split(synthesiser, resample, folder, split)
+            for split, number in self.utterances.items():
+                takes = (draw_take(draw_text, self.ranges, self.seed, split, index) for index in range(number))
+                spoken = self._speak_split(synthesiser, resample, folder / split, takes)
                 write_manifest(folder / f"{split}.jsonl", spoken)
                 seconds += sum(utterance.duration for utterance in spoken)
         (folder / "corpus.json").write_text(json.dumps(self._parameters(), indent=2) + "\n", encoding="utf-8")
         logger.info("made %.2f hours of speech in %.0f s", seconds / 3600, time.monotonic() - started)
 
     def _speak_split(
-        self, synthesiser: espeak.Synthesiser, resample: Resampler, folder: Path, split: str
+        self, synthesiser: espeak.Synthesiser, resample: Resampler, folder: Path, takes: Iterable[Take]
     ) -> list[Utterance]:
-        (folder / split).mkdir()
+        folder.mkdir()
         spoken = []
-        for index in range(self.utterances[split]):
-            take = draw_take(self.vocabulary, self.ranges, self.seed, split, index)
+        for index, take in enumerate(takes):
             samples = synthesiser.say(take.text, take.voice, take.words_per_minute, take.pitch)
             signal = record(take, resample(samples / 32768), self.sample_rate)
-            name = f"{split}-{index:06d}"
-            path = folder / split / f"{name}.wav"
+            name = f"{folder.name}-{index:06d}"
+            path = folder / f"{name}.wav"
             duration = write_wav(path, signal, self.sample_rate)
             spoken.append(
                 Utterance(id=name, audio_filepath=path, duration=duration, text=take.text, speaker=take.voice)

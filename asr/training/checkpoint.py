@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from asr.training.checkpoint_manifest import CheckpointError, FormatError, read_manifest, write_manifest
+from asr.training.checkpoint_manifest import CheckpointError, FormatError, one_line, read_manifest, write_manifest
 from asr.training.files import (
     delete_folder,
     fsync,
@@ -137,12 +137,15 @@ def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
     return None, problems
 
 
+def ranked_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """Those that were evaluated, by figure from the lowest on (the newer of equals first)."""
+    evaluated = [(c.figure, c) for c in reversed(checkpoints) if c.figure is not None]
+    return [c for _, c in sorted(evaluated, key=lambda pair: pair[0])]
+
+
 def best_checkpoint(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest figure (the newest of equals); the newest if none was evaluated."""
-    evaluated = [c for c in checkpoints if c.figure is not None]
-    if evaluated:
-        return min(reversed(evaluated), key=lambda c: c.figure if c.figure is not None else float("inf"))
-    return checkpoints[-1] if checkpoints else None
+    """The one with the lowest figure; the newest if none was evaluated."""
+    return next(iter(ranked_checkpoints(checkpoints) or checkpoints[-1:]), None)
 
 
 class CheckpointFolder:
@@ -194,6 +197,12 @@ class CheckpointFolder:
         lines = [f"{why}; kept as {set_aside(folder, DAMAGED).name}" for folder, why in sorted(problems.items())]
         return chosen, lines
 
+    def among_best(self, figure: float) -> bool:
+        """Whether a checkpoint with this figure would be one of the ``keep_best`` best."""
+        found = list_checkpoints(self.root)[0] if self.world.rank == 0 else []
+        as_good = sum(c.figure is not None and c.figure <= figure for c in found)
+        return self.world.any(self.world.rank == 0 and as_good < self.retention.keep_best)
+
     def save(
         self, progress: Progress, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None, figure: float | None
     ) -> Path:
@@ -232,7 +241,7 @@ class CheckpointFolder:
         if self.world.any(failure is not None):
             if isinstance(failure, CheckpointError):
                 raise failure
-            told = "another learner could not do its part (see its log)" if failure is None else _one_line(failure)
+            told = "another learner could not do its part (see its log)" if failure is None else one_line(failure)
             raise CheckpointError(f"cannot {doing}: {told}; {remedy}") from failure
 
     def _write_own(self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None) -> None:
@@ -265,13 +274,8 @@ class CheckpointFolder:
 
     def _retire(self) -> None:
         found, _ = list_checkpoints(self.root)
-        kept = {c.folder for c in found[-self.retention.keep_last :]}
-        remaining = [c for c in found if c.figure is not None]
-        for _ in range(min(self.retention.keep_best, len(remaining))):
-            best = best_checkpoint(remaining)
-            assert best is not None
-            kept.add(best.folder)
-            remaining.remove(best)
+        best = ranked_checkpoints(found)[: self.retention.keep_best]
+        kept = {c.folder for c in (*found[-self.retention.keep_last :], *best)}
         for checkpoint in found:
             if checkpoint.folder not in kept:
                 delete_folder(checkpoint.folder)
@@ -292,9 +296,3 @@ def _intact(folder: Path) -> Checkpoint | None:
     except CheckpointError:
         return None
     return checkpoint if checkpoint.damaged_file() is None else None
-
-
-def _one_line(error: Exception) -> str:
-    """An error's message without line breaks; with its kind, unless that is one whose messages stand alone."""
-    message = " ".join(str(error).split())
-    return message if message and isinstance(error, OSError | RuntimeError) else f"{type(error).__name__}: {message}"

@@ -53,3 +53,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _digest(record: Mapping[str, Any]) -> str:
     """SHA-256 of a record, in a form of JSON that does not depend on layout."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks; with its kind, unless that is one whose messages stand alone."""
+    message = " ".join(str(error).split())
+    return message if message and isinstance(error, OSError | RuntimeError) else f"{type(error).__name__}: {message}"

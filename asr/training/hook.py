@@ -5,14 +5,15 @@
     groups = hook.on_parameter_groups(model)           # parameters with rules of their own
     optimizer(groups);  backend.attach(optimizer);  load checkpoint
     hook.on_fit_start(run, resumed)
-    backend.synchronise(resumed)                       # may rehearse: forward, on_loss and backward that leave no trace
+    a probe of memory                                  # forward, on_loss and backward of units that leave no trace
+    backend.synchronise(resumed)                       # may rehearse: the same
     while samples are left:
         hook.on_step_start(progress)
         divisor = backend.begin_step(local_weight)
         for unit in units:
             hook.on_batch(raw)                         # in the loader, at the hook's stage
-            output = model(batch)
-            hook.on_loss(batch, output, terms)         # adds to the sum, or a per-step term
+            output = model(batch)                      # these three for one part after the other, where memory
+            hook.on_loss(batch, output, terms)         # adds to the sum, or a per-step term             asks for it
             terms.objective(divisor).backward()        # terms.summed / divisor + terms.per_step
         report = backend.reduce_gradients(max_norm)
         hook.on_gradients(model, report)
@@ -83,10 +84,10 @@ class ParameterGroup:
 
 @dataclass(slots=True)
 class LossTerms:
-    """The loss of one unit while hooks add to it."""
+    """The loss of one unit, or a part of one, while hooks add to it."""
 
     summed: Tensor  # scalar: sum over the utterances of the unit, later divided by the global weight
-    last: bool  # whether this is the learner's last unit of the step
+    last: bool  # whether this is the learner's last unit of the step, or the last part of it
     per_step: Tensor | None = None  # scalar: counted once per step whatever the batch
     sums: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached summed terms, by name
     regularisers: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached per-step terms, by name
@@ -123,6 +124,11 @@ class Hook:
     stage: ClassVar[Stage | None] = None
     """Where ``on_batch`` runs; None for hooks that do not touch batches."""
 
+    @property
+    def lengthens(self) -> float:
+        """How much longer ``on_batch`` makes an utterance at most, as a fraction; ``batch.frame_margin`` has room for it."""
+        return 0.0
+
     def on_model(self, model: "SpeechModel") -> "SpeechModel":
         """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
         return model
@@ -144,7 +150,7 @@ class Hook:
         """
 
     def on_loss(self, batch: Batch, output: "LossOutput", terms: LossTerms) -> None:
-        """Runs after each unit's forward."""
+        """Runs after the forward of each unit, or of each part of one that memory asks to split."""
 
     def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
         """Runs after gradients were reduced and clipped, before the update."""

@@ -42,6 +42,8 @@ class TrainerOptions:
     max_norm: Positive | None
     max_bad_steps: Count
     precision: Literal["fp32", "bf16", "fp64"]
+    memory_probe: bool
+    memory_limit_gb: Positive | None
     log_every: Count
     evaluate_every: Count
     checkpoint_every: Count

@@ -3,7 +3,6 @@
 The loop knows hooks and a backend; no method adds a branch to it. Its order is the pseudo-code in asr/training/hook.py.
 """
 
-import copy
 import itertools
 import math
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from asr.data.batch import Batch, keyed_seed
@@ -24,11 +23,15 @@ from asr.training.bad_steps import BadSteps
 from asr.training.checkpoint import Checkpoint, CheckpointFolder
 from asr.training.evaluation import Evaluator
 from asr.training.hook import Hook, LossTerms, Progress, Run
+from asr.training.memory import MemoryGuard
+from asr.training.meter import meter_of
 from asr.training.parts import LoaderOptions, TrainerOptions
 from asr.training.precision import autocast
+from asr.training.probe import Probe, probe_memory
 from asr.training.recorder import Recorder
 from asr.training.schedule import LearningRate
-from asr.training.units import Step, planned_steps, samples_of_steps
+from asr.training.state import copied, gradients_dropped, untouched
+from asr.training.units import Step, planned_steps, total_samples
 from distributed.backend import Backend, GradientReport
 from distributed.launch import World
 
@@ -48,6 +51,7 @@ class Parts:
     evaluator: Evaluator
     checkpoints: CheckpointFolder
     recorder: Recorder
+    memory: MemoryGuard
     loader: LoaderOptions
 
 
@@ -57,35 +61,16 @@ class StepResult:
 
     report: GradientReport
     losses: list[float]  # summed loss of each unit
-    units: list[LossTerms]
+    terms: list[LossTerms]  # of each unit, or each part of one
 
     def term_means(self, weight: float) -> dict[str, float]:
         """This learner's mean of every summed term and the value of every per-step term, for the log."""
         means: dict[str, float] = {}
-        for unit in self.units:
-            for name, value in unit.sums.items():
+        for terms in self.terms:
+            for name, value in terms.sums.items():
                 means[f"train/{name}"] = means.get(f"train/{name}", 0.0) + float(value) / max(weight, 1.0)
-            means |= {f"train/{name}": float(value) for name, value in unit.regularisers.items()}
+            means |= {f"train/{name}": float(value) for name, value in terms.regularisers.items()}
         return means
-
-
-def total_samples(options: TrainerOptions, plan: BatchPlan) -> int:
-    """Utterances that a run processes, by all learners together."""
-    samples = options.epochs * plan.utterances
-    if options.max_steps is None:
-        return samples
-    return min(samples, samples_of_steps(plan, options.max_steps, options.epochs))
-
-
-def _copied(value: Any) -> Any:
-    """A copy on the CPU of nested containers with tensors."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item) for item in value)
-    return value
 
 
 class Trainer:
@@ -97,7 +82,6 @@ class Trainer:
         self.backend: Backend = parts.run.backend
         self.progress = Progress()
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
-        self.best_figure = math.inf
         self.total_samples = total_samples(options, parts.plan)
 
     # ------------------------------------------------------------------ the run
@@ -128,6 +112,8 @@ class Trainer:
             self.load(resume_from)
         for hook in self.parts.hooks.values():
             hook.on_fit_start(self.parts.run, resumed)
+        if self.options.memory_probe and self.progress.samples < self.total_samples:
+            self._probe()
         self.backend.synchronise(resumed, self._rehearse)
         self.parts.recorder.start(self.progress.samples)
 
@@ -173,13 +159,7 @@ class Trainer:
         """One update of this learner from its units."""
         parts, backend = self.parts, self.backend
         divisor = backend.begin_step(sum(batch.weight for batch in batches))
-        units: list[LossTerms] = []
-        for position, batch in enumerate(batches):
-            last = position == len(batches) - 1
-            with nullcontext() if last else backend.accumulating():
-                terms = self._forward(batch, last)
-                terms.objective(divisor).backward()
-            units.append(terms)
+        units = [self._unit(batch, divisor, last=batch is batches[-1]) for batch in batches]
         report = backend.reduce_gradients(self.options.max_norm)
         for hook in parts.hooks.values():
             hook.on_gradients(parts.run.model, report)
@@ -187,15 +167,36 @@ class Trainer:
             if report.finite:
                 parts.optimizer.step()
         backend.zero_grad()
-        return StepResult(report, torch.stack([terms.summed.detach() for terms in units]).double().tolist(), units)
+        sums = [torch.stack([terms.summed.detach() for terms in unit]).sum() for unit in units]
+        return StepResult(report, torch.stack(sums).double().tolist(), [terms for unit in units for terms in unit])
 
-    def _forward(self, batch: Batch, last: bool) -> LossTerms:
+    def _unit(self, batch: Batch, divisor: float, last: bool) -> list[LossTerms]:
+        """Forward and backward of a unit, or of one part after the other: the gradient is the same sum."""
+        memory, done = self.parts.memory, []
+        waiting = memory.parts(batch)
+        while waiting:
+            part, *others = waiting
+            final = last and not others  # in however many parts: one backward of a step communicates
+            with nullcontext() if final else self.backend.accumulating():
+                terms = self._forward(part, final)
+                if terms is not None:
+                    with memory.backward(part):
+                        terms.objective(divisor).backward()
+                    done.append(terms)
+            waiting = others if terms is not None else [*memory.halves(part), *others]
+        memory.count(done)
+        return done
+
+    def _forward(self, batch: Batch, last: bool) -> LossTerms | None:
+        """The loss of a unit, or a part of one; None where the device's memory did not suffice for the model."""
         parts = self.parts
         # Dropout depends on the unit alone: not on the number of learners, on evaluations or on a resume.
         torch.manual_seed(keyed_seed(parts.run.seed, "dropout", batch.unit))
         batch = batch.to(parts.world.device, torch.float64 if self.options.precision == "fp64" else None)
         with autocast(self.options.precision, parts.world.device):
-            output: LossOutput = parts.module(batch)
+            output: LossOutput | None = parts.memory.forward(lambda: parts.module(batch))
+        if output is None:
+            return None
         terms = LossTerms(output.total, last, sums=dict(output.terms))
         for hook in parts.hooks.values():
             hook.on_loss(batch, output, terms)
@@ -204,14 +205,22 @@ class Trainer:
     def _rehearse(self) -> None:
         """Forward and backward on the first unit, of which only gradients remain: the backend drops them."""
         parts = self.parts
-        states = {name: copy.deepcopy(hook.state_dict()) for name, hook in parts.hooks.items()}
-        buffers = {name: buffer.clone() for name, buffer in parts.run.model.named_buffers()}
-        batch = parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]]
-        self._forward(batch, last=True).objective(divisor=1.0).backward()
-        for name, buffer in parts.run.model.named_buffers():
-            buffer.copy_(buffers[name])
-        for name, hook in parts.hooks.items():
-            hook.load_state_dict(states[name])
+        batch, *_ = parts.memory.parts(parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]])
+        with untouched(parts.run.model, parts.hooks, parts.world.device):
+            self._trial(batch)
+
+    def _probe(self) -> None:
+        """Run the worst units of the epoch on this learner alone; nothing of it remains but what memory they took."""
+        parts, model, device = self.parts, self.parts.run.model, self.parts.world.device
+        probe = Probe(parts.memory, meter_of(device, parts.world.local_size), self._trial, self.options.memory_limit_gb)
+        with untouched(model, parts.hooks, device), gradients_dropped(model), self.backend.accumulating():
+            probe_memory(probe, parts.plan, self.progress.epoch, parts.dataset.__getitem__, parts.optimizer)
+
+    def _trial(self, batch: Batch) -> LossTerms | None:
+        terms = self._forward(batch, last=True)
+        if terms is not None:
+            terms.objective(divisor=1.0).backward()
+        return terms
 
     # ------------------------------------------------------------------ marks
 
@@ -234,15 +243,15 @@ class Trainer:
             "train/clipped": float(result.report.clipped),
             "train/bad_steps": float(self.bad_steps.total),
         }
-        self.parts.recorder.log(self.progress, row | result.term_means(weight) | self.backend.metrics())
+        self.parts.recorder.log(
+            self.progress, row | result.term_means(weight) | self.backend.metrics() | self.parts.memory.metrics()
+        )
 
     def _marks(self, before: int, finished: bool) -> None:
         figure: float | None = None
         if finished or self._crossed(before, self.options.evaluate_every):
             figure = self._evaluate()
-        improved = figure is not None and figure < self.best_figure
-        if figure is not None:
-            self.best_figure = min(self.best_figure, figure)
+        improved = figure is not None and self.parts.checkpoints.among_best(figure)
         if finished or improved or self._crossed(before, self.options.checkpoint_every):
             self.save(figure)
 
@@ -274,9 +283,8 @@ class Trainer:
             "backend": self.backend.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
             "bad_steps": self.bad_steps.state_dict(),
-            "best_figure": self.best_figure,
         }
-        return _copied(state)
+        return copied(state)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take back a checkpoint; with another number of learners all start from the consensus model."""
@@ -289,5 +297,4 @@ class Trainer:
         for name, hook in self.parts.hooks.items():
             hook.load_state_dict(own["hooks"][name])
         self.bad_steps.load_state_dict(own["bad_steps"])
-        self.best_figure = own["best_figure"]
         self.progress = checkpoint.progress

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
 from asr.training.hook import Progress
+from asr.training.parts import TrainerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,11 @@ def samples_of_steps(plan: BatchPlan, steps: int, epochs: int) -> int:
         if steps == 0:
             break
     return samples
+
+
+def total_samples(options: TrainerOptions, plan: BatchPlan) -> int:
+    """Utterances that a run processes, by all learners together."""
+    samples = options.epochs * plan.utterances
+    if options.max_steps is None:
+        return samples
+    return min(samples, samples_of_steps(plan, options.max_steps, options.epochs))

@@ -45,7 +45,9 @@ class Entry:
     mono_allowed: bool = False  # the file may also hold nothing but that channel
 
 
-def settle(entries: Iterable[Entry | Defect], sample_rate: int, case: Case) -> tuple[list[Utterance], list[Defect]]:
+def settle(
+    entries: Iterable[Entry | Defect], sample_rate: int, case: Case, *, resample: bool
+) -> tuple[list[Utterance], list[Defect]]:
     """Utterances that agree with their audio, and what is wrong with the others; together as many as ``entries``."""
     entries = list(entries)
     headers = read_headers({entry.audio_filepath for entry in entries if isinstance(entry, Entry)})
@@ -56,7 +58,12 @@ def settle(entries: Iterable[Entry | Defect], sample_rate: int, case: Case) -> t
         if isinstance(entry, Defect):
             defects.append(entry)
             continue
-        found = _settle_one(entry, headers[entry.audio_filepath], sample_rate, case, where_of)
+        header = headers[entry.audio_filepath]
+        found = _settle_one(entry, header, case, where_of)
+        if isinstance(found, Utterance):
+            assert isinstance(header, Header)
+            wrong = header_defect(found, header, sample_rate, resample=resample)
+            found = found if wrong is None else Defect(entry.where, entry.id, f"{entry.audio_filepath}: {wrong}")
         if isinstance(found, Defect):
             defects.append(found)
         else:
@@ -65,9 +72,7 @@ def settle(entries: Iterable[Entry | Defect], sample_rate: int, case: Case) -> t
     return utterances, defects
 
 
-def _settle_one(
-    entry: Entry, header: Header | str, sample_rate: int, case: Case, where_of: Mapping[str, str]
-) -> Utterance | Defect:
+def _settle_one(entry: Entry, header: Header | str, case: Case, where_of: Mapping[str, str]) -> Utterance | Defect:
     def defect(reason: str) -> Defect:
         return Defect(entry.where, entry.id, reason)
 
@@ -86,7 +91,7 @@ def _settle_one(
             f"the segment from {start:g} s to {last:g} s must begin at 0 s or later and end after its beginning; "
             "correct its times"
         )
-    utterance = Utterance(
+    return Utterance(
         id=entry.id,
         audio_filepath=entry.audio_filepath,
         duration=round(last - (start or 0.0), 6),
@@ -95,8 +100,6 @@ def _settle_one(
         offset=start,
         channel=None if entry.mono_allowed and header.num_channels == 1 else entry.channel,
     )
-    wrong = header_defect(utterance, header, sample_rate)
-    return utterance if wrong is None else defect(f"{entry.audio_filepath}: {wrong}")
 
 
 class TableCorpus(Corpus):
@@ -109,11 +112,12 @@ class TableCorpus(Corpus):
         cache: Path,
         sample_rate: Count,
         on_bad: OnBad,
+        resample: bool,
         case: Case,
         splits: Mapping[str, Sequence[Path]],
     ) -> None:
         """``splits`` names the parts of train, dev and test below ``root``; one without parts is left out."""
-        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad)
+        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=resample)
         self.cache = Path(cache)
         self.case = case
         self._told = False
@@ -135,6 +139,7 @@ class TableCorpus(Corpus):
             "splits": {split: list(map(str, parts)) for split, parts in self.splits.items()},
             "sample_rate": self.sample_rate,
             "on_bad": self.on_bad,
+            "resample": self.resample,
             "case": self.case,
             "tables": content_hash(tables=[_stamp(table) for table in tables]),
             **self.own_parameters(),
@@ -164,7 +169,7 @@ class TableCorpus(Corpus):
     def _write(self, folder: Path) -> None:
         with (folder / REFUSED_FILE).open("w", encoding="utf-8") as file:
             for split in self.splits:
-                utterances, defects = settle(self.entries(split), self.sample_rate, self.case)
+                utterances, defects = settle(self.entries(split), self.sample_rate, self.case, resample=self.resample)
                 apply_policy(split, len(utterances), defects, self.on_bad)
                 write_manifest(folder / f"{split}.jsonl", utterances)
                 for defect in defects:

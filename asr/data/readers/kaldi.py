@@ -106,6 +106,7 @@ class KaldiCorpus(TableCorpus):
         cache: Path,
         sample_rate: Count,
         on_bad: OnBad,
+        resample: bool,
         case: Case,
         audio_root: Path | None,
         channel_suffixes: list[str],
@@ -114,7 +115,15 @@ class KaldiCorpus(TableCorpus):
         test: list[Path],
     ) -> None:
         splits = {"train": train, "dev": dev, "test": test}
-        super().__init__(root=root, cache=cache, sample_rate=sample_rate, on_bad=on_bad, case=case, splits=splits)
+        super().__init__(
+            root=root,
+            cache=cache,
+            sample_rate=sample_rate,
+            on_bad=on_bad,
+            resample=resample,
+            case=case,
+            splits=splits,
+        )
         if "" in channel_suffixes:
             raise ValueError("data.channel_suffixes has an empty ending, which every id has; remove it")
         self.audio_root = self.root if audio_root is None else Path(audio_root)

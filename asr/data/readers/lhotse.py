@@ -32,6 +32,7 @@ class LhotseCuts(TableCorpus):
         cache: Path,
         sample_rate: Count,
         on_bad: OnBad,
+        resample: bool,
         case: Case,
         audio_root: Path | None,
         train: list[Path],
@@ -39,7 +40,15 @@ class LhotseCuts(TableCorpus):
         test: list[Path],
     ) -> None:
         splits = {"train": train, "dev": dev, "test": test}
-        super().__init__(root=root, cache=cache, sample_rate=sample_rate, on_bad=on_bad, case=case, splits=splits)
+        super().__init__(
+            root=root,
+            cache=cache,
+            sample_rate=sample_rate,
+            on_bad=on_bad,
+            resample=resample,
+            case=case,
+            splits=splits,
+        )
         self.audio_root = self.root if audio_root is None else Path(audio_root)
 
     def own_parameters(self) -> dict[str, object]:

@@ -28,13 +28,22 @@ class LibriSpeech(TableCorpus):
         cache: Path,
         sample_rate: Count,
         on_bad: OnBad,
+        resample: bool,
         case: Case,
         train: list[Path],
         dev: list[Path],
         test: list[Path],
     ) -> None:
         splits = {"train": train, "dev": dev, "test": test}
-        super().__init__(root=root, cache=cache, sample_rate=sample_rate, on_bad=on_bad, case=case, splits=splits)
+        super().__init__(
+            root=root,
+            cache=cache,
+            sample_rate=sample_rate,
+            on_bad=on_bad,
+            resample=resample,
+            case=case,
+            splits=splits,
+        )
 
     def tables(self, split: str) -> list[Path]:
         """The transcripts of every chapter."""

@@ -31,6 +31,7 @@ class NemoCorpus(TableCorpus):
         cache: Path,
         sample_rate: Count,
         on_bad: OnBad,
+        resample: bool,
         case: Case,
         train_ds: Source,
         validation_ds: Source,
@@ -41,7 +42,15 @@ class NemoCorpus(TableCorpus):
             "dev": manifest_filepaths("validation_ds", validation_ds),
             "test": manifest_filepaths("test_ds", test_ds),
         }
-        super().__init__(root=root, cache=cache, sample_rate=sample_rate, on_bad=on_bad, case=case, splits=splits)
+        super().__init__(
+            root=root,
+            cache=cache,
+            sample_rate=sample_rate,
+            on_bad=on_bad,
+            resample=resample,
+            case=case,
+            splits=splits,
+        )
 
     def tables(self, split: str) -> list[Path]:
         """The manifests."""

@@ -41,7 +41,15 @@ class Speechocean762(TableCorpus):
     ) -> None:
         train, test = Path("train"), Path("test")
         splits = {"train": [train], "dev": [train] if dev_speakers else [], "test": [test]}
-        super().__init__(root=root, cache=cache, sample_rate=sample_rate, on_bad=on_bad, case=case, splits=splits)
+        super().__init__(
+            root=root,
+            cache=cache,
+            sample_rate=sample_rate,
+            on_bad=on_bad,
+            resample=False,
+            case=case,
+            splits=splits,
+        )
         self.dev_speakers = dev_speakers
         self.seed = seed
 

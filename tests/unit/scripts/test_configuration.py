@@ -82,7 +82,12 @@ def test_every_option_composes(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
-    needed = {"evaluate": ["run=exp/some"], "transcribe": ["run=exp/some"], "train_tokenizer": ["out=pieces"]}
+    needed = {
+        "align": ["run=exp/some"],
+        "evaluate": ["run=exp/some"],
+        "transcribe": ["run=exp/some"],
+        "train_tokenizer": ["out=pieces"],
+    }
     assert compose(name, needed.get(name, []))
 
 

@@ -11,7 +11,7 @@ from asr.training.hook import Progress
 from distributed.launch import World
 from scripts.evaluate import check_names
 from scripts.startup import UsageError
-from scripts.trained import choose_checkpoints, mean_state, warn_of_gaps
+from scripts.trained import choose_checkpoints, mean_state, warn_of_best_lost, warn_of_gaps
 
 WERS = {100: 0.5, 200: 0.1, 300: 0.4, 400: None, 500: 0.2}
 
@@ -40,9 +40,27 @@ def test_best_last_and_the_newest_are_chosen(checkpoints: Path) -> None:
     assert mean_state(states)["count"].item() == 500
 
 
-@pytest.mark.parametrize("which", ["bset", "avg:0", "avg:-1", "avg:", "avg:x", "avg", "best:2", "last:1", ""])
+def test_the_best_are_averaged(checkpoints: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert names(checkpoints, "best:1") == names(checkpoints, "best")
+    assert names(checkpoints, "best:2") == [200, 500], "400 was not evaluated"
+    states = [each.model_state() for each in choose_checkpoints(checkpoints, "best:2")]
+    assert mean_state(states)["weight"].item() == 350
+    with pytest.raises(
+        UsageError, match=r"best:3: the run keeps 2 checkpoints with a word error rate \(see checkpoint.ke"
+    ):
+        choose_checkpoints(checkpoints, "best:3")
+    with caplog.at_level(logging.WARNING):
+        warn_of_best_lost("best:1", keep_best=1)
+        warn_of_best_lost("avg:9", keep_best=1)
+        warn_of_gaps(choose_checkpoints(checkpoints, "best:2"), "best:2", every=100)
+        assert not caplog.records
+        warn_of_best_lost("best:2", keep_best=1)
+    assert "keeps its 1 best (checkpoint.keep_best); the others are the best of the last" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["bset", "avg:0", "avg:-1", "avg:", "avg:x", "avg", "best:0", "best:", "last:1", ""])
 def test_what_names_no_checkpoint_is_refused(tmp_path: Path, which: str) -> None:
-    with pytest.raises(UsageError, match="must be best, last or avg:N with N at least 1"):
+    with pytest.raises(UsageError, match="must be best, last, avg:N or best:N with N at least 1"):
         choose_checkpoints(tmp_path, which)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchaudio
 
-from asr.data.audio import BadUtterance, read_audio
+from asr.data.audio import BadUtterance, num_samples, read_audio, read_header
 from asr.data.manifest import Utterance
 
 Make = Callable[..., Utterance]
@@ -16,7 +17,7 @@ Make = Callable[..., Utterance]
 
 def refusal(utterance: Utterance, sample_rate: int = 16000) -> str:
     with pytest.raises(BadUtterance) as caught:
-        read_audio(utterance, sample_rate)
+        read_audio(utterance, sample_rate, resample=False)
     assert str(utterance.audio_filepath) in str(caught.value)
     assert utterance.id in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -26,26 +27,26 @@ def refusal(utterance: Utterance, sample_rate: int = 16000) -> str:
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 def test_samples_are_exact(make_utterance: Make, suffix: str) -> None:
     samples = np.arange(-8000, 8000, dtype=np.int16)
-    waveform = read_audio(make_utterance(suffix=suffix, samples=samples, duration=1.0), 16000)
+    waveform = read_audio(make_utterance(suffix=suffix, samples=samples, duration=1.0), 16000, resample=False)
     assert waveform.dtype == torch.float32
     assert torch.equal(waveform * 32768, torch.arange(-8000.0, 8000.0))
 
 
 def test_a_segment_is_exact(make_utterance: Make) -> None:
     samples = np.arange(16000, dtype=np.int16)
-    waveform = read_audio(make_utterance(samples=samples, offset=0.25, duration=0.5), 16000)
+    waveform = read_audio(make_utterance(samples=samples, offset=0.25, duration=0.5), 16000, resample=False)
     assert torch.equal(waveform * 32768, torch.arange(4000.0, 12000.0))
 
 
 def test_the_whole_file_is_read_when_the_manifest_rounds(make_utterance: Make) -> None:
-    assert len(read_audio(make_utterance(seconds=1.004, duration=1.0), 16000)) == 16064
+    assert len(read_audio(make_utterance(seconds=1.004, duration=1.0), 16000, resample=False)) == 16064
 
 
 def test_a_channel_is_exact_with_and_without_an_offset(make_utterance: Make) -> None:
     samples = np.stack([np.arange(16000), -np.arange(16000)], axis=1).astype(np.int16)
-    right = read_audio(make_utterance("r", samples=samples, duration=1.0, channel=1), 16000)
+    right = read_audio(make_utterance("r", samples=samples, duration=1.0, channel=1), 16000, resample=False)
     assert torch.equal(right * 32768, -torch.arange(16000.0))
-    left = read_audio(make_utterance("l", samples=samples, offset=0.25, duration=0.5, channel=0), 16000)
+    left = read_audio(make_utterance("l", samples=samples, offset=0.25, duration=0.5, channel=0), 16000, resample=False)
     assert torch.equal(left * 32768, torch.arange(4000.0, 12000.0))
 
 
@@ -76,7 +77,26 @@ def test_wrong_rate_names_both_and_the_remedy(make_utterance: Make) -> None:
     reason = refusal(make_utterance(sample_rate=8000))
     assert "8000 Hz" in reason
     assert "data.sample_rate is 16000 Hz" in reason
-    assert "-r 16000" in reason
+    assert "set data.resample=true" in reason
+    assert "data.sample_rate=8000" in reason
+
+
+@pytest.mark.parametrize(("rate", "target"), [(44100, 16000), (8000, 16000), (48000, 16000), (16000, 8000)])
+@pytest.mark.parametrize("segment", [{}, {"offset": 0.1234, "duration": 0.31}])
+def test_another_rate_is_resampled_if_asked_for(
+    make_utterance: Make, rate: int, target: int, segment: dict[str, float]
+) -> None:
+    """As torchaudio resamples the samples that the file has; their number is known from the header."""
+    utterance = make_utterance(seconds=0.777, sample_rate=rate, subtype="FLOAT", **segment)
+    samples = read_audio(utterance, rate, resample=False)
+    waveform = read_audio(utterance, target, resample=True)
+    torch.testing.assert_close(waveform, torchaudio.functional.resample(samples, rate, target), atol=2e-6, rtol=0)
+    assert len(waveform) == num_samples(utterance, read_header(utterance.audio_filepath), target)
+
+
+def test_an_equal_rate_is_read_bitwise_the_same_whether_or_not_others_are_resampled(make_utterance: Make) -> None:
+    utterance = make_utterance()
+    assert torch.equal(read_audio(utterance, 16000, resample=True), read_audio(utterance, 16000, resample=False))
 
 
 def test_stereo(make_utterance: Make) -> None:

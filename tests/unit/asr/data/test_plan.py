@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from asr.data.plan import BatchPlan, Budgets, check_learners, chunk, split_to_multiple
+from asr.data.plan import EDGE_FRAMES, BatchPlan, Budgets, check_learners, chunk, planned_frames, split_to_multiple
 
 
 def make(frames: list[int], targets: list[int] | None = None, **changes: Any) -> BatchPlan:
@@ -19,11 +19,13 @@ def make(frames: list[int], targets: list[int] | None = None, **changes: Any) ->
         "unit_utterances": 8,
         "max_frames": 10_000,
         "max_cells": 1_000_000,
+        "frame_margin": None,
         "target_margin": 0.0,
         "frames": frames,
         "target_lengths": [frame // 10 for frame in frames] if targets is None else targets,
         "utterance_ids": [f"u{index}" for index in range(len(frames))],
         "subsampling": 4,
+        "lengthening": 0.0,
         "seed": 1,
     }
     return BatchPlan(**(settings | changes))
@@ -154,7 +156,11 @@ def test_the_number_of_learners_divides_the_units() -> None:
 @pytest.mark.parametrize(
     ("frames", "changes", "message"),
     [
-        ([10, 20, 900, 30], {"max_frames": 800}, r"utterance u2 alone has 900 feature frames, .*batch\.max_frames=800"),
+        (
+            [10, 20, 900, 30],
+            {"max_frames": 800},
+            r"utterance u2 alone has 900 feature frames \(with the room .*\), .*batch\.max_frames=800",
+        ),
         ([10, 20, 900, 30], {"max_cells": 9000}, r"u2 alone has 20475 lattice cells .*batch\.max_cells=9000"),
         ([10, 20], {}, r"2 utterances cannot fill the batch\.units=4"),
         ([10] * 5, {"unit_utterances": 1}, r"batch\.unit_utterances=1.* multiple of batch\.units=4; raise a budget"),
@@ -170,6 +176,35 @@ def test_the_margin_makes_room_for_longer_targets() -> None:
     make([100] * 4, [10] * 4, **tight)
     with pytest.raises(ValueError, match="325 lattice cells"):
         make([100] * 4, [10] * 4, target_margin=0.15, **tight)
+
+
+def test_room_for_slower_speech_holds_whatever_the_length_and_the_speed() -> None:
+    """The frames of the longest signal that has so many frames, slowed down, against those planned for."""
+    window, shift = 400, 160
+    frames = np.arange(1, 400)
+    longest_samples = window + frames * shift - 1
+    for factor in (0.5, 0.6, 0.75, 0.8, 0.9, 0.95, 0.99):
+        slowed = 1 + (np.ceil(longest_samples / factor).astype(int) - window) // shift
+        assert (slowed <= planned_frames(frames, 1 / factor - 1)).all()
+        assert (planned_frames(frames, 1 / factor - 1) - slowed).max() <= EDGE_FRAMES + 1
+
+
+def test_longer_utterances_make_smaller_units() -> None:
+    """Eight of 100 frames fill the budget; slowed down to 112 + 3 frames, only seven fit."""
+    budget: dict[str, Any] = {"max_frames": 810, "units": 1}
+    assert [len(unit.utterances) for (unit,) in make([100] * 8, **budget).epoch(0)] == [8]
+    slower = make([100] * 8, lengthening=1 / 0.9 - 1, **budget)
+    assert sorted(len(unit.utterances) for (unit,) in slower.epoch(0)) == [1, 7]
+    assert slower.encoder_frames.tolist() == [math.ceil(115 / 4)] * 8
+
+
+def test_the_frame_margin_is_what_hooks_need_or_a_number_that_has_room_for_it() -> None:
+    frames = lengths(40)
+    assert make(frames, lengthening=0.25).fingerprint == make(frames, frame_margin=0.25).fingerprint
+    assert make(frames, frame_margin=0.25, lengthening=0.1).epoch(1) == make(frames, frame_margin=0.25).epoch(1)
+    assert make(frames, frame_margin=0.25).fingerprint != make(frames).fingerprint
+    with pytest.raises(ValueError, match=r"batch\.frame_margin=0\.1 .* up to 11\.1% longer; set .*=0\.112 or more"):
+        make(frames, frame_margin=0.1, lengthening=1 / 0.9 - 1)
 
 
 def test_a_large_corpus_is_planned_in_seconds() -> None:

@@ -16,7 +16,7 @@ def test_figures_are_those_of_usable_utterances(make_utterance: Make) -> None:
         make_utterance("c", 3.0, text="o", speaker="bob"),
         make_utterance("d", 1.0, sample_rate=8000, text="zebra", speaker="eve"),
     ]
-    summary, refused = examine(found, 16000, None)
+    summary, refused = examine(found, 16000, None, resample=False)
     assert (summary.utterances, summary.speakers, summary.characters, summary.alphabet) == (3, 2, 11, " enotw")
     assert (summary.shortest_seconds, summary.median_seconds, summary.longest_seconds) == (0.5, 1.0, 3.0)
     assert summary.hours == 4.5 / 3600
@@ -34,11 +34,11 @@ def test_a_tokenizer_counts_and_refuses(make_utterance: Make) -> None:
         make_utterance("b", 0.5, text="dad"),
         make_utterance("a", 0.5, text="c"),
     ]
-    summary, refused = examine(found, 16000, tokenizer)
+    summary, refused = examine(found, 16000, tokenizer, resample=False)
     assert (summary.tokens, summary.tokens_per_second) == (3, 6.0)
     assert ["'d' (U+0064)" in refused[0].reason, "already that of" in refused[1].reason] == [True, True]
 
 
 def test_nothing_usable(make_utterance: Make) -> None:
-    summary, refused = examine([make_utterance(sample_rate=8000)], 16000, None)
+    summary, refused = examine([make_utterance(sample_rate=8000)], 16000, None, resample=False)
     assert (summary.utterances, summary.hours, summary.characters_per_second, len(refused)) == (0, 0.0, 0.0, 1)

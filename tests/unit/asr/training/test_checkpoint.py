@@ -17,6 +17,7 @@ from asr.training.checkpoint import (
     best_checkpoint,
     list_checkpoints,
     newest_intact,
+    ranked_checkpoints,
     read_checkpoint,
 )
 from asr.training.checkpoint_manifest import CheckpointError, read_manifest, write_manifest
@@ -32,7 +33,7 @@ def save(checkpoints: CheckpointFolder, step: int, figure: float | None = None, 
     state = {
         "model": {"w": torch.full((size,), float(step))},
         "backend": {"round": step, "w": torch.full((2,), float(step))},
-        "best_figure": 0.5,
+        "numbers": [0.5],
         "hooks": {"a": {"n": step}},
     }
     return checkpoints.save(
@@ -257,6 +258,20 @@ def test_retention_keeps_the_last_and_the_best(tmp_path: Path, alone: World) -> 
     best = best_checkpoint(found)
     assert best is not None
     assert best.progress.step == 2
+
+
+def test_as_many_of_the_best_are_kept_as_wished(tmp_path: Path, alone: World) -> None:
+    checkpoints = folder(tmp_path, alone, keep_last=1, keep_best=3)
+    kept = []
+    for step, figure in enumerate([0.5, 0.2, 0.4, 0.3, 0.35, 0.3, 0.9], start=1):
+        kept.append(checkpoints.among_best(figure))
+        save(checkpoints, step, figure)
+    assert kept == [True, True, True, True, True, True, False]
+    assert steps(tmp_path) == [2, 4, 6, 7]
+    ranked = ranked_checkpoints(list_checkpoints(tmp_path)[0])
+    assert [checkpoint.progress.step for checkpoint in ranked] == [2, 6, 4, 7], "the newer of equals first"
+    assert not folder(tmp_path, alone, keep_best=0).among_best(0.0)
+    assert not folder(tmp_path, alone, keep_best=1).among_best(0.2), "an equal one is no better"
 
 
 def test_a_checkpoint_of_other_training_data_is_refused(tmp_path: Path, alone: World) -> None:

@@ -88,7 +88,14 @@ def test_hooks_run_where_the_pseudo_code_says(
     small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
 ) -> None:
     hook = Recording()
-    fit(make_trainer(small_config(*STEPS, "trainer.max_steps=1"), tmp_path, alone, {"recording": hook}))
+    fit(
+        make_trainer(
+            small_config(*STEPS, "trainer.max_steps=1", "trainer.memory_probe=false"),
+            tmp_path,
+            alone,
+            {"recording": hook},
+        )
+    )
     assert hook.calls == [
         "on_model", "on_parameter_groups", "on_fit_start",
         "on_step_start 0", *["on_loss last=False"] * 3, "on_loss last=True", "on_gradients", "on_step_end 1",
@@ -301,7 +308,7 @@ def test_a_chunked_conformer_trains_on_stacked_features(
             shapes.append((batch.features.shape[2], batch.features.shape[1], output.encoder_states.shape[1]))
 
     config = small_config(
-        "backend=single", "trainer.max_steps=2", "features.deltas=2", "features.stack=2",
+        "backend=single", "trainer.max_steps=2", "trainer.memory_probe=false", "features.deltas=2", "features.stack=2",
         "model=conformer_tiny", "model.encoder.layers=1", "model.encoder.dimension=16", "model.encoder.heads=2",
         "model.encoder.chunk=1", "model.encoder.left_chunks=1", "model.predictor.dimension=16", "model.joiner.dimension=16",
     )  # fmt: skip

@@ -15,11 +15,13 @@ def plan() -> BatchPlan:
         unit_utterances=2,
         max_frames=1000,
         max_cells=10000,
+        frame_margin=None,
         target_margin=0.0,
         frames=[50] * 10,
         target_lengths=[5] * 10,
         utterance_ids=[str(index) for index in range(10)],
         subsampling=4,
+        lengthening=0.0,
         seed=1,
     )
 

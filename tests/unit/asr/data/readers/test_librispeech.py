@@ -101,7 +101,9 @@ def test_a_wrong_rate_stops(refusal: Refusal, write_audio: Write) -> None:
     write_audio(f"{CHAPTER}/{NAMES[1]}.flac", sample_rate=8000)
     message = refusal("librispeech", *SUBSETS)
     assert "trans.txt:2:" in message
-    assert f"{NAMES[1]}.flac: is sampled at 8000 Hz, but data.sample_rate is 16000 Hz; resample it" in message
+    assert (
+        f"{NAMES[1]}.flac: is sampled at 8000 Hz, but data.sample_rate is 16000 Hz; set data.resample=true" in message
+    )
 
 
 def test_text_that_is_not_utf8_names_the_line(refusal: Refusal, write_bytes: Write) -> None:

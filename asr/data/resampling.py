@@ -1,0 +1,40 @@
+"""Changing the sampling rate: windowed-sinc interpolation by torchaudio, made cheap for utterances of many lengths."""
+
+import math
+from fractions import Fraction
+from functools import cache
+
+from torch import Tensor
+from torch.nn.functional import pad
+from torchaudio.transforms import Resample
+
+STEP_SAMPLES = 8000  # half a second at 16 kHz
+
+
+class Resampler:
+    """Changes the sampling rate, for utterances of many lengths.
+
+    The convolution library compiles a kernel per length, several times dearer than its use: lengths are padded with
+    zeros, which resampling assumes beyond the ends anyway, to whole steps. Only the ratio of the rates matters.
+    """
+
+    def __init__(self, source_rate: int, target_rate: int) -> None:
+        self._ratio = Fraction(target_rate, source_rate)
+        self._transform = Resample(self._ratio.denominator, self._ratio.numerator)
+
+    def length(self, num_samples: int) -> int:
+        """Samples at the target rate of so many at the source rate."""
+        return math.ceil(num_samples * self._ratio)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Samples of shape (samples,) at the target rate; at an equal rate the very same."""
+        if self._ratio == 1:
+            return samples
+        padded = pad(samples, (0, -len(samples) % STEP_SAMPLES))
+        return self._transform(padded)[: self.length(len(samples))]
+
+
+@cache
+def resampler(source_rate: int, target_rate: int) -> Resampler:
+    """The resampler between two rates, whose filter is computed once per process."""
+    return Resampler(source_rate, target_rate)

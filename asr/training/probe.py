@@ -1,0 +1,139 @@
+"""The probe: the worst units of the plan are run once before training, so that memory runs out then or never.
+
+    warm-up on one utterance  ->  optimizer step  ->  that utterance, measured  ->  the worst units, measured
+
+The worst unit by frames, by lattice cells and by attention cells may be three different ones. None is run whole as long
+as what is known of smaller ones does not say that it fits. Everything happens on this learner alone, and nothing of it
+remains: neither weights, moments, gradients and buffers nor hook states and generators.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from torch.optim import Optimizer
+
+from asr.data.batch import Batch, Unit
+from asr.data.plan import BatchPlan
+from asr.training.memory import Load, Measured, MemoryGuard, MemoryShortageError, attempt, load_of_unit
+from asr.training.meter import Meter
+from asr.training.state import trial_step
+
+GIB = 2**30
+REFINEMENTS = 3  # of a unit too large to be run at once: larger parts of it, as more becomes known
+
+log = logging.getLogger(__name__)
+
+
+def worst_units(units: Sequence[Unit], plan: BatchPlan) -> list[Unit]:
+    """The units with the most frames, lattice cells and attention cells, each once."""
+    loads = [load_of_unit(unit, plan) for unit in units]
+    places = {
+        max(range(len(units)), key=lambda i: getattr(loads[i], what)) for what in ("frames", "cells", "attention")
+    }
+    return [units[place] for place in sorted(places)]
+
+
+class Probe:
+    """Measures units and tells the guard.
+
+    Args:
+        run: forward and backward of a unit or part; None where the device's memory did not suffice in the forward.
+        limit_gb: GiB that this learner may hold in all; None: what the meter says.
+    """
+
+    def __init__(
+        self, guard: MemoryGuard, meter: Meter, run: Callable[[Batch], object | None], limit_gb: float | None
+    ) -> None:
+        self.guard = guard
+        self.meter = meter
+        self.run = run
+        self.limit_gb = limit_gb
+        self.failed: list[Load] = []
+
+    def measure(self, batches: Sequence[Batch], optimizer: Optimizer) -> float:
+        """Measure the worst units; the bytes that are held beside what units need: weights, gradients, moments.
+
+        Raises:
+            MemoryShortageError: not even one utterance of them fits.
+        """
+        longest = max(batches, key=lambda batch: batch.features.shape[1])
+        row = int(longest.feature_lengths.argmax())
+        single = longest.part(row, row + 1)
+        if attempt(lambda: self.run(single)) is None:  # also takes what is taken only once: workspaces, gradients
+            self.guard.halves(single)
+        made_bytes = trial_step(optimizer)
+        self.meter.reset()
+        held_bytes = self.meter.held() + made_bytes
+        limit_bytes = self.meter.capacity() if self.limit_gb is None else self.limit_gb * GIB
+        self.guard.available_bytes = limit_bytes - held_bytes
+        self._measure(single)
+        if self.guard.needs.bound(self.guard.load(single)) > self.guard.available_bytes:
+            raise MemoryShortageError(self._too_large(single, held_bytes, limit_bytes))
+        for batch in batches:
+            self._measure_largest_part(batch)
+        return held_bytes
+
+    def _measure_largest_part(self, batch: Batch) -> None:
+        """The whole unit where it is known to fit; otherwise larger and larger parts of it."""
+        largest = 0
+        for _ in range(REFINEMENTS):
+            part = max(self.guard.parts(batch), key=lambda part: len(part.utterance_ids))
+            if len(part.utterance_ids) <= largest:
+                return
+            largest = len(part.utterance_ids)
+            while not self._measure(part):
+                self.failed.append(self.guard.load(part))
+                part = self.guard.halves(part)[-1]
+            self._lower()
+
+    def _measure(self, batch: Batch) -> bool:
+        """Run and note what it took; False where the device's memory did not suffice."""
+        self.meter.reset()
+        before_bytes = self.meter.held()
+        if attempt(lambda: self.run(batch)) is None:
+            return False
+        taken = Measured(self.guard.load(batch), float(max(1, self.meter.peak() - before_bytes)))
+        self.guard.needs = self.guard.needs.including(taken)
+        return True
+
+    def _lower(self) -> None:
+        """What did not fit, although it was thought to, shall be split in training."""
+        too_much = [0.99 * self.guard.needs.bound(load) for load in self.failed]
+        self.guard.available_bytes = min([self.guard.available_bytes, *too_much])
+
+    def _too_large(self, single: Batch, held_bytes: float, limit_bytes: float) -> str:
+        load = self.guard.load(single)
+        needed = held_bytes + self.guard.needs.bound(load)
+        return (
+            f"utterance {single.utterance_ids[0]} alone ({load}) needs {needed / GIB:.2f} GiB with the model, more than "
+            f"trainer.memory_limit_gb={limit_bytes / GIB:.2f}: raise it, or lower batch.max_frames="
+            f"{self.guard.budgets.frames} and batch.max_cells={self.guard.budgets.cells} to have such utterances named"
+        )
+
+
+def report(guard: MemoryGuard, loads: Sequence[Load], held_bytes: float) -> list[str]:
+    """What the probe found, for the log: the worst unit, and how many are run in parts."""
+    worst = max(loads, key=guard.needs.bound)
+    needed = held_bytes + guard.needs.bound(worst)
+    lines = [f"worst batch of the plan: {worst}: {needed / GIB:.2f} GiB"]
+    split = sum(guard.needs.bound(load) > guard.available_bytes for load in loads)
+    if split:
+        allowed = max(0.0, held_bytes + guard.available_bytes)
+        lines.append(
+            f"{split:,} of {len(loads):,} units of an epoch need more than {allowed / GIB:.2f} GiB and are run in parts"
+        )
+    return lines
+
+
+def probe_memory(
+    probe: Probe, plan: BatchPlan, epoch: int, load: Callable[[Unit], Batch], optimizer: Optimizer
+) -> None:
+    """Measure the worst units of an epoch, which ``load`` reads, and say what was found."""
+    units = [unit for batch in plan.epoch(epoch) for unit in batch]
+    batches = [load(unit) for unit in worst_units(units, plan)]
+    usable = [batch for batch in batches if batch.utterance_ids]  # the others were emptied while loading
+    if usable:
+        held_bytes = probe.measure(usable, optimizer)
+        for line in report(probe.guard, [load_of_unit(unit, plan) for unit in units], held_bytes):
+            log.info("%s", line)
+    probe.guard.metrics()  # what the probe has counted is no part of the run

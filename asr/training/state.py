@@ -1,0 +1,68 @@
+"""Copies of a run's state: to write down, and to put back after trials that must leave no trace."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from asr.training.hook import Hook
+
+
+def copied(value: Any) -> Any:
+    """A copy on the CPU of nested containers with tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
+@contextmanager
+def untouched(model: nn.Module, hooks: Mapping[str, Hook], device: torch.device) -> Iterator[None]:
+    """Buffers, hook states and generators are afterwards what they were."""
+    states = {name: copy.deepcopy(hook.state_dict()) for name, hook in hooks.items()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    for name, hook in hooks.items():
+        hook.load_state_dict(states[name])
+
+
+@contextmanager
+def gradients_dropped(model: nn.Module) -> Iterator[None]:
+    """Gradients, zero between steps or not yet there, are afterwards the same tensors, and zero."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    yield
+    for parameter, gradient in gradients:
+        parameter.grad = None if gradient is None else gradient.zero_()
+
+
+def trial_step(optimizer: Optimizer) -> int:
+    """Run a step of the optimizer and take it back; the bytes of the state that it made."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    weights = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+    state = optimizer.state
+    optimizer.state = defaultdict(dict, {parameter: copy.deepcopy(each) for parameter, each in state.items()})
+    try:
+        optimizer.step()
+        return state_bytes(optimizer.state) - state_bytes(state)
+    finally:
+        optimizer.state = state
+        with torch.no_grad():
+            for parameter, weight in zip(parameters, weights, strict=True):
+                parameter.copy_(weight)
+
+
+def state_bytes(state: Mapping[Any, Mapping[str, Any]]) -> int:
+    """Size of the tensors of an optimizer's state."""
+    return sum(value.nbytes for each in state.values() for value in each.values() if isinstance(value, Tensor))

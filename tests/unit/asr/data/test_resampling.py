@@ -1,0 +1,40 @@
+"""Resampling: torchaudio's own result whatever the length, and a filter that is made once."""
+
+import math
+
+import torch
+import torchaudio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.data.resampling import Resampler, resampler
+
+RATES = [(22050, 16000), (22050, 8000), (8000, 16000), (8000, 8000), (44100, 16000), (48000, 16000), (11025, 16000)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30_000), st.sampled_from(RATES))
+def test_resampling_agrees_with_torchaudio_at_every_length(length: int, rates: tuple[int, int]) -> None:
+    samples = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5
+    expected = torchaudio.functional.resample(samples, *rates)
+    found = Resampler(*rates)(samples)
+    assert len(found) == Resampler(*rates).length(length) == math.ceil(length * rates[1] / rates[0])
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)  # a 16-bit step is 3e-5
+
+
+def test_equal_rates_leave_the_very_samples() -> None:
+    samples = torch.rand(1000)
+    assert Resampler(16000, 16000)(samples) is samples
+
+
+def test_a_tone_below_both_limits_keeps_its_pitch_and_one_above_is_gone() -> None:
+    """44.1 to 16 kHz: 1 kHz stays the sine it was, 10 kHz, above the new Nyquist frequency, does not fold down."""
+    time, new_time = torch.arange(44100) / 44100, torch.arange(16000) / 16000
+    inside = slice(1000, -1000)  # away from where the signal begins and ends
+    kept = resampler(44100, 16000)(torch.sin(2 * math.pi * 1000 * time))
+    torch.testing.assert_close(kept[inside], torch.sin(2 * math.pi * 1000 * new_time)[inside], atol=2e-3, rtol=0)
+    assert resampler(44100, 16000)(torch.sin(2 * math.pi * 10_000 * time))[inside].abs().max() < 1e-2
+
+
+def test_the_filter_is_made_once() -> None:
+    assert resampler(8000, 16000) is resampler(8000, 16000)
