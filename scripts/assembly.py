@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
+from asr.data.cache import SignalCache
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
 from asr.training.checkpoint import CheckpointFolder
@@ -18,7 +19,7 @@ from asr.training.measures import measure_of
 from asr.training.memory import MemoryGuard
 from asr.training.metrics import MetricsWriter
 from asr.training.parameter_groups import parameter_groups
-from asr.training.parts import TrainerOptions
+from asr.training.parts import LoaderOptions, TrainerOptions
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
@@ -53,7 +54,9 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     split = speech.split("train")
     plan = build_plan(config, split, model, hooks.values())
     _check_same_plan(world, plan)
-    evaluated = [evaluation_set(config, speech, name, config.loader.cache) for name in config.evaluation.sets]
+    loader: LoaderOptions = build(config.loader)
+    cache = SignalCache(loader.cache_gb_per_process)
+    evaluated = [evaluation_set(config, speech, name, cache) for name in config.evaluation.sets]
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
@@ -72,8 +75,8 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
             hooks=hooks,
             plan=plan,
-            dataset=speech.dataset(split, list(hooks.items()), config.seed, config.loader.cache),
-            evaluator=_evaluator(config, model, speech, evaluated, world),
+            dataset=speech.dataset(split, list(hooks.items()), config.seed, cache),
+            evaluator=_evaluator(config, model, speech, evaluated, world, loader),
             checkpoints=CheckpointFolder(
                 folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
             ),
@@ -85,7 +88,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 epoch_samples=plan.utterances,
             ),
             memory=MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets),
-            loader=build(config.loader),
+            loader=loader,
         ),
         options,
     )
@@ -120,13 +123,18 @@ def _check_same_plan(world: World, plan: BatchPlan) -> None:
 
 
 def _evaluator(
-    config: DictConfig, model: SpeechModel, speech: Speech, evaluated: list[EvaluationSet], world: World
+    config: DictConfig,
+    model: SpeechModel,
+    speech: Speech,
+    evaluated: list[EvaluationSet],
+    world: World,
+    loader: LoaderOptions,
 ) -> Evaluator:
     return Evaluator(
         sets=evaluated,
         measure=measure_of(model, build(config.decode), speech.tokenizer),
         world=world,
-        loader=build(config.loader),
+        loader=loader,
         precision=config.trainer.precision,
     )
 

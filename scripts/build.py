@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from asr.data.batch import Unit
+from asr.data.cache import SignalCache
 from asr.data.corpus import Corpus
 from asr.data.features import LogMel
 from asr.data.frame_targets import SUFFIX, read_alignment
@@ -115,7 +116,9 @@ class Speech:
             log.warning("%s: %s", name, line)
         return Split(name, screened)
 
-    def dataset(self, split: Split, hooks: Sequence[tuple[str, BatchHook]], seed: int, cache: bool) -> UnitDataset:
+    def dataset(
+        self, split: Split, hooks: Sequence[tuple[str, BatchHook]], seed: int, cache: SignalCache
+    ) -> UnitDataset:
         """Batches of a split, through the batch hooks."""
         return UnitDataset(
             utterances=split.utterances,
@@ -207,7 +210,7 @@ def build_backend(config: DictConfig, world: World) -> Backend:
     return backend
 
 
-def evaluation_set(config: DictConfig, speech: Speech, name: str, cache: bool) -> EvaluationSet:
+def evaluation_set(config: DictConfig, speech: Speech, name: str, cache: SignalCache) -> EvaluationSet:
     """A split as units of similar length for decoding; no hook touches it."""
     split = speech.split(name)
     frames = split.screened.frames

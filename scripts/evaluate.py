@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, open_dict
 
+from asr.data.cache import SignalCache
 from asr.data.pipeline import unit_loader
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
@@ -105,7 +106,7 @@ def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSe
     with open_dict(config):
         config.evaluation.unit_utterances = unit_utterances
     with readable():
-        return evaluation_set(config, trained.speech, name, cache=False)
+        return evaluation_set(config, trained.speech, name, cache=SignalCache(limit_gb=0))
 
 
 def decode_evaluation_set(trained: Trained, evaluated: EvaluationSet, decode: Decode) -> Decoded:

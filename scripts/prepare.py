@@ -15,13 +15,15 @@ from typing import Any
 
 from asr.data.corpus import Corpus
 from asr.data.manifest import read_manifest
-from asr.data.readers.base import TableCorpus, read_refused
+from asr.data.readers.base import TableCorpus, read_refused, read_removed
 from asr.data.statistics import Summary, examine
-from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer import SPACE_SYMBOL, Tokenizer
 from asr.training.files import write_atomically
 from scripts.build import build, readable, training_texts
 from scripts.configuration import compose, print_help
 from scripts.startup import UsageError, run_main
+
+CHARACTERS_SHOWN = 80  # of the alphabet; all are in the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +34,33 @@ class SplitReport:
     summary: Summary
     left_out: list[str]  # by the reader; not in the manifest
     refused: list[str]  # of the manifest's utterances
+    removed: dict[str, int]  # markers taken out of the texts
+    emptied: int  # utterances that held nothing but markers; not in the manifest
 
     def lines(self, split: str, examples: int) -> list[str]:
         """What is printed."""
         s, wrong = self.summary, self.left_out + self.refused
         tokens = "" if s.tokens_per_second is None else f", {s.tokens_per_second:.1f} tokens/s"
         head = (
-            f"{split}: {s.utterances} utterances, {s.hours:.2f} h, {s.speakers} speakers; "
+            f"{split}: {counted(s.utterances, 'utterance')}, {duration(s.hours)}, {counted(s.speakers, 'speaker')}; "
             f"{s.shortest_seconds:.2f} to {s.longest_seconds:.2f} s, median {s.median_seconds:.2f}; "
-            f"{s.characters_per_second:.1f} characters/s of {len(s.alphabet)} kinds{tokens}; refused {len(wrong)}"
+            f"{s.characters_per_second:.1f} characters/s{tokens}; refused {len(wrong)}"
         )
+        shown = s.alphabet[:CHARACTERS_SHOWN] + "..." * (len(s.alphabet) > CHARACTERS_SHOWN)
         rest = [f"  and {len(wrong) - examples} more"] if len(wrong) > examples else []
-        return [head, f"  {self.manifest}", *(f"  refused: {reason}" for reason in wrong[:examples]), *rest]
+        return [
+            head,
+            f"  {self.manifest}",
+            f"  {len(s.alphabet)} characters: {shown.replace(' ', SPACE_SYMBOL)}",
+            *self._removed_line(),
+            *(f"  refused: {reason}" for reason in wrong[:examples]),
+            *rest,
+        ]
+
+    def _removed_line(self) -> list[str]:
+        counts = ", ".join(f"{count} {marker}" for marker, count in self.removed.items())
+        emptied = f"; left out {counted(self.emptied, 'utterance')} of nothing else" if self.emptied else ""
+        return [f"  removed from texts: {counts}{emptied}"] if self.removed else []
 
     def record(self) -> dict[str, Any]:
         """What is saved."""
@@ -52,7 +69,18 @@ class SplitReport:
             "tokens_per_second": self.summary.tokens_per_second,
         }
         refused = {"left_out": self.left_out, "refused": self.refused}
-        return {"manifest": str(self.manifest)} | dataclasses.asdict(self.summary) | rates | refused
+        removed = {"removed": self.removed, "emptied": self.emptied}
+        return {"manifest": str(self.manifest)} | dataclasses.asdict(self.summary) | rates | refused | removed
+
+
+def counted(number: int, noun: str) -> str:
+    """1 utterance, 2 utterances."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def duration(hours: float) -> str:
+    """Hours, or minutes where hours would show as next to nothing."""
+    return f"{hours:.2f} h" if hours >= 0.1 else f"{60 * hours:.2f} min"
 
 
 def main(arguments: list[str]) -> None:
@@ -78,8 +106,16 @@ def main(arguments: list[str]) -> None:
 def report_on(corpus: Corpus, split: str, manifest: Path, tokenizer: Tokenizer | None) -> SplitReport:
     """Look at every utterance of a manifest, and at what the reader left out of it."""
     summary, refused = examine(read_manifest(manifest), corpus.sample_rate, tokenizer, resample=corpus.resample)
-    left_out = read_refused(manifest.parent, split) if isinstance(corpus, TableCorpus) else []
-    return SplitReport(manifest, summary, [str(each) for each in left_out], [str(each) for each in refused])
+    by_reader = isinstance(corpus, TableCorpus)
+    left_out = read_refused(manifest.parent, split) if by_reader else []
+    return SplitReport(
+        manifest,
+        summary,
+        left_out=[str(each) for each in left_out if not each.by_choice],
+        refused=[str(each) for each in refused],
+        removed=read_removed(manifest.parent, split) if by_reader else {},
+        emptied=sum(each.by_choice for each in left_out),
+    )
 
 
 def check(reports: Sequence[SplitReport], on_bad: str) -> None:

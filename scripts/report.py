@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from asr.data.batch import Unit
+from asr.data.cache import SignalCache
 from asr.data.pipeline import unit_loader
 from asr.models.transducer import Transducer
 from asr.reporting.lattice import LatticePicture
@@ -67,7 +68,7 @@ def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
     if not split.utterances:
         raise UsageError(f"set={config.set}: none of its utterances is usable")
     first = Unit(0, 0, 0, tuple(range(min(config.lattices, len(split.utterances)))))
-    dataset = trained.speech.dataset(split, [], trained.config.seed, cache=False)
+    dataset = trained.speech.dataset(split, [], trained.config.seed, cache=SignalCache(limit_gb=0))
     batch = next(unit_loader(dataset, [first], num_workers=0, prefetch=1))
     hypotheses = decode_batch(model, batch, build(config.decode), torch.device("cpu"), trained.config.trainer.precision)
     texts = [trained.speech.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]

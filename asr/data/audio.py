@@ -78,10 +78,10 @@ def _channel_defect(channel: int | None, num_channels: int) -> str | None:
     if channel is None and num_channels != 1:
         return (
             f"has {num_channels} channels; make it mono (sox in.wav out.wav remix -), "
-            'or choose one with "channel" in the manifest, counted from 0'
+            'or choose one: "channel" in a manifest, counted from 0; docs/data.md tells of other tables'
         )
     if channel is not None and channel >= num_channels:
-        return f"has {num_channels} channel(s), but its manifest names channel {channel}, counted from 0; correct it"
+        return f"has {num_channels} channel(s), but channel {channel} is asked for, counted from 0; correct its number"
     return None
 
 
@@ -97,8 +97,8 @@ def _duration_defect(utterance: Utterance, file_seconds: float) -> str | None:
         return f"lasts {file_seconds:.3f} s, but its manifest says {claimed:.3f} s; correct the manifest's duration"
     if offset is not None and offset + claimed - file_seconds > tolerance:
         return (
-            f"lasts {file_seconds:.3f} s, but its manifest says {claimed:.3f} s from {offset:.3f} s on; "
-            "correct the manifest's offset and duration"
+            f"lasts {file_seconds:.3f} s, but the utterance is said to go from {offset:.3f} s to {offset + claimed:.3f} s; "
+            "correct these times"
         )
     return None
 

@@ -4,7 +4,7 @@ B utterances   T feature frames   F feature dimension   U target tokens
 """
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import torch
@@ -85,15 +85,17 @@ class Batch:
         """Utterances ``start`` to ``stop``, padded only as they need; refusals and figures stay with the whole unit."""
         rows = slice(start, stop)
         frames, tokens = int(self.feature_lengths[rows].max()), int(self.target_lengths[rows].max())
+        lengths = {"targets": tokens, "predictor_inputs": tokens}  # of second axes; the others' are frames
+        tensors = {each.name: getattr(self, each.name) for each in fields(self)}
+        cut = {
+            name: tensor[rows] if tensor.ndim == 1 else tensor[rows, : lengths.get(name, frames)].contiguous()
+            for name, tensor in tensors.items()
+            if isinstance(tensor, Tensor)
+        }
         return replace(
             self,
+            **cut,
             utterance_ids=self.utterance_ids[rows],
-            features=self.features[rows, :frames].contiguous(),
-            feature_lengths=self.feature_lengths[rows],
-            targets=self.targets[rows, :tokens].contiguous(),
-            target_lengths=self.target_lengths[rows],
-            predictor_inputs=self.predictor_inputs[rows, :tokens].contiguous(),
-            frame_targets=None if self.frame_targets is None else self.frame_targets[rows, :frames].contiguous(),
             weight=float(stop - start),
             unit=f"{self.unit}[{start}:{stop}]",
             audio_seconds=self.audio_seconds * float(self.feature_lengths[rows].sum() / self.feature_lengths.sum()),

@@ -57,7 +57,7 @@ def parse_record(record: Any, folder: Path, where: str, *, text_needed: bool = T
         audio_filepath=audio if audio.is_absolute() else folder / audio,
         duration=_seconds(record["duration"], "duration", where),
         text=record.get("text", ""),
-        speaker=str(record.get("speaker") or ""),
+        speaker="" if record.get("speaker") is None else str(record["speaker"]),
         offset=None if offset is None else _seconds(offset, "offset", where),
         channel=channel,
     )

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from asr.data.audio import BadUtterance, read_audio
 from asr.data.batch import IGNORED, STAGES, Batch, RawBatch, Stage, Unit
+from asr.data.cache import SignalCache
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.screening import OnBad
@@ -51,8 +52,8 @@ class UnitDataset(Dataset[Batch]):
         hooks: (name, hook) in the order of the configuration, which the stage overrules; none in evaluation.
         on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and hands the refusal over in ``Batch.refused``.
         resample: whether files may have another rate than the features.
-        cache: keep log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
-            at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech, in every process that loads.
+        cache: keeps log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
+            at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech. Several datasets may share it.
         frame_targets: of every utterance's frames; None: the model needs none.
     """
 
@@ -66,7 +67,7 @@ class UnitDataset(Dataset[Batch]):
         seed: int,
         on_bad: OnBad,
         resample: bool,
-        cache: bool,
+        cache: SignalCache,
         frame_targets: FrameTargets | None = None,
     ) -> None:
         self.utterances = utterances
@@ -77,9 +78,9 @@ class UnitDataset(Dataset[Batch]):
         }
         self.seed = seed
         self.on_bad = on_bad
-        self.frame_targets = frame_targets
         self.resample = resample
-        self.cache: dict[int, Tensor] | None = {} if cache else None
+        self.cache = cache
+        self.frame_targets = frame_targets
         self._repeatable_mel = not self.hooks["waveform"] and features.dither == 0
 
     def __getitem__(self, unit: Unit) -> Batch:
@@ -113,18 +114,18 @@ class UnitDataset(Dataset[Batch]):
 
     def _signal(self, index: int) -> Tensor:
         """The signal up to the first random step: log-mel features (T, F), or the waveform (samples,)."""
-        if self.cache is not None and index in self.cache:
-            return self.cache[index].clone()  # hooks may write into it
         utterance = self.utterances[index]
+        key = (utterance, self._repeatable_mel)
+        if (kept := self.cache.get(key)) is not None:
+            return kept.clone()  # hooks may write into it
         signal = read_audio(utterance, self.features.sample_rate, resample=self.resample)
         if self.features.frames_of(len(signal)) == 0:
             reason = f"is too short for one frame of {self.features.frame_length_ms:g} ms; remove the utterance"
             raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
         if self._repeatable_mel:
             signal = self.features.mel(signal)
-        if self.cache is not None:
-            self.cache[index] = signal.clone()
-        return signal
+        self.cache.put(key, signal)
+        return signal.clone()
 
     def _targets(self, utterance: Utterance) -> list[int]:
         try:

@@ -1,27 +1,19 @@
 """Additive noise: recordings of noise are mixed into the speech, so that the model learns to hear through them.
 
-As in Ko et al. 2017, "A study on data augmentation of reverberant speech for robust speech recognition" (ICASSP),
-section 3.2: with s the speech, n the noise and P the mean power over the utterance,
+As in Ko et al. 2017, "A study on data augmentation of reverberant speech for robust speech recognition" (ICASSP):
+with s the speech, n the noise and P the mean power over the utterance,
 
     s + g n      g^2 = P(s) / (P(n) 10^(SNR / 10))
 """
 
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asr.data.batch import RawBatch, Stage
-from asr.data.recordings import Recordings, read_recordings
-from asr.training.hook import Hook, Run
+from asr.hooks.recorded_effect import RecordedEffect, mean_power
 from distributed.ranges import Count, Fraction, NonNegative, checked_interval
-
-
-def mean_power(waveform: Tensor) -> float:
-    """Mean square of (samples,), in double precision; 0 without samples."""
-    return float(waveform.double().square().sum()) / max(1, len(waveform))
 
 
 def mix(signal: Tensor, noise: Tensor, snr_db: float) -> Tensor:
@@ -33,10 +25,10 @@ def mix(signal: Tensor, noise: Tensor, snr_db: float) -> Tensor:
     return signal + gain * noise
 
 
-class AdditiveNoise(Hook):
+class AdditiveNoise(RecordedEffect):
     """Mixes a random excerpt of a random recording into some of the training utterances."""
 
-    stage: ClassVar[Stage | None] = "waveform"
+    key: ClassVar[str] = "hooks.additive_noise"
 
     def __init__(
         self,
@@ -47,32 +39,11 @@ class AdditiveNoise(Hook):
         snr_db: tuple[float, float],
         cache_gb: NonNegative,
     ) -> None:
-        self.manifest = Path(manifest)
-        self.sample_rate = sample_rate
-        self.probability = probability
-        self.snr_db = checked_interval("hooks.additive_noise.snr_db", snr_db)
-        self.cache_gb = cache_gb
+        super().__init__(manifest=manifest, sample_rate=sample_rate, probability=probability, cache_gb=cache_gb)
+        self.snr_db = checked_interval(f"{self.key}.snr_db", snr_db)
 
-    @cached_property
-    def recordings(self) -> Recordings:
-        """What is drawn from; read when training starts, since a trained model is used without it."""
-        return read_recordings(
-            self.manifest,
-            key="hooks.additive_noise.manifest",
-            sample_rate=self.sample_rate,
-            cache_gb=self.cache_gb,
-        )
-
-    def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Refuses recordings that cannot be used before anything is trained, and before workers have copies of this."""
-        len(self.recordings)
-
-    def on_batch(self, raw: RawBatch) -> None:
+    def effect(self, signal: Tensor, generator: torch.Generator) -> Tensor:
         lowest, highest = self.snr_db
-        for position, signal in enumerate(raw.signals):
-            generator = raw.generator(position)
-            chance, height = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-            if chance < self.probability:
-                index = self.recordings.draw(generator)
-                noise = self.recordings.excerpt(index, len(signal), generator)
-                raw.signals[position] = mix(signal, noise, lowest + height * (highest - lowest))
+        height = float(torch.rand((), generator=generator, dtype=torch.float64))
+        noise = self.recordings.excerpt(self.recordings.draw(generator), len(signal), generator)
+        return mix(signal, noise, lowest + height * (highest - lowest))

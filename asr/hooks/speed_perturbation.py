@@ -1,8 +1,8 @@
 """Speed perturbation: utterances are spoken faster and slower, so that there are more speakers than were recorded.
 
-Ko et al. 2015, "Audio augmentation for speech recognition" (Interspeech), section 2.3: the signal x(t) becomes x(a t),
+Ko et al. 2015, "Audio augmentation for speech recognition" (Interspeech): the signal x(t) becomes x(a t),
 which changes tempo and pitch together, as ``sox speed`` and Kaldi's ``perturb_data_dir_speed`` do. It is resampling:
-what was sampled at a x f Hz is given the rate f. The paper's factors are 0.9, 1.0 and 1.1.
+samples at f Hz are taken for such at a x f Hz, and brought back to f. The paper's factors are 0.9, 1.0 and 1.1.
 """
 
 from fractions import Fraction

@@ -138,7 +138,7 @@ def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
 
 
 def ranked_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Those that were evaluated, by figure from the lowest on (the newer of equals first)."""
+    """Those that were evaluated, by their figure from the lowest on (the newer of equals first)."""
     evaluated = [(c.figure, c) for c in reversed(checkpoints) if c.figure is not None]
     return [c for _, c in sorted(evaluated, key=lambda pair: pair[0])]
 

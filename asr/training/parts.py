@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from distributed.ranges import Count, Natural, Positive
+from distributed.ranges import Count, Natural, NonNegative, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +12,12 @@ class LoaderOptions:
 
     num_workers: Natural
     prefetch: Count
-    cache: bool
+    cache_gb: NonNegative
+
+    @property
+    def cache_gb_per_process(self) -> float:
+        """What each process that loads may keep: each meets all utterances, as the plan deals them."""
+        return self.cache_gb / max(1, self.num_workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from asr.data.batch import Batch, Unit
 from asr.data.plan import BatchPlan
 from asr.training.memory import Load, Measured, MemoryGuard, MemoryShortageError, attempt, load_of_unit
 from asr.training.meter import Meter
-from asr.training.state import trial_step
+from asr.training.state import parameters_of, state_bytes, update_taken_back
 
 GIB = 2**30
 REFINEMENTS = 3  # of a unit too large to be run at once: larger parts of it, as more becomes known
@@ -49,29 +49,51 @@ class Probe:
         self.run = run
         self.limit_gb = limit_gb
         self.failed: list[Load] = []
+        self.held_bytes = 0.0  # between steps: weights, gradients, moments
+        self.update_bytes = 0.0  # what the optimizer's step takes beyond them
 
-    def measure(self, batches: Sequence[Batch], optimizer: Optimizer) -> float:
-        """Measure the worst units; the bytes that are held beside what units need: weights, gradients, moments.
+    def measure(self, batches: Sequence[Batch], optimizer: Optimizer) -> None:
+        """Measure the optimizer's step and the worst units.
 
         Raises:
             MemoryShortageError: not even one utterance of them fits.
         """
+        missing = [parameter for parameter in parameters_of(optimizer) if parameter.grad is None]
         longest = max(batches, key=lambda batch: batch.features.shape[1])
         row = int(longest.feature_lengths.argmax())
         single = longest.part(row, row + 1)
         if attempt(lambda: self.run(single)) is None:  # also takes what is taken only once: workspaces, gradients
             self.guard.halves(single)
-        made_bytes = trial_step(optimizer)
+        # Gradients that were not there before lie in a backend's buckets, which are, when it is training.
+        extra_bytes = sum(parameter.grad.nbytes for parameter in missing if parameter.grad is not None)
+        made_bytes = self._measure_update(optimizer)
         self.meter.reset()
-        held_bytes = self.meter.held() + made_bytes
+        self.held_bytes = self.meter.held() - extra_bytes + made_bytes
         limit_bytes = self.meter.capacity() if self.limit_gb is None else self.limit_gb * GIB
-        self.guard.available_bytes = limit_bytes - held_bytes
+        self.guard.available_bytes = limit_bytes - self.held_bytes
         self._measure(single)
         if self.guard.needs.bound(self.guard.load(single)) > self.guard.available_bytes:
-            raise MemoryShortageError(self._too_large(single, held_bytes, limit_bytes))
+            raise MemoryShortageError(self._too_large(single, limit_bytes))
         for batch in batches:
             self._measure_largest_part(batch)
-        return held_bytes
+
+    def _measure_update(self, optimizer: Optimizer) -> int:
+        """Run the optimizer's step and take it back; the bytes of the moments that it made.
+
+        A resumed run has its moments, and perhaps no room for others beside them: there the step is left out.
+        """
+        if optimizer.state:
+            return 0
+        with update_taken_back(optimizer):
+            self.meter.reset()
+            held_bytes = self.meter.held()
+            if attempt(lambda: (optimizer.step(),)) is None:
+                raise MemoryShortageError(
+                    "model, gradients and the optimizer's moments do not fit: take a smaller model"
+                )
+            made_bytes = state_bytes(optimizer.state)
+            self.update_bytes = max(0.0, self.meter.peak() - held_bytes - made_bytes)
+        return made_bytes
 
     def _measure_largest_part(self, batch: Batch) -> None:
         """The whole unit where it is known to fit; otherwise larger and larger parts of it."""
@@ -101,9 +123,9 @@ class Probe:
         too_much = [0.99 * self.guard.needs.bound(load) for load in self.failed]
         self.guard.available_bytes = min([self.guard.available_bytes, *too_much])
 
-    def _too_large(self, single: Batch, held_bytes: float, limit_bytes: float) -> str:
+    def _too_large(self, single: Batch, limit_bytes: float) -> str:
         load = self.guard.load(single)
-        needed = held_bytes + self.guard.needs.bound(load)
+        needed = self.held_bytes + self.guard.needs.bound(load)
         return (
             f"utterance {single.utterance_ids[0]} alone ({load}) needs {needed / GIB:.2f} GiB with the model, more than "
             f"trainer.memory_limit_gb={limit_bytes / GIB:.2f}: raise it, or lower batch.max_frames="
@@ -111,14 +133,15 @@ class Probe:
         )
 
 
-def report(guard: MemoryGuard, loads: Sequence[Load], held_bytes: float) -> list[str]:
+def report(probe: Probe, loads: Sequence[Load]) -> list[str]:
     """What the probe found, for the log: the worst unit, and how many are run in parts."""
+    guard = probe.guard
     worst = max(loads, key=guard.needs.bound)
-    needed = held_bytes + guard.needs.bound(worst)
+    needed = probe.held_bytes + max(guard.needs.bound(worst), probe.update_bytes)
     lines = [f"worst batch of the plan: {worst}: {needed / GIB:.2f} GiB"]
     split = sum(guard.needs.bound(load) > guard.available_bytes for load in loads)
     if split:
-        allowed = max(0.0, held_bytes + guard.available_bytes)
+        allowed = max(0.0, probe.held_bytes + guard.available_bytes)
         lines.append(
             f"{split:,} of {len(loads):,} units of an epoch need more than {allowed / GIB:.2f} GiB and are run in parts"
         )
@@ -133,7 +156,7 @@ def probe_memory(
     batches = [load(unit) for unit in worst_units(units, plan)]
     usable = [batch for batch in batches if batch.utterance_ids]  # the others were emptied while loading
     if usable:
-        held_bytes = probe.measure(usable, optimizer)
-        for line in report(probe.guard, [load_of_unit(unit, plan) for unit in units], held_bytes):
+        probe.measure(usable, optimizer)
+        for line in report(probe, [load_of_unit(unit, plan) for unit in units]):
             log.info("%s", line)
     probe.guard.metrics()  # what the probe has counted is no part of the run

@@ -47,20 +47,22 @@ def gradients_dropped(model: nn.Module) -> Iterator[None]:
         parameter.grad = None if gradient is None else gradient.zero_()
 
 
-def trial_step(optimizer: Optimizer) -> int:
-    """Run a step of the optimizer and take it back; the bytes of the state that it made."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """All that an optimizer updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@contextmanager
+def update_taken_back(optimizer: Optimizer) -> Iterator[None]:
+    """Weights and the optimizer's state are afterwards what they were; inside, that state is a fresh one."""
+    parameters = parameters_of(optimizer)
     weights = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
-    state = optimizer.state
-    optimizer.state = defaultdict(dict, {parameter: copy.deepcopy(each) for parameter, each in state.items()})
-    try:
-        optimizer.step()
-        return state_bytes(optimizer.state) - state_bytes(state)
-    finally:
-        optimizer.state = state
-        with torch.no_grad():
-            for parameter, weight in zip(parameters, weights, strict=True):
-                parameter.copy_(weight)
+    state, optimizer.state = optimizer.state, defaultdict(dict)
+    yield
+    optimizer.state = state
+    with torch.no_grad():
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.copy_(weight)
 
 
 def state_bytes(state: Mapping[Any, Mapping[str, Any]]) -> int:

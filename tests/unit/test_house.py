@@ -153,7 +153,11 @@ def test_every_option_builds(group: str) -> None:
 
     for option in options(group):
         chosen = f"{group}=[{option}]" if group == "hooks" else f"{group}={option}"
-        needed = ["data.train=train.jsonl"] if option == "manifests" else []
+        needed = {
+            "manifests": ["data.train=train.jsonl"],
+            "additive_noise": ["hooks.additive_noise.manifest=noise.jsonl"],
+            "reverberation": ["hooks.reverberation.manifest=rooms.jsonl"],
+        }.get(option, [])
         config = compose("train", [chosen, *needed])
         nodes = [config.hooks[option]] if group == "hooks" else [config[group]]
         assert all(build(node) is not None for node in nodes)

@@ -3,14 +3,15 @@
 A reader turns each table into ``Entry`` and ``Defect`` objects. Here the headers of the audio are read, durations
 filled in and what cannot be used is refused under ``data.on_bad``. The manifests are written once, into a folder of
 ``data.cache`` named by a hash of the settings and of the size and time of every table; ``refused.jsonl`` beside them
-lists what was left out.
+lists what was left out, ``removed.json`` counts the markers that were taken out of the texts.
 """
 
 import dataclasses
 import json
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 from asr.data.audio import Header, header_defect
 from asr.data.corpus import Corpus, CorpusError, content_hash, make_once
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.readers.markers import checked_markers, split_markers
 from asr.data.readers.tables import Defect
 from asr.data.screening import OnBad, read_headers
 from asr.data.tokenizer import Case, normalise_text
 from distributed.ranges import Count
 
-FORMAT = 1  # raised whenever the same tables and settings would give other manifests
+FORMAT = 2  # raised whenever the same tables and settings would give other manifests
 REFUSED_FILE = "refused.jsonl"
+REMOVED_FILE = "removed.json"
 SHOWN = 3  # refused utterances in the log; all are in REFUSED_FILE
 
 logger = logging.getLogger(__name__)
@@ -45,40 +48,59 @@ class Entry:
     mono_allowed: bool = False  # the file may also hold nothing but that channel
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the entries of a split: utterances and defects are together as many as there were entries."""
+
+    utterances: list[Utterance]
+    defects: list[Defect]
+    removed: Counter[str]  # markers taken out of the texts, also of those that held nothing else
+
+
 def settle(
-    entries: Iterable[Entry | Defect], sample_rate: int, case: Case, *, resample: bool
-) -> tuple[list[Utterance], list[Defect]]:
-    """Utterances that agree with their audio, and what is wrong with the others; together as many as ``entries``."""
+    entries: Iterable[Entry | Defect], sample_rate: int, case: Case, markers: Set[str], *, resample: bool
+) -> Settled:
+    """Utterances that agree with their audio, without ``markers`` in their texts, and what is wrong with the others."""
     entries = list(entries)
     headers = read_headers({entry.audio_filepath for entry in entries if isinstance(entry, Entry)})
-    utterances: list[Utterance] = []
-    defects: list[Defect] = []
+    settled = Settled([], [], Counter())
     where_of: dict[str, str] = {}
     for entry in entries:
         if isinstance(entry, Defect):
-            defects.append(entry)
+            settled.defects.append(entry)
             continue
+        text, removed = split_markers(normalise_text(entry.text, case), markers)
         header = headers[entry.audio_filepath]
-        found = _settle_one(entry, header, case, where_of)
+        found = _settle_one(entry, header, text, removed, where_of)
         if isinstance(found, Utterance):
             assert isinstance(header, Header)
             wrong = header_defect(found, header, sample_rate, resample=resample)
             found = found if wrong is None else Defect(entry.where, entry.id, f"{entry.audio_filepath}: {wrong}")
         if isinstance(found, Defect):
-            defects.append(found)
+            settled.defects.append(found)
         else:
-            utterances.append(found)
+            settled.utterances.append(found)
             where_of[found.id] = entry.where
-    return utterances, defects
+        if isinstance(found, Utterance) or found.by_choice:
+            settled.removed.update(removed)
+    return settled
 
 
-def _settle_one(entry: Entry, header: Header | str, case: Case, where_of: Mapping[str, str]) -> Utterance | Defect:
+def _settle_one(
+    entry: Entry,
+    header: Header | str,
+    text: str,
+    removed: Sequence[str],
+    where_of: Mapping[str, str],
+) -> Utterance | Defect:
     def defect(reason: str) -> Defect:
         return Defect(entry.where, entry.id, reason)
 
     if entry.id in where_of:
         return defect(f"the id {entry.id!r} is already that of {where_of[entry.id]}; give every utterance its own id")
-    text = normalise_text(entry.text, case)
+    if not text and removed:
+        reason = f"holds nothing but {' '.join(removed)}, which data.remove takes away"
+        return Defect(entry.where, entry.id, reason, by_choice=True)
     if not text:
         return defect("has no transcript; write its text or remove the line")
     if isinstance(header, str):
@@ -102,30 +124,30 @@ def _settle_one(entry: Entry, header: Header | str, case: Case, where_of: Mappin
     )
 
 
+@dataclass(kw_only=True, eq=False)
 class TableCorpus(Corpus):
-    """Base of the readers; each says which tables a split has and how they are read."""
+    """Base of the readers, whose fields are their settings; each says which tables a split has and how they are read."""
 
-    def __init__(
-        self,
-        *,
-        root: Path,
-        cache: Path,
-        sample_rate: Count,
-        on_bad: OnBad,
-        resample: bool,
-        case: Case,
-        splits: Mapping[str, Sequence[Path]],
-    ) -> None:
-        """``splits`` names the parts of train, dev and test below ``root``; one without parts is left out."""
-        super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=resample)
-        self.cache = Path(cache)
-        self.case = case
+    root: Path
+    cache: Path
+    sample_rate: Count
+    on_bad: OnBad
+    resample: bool
+    case: Case
+    remove: list[str]  # markers
+
+    def __post_init__(self) -> None:
+        super().__init__(root=self.root, sample_rate=self.sample_rate, on_bad=self.on_bad, resample=self.resample)
+        self.cache = Path(self.cache)
+        self.markers = checked_markers(self.remove)
+        self.splits = {split: [Path(part) for part in parts] for split, parts in self.parts().items() if parts}
         self._told = False
-        self.splits = {split: [Path(part) for part in parts] for split, parts in splits.items() if parts}
         if not self.splits:
-            raise ValueError(
-                "data.train, data.dev and data.test are all empty; name what they are made of below data.root"
-            )
+            raise ValueError(f"data has no split: {', '.join(self.parts())} are all empty; name what they are made of")
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Sequence[Path]]:
+        """What train, dev and test are made of, below ``root``; one of nothing is left out."""
 
     def prepare(self) -> dict[str, Path]:
         """Write the manifests under ``cache`` unless they are there; it takes as long as reading the header of every file."""
@@ -141,6 +163,7 @@ class TableCorpus(Corpus):
             "on_bad": self.on_bad,
             "resample": self.resample,
             "case": self.case,
+            "remove": sorted(self.markers),
             "tables": content_hash(tables=[_stamp(table) for table in tables]),
             **self.own_parameters(),
         }
@@ -158,23 +181,27 @@ class TableCorpus(Corpus):
     def _tell(self, folder: Path) -> None:
         """Log what was left out, also when the manifests were there already; once, however often we prepare."""
         for split in () if self._told else self.splits:
-            left_out = read_refused(folder, split)
+            left_out = [defect for defect in read_refused(folder, split) if not defect.by_choice]
             if left_out:
                 count = f"{len(left_out)} utterance{'s' * (len(left_out) > 1)}"
-                logger.warning("%s: left out %s, listed in %s", split, count, folder / REFUSED_FILE)
+                again = "once their audio is mended, delete that folder to have it looked at again"
+                logger.warning("%s: left out %s, listed in %s; %s", split, count, folder / REFUSED_FILE, again)
             for defect in left_out[:SHOWN]:
                 logger.warning("  %s", defect)
         self._told = True
 
     def _write(self, folder: Path) -> None:
+        removed: dict[str, Counter[str]] = {}
         with (folder / REFUSED_FILE).open("w", encoding="utf-8") as file:
             for split in self.splits:
-                utterances, defects = settle(self.entries(split), self.sample_rate, self.case, resample=self.resample)
-                apply_policy(split, len(utterances), defects, self.on_bad)
-                write_manifest(folder / f"{split}.jsonl", utterances)
-                for defect in defects:
+                settled = settle(self.entries(split), self.sample_rate, self.case, self.markers, resample=self.resample)
+                apply_policy(split, len(settled.utterances), settled.defects, self.on_bad)
+                write_manifest(folder / f"{split}.jsonl", settled.utterances)
+                removed[split] = settled.removed
+                for defect in settled.defects:
                     record = {"split": split} | dataclasses.asdict(defect)
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        (folder / REMOVED_FILE).write_text(json.dumps(removed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     def own_parameters(self) -> dict[str, Any]:
         """What determines the manifests beside the tables and the settings of this base."""
@@ -193,6 +220,18 @@ class TableCorpus(Corpus):
         """What the tables of a split say, one for each utterance."""
 
 
+@dataclass(kw_only=True, eq=False)
+class NamedSplits(TableCorpus):
+    """Base of the readers whose splits are named as such."""
+
+    train: list[Path]
+    dev: list[Path]
+    test: list[Path]
+
+    def parts(self) -> dict[str, list[Path]]:
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
+
 def _stamp(table: Path) -> tuple[str, int, int]:
     status = table.stat()
     return str(table), status.st_size, status.st_mtime_ns
@@ -200,8 +239,15 @@ def _stamp(table: Path) -> tuple[str, int, int]:
 
 def read_refused(folder: Path, split: str) -> list[Defect]:
     """What a reader left out of a split when it wrote the manifests in ``folder``."""
-    records = map(json.loads, (folder / REFUSED_FILE).read_text(encoding="utf-8").splitlines())
-    return [Defect(r["where"], r["utterance_id"], r["reason"]) for r in records if r["split"] == split]
+    lines = (folder / REFUSED_FILE).read_text(encoding="utf-8").split("\n")  # not splitlines(): U+2028 is no end here
+    records = [json.loads(line) for line in lines if line]
+    return [Defect(r["where"], r["utterance_id"], r["reason"], r["by_choice"]) for r in records if r["split"] == split]
+
+
+def read_removed(folder: Path, split: str) -> dict[str, int]:
+    """How often each marker was taken out of the texts of a split, most frequent first."""
+    removed: dict[str, int] = json.loads((folder / REMOVED_FILE).read_text(encoding="utf-8"))[split]
+    return dict(sorted(removed.items(), key=lambda item: (-item[1], item[0])))
 
 
 def apply_policy(split: str, usable: int, defects: Sequence[Defect], on_bad: OnBad) -> None:
@@ -213,10 +259,9 @@ def apply_policy(split: str, usable: int, defects: Sequence[Defect], on_bad: OnB
     total = usable + len(defects)
     if total == 0:
         raise CorpusError(f"data.{split}: its tables name no utterance; correct data.root or data.{split}")
-    if not defects:
-        return
-    if on_bad == "stop":
-        count = f"{len(defects)} of {total} utterances of {split} are unusable; data.on_bad=skip leaves them out"
-        raise CorpusError(f"{defects[0]} [{count}]")
+    wrong = [defect for defect in defects if not defect.by_choice]
+    if wrong and on_bad == "stop":
+        count = f"{len(wrong)} of {total} utterances of {split} are unusable; data.on_bad=skip leaves them out"
+        raise CorpusError(f"{wrong[0]} [{count}]")
     if not usable:
-        raise CorpusError(f"{defects[0]} [all {total} utterances of {split} are unusable]")
+        raise CorpusError(f"{(wrong or defects)[0]} [all {total} utterances of {split} are unusable]")

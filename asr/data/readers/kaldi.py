@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.data.corpus import CorpusError
-from asr.data.readers.base import Entry, TableCorpus
+from asr.data.readers.base import Entry, NamedSplits
 from asr.data.readers.tables import Defect, Row, Table, read_table
-from asr.data.screening import OnBad
-from asr.data.tokenizer import Case
-from distributed.ranges import Count
 
 NEEDED = ("wav.scp", "text")
 OPTIONAL = ("utt2spk", "segments", "reco2file_and_channel")
+COPY = "Kaldi's wav-copy scp:wav.scp scp:new.scp does all, where new.scp names a file for each id"
 TO_THE_END = -1.0  # as the end of a segment
 
 _OFFSET = re.compile(r":\d+(\[[\d:,]*\])?$")
@@ -85,52 +83,29 @@ def _unusable(value: str) -> str | None:
         return "expected a recording and its file, got only one column; correct the line"
     if value.endswith("|") or value.startswith("|"):
         return (
-            f"{value!r} is a pipe, and commands of a corpus are not run; run it once into a file and name that "
-            "(wav-copy scp:wav.scp does all; NIST .sph files that are not compressed are read as they are)"
+            f"{value!r} is a pipe, and commands of a corpus are not run; run it once into a file and name that ({COPY}; "
+            "NIST .sph files that are not compressed are read as they are)"
         )
     if _OFFSET.search(value):
-        return (
-            f"{value!r} points into an archive; write files once (wav-copy ark:archive.ark scp,t:...) "
-            "and name them here without :offset"
-        )
+        return f"{value!r} points into an archive; write files once and name them here without :offset ({COPY})"
     return None
 
 
-class KaldiCorpus(TableCorpus):
+@dataclass(kw_only=True, eq=False)
+class KaldiCorpus(NamedSplits):
     """Splits made of data directories."""
 
-    def __init__(
-        self,
-        *,
-        root: Path,
-        cache: Path,
-        sample_rate: Count,
-        on_bad: OnBad,
-        resample: bool,
-        case: Case,
-        audio_root: Path | None,
-        channel_suffixes: list[str],
-        train: list[Path],
-        dev: list[Path],
-        test: list[Path],
-    ) -> None:
-        splits = {"train": train, "dev": dev, "test": test}
-        super().__init__(
-            root=root,
-            cache=cache,
-            sample_rate=sample_rate,
-            on_bad=on_bad,
-            resample=resample,
-            case=case,
-            splits=splits,
-        )
-        if "" in channel_suffixes:
+    audio_root: Path | None
+    channel_suffixes: list[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "" in self.channel_suffixes:
             raise ValueError("data.channel_suffixes has an empty ending, which every id has; remove it")
-        self.audio_root = self.root if audio_root is None else Path(audio_root)
-        self.channel_suffixes = channel_suffixes
+        self.audio_folder = self.root if self.audio_root is None else Path(self.audio_root)
 
     def own_parameters(self) -> dict[str, object]:
-        return {"audio_root": str(self.audio_root.absolute()), "channel_suffixes": self.channel_suffixes}
+        return {"audio_root": str(self.audio_folder.absolute()), "channel_suffixes": self.channel_suffixes}
 
     def tables(self, split: str) -> list[Path]:
         """The files of the directories that are read."""
@@ -138,7 +113,7 @@ class KaldiCorpus(TableCorpus):
 
     def entries(self, split: str) -> Iterator[Entry | Defect]:
         for part in self.splits[split]:
-            yield from read_data_directory(self.root / part, self.audio_root, self.channel_suffixes)
+            yield from read_data_directory(self.root / part, self.audio_folder, self.channel_suffixes)
 
 
 def data_directory(folder: Path, key: str) -> list[Path]:

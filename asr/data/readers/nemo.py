@@ -1,106 +1,103 @@
 """NeMo's manifests: JSON lines with audio_filepath, duration and text, and its names for where they are.
 
 ``data=manifests`` reads the same lines, but takes a manifest as it is; here several make a split, lines are checked
-one by one, texts folded, and the segments of one file, which have no id in NeMo, get one from their times.
+one by one, texts folded, NeMo's other keys understood (audio_filename, text_filepath, normalized_text), and what has no
+id, as in NeMo, gets one from its file and times.
 
-docs.nvidia.com/nemo-framework: Preparing Custom ASR Data
+docs.nvidia.com/nemo-framework: Preparing Custom ASR Data; nemo/collections/common/parts/preprocessing/manifest.py
 """
 
-import json
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asr.data.corpus import CorpusError
-from asr.data.manifest import ManifestError, parse_record
+from asr.data.manifest import ManifestError, Utterance, parse_record
 from asr.data.readers.base import Entry, TableCorpus
-from asr.data.readers.tables import Defect, read_lines
-from asr.data.screening import OnBad
-from asr.data.tokenizer import Case
-from distributed.ranges import Count
+from asr.data.readers.tables import Defect, read_json_lines
 
-Source = dict[str, Path | list[Path] | None]
+Source = dict[str, Path | list[Path] | bool | float | None]  # NeMo's section; of its keys we take manifest_filepath
+UNPACK = "audio in tar archives is not read; unpack it and name a manifest of its files"
 
 
+@dataclass(kw_only=True, eq=False)
 class NemoCorpus(TableCorpus):
     """Splits made of manifests: ``data.train_ds.manifest_filepath``, a path, several, or several joined by commas."""
 
-    def __init__(
-        self,
-        *,
-        root: Path,
-        cache: Path,
-        sample_rate: Count,
-        on_bad: OnBad,
-        resample: bool,
-        case: Case,
-        train_ds: Source,
-        validation_ds: Source,
-        test_ds: Source,
-    ) -> None:
-        splits = {
-            "train": manifest_filepaths("train_ds", train_ds),
-            "dev": manifest_filepaths("validation_ds", validation_ds),
-            "test": manifest_filepaths("test_ds", test_ds),
+    audio_root: Path | None
+    train_ds: Source
+    validation_ds: Source
+    test_ds: Source
+
+    def parts(self) -> dict[str, list[Path]]:
+        """The manifests of each section."""
+        return {
+            "train": manifest_filepaths("train_ds", self.train_ds),
+            "dev": manifest_filepaths("validation_ds", self.validation_ds),
+            "test": manifest_filepaths("test_ds", self.test_ds),
         }
-        super().__init__(
-            root=root,
-            cache=cache,
-            sample_rate=sample_rate,
-            on_bad=on_bad,
-            resample=resample,
-            case=case,
-            splits=splits,
-        )
+
+    def own_parameters(self) -> dict[str, object]:
+        return {"audio_root": None if self.audio_root is None else str(Path(self.audio_root).absolute())}
 
     def tables(self, split: str) -> list[Path]:
         """The manifests."""
         found = [self.root / part for part in self.splits[split]]
         for manifest in found:
             if not manifest.is_file():
-                raise CorpusError(
-                    f"manifest_filepath={manifest}: there is no such file; paths are relative to data.root"
+                remedy = (
+                    UNPACK if "_OP_" in manifest.name or "{" in manifest.name else "paths are relative to data.root"
                 )
+                raise CorpusError(f"manifest_filepath={manifest}: there is no such file; {remedy}")
         return found
 
     def entries(self, split: str) -> Iterator[Entry | Defect]:
+        found: list[Entry | Defect] = []
         for manifest in self.tables(split):
-            for where, line in read_lines(manifest):
-                yield read_line(line, manifest.parent, where)
+            folder = manifest.parent if self.audio_root is None else Path(self.audio_root)
+            for where, record in read_json_lines(manifest):
+                found.append(record if isinstance(record, Defect) else read_record(record, folder, where))
+        return iter(with_folders(found))
 
 
-def manifest_filepaths(section: str, source: Mapping[str, Path | list[Path] | None]) -> list[Path]:
+def manifest_filepaths(section: str, source: Mapping[str, Any]) -> list[Path]:
     """The manifests that a section names; none for null.
 
     Raises:
         ValueError: the section has other keys.
     """
     if list(source) != ["manifest_filepath"]:
-        raise ValueError(f"data.{section} must have manifest_filepath alone, got {', '.join(source) or 'nothing'}")
+        remedy = UNPACK if any("tarred" in key for key in source) else "remove the others"
+        given = ", ".join(source) or "nothing"
+        raise ValueError(f"data.{section} must have manifest_filepath alone, got {given}; {remedy}")
     named = source["manifest_filepath"]
     if named is None:
         return []
     return [Path(each) for each in (named if isinstance(named, list) else str(named).split(","))]
 
 
-def read_line(line: str, folder: Path, where: str) -> Entry | Defect:
-    """The utterance of one line; relative paths are relative to ``folder``, the manifest's own."""
+@dataclass(frozen=True, slots=True)
+class NamedByFile(Entry):
+    """An utterance without an id of its own: ``id`` begins with the stem of its file."""
+
+
+def read_record(record: Any, folder: Path, where: str) -> Entry | Defect:
+    """The utterance of one line; relative paths are relative to ``folder``."""
     try:
-        record = json.loads(line)
-        utterance = parse_record(record, folder, where)
-    except json.JSONDecodeError as error:
-        return Defect(where, "", f"not JSON: {error}; write one object per line")
+        utterance = parse_record(standard_keys(record, folder), folder, where)
     except ManifestError as error:
         return Defect(where, "", str(error).removeprefix(f"{where}: "))
+    except (OSError, UnicodeDecodeError) as error:
+        return Defect(where, "", f"its text_filepath cannot be read: {error}; correct it or write the text")
     if "shard_id" in record:
-        reason = "is in a tar archive (shard_id); unpack the archives and name the manifest of their files"
-        return Defect(where, utterance.id, reason)
-    start = utterance.offset
-    name = utterance.id
-    if start is not None and record.get("id") is None:
-        name = f"{name}-{round(1000 * start):07d}-{round(1000 * (start + utterance.duration)):07d}"
-    return Entry(
+        return Defect(where, utterance.id, f"has a shard_id: {UNPACK}")
+    start, named = utterance.offset, record.get("id") is not None
+    return (Entry if named else NamedByFile)(
         where=where,
-        id=name,
+        id=utterance.id if named else f"{utterance.id}{_times(utterance)}",
         audio_filepath=utterance.audio_filepath,
         text=utterance.text,
         speaker=utterance.speaker,
@@ -108,3 +105,42 @@ def read_line(line: str, folder: Path, where: str) -> Entry | Defect:
         end_seconds=utterance.duration + (start or 0.0),
         channel=utterance.channel,
     )
+
+
+def standard_keys(record: Any, folder: Path) -> Any:
+    """The record with audio_filepath and text, where NeMo finds them under its other keys.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file of the text cannot be read.
+    """
+    if not isinstance(record, dict):
+        return record
+    standard = dict(record)
+    if "audio_filename" in record:
+        standard.setdefault("audio_filepath", record["audio_filename"])
+    if "text" not in record and isinstance(record.get("text_filepath"), str):
+        standard["text"] = (folder / record["text_filepath"]).read_text(encoding="utf-8-sig")
+    elif "normalized_text" in record:
+        standard.setdefault("text", record["normalized_text"])
+    return standard
+
+
+def _times(utterance: Utterance) -> str:
+    """What tells the segments of a file apart: begin and end in ms; nothing for a whole file."""
+    if utterance.offset is None:
+        return ""
+    return f"-{round(1000 * utterance.offset):07d}-{round(1000 * (utterance.offset + utterance.duration)):07d}"
+
+
+def with_folders(entries: Sequence[Entry | Defect]) -> list[Entry | Defect]:
+    """The entries; those named by files of which others have the same name get the folder's name before theirs."""
+    files: defaultdict[str, set[Path]] = defaultdict(set)
+    for entry in entries:
+        if isinstance(entry, NamedByFile):
+            files[entry.audio_filepath.stem].add(entry.audio_filepath)
+    return [
+        dataclasses.replace(entry, id=f"{entry.audio_filepath.parent.name}-{entry.id}")
+        if isinstance(entry, NamedByFile) and len(files[entry.audio_filepath.stem]) > 1
+        else entry
+        for entry in entries
+    ]

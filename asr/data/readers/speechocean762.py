@@ -9,6 +9,7 @@ Interspeech 2021; openslr.org/101.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,40 +19,20 @@ from asr.data.corpus import CorpusError
 from asr.data.readers.base import Entry, TableCorpus
 from asr.data.readers.kaldi import data_directory, read_data_directory
 from asr.data.readers.tables import Defect, read_lines
-from asr.data.screening import OnBad
-from asr.data.tokenizer import Case
-from distributed.ranges import Count, Natural
+from distributed.ranges import Natural
 
 COLUMNS = ("path", "utt", "speaker", "text")
 
 
+@dataclass(kw_only=True, eq=False)
 class Speechocean762(TableCorpus):
     """Upstream's test set, and its training set without the speakers of dev."""
 
-    def __init__(
-        self,
-        *,
-        root: Path,
-        cache: Path,
-        sample_rate: Count,
-        on_bad: OnBad,
-        case: Case,
-        dev_speakers: Natural,
-        seed: Natural,
-    ) -> None:
-        train, test = Path("train"), Path("test")
-        splits = {"train": [train], "dev": [train] if dev_speakers else [], "test": [test]}
-        super().__init__(
-            root=root,
-            cache=cache,
-            sample_rate=sample_rate,
-            on_bad=on_bad,
-            resample=False,
-            case=case,
-            splits=splits,
-        )
-        self.dev_speakers = dev_speakers
-        self.seed = seed
+    dev_speakers: Natural
+    seed: Natural
+
+    def parts(self) -> dict[str, list[Path]]:
+        return {"train": [Path("train")], "dev": [Path("train")] if self.dev_speakers else [], "test": [Path("test")]}
 
     def own_parameters(self) -> dict[str, object]:
         return {"dev_speakers": self.dev_speakers, "seed": self.seed}

@@ -4,12 +4,15 @@ Every row keeps its ``file:line``, so that a defect can be looked up. What is wr
 utterance that cannot be used; what is wrong with a whole file is a ``CorpusError``.
 """
 
+import codecs
 import gzip
+import json
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asr.data.corpus import CorpusError
 
@@ -23,6 +26,7 @@ class Defect:
     where: str  # file:line, or the file
     utterance_id: str
     reason: str
+    by_choice: bool = False  # nothing is wrong with it: a setting leaves it out, and ``data.on_bad`` has no say
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}" + (f" (utterance {self.utterance_id})" if self.utterance_id else "")
@@ -56,14 +60,32 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         text = (gzip.decompress(stored) if path.suffix == ".gz" else stored).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
-        raise CorpusError(
-            f"{path}:{number}: not UTF-8 ({error.reason}); convert it: iconv -f latin1 -t utf-8 {path.name}"
-        ) from None
+        wide = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        convert = f"iconv -f {'utf-16' if wide else 'latin1'} -t utf-8 {path.name}"
+        raise CorpusError(f"{path}:{number}: not UTF-8 ({error.reason}); convert it: {convert}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{path}: cannot be read: {error}; copy it anew or correct data.root") from None
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", line.rstrip("\r")
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """``file:line`` and the value of every line of a file of JSON lines; a Defect for a line that is not JSON.
+
+    Raises:
+        CorpusError: the file is missing, damaged or not UTF-8.
+    """
+    for where, line in read_lines(path):
+        try:
+            yield where, json.loads(line)
+        except json.JSONDecodeError as error:
+            yield where, Defect(where, "", f"not JSON: {error}; write one object per line")
+
+
+def name_of(value: object) -> str:
+    """A name that JSON may hold as a number; empty for null."""
+    return "" if value is None else str(value)
 
 
 def read_table(path: Path) -> Table:

@@ -18,6 +18,11 @@ from scripts.configuration import (
 from scripts.startup import UsageError
 
 ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")}
+NEEDED = {  # what has no default
+    ("data", "manifests"): ["data.train=train.jsonl"],
+    ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
+    ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
+}
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
 
@@ -44,6 +49,12 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         ("foo", ["'foo'", "key=value"]),
         ("+trainer.warmup=3", ["trainer.warmup"]),
         ("data=manifests", ["data.train", "must be set"]),
+        ("hooks=[additive_noise]", ["hooks.additive_noise.manifest", "must be set"]),
+        (
+            "hooks=[speed_perturbation] hooks.speed_perturbation.factors=[0.9,3]",
+            ["factors", "at least 0.5 and at most 2"],
+        ),
+        ("loader.cache_gb=-1", ["loader.cache_gb=-1", "at least 0"]),
         ("model._target_=os.system", ["model._target_", "asr, distributed"]),
         ("hooks=null", ["hooks=null", "spec_augment", "hooks=[] for none"]),
         ("hooks=[null]", ["hooks=[null]", "spec_augment", "hooks=[] for none"]),
@@ -63,7 +74,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
     ],
 )
 def test_refusals_are_one_line_that_helps(override: str, expected: list[str]) -> None:
-    name, *overrides = override.split() if override.startswith("evaluate ") else ("train", override)
+    name, *overrides = override.split() if override.startswith("evaluate ") else ("train", *override.split())
     with pytest.raises(UsageError) as caught:
         compose(name, overrides)
     message = str(caught.value)
@@ -74,7 +85,7 @@ def test_refusals_are_one_line_that_helps(override: str, expected: list[str]) ->
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
 def test_every_option_composes(group: str, option: str) -> None:
-    needed = ["data.train=train.jsonl"] if (group, option) == ("data", "manifests") else []
+    needed = NEEDED.get((group, option), [])
     chosen = f"{group}=[{option}]" if group in ("hooks", "logger") else f"{group}={option}"
     config = compose("train", [chosen, *needed])
     assert config.trainer.epochs >= 1
@@ -82,12 +93,8 @@ def test_every_option_composes(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
-    needed = {
-        "align": ["run=exp/some"],
-        "evaluate": ["run=exp/some"],
-        "transcribe": ["run=exp/some"],
-        "train_tokenizer": ["out=pieces"],
-    }
+    run = ["run=exp/some"]
+    needed = {"evaluate": run, "transcribe": run, "align": run, "train_tokenizer": ["out=pieces"]}
     assert compose(name, needed.get(name, []))
 
 

@@ -44,14 +44,39 @@ def test_a_report_says_what_is_there_and_what_was_refused(
 ) -> None:
     prepare.main([*tree, "data.on_bad=skip", "tokenizer=characters"])
     printed = capsys.readouterr().out
-    assert "train: 3 utterances, 0.00 h, 1 speakers; 0.50 to 0.50 s, median 0.50; 22.0 characters/s" in printed
+    assert "train: 3 utterances, 0.03 min, 1 speaker; 0.50 to 0.50 s, median 0.50; 22.0 characters/s" in printed
     assert "22.0 tokens/s; refused 1" in printed
+    assert "\n  8 characters: ▁ehnortw\n" in printed
+    assert "removed" not in printed
     assert "103-1240.trans.txt:4: there is no 103-1240-0009.flac beside it" in printed
     (path,) = tmp_path.glob("cache/*/report.json")
     report = json.loads(path.read_text())["train"]
     assert (report["utterances"], report["characters"], report["tokens"]) == (3, 33, 33)
     assert len(report["left_out"]) == 1
     assert Path(report["manifest"]).parent == path.parent
+
+
+def test_markers_taken_out_of_texts_are_counted(
+    tree: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ONE and TWO stand for markers: 3 of each; no utterance is wrong, although the first one holds nothing else."""
+    (table,) = tmp_path.glob("LibriSpeech/*/*/*/*.trans.txt")
+    table.write_text(table.read_text().replace("103-1240-0009 NINE\n", ""))
+    prepare.main([*tree, "data.remove=[one,Two]"])
+    printed = capsys.readouterr().out
+    assert "train: 2 utterances" in printed
+    assert "refused 0" in printed
+    assert "\n  removed from texts: 3 one, 3 two; left out 1 utterance of nothing else\n" in printed
+    (path,) = tmp_path.glob("cache/*/report.json")
+    report = json.loads(path.read_text())["train"]
+    assert (report["removed"], report["emptied"], report["left_out"]) == ({"one": 3, "two": 3}, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"), [(0.004, "0.24 min"), (0.0999, "5.99 min"), (0.1, "0.10 h"), (960, "960.00 h")]
+)
+def test_short_corpora_are_measured_in_minutes(hours: float, shown: str) -> None:
+    assert prepare.duration(hours) == shown
 
 
 def test_a_defect_stops(tree: list[str]) -> None:
@@ -65,7 +90,7 @@ def test_a_users_own_manifest_is_reported_before_it_is_refused(
     report = tmp_path / "reports/mine.json"
     with pytest.raises(UsageError, match=r"b.wav: there is no such file.*\[1 of 2 utterances of train.jsonl"):
         prepare.main([*manifest, f"report={report}"])
-    assert "train: 1 utterances" in capsys.readouterr().out
+    assert "train: 1 utterance, " in capsys.readouterr().out
     assert "no such file" in json.loads(report.read_text())["train"]["refused"][0]
     prepare.main([*manifest, f"report={report}", "data.on_bad=skip"])
 

@@ -51,7 +51,7 @@ def test_a_channel_is_exact_with_and_without_an_offset(make_utterance: Make) -> 
 
 
 def test_a_channel_that_is_not_there(make_utterance: Make) -> None:
-    assert "has 2 channel(s), but its manifest names channel 2" in refusal(make_utterance(channels=2, channel=2))
+    assert "has 2 channel(s), but channel 2 is asked for" in refusal(make_utterance(channels=2, channel=2))
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_duration_that_is_none(make_utterance: Make, claimed: float) -> None:
 
 
 def test_segments_outside_the_file(make_utterance: Make) -> None:
-    assert "from 0.300 s on" in refusal(make_utterance(offset=0.3, duration=0.5))
+    assert "said to go from 0.300 s to 0.800 s" in refusal(make_utterance(offset=0.3, duration=0.5))
     assert "offset must be at least 0" in refusal(make_utterance(offset=-0.1))
     assert "zero length" in refusal(make_utterance(offset=0.5, duration=0.01))
 

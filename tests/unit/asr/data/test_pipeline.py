@@ -13,6 +13,7 @@ import torch
 
 from asr.data.audio import BadUtterance, read_audio
 from asr.data.batch import Batch, RawBatch, Stage, Unit
+from asr.data.cache import SignalCache
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.pipeline import BatchHook, UnitDataset, unit_loader
@@ -64,7 +65,7 @@ def dataset(corpus: list[Utterance], characters: CharacterTokenizer, log_mel: Lo
             "seed": 1,
             "on_bad": "stop",
             "resample": False,
-            "cache": False,
+            "cache": SignalCache(limit_gb=0),
         }
         return UnitDataset(**(settings | changes))
 
@@ -251,7 +252,7 @@ def test_the_cache_changes_nothing_but_the_reading(
     units = [Unit(epoch, 0, 0, (0, 1, 3)) for epoch in range(3)]
     plain = [dataset(hooks=hooks)[unit] for unit in units]
     assert (stage is None) == torch.equal(plain[0].features, plain[1].features)
-    cached = dataset(hooks=hooks, cache=True)
+    cached = dataset(hooks=hooks, cache=SignalCache(limit_gb=1))
     assert same([cached[units[0]]], plain[:1])
     monkeypatch.setattr("asr.data.pipeline.read_audio", lambda *_, **__: pytest.fail("read again"))
     assert same([cached[unit] for unit in units], plain)
@@ -261,7 +262,7 @@ def test_a_hook_that_writes_in_place_does_not_spoil_the_cache(dataset: Build) ->
     def silence(raw: RawBatch) -> None:
         raw.signals[0].zero_()
 
-    cached, unit = dataset(cache=True), Unit(0, 0, 0, (0,))
+    cached, unit = dataset(cache=SignalCache(limit_gb=1)), Unit(0, 0, 0, (0,))
     before = cached[unit]
     cached.hooks["mel"] = [("silence", Recorder("mel", [], silence))]
     assert not cached[unit].features.any()
@@ -280,7 +281,7 @@ def test_dither_is_keyed_and_survives_the_cache(dataset: Build) -> None:
         deltas=0,
         stack=1,
     )
-    plain, cached = dataset(features=dithered), dataset(features=dithered, cache=True)
+    plain, cached = dataset(features=dithered), dataset(features=dithered, cache=SignalCache(limit_gb=1))
     units = [Unit(epoch, 0, 0, (0, 2)) for epoch in (0, 1, 0)]
     batches = [plain[unit] for unit in units]
     assert not torch.equal(batches[0].features, batches[1].features)
@@ -329,7 +330,9 @@ def load(dataset: UnitDataset, num_workers: int) -> list[Batch]:
 
 
 def test_the_same_batches_with_any_number_of_workers(dataset: Build, noise_hook: Callable[[Stage], BatchHook]) -> None:
-    noisy = dataset(hooks=[("noise", noise_hook("waveform")), ("more", noise_hook("normalised"))], cache=True)
+    noisy = dataset(
+        hooks=[("noise", noise_hook("waveform")), ("more", noise_hook("normalised"))], cache=SignalCache(limit_gb=1)
+    )
     before = torch.get_rng_state()
     in_process, by_workers = load(noisy, 0), load(noisy, 2)
     assert [batch.unit for batch in in_process] == [unit.name for unit in UNITS]

@@ -18,8 +18,8 @@ Screen = Callable[..., Screened]
 
 @pytest.fixture
 def screening(characters: CharacterTokenizer, log_mel: LogMel) -> Screen:
-    def run(*utterances: Utterance, on_bad: OnBad = "skip") -> Screened:
-        return screen(utterances, tokenizer=characters, features=log_mel, on_bad=on_bad, resample=False)
+    def run(*utterances: Utterance, on_bad: OnBad = "skip", resample: bool = False) -> Screened:
+        return screen(utterances, tokenizer=characters, features=log_mel, on_bad=on_bad, resample=resample)
 
     return run
 
@@ -41,6 +41,19 @@ def defects(make: Make, folder: Path) -> dict[str, Utterance]:
         "is already that of": make("other", id="good"),
         "is too short for one frame of 25 ms": make("blip", seconds=0.02),
     }
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_frames_of_files_of_another_rate_are_those_after_resampling(
+    screening: Screen, make_utterance: Make, log_mel: LogMel, rate: int
+) -> None:
+    """Exact at lengths around which a frame more or less is had, and for segments."""
+    lengths = [0.5, *(0.105 + extra / rate for extra in range(-2, 3))]
+    utterances = [make_utterance(f"u{n}", seconds, sample_rate=rate) for n, seconds in enumerate(lengths)]
+    utterances.append(make_utterance("part", 1.0, sample_rate=rate, offset=0.1234, duration=0.3456))
+    screened = screening(*utterances, on_bad="stop", resample=True)
+    waveforms = [read_audio(utterance, 16000, resample=True) for utterance in utterances]
+    assert screened.frames == [log_mel.mel(waveform).shape[0] for waveform in waveforms]
 
 
 def test_all_good(screening: Screen, make_utterance: Make, log_mel: LogMel) -> None:
@@ -65,7 +78,7 @@ def test_frames_are_those_that_the_model_gets(characters: CharacterTokenizer, ma
         deltas=1, stack=3,
     )  # fmt: skip
     utterances = [make_utterance("a", 0.5), make_utterance("b", 0.71)]
-    screened = screen(utterances, tokenizer=characters, features=stacked, on_bad="stop")
+    screened = screen(utterances, tokenizer=characters, features=stacked, on_bad="stop", resample=False)
     assert (
         screened.frames
         == [len(stacked.model_input(read_audio(each, 16000, resample=False))) for each in utterances]

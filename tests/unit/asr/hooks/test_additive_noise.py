@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from asr.data.batch import RawBatch
 from asr.data.recordings import RecordingsError
-from asr.hooks.additive_noise import AdditiveNoise, mean_power, mix
+from asr.hooks.additive_noise import AdditiveNoise, mix
+from asr.hooks.recorded_effect import mean_power
 
 Write = Callable[..., Path]
 Waveforms = Callable[..., RawBatch]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asr.data.batch import RawBatch
 from asr.data.recordings import RecordingsError
-from asr.hooks.additive_noise import mean_power
+from asr.hooks.recorded_effect import mean_power
 from asr.hooks.reverberation import Reverberation, convolve, reverberate
 
 Write = Callable[..., Path]

@@ -46,7 +46,7 @@ class Poison(Hook):
 
 
 def poisoned(small_config: Config, *overrides: str) -> tuple[DictConfig, set[str]]:
-    return small_config("hooks=[]", "loader.cache=false", "trainer.max_steps=6", *overrides), {"train-0"}
+    return small_config("hooks=[]", "loader.cache_gb=0", "trainer.max_steps=6", *overrides), {"train-0"}
 
 
 @pytest.mark.parametrize("backend", ["allreduce", "dpsgd"])

@@ -263,9 +263,9 @@ def test_retention_keeps_the_last_and_the_best(tmp_path: Path, alone: World) -> 
 def test_as_many_of_the_best_are_kept_as_wished(tmp_path: Path, alone: World) -> None:
     checkpoints = folder(tmp_path, alone, keep_last=1, keep_best=3)
     kept = []
-    for step, figure in enumerate([0.5, 0.2, 0.4, 0.3, 0.35, 0.3, 0.9], start=1):
-        kept.append(checkpoints.among_best(figure))
-        save(checkpoints, step, figure)
+    for step, wer in enumerate([0.5, 0.2, 0.4, 0.3, 0.35, 0.3, 0.9], start=1):
+        kept.append(checkpoints.among_best(wer))
+        save(checkpoints, step, wer)
     assert kept == [True, True, True, True, True, True, False]
     assert steps(tmp_path) == [2, 4, 6, 7]
     ranked = ranked_checkpoints(list_checkpoints(tmp_path)[0])

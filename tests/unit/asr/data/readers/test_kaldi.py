@@ -69,26 +69,11 @@ def test_audio_root_and_a_missing_utt2spk(write: Callable[..., None], utterances
     assert [each.speaker for each in found] == ["", ""]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda content: content.replace(b"\n", b"\r\n"),
-        lambda content: b"\xef\xbb\xbf" + content,
-        lambda content: content.rstrip(b"\n"),
-        lambda content: content.replace(b" ", b"\t"),
-    ],
-    ids=["CRLF", "byte order mark", "no newline at the end", "tabs"],
-)
 @pytest.mark.parametrize("tables", [WHOLE, SEGMENTED], ids=["whole", "segments"])
-def test_tables_of_all_origins_read_alike(
-    write: Callable[..., None],
-    utterances: Utterances,
-    change: Callable[[bytes], bytes],
-    tables: dict[str, bytes],
-) -> None:
+def test_tabs_are_blanks(write: Callable[..., None], utterances: Utterances, tables: dict[str, bytes]) -> None:
     write(tables)
     expected = utterances("kaldi", *SPLITS)
-    write({name: change(content) for name, content in tables.items()})
+    write({name: content.replace(b" ", b"\t") for name, content in tables.items()})
     assert utterances("kaldi", *SPLITS) == expected
 
 
@@ -101,6 +86,7 @@ def test_tables_of_all_origins_read_alike(
         ({"text": WHOLE["text"] + b"s1-a NO\n"}, "text:3: the id 's1-a' is already that of "),
         ({"wav_scp": WHOLE["wav.scp"] + b"s1-a wav/b.wav\n"}, "wav.scp:3: the id 's1-a' is already that of "),
         ({"utt2spk": b"s1-a s1\n"}, "wav.scp:2: has no speaker in "),
+        ({"utt2spk": WHOLE["utt2spk"] + b"s1-a s2\n"}, "utt2spk:3: the id 's1-a' is already that of "),
         (
             {"wav_scp": b"s1-a sox wav/a.wav -t wav - |\ns1-b wav/b.wav\n"},
             "wav.scp:1: 'sox wav/a.wav -t wav - |' is a pipe",
@@ -126,22 +112,31 @@ def test_defects_of_whole_files(
         (b"s1-1 rec1 -0.1 0.3\ns1-2 rec1 0 0.2\n", "segments:1: the segment from -0.1 s to 0.3 s must begin at 0 s"),
         (b"s1-1 rec1 0.3 0.1\ns1-2 rec1 0 0.2\n", "segments:1: the segment from 0.3 s to 0.1 s must begin at 0 s"),
         (b"s1-1 rec1 0 0.2\ns1-2 rec1 0.6 -1\n", "segments:2: the segment from 0.6 s to 0.5 s must begin at 0 s"),
-        (b"s1-1 rec1 0 0.2\ns1-2 rec1 0.2 0.9\n", "segments:2: "),
+        (
+            b"s1-1 rec1 0 0.2\ns1-2 rec1 0.2 0.9\n",
+            "a.wav: lasts 0.500 s, but the utterance is said to go from 0.200 s to 0.900",
+        ),
+        (b"s1-1 rec1 0 0.2\ns1-2 rec1 0.2 0.3\ns1-1 rec1 0.3 0.4\n", "segments:3: the id 's1-1' is already that of "),
         (b"s1-1 rec1 0 0.2\ns1-2 rec1 nan 0.9\n", "segments:2: the segment from nan s"),
         (b"s1-1 rec1 0 0.2\ns1-2 rec2 0.2 0.3\n", "segments:2: wav.scp has no recording 'rec2'"),
         (b"s1-1 rec1 0 0.2\ns1-2 rec1 0.2\n", "segments:2: expected utterance, recording, start and end in seconds"),
         (b"s1-1 rec1 0 0.2\n", "text:2: has no audio: segments does not name it"),
     ],
-    ids=["negative", "reversed", "after the end", "beyond the end", "nan", "recording", "columns", "missing"],
+    ids=[
+        "negative",
+        "reversed",
+        "after the end",
+        "beyond the end",
+        "duplicate",
+        "nan",
+        "recording",
+        "columns",
+        "missing",
+    ],
 )
 def test_defects_of_segments(write: Callable[..., None], refusal: Refusal, segments: bytes, message: str) -> None:
     write(SEGMENTED, segments=segments)
     assert message in refusal("kaldi", *SPLITS)
-
-
-def test_a_wrong_rate(write: Callable[..., None], refusal: Refusal) -> None:
-    write(WHOLE)
-    assert "is sampled at 16000 Hz, but data.sample_rate is 8000 Hz" in refusal("kaldi", *SPLITS, "sample_rate=8000")
 
 
 def test_a_folder_that_is_no_data_directory(refusal: Refusal) -> None:
@@ -211,7 +206,7 @@ def test_a_conversation_in_one_channel_is_not_taken_for_two(
 ) -> None:
     write_audio("wav/sw02001.wav", sample_rate=8000)
     write(SWITCHBOARD, wav_scp=BOTH)
-    assert "has 1 channel(s), but its manifest names channel 1" in refusal("switchboard", *SPLITS)
+    assert "has 1 channel(s), but channel 1 is asked for" in refusal("switchboard", *SPLITS)
 
 
 def test_without_a_rule_two_channels_are_refused(
@@ -228,3 +223,20 @@ def test_a_channel_that_is_none(write: Callable[..., None], write_audio: Write, 
     assert "reco2file_and_channel:2: expected recording, file and channel (A, B or 1, 2)" in refusal(
         "switchboard", *SPLITS
     )
+
+
+def test_directories_of_mixed_rates_are_resampled_if_asked_for(
+    utterances: Utterances, refusal: Refusal, write_audio: Write, write_bytes: Write
+) -> None:
+    """Telephone beside studio recordings: durations are seconds whatever the rate, and so are segments."""
+    write_audio("wav/low.wav", 0.5, sample_rate=8000)
+    write_audio("wav/high.flac", 0.6, sample_rate=44100)
+    write_bytes("data/train/wav.scp", b"a wav/low.wav\nb wav/high.flac\n")
+    write_bytes("data/train/text", b"a-1 yes\nb-1 no\n")
+    write_bytes("data/train/segments", b"a-1 a 0.1 0.4\nb-1 b 0.25 0.5\n")
+    message = refusal("kaldi", *SPLITS)
+    assert "is sampled at 8000 Hz" in message
+    assert "set data.resample=true" in message
+    found = utterances("kaldi", "resample=true", *SPLITS)
+    assert [each.duration for each in found] == [0.3, 0.25]
+    assert [len(read_audio(each, 16000, resample=True)) for each in found] == [4800, 4000]

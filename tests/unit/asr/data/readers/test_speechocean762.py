@@ -91,20 +91,6 @@ def test_defects(tsv: None, refusal: Refusal, tmp_path: Path, old: bytes, new: b
     assert message in refusal("speechocean762", "dev_speakers=1")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda c: c.replace(b"\n", b"\r\n"), lambda c: b"\xef\xbb\xbf" + c, lambda c: c.rstrip(b"\n"), bytes.lower],
-    ids=["CRLF", "byte order mark", "no newline at the end", "lower case"],
-)
-def test_tables_of_all_origins_read_alike(
-    tsv: None, corpus: Callable[..., Corpus], tmp_path: Path, change: Callable[[bytes], bytes]
-) -> None:
-    expected = splits(corpus("speechocean762", "dev_speakers=1"))
-    for table in tmp_path.glob("*.tsv"):
-        table.write_bytes(change(table.read_bytes()))
-    assert splits(corpus("speechocean762", "dev_speakers=1")) == expected
-
-
 def test_too_many_dev_speakers(tsv: None, refusal: Refusal) -> None:
     assert "data.dev_speakers=3 must be below the 3 speakers" in refusal("speechocean762", "dev_speakers=3")
 
