@@ -89,5 +89,13 @@ def test_batches_pad_classes_as_ignored_and_other_targets_with_zero(
     assert torch.equal(moved, batch.frame_targets)
 
 
+def test_a_part_of_a_batch_keeps_its_targets() -> None:
+    signals, targets = [torch.zeros(3, 5), torch.zeros(1, 5), torch.zeros(2, 5)], [torch.arange(n) for n in (3, 1, 2)]
+    batch = collate(RawBatch(0, 0, ["a", "b", "c"], signals, [[1]] * 3, [[1]] * 3, frame_targets=targets), 5, "u", 1.0)
+    part = batch.part(1, 3).frame_targets
+    assert part is not None
+    assert part.tolist() == [[0, IGNORED], [0, 1]]
+
+
 def test_batches_without_targets_have_none() -> None:
     assert collate(RawBatch(0, 0, [], [], [], []), 5, "0-0-0", 0.0).frame_targets is None
