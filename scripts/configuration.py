@@ -17,7 +17,7 @@ import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from scripts.settings import TrainSettings
@@ -70,6 +70,7 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra.compose(config_name, overrides=list(overrides))
         OmegaConf.resolve(config)
+        _leave_out_unchosen(config, overrides)
         _refuse_missing(config)
         return config
     except OverrideParseException as error:
@@ -104,6 +105,24 @@ def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
 
 def _is_group(key: str) -> bool:
     return (CONF / key).is_dir()
+
+
+def _leave_out_unchosen(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Remove what an experiment says of hooks or loggers that the command does not choose: ``hooks=[]`` takes it back.
+
+    Raises:
+        UsageError: the command itself says something of one of them.
+    """
+    for group in SEVERAL:
+        chosen = config.get(group)
+        if not isinstance(chosen, DictConfig):
+            continue
+        for name in [str(name) for name, node in chosen.items() if "_target_" not in node]:
+            for override in _parsed(overrides):
+                if str(override.key_or_group).startswith(f"{group}.{name}."):
+                    raise UsageError(f"{override.input_line}: {name} is not chosen; add it to {group}=[...]")
+            with open_dict(chosen):
+                del chosen[name]
 
 
 def _refuse_missing(config: DictConfig) -> None:

@@ -184,3 +184,12 @@ def test_a_damaged_configuration_is_refused_in_one_line(tmp_path: Path, text: st
     with pytest.raises(UsageError, match=reason) as caught:
         load_run_config(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_hooks_that_an_experiment_configures_can_be_left_out() -> None:
+    assert "spec_augment" in compose("train", ["experiment=demo"]).hooks
+    assert not compose("train", ["experiment=demo", "hooks=[]"]).hooks
+    others = compose("train", ["experiment=demo", "hooks=[speed_perturbation]"]).hooks
+    assert list(others) == ["speed_perturbation"]
+    with pytest.raises(UsageError, match=r"time_masks=3: spec_augment is not chosen; add it to hooks=\[...\]"):
+        compose("train", ["experiment=demo", "hooks=[]", "hooks.spec_augment.time_masks=3"])
