@@ -209,7 +209,8 @@ class Trainer:
         parts = self.parts
         batch, *_ = parts.memory.parts(parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]])
         with untouched(parts.run.model, parts.hooks, parts.world.device):
-            self._trial(batch)
+            while self._trial(batch) is None:
+                batch, _ = parts.memory.halves(batch)
 
     def _probe(self) -> None:
         """Run the worst units of the epoch on this learner alone; nothing of it remains but what memory they took."""
@@ -219,8 +220,7 @@ class Trainer:
             probe_memory(probe, parts.plan, self.progress.epoch, parts.dataset.__getitem__, parts.optimizer)
 
     def _trial(self, batch: Batch) -> LossTerms | None:
-        terms = self._forward(batch, last=True)
-        if terms is not None:
+        if (terms := self._forward(batch, last=True)) is not None:
             terms.objective(divisor=1.0).backward()
         return terms
 
