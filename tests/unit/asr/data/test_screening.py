@@ -110,7 +110,7 @@ def test_segments_share_one_file(screening: Screen, make_utterance: Make) -> Non
     parts = [Utterance(str(i), whole.audio_filepath, 0.25, "x", offset=0.25 * i) for i in range(5)]
     screened = screening(*parts)
     assert screened.usable == parts[:4]
-    assert "from 1.000 s on" in screened.refused[0].reason
+    assert "said to go from 1.000 s to 1.250 s" in screened.refused[0].reason
 
 
 def test_summary_counts_what_it_does_not_show() -> None:
