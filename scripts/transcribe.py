@@ -13,8 +13,8 @@ import soundfile
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torchaudio.functional import resample
 
+from asr.data.resampling import resampler
 from asr.training.measures import Decode
 from scripts.build import build
 from scripts.configuration import compose, print_help, split_arguments
@@ -77,7 +77,7 @@ def read_any(file: Path, sample_rate: int) -> Tensor:
     waveform = torch.from_numpy(samples.mean(axis=1))
     if rate != sample_rate:
         log.info("%s: resampling from %d to %d Hz", file, rate, sample_rate)
-        waveform = resample(waveform, rate, sample_rate)
+        waveform = resampler(rate, sample_rate)(waveform)
     return waveform
 
 

@@ -63,7 +63,7 @@ class Size:
     steps: int  # that are counted
 
 
-FULL, QUICK = Size(utterances=160, warm_up=3, steps=16), Size(utterances=48, warm_up=1, steps=4)
+FULL, QUICK = Size(utterances=128, warm_up=2, steps=12), Size(utterances=40, warm_up=1, steps=3)
 
 
 def main(arguments: list[str]) -> None:
