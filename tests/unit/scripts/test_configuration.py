@@ -151,7 +151,7 @@ def test_help_lists_the_groups_of_the_entry_point(capsys: pytest.CaptureFixture[
     assert "backend=" not in shown
     assert print_help("train", ["-h"], "usage")
     shown = capsys.readouterr().out
-    assert "backend=allreduce|delay_by_one|dpsgd|hierarchical|single|ssgd_noise" in shown
+    assert "backend=adpsgd|allreduce|" in shown
     assert "model/predictor=lstm_1024|lstm_128|" in shown
 
 
