@@ -9,7 +9,6 @@ those of one loading process that keeps nothing (``workers_1``).
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,9 +28,9 @@ from asr.training.trainer import Trainer
 from distributed import launch
 from distributed.launch import World
 from scripts.assembly import assemble
+from scripts.bench.report import save_figures
 from scripts.build import build, build_hooks, readable
 from scripts.configuration import compose
-from scripts.environment import environment
 from scripts.startup import run_main
 
 SAMPLE_RATE = 16000
@@ -82,9 +81,7 @@ def main(arguments: list[str]) -> None:
     launch.stop(world)
     print(table(rows))
     if options.json is not None:
-        record = {"environment": environment(), "command": environment()["command"], "figures": figures(rows)}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record | {"rows": rows}, indent=2) + "\n")
+        save_figures(options.json, figures(rows), rows)
 
 
 def make_corpus(folder: Path, utterances: int) -> None:

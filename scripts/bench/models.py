@@ -24,6 +24,7 @@ from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.probe import GIB
 from distributed import launch
 from scripts.assembly import assemble
+from scripts.bench.report import save_figures
 from scripts.build import build_hooks, count_parameters
 from scripts.configuration import compose, options
 from scripts.environment import environment
@@ -174,9 +175,7 @@ def main(arguments: list[str]) -> None:
             print(line(rows[-1]), flush=True)
     if chosen.json is not None:
         figures = {f"{key}/{row['model']}": row[key] for row in rows for key in row if key != "model"}
-        record = {"environment": made_with, "command": made_with["command"], "figures": figures, "rows": rows}
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(record, indent=2))
+        save_figures(chosen.json, figures, rows, made_with)
 
 
 if __name__ == "__main__":

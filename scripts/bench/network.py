@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench.namespaces import Host, linked_pair
-from scripts.environment import environment
+from scripts.bench.report import save_figures
 from scripts.startup import REPOSITORY, run_main
 
 BANDWIDTHS = ("1gbit", "200mbit")
@@ -38,16 +38,8 @@ def main(arguments: list[str]) -> None:
     rows = [row for bandwidth in options.bandwidths for row in summarise(bandwidth, records)]
     print(table(rows))
     if options.json is not None:
-        made_with = environment()
-        record = {
-            "environment": made_with,
-            "command": made_with["command"],
-            "figures": figures(rows),
-            "rows": rows,
-            "how": {"compute": "measured", "link": "emulated: network namespaces and tbf"},
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=2))
+        how = {"compute": "measured", "link": "emulated: network namespaces and tbf"}
+        save_figures(options.json, figures(rows), rows, how=how)
 
 
 def measure(bandwidths: Sequence[str], turns: int, steps: int) -> list[Record]:

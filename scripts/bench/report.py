@@ -8,14 +8,19 @@ from typing import Any
 from scripts.environment import environment
 
 
-def save_figures(path: Path, figures: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``{"environment", "command", "figures", "rows"}`` as JSON, making the folder if it is missing."""
-    surroundings = environment()
-    record = {
-        "environment": surroundings,
-        "command": surroundings["command"],
-        "figures": dict(figures),
-        "rows": [dict(row) for row in rows],
-    }
+def save_figures(
+    path: Path,
+    figures: Mapping[str, float],
+    rows: Sequence[Mapping[str, Any]],
+    made_with: Mapping[str, Any] | None = None,
+    **remarks: Any,
+) -> None:
+    """Write ``{"environment", "command", "figures", "rows"}`` and remarks as JSON, making the folder if it is missing.
+
+    ``made_with`` is the environment when the measurement began, where commits may follow while it runs.
+    """
+    surroundings = dict(made_with or environment())
+    record = {"environment": surroundings, "command": surroundings["command"], **remarks}
+    record |= {"figures": dict(figures), "rows": [dict(row) for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
