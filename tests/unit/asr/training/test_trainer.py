@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -208,14 +209,16 @@ def test_a_per_step_term_counts_once_whatever_the_batch_and_the_learners(
         "evaluation.sets=[]", "trainer.precision=fp64",
     )  # fmt: skip
     initial: dict[str, torch.Tensor] = {}
+    first = threading.Lock()
     updates: dict[float, list[dict[str, torch.Tensor]]] = {}
     for strength in (0.0, 1.0):
 
         def learner(world: World, strength: float = strength) -> dict[str, torch.Tensor]:
             folder = tmp_path / f"{strength}"
             trainer = make_trainer(config, folder, world, {"penalty": WeightPenalty(strength)})
-            if not initial:
-                initial.update({k: v.clone() for k, v in trainer.parts.run.model.state_dict().items()})
+            with first:  # learners are threads, which share torch's generator: the weights of one are those of all
+                if not initial:
+                    initial.update({k: v.clone() for k, v in trainer.parts.run.model.state_dict().items()})
             trainer.parts.run.model.load_state_dict(initial)
             fit(trainer)
             return {name: value.clone() for name, value in trainer.parts.run.model.state_dict().items()}
