@@ -17,6 +17,11 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from omegaconf import DictConfig
+
+from asr.data.frame_targets import SUFFIX, write_alignment
+from asr.data.manifest import read_manifest
 from asr.training.hook import Hook, Progress
 from asr.training.meter import Meter, meter_of
 from asr.training.metrics import read_rows
@@ -25,7 +30,7 @@ from asr.training.probe import GIB
 from distributed import launch
 from scripts.assembly import assemble
 from scripts.bench.report import save_figures
-from scripts.build import build_hooks, count_parameters
+from scripts.build import build, build_hooks, count_parameters, training_texts
 from scripts.configuration import compose, options
 from scripts.environment import environment
 from scripts.startup import run_main
@@ -36,12 +41,17 @@ WARM_UP_STEPS = 2
 PIECES = ("tokenizer=sentencepiece", "tokenizer.vocabulary_size=1024", "tokenizer.kind=bpe")
 IBM_SYMBOLS = " abcdefghijklmnopqrstuvwxyz'0123456789.,-&/+_"  # 45: with blank as many outputs as in the papers
 IBM = ("features.num_mels=40", "features.deltas=2", f'tokenizer.alphabet="{IBM_SYMBOLS}"')
+TARGETS = 32_000  # states of the papers' acoustic models
+DBLSTM = ("features.num_mels=40", "features.deltas=2", f"model.num_targets={TARGETS}")
 AS_IN_THE_PAPER = {  # what a model was made to read and write; others take the defaults
     "conformer_s": PIECES,
     "conformer_m": PIECES,
     "conformer_l": PIECES,
     "ibm_rnnt": IBM,
     "ibm_conformer": IBM,
+    "ctc_ibm_lstm": IBM,
+    "dblstm_4": DBLSTM,
+    "dblstm_6": DBLSTM,
 }
 
 
@@ -89,6 +99,9 @@ def overrides(model: str, steps: int, corpus: Path, utterances: int) -> list[str
 def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, Any]:
     """Train a model for a few steps; its row of the table."""
     config = compose("train", overrides(model, steps, corpus, utterances))
+    if AS_IN_THE_PAPER.get(model) == DBLSTM:
+        config.frame_targets = str(corpus / "random-targets")
+        draw_targets(config)
     flush_denormals()
     world = launch.start(
         launch.place(),
@@ -107,8 +120,22 @@ def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, 
             trainer.parts.recorder.close()
             launch.stop(world)
         rows = [row for row in read_rows(folder / "metrics" / "0.jsonl") if "train/loss" in row]
+        outputs = trainer.parts.dataset.tokenizer.vocabulary_size if config.frame_targets is None else TARGETS
         parameters = count_parameters(trainer.parts.run.model)
-    return summary(model, rows, meter) | {"parameters": parameters, "tokens": trainer.parts.run.model.vocabulary_size}
+    return summary(model, rows, meter) | {"parameters": parameters, "outputs": outputs}
+
+
+def draw_targets(config: DictConfig) -> None:
+    """A random class for every frame of the training split: what a step costs does not depend on which."""
+    corpus, features = build(config.data), build(config.features)
+    generator = torch.Generator().manual_seed(0)
+    classes = {
+        utterance.id: torch.randint(TARGETS, (features.frames(utterance.duration),), generator=generator)
+        for utterance in read_manifest(corpus.prepare()["train"])
+    }
+    tokenizer = build(config.tokenizer).fit(training_texts(corpus))
+    file = Path(config.frame_targets) / f"train{SUFFIX}"
+    write_alignment(file, classes, frame_seconds=features.frame_seconds, tokenizer=tokenizer)
 
 
 def summary(model: str, rows: list[dict[str, Any]], meter: StepMeter) -> dict[str, Any]:
@@ -145,7 +172,7 @@ def in_own_process(model: str, options: argparse.Namespace, folder: Path) -> dic
 def line(row: dict[str, Any]) -> str:
     """A row of the table in Markdown."""
     return (
-        f"| `{row['model']}` | {row['parameters'] / 1e6:.1f} M | {row['tokens']:,} | {row['step_cpu_seconds']:.2f} s | "
+        f"| `{row['model']}` | {row['parameters'] / 1e6:.1f} M | {row['outputs']:,} | {row['step_cpu_seconds']:.2f} s | "
         f"{row['audio_seconds_per_cpu_second']:.1f} | {row['peak_gib']:.2f} GiB | "
         f"{row['loss_first']:.0f} -> {row['loss_last']:.0f} |"
     )
@@ -167,7 +194,7 @@ def main(arguments: list[str]) -> None:
         return
     made_with = environment()  # as of now: commits may follow while it runs
     models = [name for name in options("model") if not chosen.quick or name.endswith("_tiny")]
-    print("| model | parameters | tokens | step | audio s/s | peak memory | loss |\n|---|---|---|---|---|---|---|")
+    print("| model | parameters | outputs | step | audio s/s | peak memory | loss |\n|---|---|---|---|---|---|---|")
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for model in models:
