@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from asr.data.batch import Batch
 from asr.data.tokenizer import BLANK
-from asr.losses.rnnt import transducer_loss
+from asr.losses.inputs import LossInputs, TransducerLoss
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
 from asr.models.predictor import Predictor
-from distributed.ranges import Count, NonNegative
+from distributed.ranges import NonNegative
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Transducer(nn.Module):
         predictor: Predictor,
         joiner: Joiner,
         ctc_weight: NonNegative,
-        tile_cells: Count,
+        loss: TransducerLoss,
         vocabulary_size: int,
     ) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Transducer(nn.Module):
         self.joiner = joiner
         self.ctc_head = nn.Linear(encoder.dimension, vocabulary_size) if ctc_weight > 0 else None
         self.ctc_weight = ctc_weight
-        self.tile_cells = tile_cells
+        self.loss = loss
         self.vocabulary_size = vocabulary_size
 
     def forward(self, batch: Batch) -> LossOutput:
@@ -60,7 +60,7 @@ class Transducer(nn.Module):
         if batch.features.shape[0] == 0:
             return LossOutput(self._nothing(), batch.weight)
         states_BSD, lengths_B = self.encode(batch.features, batch.feature_lengths)
-        rnnt = self._rnnt_loss(states_BSD, lengths_B, batch)
+        rnnt = self.loss(self.loss_inputs(states_BSD, lengths_B, batch)).sum()
         total, terms = rnnt, {"rnnt": rnnt.detach()}
         if self.ctc_head is not None:
             ctc = ctc_loss(self.ctc_head(states_BSD), lengths_B, batch.targets, batch.target_lengths)
@@ -74,23 +74,19 @@ class Transducer(nn.Module):
         states_BSD, lengths_B = self.encoder(features_BTF, lengths_B)
         return states_BSD, lengths_B
 
-    def _rnnt_loss(self, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> Tensor:
-        encoder_BSJ = self.joiner.project_encoder(states_BSD)
-        predictor_BUJ = self.joiner.project_predictor(self.predictor(batch.predictor_inputs))
-        with torch.autocast(states_BSD.device.type, enabled=False):
-            losses_B = transducer_loss(
-                at_least_fp32(encoder_BSJ),
-                at_least_fp32(predictor_BUJ),
-                at_least_fp32(self.joiner.output.weight),
-                at_least_fp32(self.joiner.output.bias),
-                batch.targets,
-                lengths_B,
-                batch.target_lengths,
-                combine=self.joiner.combine,
-                blank=BLANK,
-                tile_cells=self.tile_cells,
-            )
-        return losses_B.sum()
+    def loss_inputs(self, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> LossInputs:
+        """The lattices of ``batch``, given the encoder's states: predictor_inputs lead to ``targets``."""
+        return LossInputs(
+            encoder_BTJ=self.joiner.project_encoder(states_BSD),
+            predictor_BSJ=self.joiner.project_predictor(self.predictor(batch.predictor_inputs)),
+            weight_VJ=self.joiner.output.weight,
+            bias_V=self.joiner.output.bias,
+            targets_BU=batch.targets,
+            encoder_lengths_B=lengths_B,
+            target_lengths_B=batch.target_lengths,
+            combine=self.joiner.combine,
+            blank=BLANK,
+        )
 
     def _nothing(self) -> Tensor:
         """0 with a zero gradient for every trainable parameter: learners that wait for gradients get theirs."""
@@ -104,7 +100,7 @@ def transducer(
     predictor: Callable[..., Predictor],
     joiner: Callable[..., Joiner],
     ctc_weight: NonNegative,
-    tile_cells: Count,
+    loss: TransducerLoss,
     vocabulary_size: int,
     feature_dimension: int,
 ) -> Transducer:
@@ -124,7 +120,7 @@ def transducer(
         predictor=predictor_part,
         joiner=joiner_part,
         ctc_weight=ctc_weight,
-        tile_cells=tile_cells,
+        loss=loss,
         vocabulary_size=vocabulary_size,
     )
 

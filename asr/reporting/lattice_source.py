@@ -4,14 +4,15 @@ B utterances   F feature dimension   T encoder frames   J joint dimension   U la
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from asr.data.batch import Batch
-from asr.data.tokenizer import BLANK, Tokenizer
+from asr.data.tokenizer import Tokenizer
 from asr.losses.alignment import best_paths, lattice_arcs, lattice_occupancy
 from asr.losses.lattice import Arcs
-from asr.models.transducer import Transducer, at_least_fp32
+from asr.models.transducer import Transducer
 from asr.reporting.lattice import LatticePicture
 
 
@@ -56,24 +57,20 @@ def lattice_pictures(
 
 
 def _arcs(model: Transducer, batch: Batch, shown: int) -> Arcs:
-    """Arcs of the first utterances' lattices, as the loss scores them."""
+    """Arcs of the first utterances' lattices, as the loss scores them, for the true transcripts."""
+    first = replace(
+        batch,
+        utterance_ids=batch.utterance_ids[:shown],
+        features=batch.features[:shown],
+        feature_lengths=batch.feature_lengths[:shown],
+        targets=batch.targets[:shown],
+        target_lengths=batch.target_lengths[:shown],
+        predictor_inputs=batch.targets[:shown],
+    )
     training = model.training
     model.eval()
     try:
-        states_BTD, lengths_B = model.encode(batch.features[:shown], batch.feature_lengths[:shown])
-        encoder_BTJ = model.joiner.project_encoder(states_BTD)
-        predictor_BSJ = model.joiner.project_predictor(model.predictor(batch.targets[:shown]))
+        inputs = model.loss_inputs(*model.encode(first.features, first.feature_lengths), first)
     finally:
         model.train(training)
-    return lattice_arcs(
-        at_least_fp32(encoder_BTJ),
-        at_least_fp32(predictor_BSJ),
-        at_least_fp32(model.joiner.output.weight),
-        at_least_fp32(model.joiner.output.bias),
-        batch.targets[:shown],
-        lengths_B,
-        batch.target_lengths[:shown],
-        combine=model.joiner.combine,
-        blank=BLANK,
-        tile_cells=model.tile_cells,
-    )
+    return lattice_arcs(inputs)
