@@ -2,16 +2,17 @@
 
 import ctypes
 import os
-import resource
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def peak_extra_bytes(work: Callable[[], Any]) -> int:
+def peak_extra_bytes(work: Callable[[], Any], rehearsal: Callable[[], Any]) -> int:
     """Run ``work`` in a forked copy of this process; how far its resident memory rose above where it began.
 
-    Linux alone. Threads do not survive a fork: the process should compute with one.
+    ``rehearsal`` runs before, so that code which is loaded when it is first used is not counted. Linux alone. Threads do
+    not survive a fork: the process should compute with one.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -19,11 +20,12 @@ def peak_extra_bytes(work: Callable[[], Any]) -> int:
         os.close(reader)
         status = 1
         try:
+            rehearsal()
             ctypes.CDLL(None).malloc_trim(0)  # what was freed before shall not hide what is taken now
-            before = _resident_bytes()
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            before = _status_bytes("VmRSS")
             work()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            os.write(writer, str(peak - before).encode())
+            os.write(writer, str(_status_bytes("VmHWM") - before).encode())
             status = 0
         finally:
             os._exit(status)
@@ -36,8 +38,7 @@ def peak_extra_bytes(work: Callable[[], Any]) -> int:
     return int(answer)
 
 
-def _resident_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status gives no VmRSS")
+def _status_bytes(field: str) -> int:
+    match = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert match is not None, field
+    return int(match[1]) * 1024
