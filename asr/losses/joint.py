@@ -88,9 +88,9 @@ class TiledJoiner:
         self.index, self.combine, self.blank, self.tile_cells = index, combine, blank, tile_cells
         self.dtype = dtype  # of the matrix products
         self.wide = torch.promote_types(dtype, torch.float32)  # of everything else
-        self.encoder_RJ = encoder_BTJ.flatten(0, 1).to(self.wide)
-        self.predictor_QJ = predictor_BSJ.flatten(0, 1).to(self.wide)
-        self.weight_VJ = weight_VJ.to(dtype)
+        self.encoder_RJ = encoder_BTJ.flatten(0, 1).to(self.wide).contiguous()
+        self.predictor_QJ = predictor_BSJ.flatten(0, 1).to(self.wide).contiguous()
+        self.weight_VJ = weight_VJ.to(dtype).contiguous()
         self.weight_JV = self.weight_VJ.t().contiguous()
         self.bias_V = bias_V.to(dtype)
         self.space = Workspace(encoder_BTJ.device)

@@ -9,7 +9,7 @@ B utterances   T frames   S = U + 1   J joint dimension   V classes with blank  
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from asr.losses.lattice import (
 )
 from distributed.ranges import Count, NonNegative, Probability
 
+Kernels = Literal["auto", "torch", "triton"]
 TILE_CELLS = {"cpu": 1024, "cuda": 65536}  # logits of 2 MB with 500 classes stay in a cache; a GPU wants work
 
 
@@ -39,6 +40,7 @@ class ExactLoss:
     min_occupancy: Probability  # backward leaves out cells that alignments visit less probably; 0: none
     fastemit: NonNegative  # Yu et al. 2021, arXiv 2010.11148
     delay_penalty: NonNegative  # Kang et al. 2023, arXiv 2211.00490; per frame
+    kernels: Kernels  # of the joiner
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Loss of each utterance, (B,)."""
@@ -74,7 +76,8 @@ class Problem:
 
     def joiner(self, tensors: Tensors) -> TiledJoiner:
         """The joiner of these tensors, ready for tiles."""
-        return TiledJoiner(
+        kernels = joiner_class(self.settings.kernels, tensors[0].device, self.dtype)
+        return kernels(
             tensors,
             self.index,
             combine=self.combine,
@@ -82,6 +85,15 @@ class Problem:
             tile_cells=self.tile_cells,
             dtype=self.dtype,
         )
+
+
+def joiner_class(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> type[TiledJoiner]:
+    """Triton's kernels on a GPU unless PyTorch's are asked for; they have no double precision."""
+    if kernels == "torch" or dtype == torch.float64 or (kernels == "auto" and device.type != "cuda"):
+        return TiledJoiner
+    from asr.losses.joint_triton import TritonJoiner  # Triton is not part of every build of PyTorch
+
+    return TritonJoiner
 
 
 def problem_of(inputs: LossInputs, settings: ExactLoss) -> Problem:

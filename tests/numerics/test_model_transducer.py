@@ -55,7 +55,7 @@ def make(encoder: str, predictor: str, combine: Literal["add", "multiply"], ctc_
         predictor=predictor_part,
         joiner=joiner,
         ctc_weight=ctc_weight,
-        loss=ExactLoss(tile_cells=64, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0),
+        loss=ExactLoss(tile_cells=64, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto"),
         vocabulary_size=VOCABULARY,
     ).double()
 

@@ -40,7 +40,9 @@ class Case:
             combine=self.combine,
             blank=BLANK,
         )
-        return ExactLoss(tile_cells=tile_cells, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0)(inputs)
+        return ExactLoss(tile_cells=tile_cells, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto")(
+            inputs
+        )
 
     def logits(self) -> Tensor:
         encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = self.tensors

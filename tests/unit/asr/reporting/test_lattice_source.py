@@ -50,7 +50,7 @@ def model(tokenizer: CharacterTokenizer) -> Transducer:
         predictor=predictor,
         joiner=joiner,
         ctc_weight=0.0,
-        loss=ExactLoss(tile_cells=64, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0),
+        loss=ExactLoss(tile_cells=64, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto"),
         vocabulary_size=size,
     )
 
