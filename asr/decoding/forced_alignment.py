@@ -8,6 +8,7 @@ B utterances   S encoder states   U tokens   V vocabulary size, blank included
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from asr.losses.alignment import Emission, best_paths, lattice_arcs
 from asr.losses.ctc import ctc_impossible, ctc_log_probs
 from asr.losses.lattice import Arcs
 from asr.models.speech_model import Recogniser
-from asr.models.transducer import Transducer, at_least_fp32
+from asr.models.transducer import Transducer
 
 Method = Literal["auto", "ctc", "transducer"]
 
@@ -92,17 +93,6 @@ def emission_path(path: Sequence[Emission], tokens_U: Tensor, states: int) -> Te
 
 
 def transducer_arcs(model: Transducer, batch: Batch) -> Arcs:
-    """Arcs of the utterances' lattices, as the loss scores them."""
-    states_BSD, lengths_B = model.encode(batch.features, batch.feature_lengths)
-    return lattice_arcs(
-        at_least_fp32(model.joiner.project_encoder(states_BSD)),
-        at_least_fp32(model.joiner.project_predictor(model.predictor(batch.targets))),
-        at_least_fp32(model.joiner.output.weight),
-        at_least_fp32(model.joiner.output.bias),
-        batch.targets,
-        lengths_B,
-        batch.target_lengths,
-        combine=model.joiner.combine,
-        blank=BLANK,
-        tile_cells=model.tile_cells,
-    )
+    """Arcs of the utterances' lattices, as the loss scores them, for the true transcripts."""
+    true = replace(batch, predictor_inputs=batch.targets)
+    return lattice_arcs(model.loss_inputs(*model.encode(true.features, true.feature_lengths), true))

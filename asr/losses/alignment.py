@@ -11,9 +11,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asr.losses.joint import Combine
-from asr.losses.lattice import Arcs, arc_posteriors, backward_variables, cell_views, forward_variables, unpack
-from asr.losses.rnnt import Problem, checked_shape, packed_labels, product_dtype, score_arcs
+from asr.losses.inputs import LossInputs
+from asr.losses.lattice import (
+    Arcs,
+    arc_posteriors,
+    arcs_from_packed,
+    backward_variables,
+    cell_views,
+    forward_variables,
+    unpack,
+)
+from asr.losses.rnnt import ExactLoss, problem_of, score_cells
+
+PLAIN = ExactLoss(tile_cells=None, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto")
 
 
 class Emission(NamedTuple):
@@ -24,24 +34,11 @@ class Emission(NamedTuple):
 
 
 @torch.no_grad()
-def lattice_arcs(
-    encoder_BTJ: Tensor,
-    predictor_BSJ: Tensor,
-    weight_VJ: Tensor,
-    bias_V: Tensor,
-    targets_BU: Tensor,
-    encoder_lengths_B: Tensor,
-    target_lengths_B: Tensor,
-    *,
-    combine: Combine,
-    blank: int,
-    tile_cells: int,
-) -> Arcs:
-    """Log probabilities of the arcs of each utterance's lattice; arguments as of ``transducer_loss``."""
-    tensors = (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V)
-    shape = checked_shape(tensors, targets_BU, encoder_lengths_B, target_lengths_B, blank)
-    labels_N = packed_labels(targets_BU, shape, blank)
-    return score_arcs(tensors, Problem(shape, labels_N, combine, blank, tile_cells, product_dtype(encoder_BTJ)))
+def lattice_arcs(inputs: LossInputs) -> Arcs:
+    """Log probabilities of the arcs of each utterance's lattice."""
+    problem = problem_of(inputs, PLAIN)
+    scores = score_cells(inputs.tensors, problem)
+    return arcs_from_packed(scores.blank_N, scores.label_N, problem.shape)
 
 
 def lattice_occupancy(arcs: Arcs) -> Tensor:

@@ -1,96 +1,187 @@
-"""The joiner over the lattice cells of a ragged batch, one tile of cells at a time, so that (B, T, U, V) never exists.
+"""The joiner over tiles of lattice cells: log probabilities of their arcs, and gradients, so that (B, T, U, V) never exists.
 
-Cells are packed: only valid ones are computed. A tile is a run of packed cells, made of pieces; a piece is a block of
-frames of one utterance, so that its (frames, S) cells are one broadcast sum, and a frame never lies in two pieces.
+Sums e + p (or e * p) are gathered row by row and gradients are added back row by row, so that a tile may leave out
+whatever cells are not wanted. With occupancy = blank posterior + label posterior, the gradient in a cell is
 
-B utterances   T frames   S = U + 1 states   J joint dimension   V classes with blank   N valid cells   n cells of a tile
+    d(-log P)/dz[k] = occupancy softmax(z)[k] - blank posterior [k = blank] - label posterior [k = y(u+1)]
+
+R encoder rows   Q predictor rows   J joint dimension   V classes with blank   n cells of a tile
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from asr.losses.lattice import Shape
+from asr.losses.cells import CellIndex, Cells
+from asr.losses.inputs import Combine, Tensors
 
-Combine = Literal["add", "multiply"]
+
+@dataclass(slots=True)
+class Workspace:
+    """Tensors that tiles use one after the other: fresh memory for each would cost as much as filling it."""
+
+    device: torch.device
+    held: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """The tensor of that name, (rows, columns), with whatever the last user left in it."""
+        tensor = self.held.get(name)
+        if tensor is None or len(tensor) < rows:
+            tensor = self.held[name] = torch.empty(rows, columns, dtype=dtype, device=self.device)
+        return tensor[:rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Frames ``start:stop`` of one utterance, at the rows ``row:row + (stop - start) * states`` of its tile."""
+class Scores:
+    """What forward keeps of the V classes of each packed cell, (N,) each."""
 
-    utterance: int
-    start: int
-    stop: int
-    states: int
-    row: int
-
-    def cells(self, tile_nX: Tensor) -> Tensor:
-        """The piece's rows of a tile's tensor as (frames, S, X)."""
-        rows = (self.stop - self.start) * self.states
-        return tile_nX.narrow(0, self.row, rows).view(self.stop - self.start, self.states, -1)
+    blank_N: Tensor  # log probability
+    label_N: Tensor  # log probability of the next label
+    normaliser_N: Tensor  # log sum exp z
 
 
-@dataclass(slots=True)
-class Tile:
-    """The packed cells ``first:first + size``."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The cells that backward visits, (K,) each: their places among the packed ones, posteriors and normalisers."""
 
-    first: int
-    size: int
-    pieces: list[Piece]
+    packed_K: Tensor
+    blank_K: Tensor  # posterior of the blank arc, times the factor of the utterance's loss
+    label_K: Tensor  # of the label arc
+    normaliser_K: Tensor
 
-
-def cut_tiles(shape: Shape, tile_cells: int) -> list[Tile]:
-    """Cut the packed cells into tiles of at most ``tile_cells`` cells (of one frame, where a frame has more)."""
-    tiles = [Tile(0, 0, [])]
-    for utterance, (frames, states) in enumerate(zip(shape.frames, shape.states, strict=True)):
-        start = 0
-        while start < frames:
-            tile = tiles[-1]
-            room = max(tile_cells - tile.size, 0) // states
-            if not room and tile.size:
-                tiles.append(Tile(tile.first + tile.size, 0, []))
-                continue
-            stop = min(frames, start + max(room, 1))
-            tile.pieces.append(Piece(utterance, start, stop, states, tile.size))
-            tile.size += (stop - start) * states
-            start = stop
-    return tiles
+    def part(self, start: int, stop: int) -> "Kept":
+        """Some of them."""
+        tensors = (self.packed_K, self.blank_K, self.label_K, self.normaliser_K)
+        return Kept(*(tensor[start:stop] for tensor in tensors))
 
 
 @dataclass(slots=True)
-class Joint:
-    """The joiner's tensors in the dtype of its matrix products, and buffers for one tile, reused by all of them."""
+class Gradients:
+    """Sums over tiles, never in a narrower dtype than that of the softmax."""
 
-    encoder_BTJ: Tensor
-    predictor_BSJ: Tensor
+    encoder_RJ: Tensor
+    predictor_QJ: Tensor
     weight_VJ: Tensor
     bias_V: Tensor
-    combine: Combine
-    hidden_nJ: Tensor
-    logits_nV: Tensor
 
     @staticmethod
-    def build(
-        tensors: tuple[Tensor, Tensor, Tensor, Tensor], dtype: torch.dtype, combine: Combine, tiles: list[Tile]
-    ) -> "Joint":
-        """Cast (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V) to ``dtype`` and allocate the buffers."""
-        encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (tensor.detach().to(dtype) for tensor in tensors)
-        rows = max(tile.size for tile in tiles)
-        classes, width = weight_VJ.shape
-        hidden_nJ, logits_nV = weight_VJ.new_empty(rows, width), weight_VJ.new_empty(rows, classes)
-        return Joint(encoder_BTJ, predictor_BSJ, weight_VJ, bias_V, combine, hidden_nJ, logits_nV)
+    def zeros(tensors: Tensors, dtype: torch.dtype) -> "Gradients":
+        """Nothing yet, for the gradients of ``tensors``."""
+        encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (torch.zeros_like(tensor, dtype=dtype) for tensor in tensors)
+        return Gradients(encoder_BTJ.flatten(0, 1), predictor_BSJ.flatten(0, 1), weight_VJ, bias_V)
 
-    def compute(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Hidden layer (n, J) and logits (n, V) of a tile, in the buffers: z = W tanh(e + p) + b, or with e * p."""
-        hidden_nJ, logits_nV = self.hidden_nJ[: tile.size], self.logits_nV[: tile.size]
-        merge = torch.add if self.combine == "add" else torch.mul
-        for piece in tile.pieces:
-            encoder_t1J = self.encoder_BTJ[piece.utterance, piece.start : piece.stop, None]
-            predictor_SJ = self.predictor_BSJ[piece.utterance, : piece.states]
-            merge(encoder_t1J, predictor_SJ, out=piece.cells(hidden_nJ))
-        hidden_nJ.tanh_()
-        torch.addmm(self.bias_V, hidden_nJ, self.weight_VJ.t(), out=logits_nV)
-        return hidden_nJ, logits_nV
+    def like(self, tensors: Tensors) -> Tensors:
+        """In the shapes and dtypes of ``tensors``."""
+        sums = (self.encoder_RJ, self.predictor_QJ, self.weight_VJ, self.bias_V)
+        shaped = (total.view_as(tensor).to(tensor.dtype) for total, tensor in zip(sums, tensors, strict=True))
+        return tuple(shaped)  # type: ignore[return-value]
+
+
+class TiledJoiner:
+    """The joiner's tensors, ready for one tile after the other. Plain PyTorch; on any device."""
+
+    def __init__(
+        self, tensors: Tensors, index: CellIndex, *, combine: Combine, blank: int, tile_cells: int, dtype: torch.dtype
+    ) -> None:
+        encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (tensor.detach() for tensor in tensors)
+        self.index, self.combine, self.blank, self.tile_cells = index, combine, blank, tile_cells
+        self.dtype = dtype  # of the matrix products
+        self.wide = torch.promote_types(dtype, torch.float32)  # of everything else
+        self.encoder_RJ = encoder_BTJ.flatten(0, 1).to(self.wide).contiguous()
+        self.predictor_QJ = predictor_BSJ.flatten(0, 1).to(self.wide).contiguous()
+        self.weight_VJ = weight_VJ.to(dtype).contiguous()
+        self.weight_JV = self.weight_VJ.t().contiguous()
+        self.bias_V = bias_V.to(dtype)
+        self.space = Workspace(encoder_BTJ.device)
+
+    def score(self, cells: int) -> Scores:
+        """Of the first ``cells`` packed cells."""
+        blank_N, label_N, normaliser_N = torch.empty(3, cells, dtype=self.wide, device=self.space.device)
+        for start in range(0, cells, self.tile_cells):
+            part = slice(start, min(start + self.tile_cells, cells))
+            tile = self.index.locate(torch.arange(part.start, part.stop, device=self.space.device))
+            blank_N[part], label_N[part], normaliser_N[part] = self._score(self._hidden(tile), tile)
+        return Scores(blank_N, label_N, normaliser_N)
+
+    def add_gradients(self, kept: Kept, total: Gradients) -> None:
+        """Add the gradients from some of the packed cells, given the posteriors of the arcs that leave them."""
+        for start in range(0, len(kept.packed_K), self.tile_cells):
+            part = kept.part(start, start + self.tile_cells)
+            tile = self.index.locate(part.packed_K)
+            hidden_nJ = self._hidden(tile)
+            gradient_nV = self._logits_gradient(hidden_nJ, tile, part)
+            total.bias_V += gradient_nV.sum(0, dtype=self.wide)
+            gradient_nV = self._narrow("gradient", gradient_nV)
+            _add_product(total.weight_VJ, gradient_nV.t(), self._narrow("hidden", hidden_nJ))
+            hidden_gradient_nJ = self.space.take("hidden gradient", len(hidden_nJ), hidden_nJ.shape[1], self.dtype)
+            torch.mm(gradient_nV, self.weight_VJ, out=hidden_gradient_nJ)
+            self._add_input_gradients(tile, hidden_nJ, hidden_gradient_nJ, total)
+
+    def _hidden(self, tile: Cells) -> Tensor:
+        """tanh(e + p), or of the product, (n, J)."""
+        rows, joint = len(tile.encoder_n), self.encoder_RJ.shape[1]
+        sum_nJ = self.space.take("sum", rows, joint, self.wide)
+        other_nJ = self.space.take("other", rows, joint, self.wide)
+        torch.index_select(self.encoder_RJ, 0, tile.encoder_n, out=sum_nJ)
+        torch.index_select(self.predictor_QJ, 0, tile.predictor_n, out=other_nJ)
+        if self.combine == "add":
+            sum_nJ += other_nJ
+        else:
+            sum_nJ *= other_nJ
+        return tanh_(sum_nJ)
+
+    def _logits(self, hidden_nJ: Tensor) -> Tensor:
+        logits_nV = self.space.take("logits", len(hidden_nJ), len(self.bias_V), self.dtype)
+        return torch.addmm(self.bias_V, self._narrow("hidden", hidden_nJ), self.weight_JV, out=logits_nV)
+
+    def _score(self, hidden_nJ: Tensor, tile: Cells) -> tuple[Tensor, Tensor, Tensor]:
+        """Log probabilities of blank and of the labels, and log sum exp z, (n,) each."""
+        logits_nV = self._logits(hidden_nJ)
+        log_probs_nV = self.space.take("probabilities", len(logits_nV), logits_nV.shape[1], self.wide)
+        torch.log_softmax(logits_nV, -1, dtype=self.wide, out=log_probs_nV)
+        blank_n = log_probs_nV[:, self.blank]
+        label_n = log_probs_nV.gather(1, tile.label_n[:, None]).squeeze(1)
+        return blank_n, label_n, logits_nV[:, self.blank] - blank_n
+
+    def _logits_gradient(self, hidden_nJ: Tensor, tile: Cells, kept: Kept) -> Tensor:
+        """Gradient of the logits, (n, V)."""
+        logits_nV = self._logits(hidden_nJ)
+        gradient_nV = self.space.take("probabilities", len(logits_nV), logits_nV.shape[1], self.wide)
+        torch.sub(logits_nV, kept.normaliser_K[:, None], out=gradient_nV).exp_()
+        gradient_nV.mul_((kept.blank_K + kept.label_K)[:, None])
+        gradient_nV[:, self.blank] -= kept.blank_K
+        return gradient_nV.scatter_add_(1, tile.label_n[:, None], -kept.label_K[:, None])
+
+    def _add_input_gradients(
+        self, tile: Cells, hidden_nJ: Tensor, hidden_gradient_nJ: Tensor, total: Gradients
+    ) -> None:
+        """Through tanh; summed over u for the encoder, over t for the predictor."""
+        sum_nJ = self.space.take("other", len(hidden_nJ), hidden_nJ.shape[1], self.wide).copy_(hidden_gradient_nJ)
+        torch.ops.aten.tanh_backward.grad_input(sum_nJ, hidden_nJ, grad_input=sum_nJ)
+        if self.combine == "add":
+            total.encoder_RJ.index_add_(0, tile.encoder_n, sum_nJ)
+            total.predictor_QJ.index_add_(0, tile.predictor_n, sum_nJ)
+        else:
+            predictor_nJ, encoder_nJ = self.predictor_QJ[tile.predictor_n], self.encoder_RJ[tile.encoder_n]
+            total.encoder_RJ.index_add_(0, tile.encoder_n, predictor_nJ.mul_(sum_nJ))
+            total.predictor_QJ.index_add_(0, tile.predictor_n, encoder_nJ.mul_(sum_nJ))
+
+    def _narrow(self, name: str, x_nX: Tensor) -> Tensor:
+        """In the dtype of the matrix products."""
+        if x_nX.dtype == self.dtype:
+            return x_nX
+        return self.space.take(f"narrow {name}", len(x_nX), x_nX.shape[1], self.dtype).copy_(x_nX)
+
+
+def tanh_(x: Tensor) -> Tensor:
+    """In place, as 2 sigmoid(2x) - 1: to 2e-7 the same, and in PyTorch on a processor five times faster."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def _add_product(total_VJ: Tensor, left_Vn: Tensor, right_nJ: Tensor) -> None:
+    """total += left @ right, where the product may be of a narrower dtype."""
+    if total_VJ.dtype == left_Vn.dtype:
+        torch.addmm(total_VJ, left_Vn, right_nJ, out=total_VJ)
+    else:
+        total_VJ += left_Vn @ right_nJ

@@ -21,8 +21,12 @@ def joiner_logits(
 
 def reference_loss(logits_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:
     """-log Pr(y|x) of one utterance (scalar, float64): eq. 16 and 17. Differentiable through the recursion itself."""
-    frames, states, _ = logits_TSV.shape
-    log_probs_TSV = logits_TSV.double().log_softmax(-1)
+    return reference_sum(logits_TSV.double().log_softmax(-1), targets_U, blank)
+
+
+def reference_sum(log_probs_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:
+    """As ``reference_loss``, of scores that need not be normalised."""
+    frames, states, _ = log_probs_TSV.shape
     alpha: dict[tuple[int, int], Tensor] = {}
     for t in range(1, frames + 1):
         for u in range(states):

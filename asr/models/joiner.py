@@ -11,7 +11,7 @@ J joint dimension   V vocabulary size (blank included, token 0)   ... any leadin
 import torch
 from torch import Tensor, nn
 
-from asr.losses.joint import Combine
+from asr.losses.inputs import Combine
 from distributed.ranges import Count
 
 

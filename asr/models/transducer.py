@@ -2,25 +2,24 @@
 
 ``forward(batch)`` is all that the training loop calls: it returns the loss SUMMED over the batch, so that learners
 with different numbers of utterances can be averaged exactly. An optional CTC head on the encoder (Graves et al. 2006)
-gives the encoder a direct gradient early in training. Losses are computed in at least fp32, whatever the model's own.
+gives the encoder a direct gradient early in training. Losses are in at least fp32; the joiner's products follow autocast.
 
 B utterances   T feature frames   S encoder states   U tokens   J joint dimension   V vocabulary size
 """
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from asr.data.batch import Batch
 from asr.data.tokenizer import BLANK
 from asr.losses.ctc import ctc_impossible, ctc_loss
-from asr.losses.rnnt import transducer_loss
+from asr.losses.inputs import LossInputs, TransducerLoss
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
 from asr.models.predictor import Predictor
 from asr.models.speech_model import LossOutput, Recogniser
-from distributed.ranges import Count, NonNegative
+from distributed.ranges import NonNegative
 
 
 class Transducer(Recogniser):
@@ -35,7 +34,7 @@ class Transducer(Recogniser):
         predictor: Predictor,
         joiner: Joiner,
         ctc_weight: NonNegative,
-        tile_cells: Count,
+        loss: TransducerLoss,
         vocabulary_size: int,
     ) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class Transducer(Recogniser):
         self.joiner = joiner
         self.ctc_head = nn.Linear(encoder.dimension, vocabulary_size) if ctc_weight > 0 else None
         self.ctc_weight = ctc_weight
-        self.tile_cells = tile_cells
+        self.loss = loss
         self.vocabulary_size = vocabulary_size
 
     def forward(self, batch: Batch) -> LossOutput:
@@ -52,7 +51,7 @@ class Transducer(Recogniser):
         if batch.features.shape[0] == 0:
             return LossOutput(self.nothing(), batch.weight)
         states_BSD, lengths_B = self.encode(batch.features, batch.feature_lengths)
-        rnnt = self._rnnt_loss(states_BSD, lengths_B, batch)
+        rnnt = self.loss(self.loss_inputs(states_BSD, lengths_B, batch)).sum()
         total, terms = rnnt, {"rnnt": rnnt.detach()}
         if self.ctc_head is not None:
             ctc = ctc_loss(self.ctc_head(states_BSD), lengths_B, batch.targets, batch.target_lengths)
@@ -61,23 +60,24 @@ class Transducer(Recogniser):
             terms["ctc_impossible"] = impossible_B.sum().to(ctc.dtype)
         return LossOutput(total, batch.weight, terms, states_BSD)
 
-    def _rnnt_loss(self, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> Tensor:
-        encoder_BSJ = self.joiner.project_encoder(states_BSD)
-        predictor_BUJ = self.joiner.project_predictor(self.predictor(batch.predictor_inputs))
-        with torch.autocast(states_BSD.device.type, enabled=False):
-            losses_B = transducer_loss(
-                at_least_fp32(encoder_BSJ),
-                at_least_fp32(predictor_BUJ),
-                at_least_fp32(self.joiner.output.weight),
-                at_least_fp32(self.joiner.output.bias),
-                batch.targets,
-                lengths_B,
-                batch.target_lengths,
-                combine=self.joiner.combine,
-                blank=BLANK,
-                tile_cells=self.tile_cells,
-            )
-        return losses_B.sum()
+    def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder states (B, S, D), before the joiner's projection, and their lengths (B,)."""
+        states_BSD, lengths_B = self.encoder(features_BTF, lengths_B)
+        return states_BSD, lengths_B
+
+    def loss_inputs(self, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> LossInputs:
+        """The lattices of ``batch``, given the encoder's states: predictor_inputs lead to ``targets``."""
+        return LossInputs(
+            encoder_BTJ=self.joiner.project_encoder(states_BSD),
+            predictor_BSJ=self.joiner.project_predictor(self.predictor(batch.predictor_inputs)),
+            weight_VJ=self.joiner.output.weight,
+            bias_V=self.joiner.output.bias,
+            targets_BU=batch.targets,
+            encoder_lengths_B=lengths_B,
+            target_lengths_B=batch.target_lengths,
+            combine=self.joiner.combine,
+            blank=BLANK,
+        )
 
 
 def transducer(
@@ -86,7 +86,7 @@ def transducer(
     predictor: Callable[..., Predictor],
     joiner: Callable[..., Joiner],
     ctc_weight: NonNegative,
-    tile_cells: Count,
+    loss: TransducerLoss,
     vocabulary_size: int,
     feature_dimension: int,
 ) -> Transducer:
@@ -106,11 +106,6 @@ def transducer(
         predictor=predictor_part,
         joiner=joiner_part,
         ctc_weight=ctc_weight,
-        tile_cells=tile_cells,
+        loss=loss,
         vocabulary_size=vocabulary_size,
     )
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Half precisions become fp32; fp32 and fp64 stay."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

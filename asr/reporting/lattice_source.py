@@ -58,7 +58,7 @@ def lattice_pictures(
 
 
 def _arcs(model: Transducer, batch: Batch, shown: int) -> Arcs:
-    """Arcs of the first utterances' lattices."""
+    """Arcs of the first utterances' lattices, as the loss scores them, for the true transcripts."""
     first = replace(
         batch,
         utterance_ids=batch.utterance_ids[:shown],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import Batch
+from asr.losses.rnnt import ExactLoss
 from asr.models.conformer import Conformer
 from asr.models.joiner import Joiner
 from asr.models.lstm import BidirectionalLstm
@@ -54,7 +55,7 @@ def make(encoder: str, predictor: str, combine: Literal["add", "multiply"], ctc_
         predictor=predictor_part,
         joiner=joiner,
         ctc_weight=ctc_weight,
-        tile_cells=64,
+        loss=ExactLoss(tile_cells=64, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto"),
         vocabulary_size=VOCABULARY,
     ).double()
 

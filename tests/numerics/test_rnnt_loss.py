@@ -10,8 +10,9 @@ import torchaudio
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
+from asr.losses.inputs import LossInputs
 from asr.losses.reference import joiner_logits, reference_loss
-from asr.losses.rnnt import transducer_loss
+from asr.losses.rnnt import ExactLoss
 
 COMBINE = ("add", "multiply")
 
@@ -27,14 +28,20 @@ class Case:
     combine: str = "add"
 
     def loss(self, tile_cells: int = 64) -> Tensor:
-        return transducer_loss(
-            *self.tensors,
-            self.targets_BU,
-            self.frames_B,
-            self.labels_B,
+        encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = self.tensors
+        inputs = LossInputs(
+            encoder_BTJ=encoder_BTJ,
+            predictor_BSJ=predictor_BSJ,
+            weight_VJ=weight_VJ,
+            bias_V=bias_V,
+            targets_BU=self.targets_BU,
+            encoder_lengths_B=self.frames_B,
+            target_lengths_B=self.labels_B,
             combine=self.combine,
             blank=BLANK,
-            tile_cells=tile_cells,
+        )
+        return ExactLoss(tile_cells=tile_cells, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto")(
+            inputs
         )
 
     def logits(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from asr.data.tokenizer import BLANK
 from asr.losses.alignment import Emission, best_paths, lattice_arcs, lattice_occupancy
+from asr.losses.inputs import LossInputs
 from asr.losses.reference import joiner_logits, reference_occupancy
 
 
@@ -34,7 +35,7 @@ def logits_of(inputs: dict[str, Any], index: int) -> tuple[Tensor, Tensor]:
 
 def test_occupancy_is_that_of_the_reference() -> None:
     inputs = make_inputs([6, 2, 4, 1], [2, 5, 0, 3])
-    occupancy_BTS = lattice_occupancy(lattice_arcs(**inputs, combine="add", blank=BLANK, tile_cells=10))
+    occupancy_BTS = lattice_occupancy(lattice_arcs(LossInputs(**inputs, combine="add", blank=BLANK)))
     assert occupancy_BTS.shape == (4, 6, 6)
     for index, utterance_TS in enumerate(occupancy_BTS):
         expected_TS = reference_occupancy(*logits_of(inputs, index), BLANK).float()
@@ -45,7 +46,7 @@ def test_occupancy_is_that_of_the_reference() -> None:
 
 def test_every_alignment_crosses_every_diagonal_once() -> None:
     inputs = make_inputs([7], [4])
-    occupancy_TS = lattice_occupancy(lattice_arcs(**inputs, combine="multiply", blank=BLANK, tile_cells=10))[0]
+    occupancy_TS = lattice_occupancy(lattice_arcs(LossInputs(**inputs, combine="multiply", blank=BLANK)))[0]
     diagonals_TS = torch.arange(7)[:, None] + torch.arange(5)
     sums = [float(occupancy_TS[diagonals_TS == diagonal].sum()) for diagonal in range(11)]
     assert sums == pytest.approx([1.0] * 11)
@@ -64,5 +65,5 @@ def test_the_best_path_is_the_best_of_all_alignments(frames: int, labels: int) -
 
     candidates = itertools.combinations_with_replacement(range(frames), labels)
     best = max(candidates, key=score)
-    path = best_paths(lattice_arcs(**inputs, combine="add", blank=BLANK, tile_cells=10))[1]
+    path = best_paths(lattice_arcs(LossInputs(**inputs, combine="add", blank=BLANK)))[1]
     assert path == [Emission(frame, label) for label, frame in enumerate(best)]

@@ -2,16 +2,16 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
-from asr.losses.alignment import lattice_arcs
+from asr.losses.inputs import Combine, LossInputs
 from asr.losses.reference import reference_loss, reference_occupancy
-from asr.losses.rnnt import transducer_loss
+from asr.losses.rnnt import ExactLoss
 
 
 def make_inputs(batch: int = 4, frames: int = 9, labels: int = 5, width: int = 8, classes: int = 7) -> dict[str, Any]:
@@ -27,12 +27,18 @@ def make_inputs(batch: int = 4, frames: int = 9, labels: int = 5, width: int = 8
     }
 
 
+def loss_of(inputs: dict[str, Any], tile_cells: int = 16, combine: Combine = "add", blank: int = BLANK) -> Tensor:
+    return ExactLoss(tile_cells=tile_cells, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto")(
+        LossInputs(**inputs, combine=combine, blank=blank)
+    )
+
+
 def loss_and_gradients(
-    inputs: dict[str, Any], tile_cells: int = 16, combine: Literal["add", "multiply"] = "add"
+    inputs: dict[str, Any], tile_cells: int = 16, combine: Combine = "add"
 ) -> tuple[Tensor, list[Tensor]]:
     names = ("encoder_BTJ", "predictor_BSJ", "weight_VJ", "bias_V")
     leaves = {name: inputs[name].clone().requires_grad_() for name in names}
-    loss_B = transducer_loss(**{**inputs, **leaves}, combine=combine, blank=BLANK, tile_cells=tile_cells)
+    loss_B = loss_of({**inputs, **leaves}, tile_cells, combine)
     return loss_B.detach(), list(torch.autograd.grad(loss_B.sum(), leaves.values()))
 
 
@@ -78,7 +84,7 @@ def test_the_tile_changes_nothing(tile_cells: int) -> None:
         torch.testing.assert_close(tiled_gradient, gradient)
 
 
-@pytest.mark.parametrize("function", [transducer_loss, lattice_arcs, reference_loss, reference_occupancy])
+@pytest.mark.parametrize("function", [LossInputs, reference_loss, reference_occupancy])
 def test_blank_has_no_default(function: Callable[..., Any]) -> None:
     """Its one home is the tokenizer; a default would be another."""
     assert inspect.signature(function).parameters["blank"].default is inspect.Parameter.empty
@@ -90,13 +96,13 @@ def test_any_class_can_be_blank() -> None:
     swap = torch.tensor([3, 1, 2, 0, 4, 5, 6])
     swapped = {**inputs, "weight_VJ": inputs["weight_VJ"][swap], "bias_V": inputs["bias_V"][swap]}
     swapped["targets_BU"] = swap[inputs["targets_BU"]]
-    torch.testing.assert_close(transducer_loss(**swapped, combine="add", blank=3, tile_cells=16), loss_B)
+    torch.testing.assert_close(loss_of(swapped, blank=3), loss_B)
 
 
 def test_backward_can_run_twice() -> None:
     inputs = make_inputs()
     inputs["encoder_BTJ"].requires_grad_()
-    loss = transducer_loss(**inputs, combine="add", blank=BLANK, tile_cells=16).sum() * 3
+    loss = loss_of(inputs).sum() * 3
     (first,) = torch.autograd.grad(loss, inputs["encoder_BTJ"], retain_graph=True)
     (second,) = torch.autograd.grad(loss, inputs["encoder_BTJ"])
     assert torch.equal(first, second)
@@ -105,9 +111,7 @@ def test_backward_can_run_twice() -> None:
 @pytest.mark.parametrize("name", ["encoder_BTJ", "predictor_BSJ", "weight_VJ", "bias_V"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("combine", ["add", "multiply"])
-def test_non_finite_inputs_show_in_the_loss_and_in_all_gradients(
-    name: str, value: float, combine: Literal["add", "multiply"]
-) -> None:
+def test_non_finite_inputs_show_in_the_loss_and_in_all_gradients(name: str, value: float, combine: Combine) -> None:
     """In the gradients too, which are what a guard against bad steps looks at: the tanh of infinity is flat."""
     inputs = make_inputs()
     inputs[name].view(-1)[1] = value  # in the first utterance
@@ -141,7 +145,7 @@ def test_an_impossible_label_costs_infinitely_much_and_has_no_gradient() -> None
 )
 def test_refuses_what_does_not_fit(changes: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        transducer_loss(**{**make_inputs(), **changes}, combine="add", blank=BLANK, tile_cells=16)
+        loss_of({**make_inputs(), **changes})
 
 
 def test_never_holds_the_logits_of_the_lattice(largest_tensor: Any) -> None:
@@ -160,4 +164,4 @@ def test_posteriors_are_left_out_where_nobody_asks_for_gradients(monkeypatch: py
     monkeypatch.setattr("asr.losses.rnnt.arc_posteriors", None)
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
-            assert torch.equal(transducer_loss(**inputs, combine="add", blank=BLANK, tile_cells=16), expected_B)
+            assert torch.equal(loss_of(inputs), expected_B)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from asr.data.batch import Batch
 from asr.losses.ctc import ctc_impossible, ctc_loss
+from asr.losses.joint import Scores, TiledJoiner
 from asr.models.joiner import Joiner
 from asr.models.transducer import Transducer
 
@@ -131,6 +132,27 @@ def test_bf16_autocast_stays_close(build: Build, make_batch: MakeBatch, name: st
     assert {term.dtype for term in output.terms.values()} == {torch.float32}
     assert output.total.item() == pytest.approx(expected.total.item(), rel=0.01)
     assert output.total.item() != expected.total.item()
+
+
+def test_bf16_autocast_reaches_the_products_of_the_loss(
+    build: Build, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their operands are bfloat16; softmax, recursion and loss are not."""
+    seen = []
+    score = TiledJoiner.score
+
+    def spy(joiner: TiledJoiner, cells: int) -> Scores:
+        scores = score(joiner, cells)
+        seen.append((joiner.weight_VJ.dtype, scores.blank_N.dtype))
+        return scores
+
+    monkeypatch.setattr(TiledJoiner, "score", spy)
+    model, batch = build("conformer_tiny", small=True), make_batch([40], [5])
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batch).total.backward()
+    model(batch)
+    assert seen == [(torch.bfloat16, torch.float32), (torch.float32, torch.float32)]
+    assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}
 
 
 def test_the_predictor_reads_its_inputs_and_the_loss_the_targets(build: Build, make_batch: MakeBatch) -> None:

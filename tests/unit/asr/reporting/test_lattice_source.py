@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from asr.data.batch import Batch
 from asr.data.tokenizer import CharacterTokenizer
+from asr.losses.rnnt import ExactLoss
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
 from asr.models.predictor import LstmPredictor
@@ -45,7 +46,12 @@ def model(tokenizer: CharacterTokenizer) -> Transducer:
     )
     joiner = Joiner(vocabulary_size=size, encoder_dimension=8, predictor_dimension=6, dimension=7, combine="add")
     return Transducer(
-        encoder=EveryOther(), predictor=predictor, joiner=joiner, ctc_weight=0.0, tile_cells=64, vocabulary_size=size
+        encoder=EveryOther(),
+        predictor=predictor,
+        joiner=joiner,
+        ctc_weight=0.0,
+        loss=ExactLoss(tile_cells=64, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="auto"),
+        vocabulary_size=size,
     )
 
 

@@ -1,0 +1,280 @@
+"""Joiner and transducer loss, forward and backward, against torchaudio's loss behind the same joiner.
+
+    python scripts/bench/rnnt_loss.py --json docs/results/rnnt-loss.json
+
+One thread, both on the same path of fp32 matrix products, interleaved in one run, medians of processor time. Lengths are uniform between
+half and full. ``random``: states of an untrained model. ``trained``: states and output layer after as many steps of
+Adam on the loss itself as it takes to write a label with a fifth of a nat.
+The floor is the time of our own matrix products, at the rate measured in the same rounds. Peak memory: a process each.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from asr.data.tokenizer import BLANK
+from asr.losses.inputs import LossInputs, Tensors
+from asr.losses.rnnt import ExactLoss
+from asr.training.precision import choose_matmul, flush_denormals
+from scripts.bench.memory import peak_extra_bytes
+from scripts.build import build
+from scripts.configuration import compose
+from scripts.environment import environment
+from scripts.startup import run_main
+
+HEADLINE = (8, 200, 40, 500, 512)
+GRID = ((8, 200, 40, 29, 256), (8, 200, 40, 1024, 320), (4, 400, 80, 500, 512), (16, 60, 12, 500, 512))
+QUICK = (4, 100, 20, 500, 512)
+ADAM_RATE = 0.02
+TRAINED = 0.2  # nats per label
+
+Method = Callable[[LossInputs], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of a batch, at most."""
+
+    batch: int
+    frames: int
+    labels: int
+    classes: int
+    joint: int
+
+
+def main(arguments: list[str]) -> None:
+    """Print a table in Markdown and save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where to save the figures")
+    parser.add_argument("--quick", action="store_true", help="smaller, in less than a minute")
+    parser.add_argument("--rounds", type=int, default=None, help="measurements of each method, interleaved")
+    options = parser.parse_args(arguments)
+    flush_denormals()
+    torch.set_num_threads(1)
+    print(choose_matmul("auto"))
+    rounds = options.rounds or (3 if options.quick else 7)
+    headline = Sizes(*(QUICK if options.quick else HEADLINE))
+    inputs = random_inputs(headline)
+    rows = measure("random", inputs, rounds) + measure("trained", trained_inputs(inputs), rounds)
+    for sizes in () if options.quick else GRID:
+        rows += measure("random", random_inputs(Sizes(*sizes)), max(3, rounds // 2))
+    report(rows)
+    if options.json is not None:
+        record = {
+            "environment": environment(),
+            "command": environment()["command"],
+            "figures": figures(rows[: 2 * len(METHODS)]),
+            "rows": rows,
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def random_inputs(sizes: Sizes) -> LossInputs:
+    """States of an untrained model: the same for the same sizes."""
+    rng = torch.Generator().manual_seed(0)
+    frames_B = torch.randint(sizes.frames // 2, sizes.frames + 1, (sizes.batch,), generator=rng)
+    labels_B = torch.randint(sizes.labels // 2, sizes.labels + 1, (sizes.batch,), generator=rng)
+    frames_B[0], labels_B[0] = sizes.frames, sizes.labels
+    return LossInputs(
+        encoder_BTJ=torch.randn(sizes.batch, sizes.frames, sizes.joint, generator=rng),
+        predictor_BSJ=torch.randn(sizes.batch, sizes.labels + 1, sizes.joint, generator=rng),
+        weight_VJ=torch.randn(sizes.classes, sizes.joint, generator=rng) / sizes.joint**0.5,
+        bias_V=torch.zeros(sizes.classes),
+        targets_BU=torch.randint(1, sizes.classes, (sizes.batch, sizes.labels), generator=rng),
+        encoder_lengths_B=frames_B,
+        target_lengths_B=labels_B,
+        combine="add",
+        blank=BLANK,
+    )
+
+
+def with_tensors(inputs: LossInputs, tensors: list[Tensor]) -> LossInputs:
+    """The same lattices of other states."""
+    encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = tensors
+    return replace(inputs, encoder_BTJ=encoder_BTJ, predictor_BSJ=predictor_BSJ, weight_VJ=weight_VJ, bias_V=bias_V)
+
+
+def trained_inputs(inputs: LossInputs) -> LossInputs:
+    """States and output layer that write the transcripts with confidence."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs.tensors]
+    optimizer = torch.optim.Adam(leaves, lr=ADAM_RATE)
+    loss = torch.full((), torch.inf)
+    while loss > TRAINED * inputs.target_lengths_B.sum():
+        optimizer.zero_grad()
+        loss = default_loss()(with_tensors(inputs, leaves)).sum()
+        loss.backward()
+        optimizer.step()
+    return with_tensors(inputs, [leaf.detach() for leaf in leaves])
+
+
+@cache
+def default_loss() -> ExactLoss:
+    """The loss as configured by default."""
+    loss: ExactLoss = build(compose("train", []).model.loss)
+    return loss
+
+
+def ours(inputs: LossInputs) -> Tensor:
+    """Our loss with the default settings."""
+    return default_loss()(inputs)
+
+
+def ours_unskipped(inputs: LossInputs) -> Tensor:
+    """Our loss with all cells in backward."""
+    return replace(default_loss(), min_occupancy=0.0)(inputs)
+
+
+def ours_bf16(inputs: LossInputs) -> Tensor:
+    """Our loss, its matrix products in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return default_loss()(inputs)
+
+
+def torchaudio_loss(inputs: LossInputs) -> Tensor:
+    """The joiner over the padded lattice as every toolkit writes it, then torchaudio's loss."""
+    hidden_BTSJ = torch.tanh(inputs.encoder_BTJ[:, :, None] + inputs.predictor_BSJ[:, None])
+    logits_BTSV = torch.nn.functional.linear(hidden_BTSJ, inputs.weight_VJ, inputs.bias_V)
+    return torchaudio.functional.rnnt_loss(
+        logits_BTSV,
+        inputs.targets_BU.int(),
+        inputs.encoder_lengths_B.int(),
+        inputs.target_lengths_B.int(),
+        blank=inputs.blank,
+        reduction="none",
+    )
+
+
+METHODS: dict[str, Method] = {
+    "torchaudio fp32": torchaudio_loss,
+    "ours fp32": ours,
+    "ours bf16": ours_bf16,
+    "ours fp32, all cells": ours_unskipped,
+}
+
+
+def forward_backward(method: Method, inputs: LossInputs) -> tuple[Tensor, Tensors]:
+    """Losses and the gradients of their sum."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs.tensors]
+    loss_B = method(with_tensors(inputs, leaves))
+    encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = torch.autograd.grad(loss_B.sum(), leaves)
+    return loss_B.detach(), (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V)
+
+
+def measure(occupancy: str, inputs: LossInputs, rounds: int) -> list[dict[str, Any]]:
+    """One row per method."""
+    exact = forward_backward(ours_unskipped, with_tensors(inputs, [tensor.double() for tensor in inputs.tensors]))
+    seconds: dict[str, list[float]] = {name: [] for name in (*METHODS, "floor")}
+    for method in METHODS.values():
+        forward_backward(method, inputs)  # oneDNN compiles its kernels
+    for _ in range(rounds):
+        for name, method in METHODS.items():
+            seconds[name].append(timed(partial(forward_backward, method, inputs)))
+        seconds["floor"].append(floor_seconds(inputs))
+    baseline = statistics.median(seconds["torchaudio fp32"])
+    few, rows = first_frames(inputs, 4), []
+    for name, method in METHODS.items():
+        median = statistics.median(seconds[name])
+        loss_B, gradients = forward_backward(method, inputs)
+        rows.append(
+            {
+                "occupancy": occupancy,
+                "method": name,
+                "sizes": sizes_of(inputs),
+                "seconds": median,
+                "speed_vs_torchaudio": baseline / median,
+                "over_floor": median / statistics.median(seconds["floor"]) if name == "ours fp32" else None,
+                "extra_bytes": peak_extra_bytes(
+                    partial(forward_backward, method, inputs), rehearsal=partial(forward_backward, method, few)
+                ),
+                "loss_error": relative_error(loss_B, exact[0]),
+                "gradient_error": max(map(relative_error, gradients, exact[1])),
+            }
+        )
+    return rows
+
+
+def first_frames(inputs: LossInputs, frames: int) -> LossInputs:
+    """The same, cut short."""
+    return replace(
+        inputs,
+        encoder_BTJ=inputs.encoder_BTJ[:, :frames],
+        encoder_lengths_B=inputs.encoder_lengths_B.clamp(max=frames),
+    )
+
+
+def sizes_of(inputs: LossInputs) -> dict[str, int]:
+    """What a row is about."""
+    (batch, frames, joint), (classes, _) = inputs.encoder_BTJ.shape, inputs.weight_VJ.shape
+    cells = int((inputs.encoder_lengths_B * (inputs.target_lengths_B + 1)).sum())
+    labels = inputs.targets_BU.shape[1]
+    return {"batch": batch, "frames": frames, "labels": labels, "classes": classes, "joint": joint, "cells": cells}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of this thread's processor time that ``work`` takes: what others do on the machine is not in it."""
+    start = time.thread_time()
+    work()
+    return time.thread_time() - start
+
+
+def floor_seconds(inputs: LossInputs) -> float:
+    """Time of nothing but our matrix products: logits of every cell twice, and two products with their gradient."""
+    rows, classes, joint = 1024, *inputs.weight_VJ.shape
+    hidden_nJ, gradient_nV = torch.randn(rows, joint), torch.randn(rows, classes)
+    products: list[Callable[[], Tensor]] = [
+        lambda: hidden_nJ @ inputs.weight_VJ.t(),
+        lambda: gradient_nV @ inputs.weight_VJ,
+        lambda: gradient_nV.t() @ hidden_nJ,
+    ]
+    logits, states, weight = (min(timed(product) for _ in range(3)) for product in products)
+    return sizes_of(inputs)["cells"] / rows * (2 * logits + states + weight)
+
+
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """Of the whole tensor, Euclidean."""
+    return float((value.double() - exact.double()).norm() / exact.double().norm())
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The figures of the headline sizes."""
+    of = {(row["occupancy"], row["method"]): row for row in rows}
+    theirs, fp32, bf16, _ = (of["random", name] for name in METHODS)
+    return {
+        "time_ratio_vs_torchaudio": fp32["speed_vs_torchaudio"],
+        "memory_ratio_vs_torchaudio": theirs["extra_bytes"] / fp32["extra_bytes"],
+        "max_relative_error": max(fp32["loss_error"], fp32["gradient_error"]),
+        "time_over_gemm_floor": fp32["over_floor"],
+        "time_ratio_bf16": bf16["speed_vs_torchaudio"],
+        "time_ratio_trained": of["trained", "ours fp32"]["speed_vs_torchaudio"],
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """The table in Markdown."""
+    print(
+        "| B, T, U, V, J | occupancy | method | ms | x torchaudio | x floor | extra MiB | loss error | gradient error |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        sizes = ", ".join(str(row["sizes"][key]) for key in ("batch", "frames", "labels", "classes", "joint"))
+        floor = "" if row["over_floor"] is None else f"{row['over_floor']:.2f}"
+        print(
+            f"| {sizes} | {row['occupancy']} | {row['method']} | {1e3 * row['seconds']:.0f} | "
+            f"{row['speed_vs_torchaudio']:.2f} | {floor} | {row['extra_bytes'] / 2**20:.0f} | "
+            f"{row['loss_error']:.1e} | {row['gradient_error']:.1e} |"
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)
