@@ -100,7 +100,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
 def hooked_model(config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], initialise: bool) -> SpeechModel:
     """The model after hooks have replaced modules; before that, ``initialise`` gives it the weights of ``init_from``."""
     model = build_model(config, speech)
-    if initialise and config.init_from is not None:
+    if initialise:
         load_initial_weights(model, config, speech.tokenizer)
     for hook in hooks.values():
         model = hook.on_model(model)

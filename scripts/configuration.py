@@ -111,15 +111,19 @@ def _leave_out_unchosen(config: DictConfig, overrides: Sequence[str]) -> None:
     """Remove what an experiment says of hooks or loggers that the command does not choose: ``hooks=[]`` takes it back.
 
     Raises:
-        UsageError: the command itself says something of one of them.
+        UsageError: the command itself says something of one of them, or puts a value in the place of an option.
     """
     for group in SEVERAL:
         chosen = config.get(group)
         if not isinstance(chosen, DictConfig):
             continue
+        if single := [f"{name!s}={node}" for name, node in chosen.items() if not isinstance(node, DictConfig)]:
+            raise UsageError(
+                f"{group}.{single[0]}: not an option with settings; choose with {group}=[...], [] for none"
+            )
         for name in [str(name) for name, node in chosen.items() if "_target_" not in node]:
             for override in _parsed(overrides):
-                if str(override.key_or_group).startswith(f"{group}.{name}."):
+                if f"{override.key_or_group}.".startswith(f"{group}.{name}."):
                     raise UsageError(f"{override.input_line}: {name} is not chosen; add it to {group}=[...]")
             with open_dict(chosen):
                 del chosen[name]

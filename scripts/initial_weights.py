@@ -21,12 +21,19 @@ WITHOUT_TOKENS = "encoder"  # the module whose weights mean the same whatever th
 
 
 def load_initial_weights(model: nn.Module, config: DictConfig, tokenizer: Tokenizer) -> None:
-    """Overwrite ``model``, or its modules ``init_modules``, with the best weights of the run ``init_from``.
+    """Overwrite ``model``, or its modules ``init_modules``, with the best weights of the run ``init_from``, if it is set.
 
     Raises:
-        UsageError: that run has no intact checkpoint, writes other tokens, or has other parameters.
+        UsageError: that run has no intact checkpoint, writes other tokens, or has other parameters; or modules are
+            named without a run, or none of it.
     """
-    run, modules = Path(config.init_from), config.init_modules
+    modules = config.init_modules
+    if modules is not None and (config.init_from is None or not modules):
+        remedy = "null takes the whole model" if config.init_from else "add init_from=exp/... to take them from"
+        raise UsageError(f"init_modules=[{','.join(modules)}] loads nothing; {remedy}")
+    if config.init_from is None:
+        return
+    run = Path(config.init_from)
     best = _best(run)
     if not _tokenless(modules) and load_tokenizer(run / "tokenizer").fingerprint != tokenizer.fingerprint:
         raise UsageError(

@@ -47,11 +47,15 @@ def read_header(file: Path) -> Header:
     """The header of an audio file.
 
     Raises:
-        ValueError: the file is missing, empty or not audio; the message says which and the remedy.
+        ValueError: the file is missing, out of reach, empty or not audio; the message says which and the remedy.
     """
-    if not file.is_file():
+    try:
+        num_bytes = file.stat().st_size if file.is_file() else None
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise ValueError(f"cannot be reached ({error.strerror}); correct audio_filepath or permissions") from None
+    if num_bytes is None:
         raise ValueError("there is no such file; correct audio_filepath or data.root")
-    if file.stat().st_size == 0:
+    if num_bytes == 0:
         raise ValueError("the file is empty (0 bytes); write it anew or remove the utterance")
     try:
         info = soundfile.info(str(file))

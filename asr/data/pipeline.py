@@ -26,6 +26,10 @@ from asr.data.screening import OnBad
 from asr.data.tokenizer import BLANK, Tokenizer, UnknownSymbol
 
 
+class HookError(ValueError):
+    """A hook left what cannot be a batch; the message names the utterance and what is wrong."""
+
+
 class BatchHook(Protocol):
     """What the pipeline needs of a hook; ``asr.training.hook.Hook`` has it."""
 
@@ -88,7 +92,7 @@ class UnitDataset(Dataset[Batch]):
 
         Raises:
             BadUtterance: an utterance cannot be used and ``on_bad`` is ``stop``.
-            ValueError: a hook left something that cannot be a batch.
+            HookError: a hook left something that cannot be a batch.
         """
         raw = RawBatch(self.seed, unit.epoch, [], [], [], [])
         seconds = 0.0
@@ -162,7 +166,7 @@ class UnitDataset(Dataset[Batch]):
             return
         for utterance_id, signal, targets in zip(raw.utterance_ids, raw.signals, raw.frame_targets, strict=True):
             if len(signal) != len(targets):
-                raise ValueError(
+                raise HookError(
                     f"hooks left utterance {utterance_id} {len(signal)} frames and {len(targets)} frame targets: "
                     "with frame_targets, choose hooks that keep the number of frames"
                 )
@@ -177,12 +181,12 @@ class UnitDataset(Dataset[Batch]):
         """Blame a hook for what it did, rather than the model that stumbles over it."""
         columns = (raw.signals, raw.targets, raw.predictor_inputs)
         if any(len(column) != len(raw.utterance_ids) for column in columns):
-            raise ValueError(f"hook {name!r} must leave {len(raw.utterance_ids)} signals, targets and predictor inputs")
+            raise HookError(f"hook {name!r} must leave {len(raw.utterance_ids)} signals, targets and predictor inputs")
         for utterance_id, targets, inputs in zip(raw.utterance_ids, raw.targets, raw.predictor_inputs, strict=True):
             if len(targets) != len(inputs) or not all(
                 0 < token < self.tokenizer.vocabulary_size for token in (*targets, *inputs)
             ):
-                raise ValueError(
+                raise HookError(
                     f"hook {name!r} left utterance {utterance_id} {len(targets)} targets and {len(inputs)} predictor "
                     f"inputs: they must be as many, each a token from 1 to {self.tokenizer.vocabulary_size - 1}"
                 )
@@ -190,7 +194,7 @@ class UnitDataset(Dataset[Batch]):
             frames = self.features.frames_of(signal.numel()) if stage == "waveform" else signal.shape[0]
             shape = self._trailing_shape(stage)
             if frames == 0 or signal.shape[1:] != shape:
-                raise ValueError(
+                raise HookError(
                     f"hook {name!r} left utterance {utterance_id} a signal of shape {tuple(signal.shape)} "
                     f"in stage {stage}: too short for one frame, or of the wrong dimension"
                 )
@@ -234,17 +238,17 @@ def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> B
     )
 
 
-class _RefusalsAsValues(Dataset[Batch | BadUtterance]):
-    """Hands bad utterances over as values: a DataLoader would wrap the one line in a worker's traceback."""
+class _RefusalsAsValues(Dataset[Batch | BadUtterance | HookError]):
+    """Hands what users can mend over as values: a DataLoader would wrap the one line in a worker's traceback."""
 
     def __init__(self, dataset: UnitDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, unit: Unit) -> Batch | BadUtterance:
+    def __getitem__(self, unit: Unit) -> Batch | BadUtterance | HookError:
         try:
             return self.dataset[unit]
-        except BadUtterance as bad:
-            return bad
+        except (BadUtterance, HookError) as error:
+            return error
 
 
 def unit_loader(dataset: UnitDataset, units: Iterable[Unit], *, num_workers: int, prefetch: int) -> Iterator[Batch]:
@@ -259,7 +263,7 @@ def unit_loader(dataset: UnitDataset, units: Iterable[Unit], *, num_workers: int
         for unit in units:
             yield dataset[unit]
         return
-    loader: DataLoader[Batch | BadUtterance] = DataLoader(
+    loader: DataLoader[Batch | BadUtterance | HookError] = DataLoader(
         _RefusalsAsValues(dataset),
         batch_size=None,
         sampler=units,
@@ -269,6 +273,6 @@ def unit_loader(dataset: UnitDataset, units: Iterable[Unit], *, num_workers: int
         generator=torch.Generator(),  # its own: otherwise every iterator draws from the global one
     )
     for batch in loader:
-        if isinstance(batch, BadUtterance):
+        if isinstance(batch, BadUtterance | HookError):
             raise batch
         yield batch

@@ -31,7 +31,7 @@ class Resampler:
         if self._ratio == 1:
             return samples
         padded = pad(samples, (0, -len(samples) % STEP_SAMPLES))
-        return self._transform(padded)[: self.length(len(samples))]
+        return self._transform(padded)[: self.length(len(samples))].clone()  # what is kept of it keeps no more
 
 
 @cache

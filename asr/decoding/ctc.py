@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
-from asr.decoding.search import CtcModel, Hypothesis
+from asr.decoding.search import CtcModel, Hypothesis, SearchError
 from asr.losses.ctc import ctc_log_probs
 
 
@@ -16,14 +16,16 @@ class CtcGreedy:
 
     name = "ctc_greedy"
 
-    def __call__(self, model: CtcModel, encoder_states_BSD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
-        """One hypothesis for each utterance.
-
-        Raises:
-            ValueError: the model has no CTC head.
-        """
+    def check(self, model: object) -> None:
+        """Raise SearchError if the model has no CTC head."""
         if getattr(model, "ctc_head", None) is None:
-            raise ValueError("decode=ctc_greedy needs a model with a CTC head; this one has none: choose decode=greedy")
+            raise SearchError(
+                "decode=ctc_greedy needs a model with a CTC head; this one has none: choose decode=greedy"
+            )
+
+    def __call__(self, model: CtcModel, encoder_states_BSD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
+        """One hypothesis for each utterance; raises SearchError as ``check`` does."""
+        self.check(model)
         return ctc_greedy_decode(model.ctc_head(encoder_states_BSD), lengths_B)
 
 

@@ -30,6 +30,9 @@ class Greedy:
     def __init__(self, *, max_symbols: Count) -> None:
         self.max_symbols = max_symbols
 
+    def check(self, model: object) -> None:
+        """Nothing to refuse: every model that writes text has a prediction network or a CTC head."""
+
     def __call__(self, model: Model | CtcModel, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
         """One hypothesis for each utterance."""
         if not hasattr(model, "predictor"):

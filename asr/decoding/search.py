@@ -13,6 +13,10 @@ from torch import Tensor
 from asr.models.predictor import State
 
 
+class SearchError(ValueError):
+    """A search that does not suit the model; the message names one that does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """What was recognised in one utterance."""

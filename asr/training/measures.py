@@ -26,6 +26,9 @@ class Decode(Protocol):
 
     name: str
 
+    def check(self, model: Recogniser) -> None:
+        """Raise SearchError unless the model has what this search reads; called before the long work."""
+
     def __call__(self, model: Recogniser, encoder_states: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch of encoder states (B, S, D) with their lengths (B,)."""
 
@@ -68,8 +71,15 @@ class FrameErrors:
 
 
 def measure_of(model: SpeechModel, decode: Decode, tokenizer: Tokenizer) -> Measure:
-    """How ``model`` is judged: by word errors if it writes text, by frame errors if it gives frames a class."""
-    return WordErrors(decode, tokenizer) if isinstance(model, Recogniser) else FrameErrors()
+    """How ``model`` is judged: by word errors if it writes text, by frame errors if it gives frames a class.
+
+    Raises:
+        SearchError: the model writes text, but not by this search.
+    """
+    if not isinstance(model, Recogniser):
+        return FrameErrors()
+    decode.check(model)
+    return WordErrors(decode, tokenizer)
 
 
 def hypotheses(model: Recogniser, batch: Batch, output: LossOutput, decode: Decode) -> list[Hypothesis]:

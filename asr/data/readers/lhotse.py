@@ -72,7 +72,9 @@ def cuts_of_supervisions(supervisions: Path, recordings: Path) -> Iterator[tuple
     known: dict[str, Any] = {}
     for where, recording in read_json_lines(recordings):
         if isinstance(recording, dict) and "id" in recording:
-            known[recording["id"]] = recording
+            if known.setdefault(recording["id"], recording) != recording:
+                reason = f"another recording has the id {recording['id']!r}; give every one its own id"
+                yield where, Defect(where, str(recording["id"]), reason)
         else:
             yield where, recording if isinstance(recording, Defect) else Defect(where, "", _strange("recording"))
     for where, spoken in read_json_lines(supervisions):

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr.data.audio import BadUtterance
 from asr.data.batch import RawBatch, Stage
 from asr.data.frame_targets import read_alignment
+from asr.data.pipeline import HookError
 from asr.data.tokenizer import load_tokenizer
 from asr.training.checkpoint import list_checkpoints
 from asr.training.hook import Hook
@@ -19,6 +20,7 @@ from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
 from scripts.align import main as align
+from scripts.evaluate import main as evaluate
 from scripts.startup import UsageError
 from scripts.trained import load_trained
 
@@ -75,6 +77,8 @@ def test_an_acoustic_model_learns_the_frames_of_another_run(aligned: Path, train
     assert min(c.figure for c in checkpoints if c.figure is not None) == min(errors)
     with pytest.raises(UsageError, match=r"its model writes no text.*metrics\.jsonl holds its figures"):
         _ = load_trained(run, "best", threads=1).recogniser
+    with pytest.raises(UsageError, match="its model writes no text"):
+        evaluate([f"run={run}"])  # not: that the test set has no alignment
 
 
 def test_the_files_hold_every_utterance_and_its_states(
@@ -105,7 +109,7 @@ def test_what_does_not_fit_is_refused(aligned: Path, train: Callable[..., Path])
         train("tokens", *DBLSTM, targets, "tokenizer.alphabet=' ehgnopsty'")
     with pytest.raises(ValueError, match="cannot be divided among frames of 30 ms"):
         train("rate", *DBLSTM, targets, "features.stack=3")
-    with pytest.raises(ValueError, match="choose hooks that keep the number of frames"):
+    with pytest.raises(HookError, match="choose hooks that keep the number of frames"):
         train("hook", *DBLSTM, targets, "trainer.max_steps=1", hooks={"shortening": Shortening()})
     with pytest.raises(BadUtterance, match="align the corpus as it is now"):
         train("window", *DBLSTM, targets, "trainer.max_steps=1", "features.frame_length_ms=100")

@@ -186,6 +186,12 @@ def test_a_damaged_configuration_is_refused_in_one_line(tmp_path: Path, text: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("override", ["hooks.spec_augment=null", "+hooks.x=3", "+hooks.x={probability:1}"])
+def test_what_is_no_option_of_a_list_is_refused(override: str) -> None:
+    with pytest.raises(UsageError, match=r"^(\+?hooks\.\w+=\S+: ).*hooks=\[\.\.\.\]"):
+        compose("train", [override])
+
+
 def test_hooks_that_an_experiment_configures_can_be_left_out() -> None:
     assert "spec_augment" in compose("train", ["experiment=demo"]).hooks
     assert not compose("train", ["experiment=demo", "hooks=[]"]).hooks

@@ -107,6 +107,13 @@ def test_what_does_not_fit_is_refused_in_one_line(ctc_run: Path, start: Callable
         assert "\n" not in str(caught.value)
 
 
+def test_modules_that_would_not_be_loaded_are_refused(ctc_run: Path, start: Callable[..., Transducer]) -> None:
+    with pytest.raises(UsageError, match=r"init_modules=\[encoder\] loads nothing; add init_from=exp/\.\.\. to take"):
+        start("init_modules=[encoder]")
+    with pytest.raises(UsageError, match=r"init_modules=\[\] loads nothing; null takes the whole model"):
+        start(f"init_from={ctc_run}", "init_modules=[]")
+
+
 def test_nested_modules_are_chosen_by_whole_names() -> None:
     state = {"encoder.blocks.1.w": torch.ones(1), "encoder.blocks.10.w": torch.ones(1), "head.w": torch.ones(1)}
     assert list(select(state, state, ["encoder.blocks.1"], "x")) == ["encoder.blocks.1.w"]

@@ -58,6 +58,11 @@ def test_missing_file(tmp_path: Path) -> None:
     assert "no such file" in refusal(Utterance("a", tmp_path / "none.wav", 1.0, ""))
 
 
+def test_a_file_out_of_reach(tmp_path: Path) -> None:
+    """What is_file() raises for, as it does for folders that may not be entered."""
+    assert "cannot be reached (File name too long)" in refusal(Utterance("a", tmp_path / f"{'a' * 300}.wav", 1.0, ""))
+
+
 def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     assert "empty (0 bytes)" in refusal(Utterance("a", tmp_path / "a.wav", 1.0, ""))

@@ -16,7 +16,7 @@ from asr.data.batch import Batch, RawBatch, Stage, Unit
 from asr.data.cache import SignalCache
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
-from asr.data.pipeline import BatchHook, UnitDataset, unit_loader
+from asr.data.pipeline import BatchHook, HookError, UnitDataset, unit_loader
 from asr.data.tokenizer import CharacterTokenizer
 from asr.training.hook import Hook
 
@@ -181,12 +181,12 @@ def test_a_hook_that_breaks_a_signal_is_named(dataset: Build, stage: Stage) -> N
     def empty(raw: RawBatch) -> None:
         raw.signals[0] = raw.signals[0][:0]
 
-    with pytest.raises(ValueError, match=f"hook 'breaker' left utterance u0 .* in stage {stage}"):
+    with pytest.raises(HookError, match=f"hook 'breaker' left utterance u0 .* in stage {stage}"):
         dataset(hooks=[("breaker", Recorder(stage, [], empty))])[Unit(0, 0, 0, (0,))]
 
 
 def test_a_hook_that_loses_an_utterance_is_named(dataset: Build) -> None:
-    with pytest.raises(ValueError, match="hook 'loser' must leave 2 signals"):
+    with pytest.raises(HookError, match="hook 'loser' must leave 2 signals"):
         dataset(hooks=[("loser", Recorder("mel", [], lambda raw: raw.targets.clear()))])[Unit(0, 0, 0, (0, 1))]
 
 
@@ -368,5 +368,5 @@ def test_a_hook_that_leaves_impossible_tokens_is_blamed(dataset: Callable[..., U
         def on_batch(self, raw: RawBatch) -> None:
             raw.targets[0] = {"shorter inputs": [1, 2, 3, 4, 5, 6], "blank": [0] * 5, "beyond": [99] * 5}[fault]
 
-    with pytest.raises(ValueError, match=r"hook 'careless' left utterance u0 .* they must be as many, each a token"):
+    with pytest.raises(HookError, match=r"hook 'careless' left utterance u0 .* they must be as many, each a token"):
         dataset(hooks=[("careless", Careless())])[Unit(0, 0, 0, (0, 1))]

@@ -22,6 +22,11 @@ def test_resampling_agrees_with_torchaudio_at_every_length(length: int, rates: t
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)  # a 16-bit step is 3e-5
 
 
+def test_what_is_kept_takes_the_memory_of_its_samples() -> None:
+    resampled = resampler(8000, 16000)(torch.randn(2000))
+    assert resampled.untyped_storage().nbytes() == resampled.nbytes == 16000
+
+
 def test_equal_rates_leave_the_very_samples() -> None:
     samples = torch.rand(1000)
     assert Resampler(16000, 16000)(samples) is samples

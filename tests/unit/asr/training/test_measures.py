@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from asr.data.batch import Batch
 from asr.data.tokenizer import CharacterTokenizer
-from asr.decoding.search import Hypothesis
+from asr.decoding.ctc import CtcGreedy
+from asr.decoding.search import Hypothesis, SearchError
 from asr.models.speech_model import LossOutput, SpeechModel
 from asr.training.console import evaluation_line
 from asr.training.measures import FrameErrors, WordErrors, measure_of
@@ -26,14 +27,18 @@ class Says:
     def __init__(self, text: str) -> None:
         self.tokens = TOKENIZER.encode(text)
 
+    def check(self, model: SpeechModel) -> None:
+        """It suits every model."""
+
     def __call__(self, model: SpeechModel, encoder_states: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
         return [Hypothesis(self.tokens, 0.0, []) for _ in lengths]
 
 
 @pytest.fixture
-def make_model() -> Callable[[str], SpeechModel]:
-    def make(name: str) -> SpeechModel:
-        config: DictConfig = compose("train", [f"model={name}", "model.encoder.layers=1", "model.encoder.hidden=4"])
+def make_model() -> Callable[..., SpeechModel]:
+    def make(name: str, *overrides: str) -> SpeechModel:
+        small = ["model.encoder.layers=1", "model.encoder.hidden=4"]
+        config: DictConfig = compose("train", [f"model={name}", *small, *overrides])
         model: SpeechModel = build(config.model, vocabulary_size=5, feature_dimension=3)
         return model
 
@@ -52,11 +57,21 @@ def spoken(*texts: str) -> Batch:
 @pytest.mark.parametrize(
     ("name", "figure"), [("lstm_tiny", "wer"), ("ctc_ibm_lstm", "wer"), ("dblstm_4", "frame_error")]
 )
-def test_models_are_judged_by_what_they_do(make_model: Callable[[str], SpeechModel], name: str, figure: str) -> None:
+def test_models_are_judged_by_what_they_do(make_model: Callable[..., SpeechModel], name: str, figure: str) -> None:
     assert measure_of(make_model(name), Says("a"), TOKENIZER).name == figure
 
 
-def test_words_are_counted(make_model: Callable[[str], SpeechModel]) -> None:
+def test_a_search_that_does_not_suit_the_model_is_refused_before_training(
+    make_model: Callable[..., SpeechModel],
+) -> None:
+    """Rather than by the first evaluation; an acoustic model is not searched."""
+    assert measure_of(make_model("lstm_tiny"), CtcGreedy(), TOKENIZER).name == "wer"
+    assert measure_of(make_model("dblstm_4"), CtcGreedy(), TOKENIZER).name == "frame_error"
+    with pytest.raises(SearchError, match="needs a model with a CTC head"):
+        measure_of(make_model("lstm_tiny", "model.ctc_weight=0"), CtcGreedy(), TOKENIZER)
+
+
+def test_words_are_counted(make_model: Callable[..., SpeechModel]) -> None:
     model, batch = make_model("lstm_tiny"), spoken("a b", "c", "a b c")
     output = LossOutput(torch.zeros(()), 3.0, encoder_states=torch.zeros(3, 2, 8))
     assert WordErrors(Says("a b"), TOKENIZER).count(model, batch, output) == (3, 6)
@@ -72,7 +87,7 @@ def test_words_are_counted(make_model: Callable[[str], SpeechModel]) -> None:
     assert WordErrors(Says("a b"), TOKENIZER).count(model, emptied, LossOutput(torch.zeros(()), 0.0)) == (0, 0)
 
 
-def test_frames_are_counted(make_model: Callable[[str], SpeechModel]) -> None:
+def test_frames_are_counted(make_model: Callable[..., SpeechModel]) -> None:
     terms = {"frame_errors": torch.tensor(3.0), "frames": torch.tensor(8.0)}
     output = LossOutput(torch.zeros(()), 3.0, terms, torch.zeros(3, 2, 8))
     assert FrameErrors().count(make_model("dblstm_4"), spoken("a"), output) == (3.0, 8.0)

@@ -169,6 +169,18 @@ def test_defects_of_supervisions(
     assert message in refusal("lhotse", *SUPERVISIONS)
 
 
+def test_two_recordings_of_one_id_are_a_defect_and_the_same_twice_is_none(
+    write_supervisions: Callable[..., None], write_bytes: Write, refusal: Refusal, utterances: Utterances
+) -> None:
+    write_supervisions(SUPERVISION)
+    for other in (recording(), recording(num_samples=9000)):
+        lines = "".join(json.dumps(each) + "\n" for each in (recording(), other))
+        write_bytes("x_recordings_train.jsonl.gz", gzip.compress(lines.encode()))
+        if other == recording():
+            assert len(utterances("lhotse", *SUPERVISIONS)) == 1
+    assert "x_recordings_train.jsonl.gz:2: another recording has the id 'rec1'" in refusal("lhotse", *SUPERVISIONS)
+
+
 def test_files_of_recordings_alone_are_no_speech(
     write_supervisions: Callable[..., None], refusal: Refusal, tmp_path: Path
 ) -> None:
