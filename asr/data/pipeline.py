@@ -10,6 +10,7 @@ B utterances   T feature frames   F feature dimension   U target tokens
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -271,8 +272,14 @@ def unit_loader(dataset: UnitDataset, units: Iterable[Unit], *, num_workers: int
         prefetch_factor=prefetch,
         multiprocessing_context="spawn",
         generator=torch.Generator(),  # its own: otherwise every iterator draws from the global one
+        worker_init_fn=partial(_multiply_as, torch.backends.mkldnn.matmul.fp32_precision),  # type: ignore[attr-defined]
     )
     for batch in loader:
         if isinstance(batch, BadUtterance | HookError):
             raise batch
         yield batch
+
+
+def _multiply_as(fp32_precision: str, worker: int) -> None:
+    """Put the path of matrix products that the training process has in force in a loading one: else last bits differ."""
+    torch.backends.mkldnn.matmul.fp32_precision = fp32_precision  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from asr.data.manifest import Utterance
 from asr.data.pipeline import BatchHook, HookError, UnitDataset, unit_loader
 from asr.data.tokenizer import CharacterTokenizer
 from asr.training.hook import Hook
+from asr.training.precision import choose_matmul, onednn_usable
 
 Make = Callable[..., Utterance]
 
@@ -329,7 +330,14 @@ def load(dataset: UnitDataset, num_workers: int) -> list[Batch]:
     return list(unit_loader(dataset, iter(UNITS), num_workers=num_workers, prefetch=2))
 
 
-def test_the_same_batches_with_any_number_of_workers(dataset: Build, noise_hook: Callable[[Stage], BatchHook]) -> None:
+@pytest.mark.parametrize("matmul", ["mkl", "onednn"])
+def test_the_same_batches_with_any_number_of_workers(
+    dataset: Build, noise_hook: Callable[[Stage], BatchHook], matmul: Literal["mkl", "onednn"]
+) -> None:
+    """Also on the path of matrix products that is not torch's default: loading processes take it over."""
+    if matmul == "onednn" and not onednn_usable():
+        pytest.skip("this processor has no oneDNN path for fp32 products")
+    choose_matmul(matmul)
     noisy = dataset(
         hooks=[("noise", noise_hook("waveform")), ("more", noise_hook("normalised"))], cache=SignalCache(limit_gb=1)
     )
