@@ -9,10 +9,10 @@ Neither round depends on anybody's training step.
 Source: ADPSGD, Lian et al. 2018 (arXiv 1710.06952); fixed and random rings for speech, arXiv 2110.11199, section III.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +26,6 @@ from distributed.ranges import Count, Natural, Positive
 from distributed.topology import Topology, TopologyName, make_topology
 from distributed.traffic import Traffic
 
-_IDLE = timedelta(days=365)  # the answering thread may wait as long for a request: silence is no failure
 _END_SECONDS = 5.0  # that a thread is given to end; one that is stuck with a lost learner does not
 
 
@@ -78,6 +77,7 @@ class AsynchronousGossip(GossipBackend):
         self._traffic = Traffic()  # of the threads: the other one belongs to the thread that trains
         self._running = False  # between a step's beginning and the next drain: rounds may be initiated
         self._ended = False
+        self._told_to_end = False  # by the learner before this one, whose work is done
         self._allowed = 0.0  # rounds that may still be initiated
         self._in_round = False
         self._initiated = torch.zeros(world.size, dtype=torch.int64)  # exchanges begun here, by the learner asked
@@ -88,7 +88,7 @@ class AsynchronousGossip(GossipBackend):
     def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
         super().synchronise(resumed, rehearse)
         if self.world.size > 1 and self._pairwise is None:
-            group = self.world.new_group("asynchronous-gossip", range(self.world.size), timeout=_IDLE)
+            group = self.world.new_group("asynchronous-gossip", range(self.world.size))
             self._pairwise = Pairwise(group=group, mixing=self.mixing, on_exchange=self._count)
             self._threads = [
                 Background("gossip-initiates", self._initiator(), self._wake),
@@ -119,11 +119,15 @@ class AsynchronousGossip(GossipBackend):
         self.traffic.steps += 1
         with self._changed:
             self._running = True
-            self._allowed = min(self._allowed + self.rounds_per_step, max(1.0, self.rounds_per_step))
+            # What is left over of a step is kept up to a whole round: 1.5 shall be 1 and 2 in turn.
+            self._allowed = min(self._allowed + self.rounds_per_step, float(math.ceil(self.rounds_per_step)))
             self._changed.notify_all()
         with self.traffic.waiting():
             self.mixing.wait_until_younger(self.max_staleness, self._failed)
         self._raise_failure()
+        if self._told_to_end:
+            before = (self.world.rank - 1) % self.world.size
+            raise ExchangeError(f"learner {before} has ended while this one has more to do; its log says why")
         # Not the weight of this step's units: a small unit must not become as large a step as others.
         return self.nominal_weight
 
@@ -160,7 +164,12 @@ class AsynchronousGossip(GossipBackend):
 
     def _answerer(self) -> Callable[[], bool]:
         buffers = Buffers(self.mixing)
-        return lambda: self.pairwise.answer(buffers)
+
+        def one_answer() -> bool:
+            self._told_to_end = not self.pairwise.answer(buffers)
+            return not self._told_to_end
+
+        return one_answer
 
     def _count(self, *, payload_bytes: int, initiated: bool) -> None:
         with self._changed:
@@ -198,8 +207,15 @@ class AsynchronousGossip(GossipBackend):
         asked = int(self.world.all_reduce_sum(initiated_by_all)[self.world.rank])
         with self._changed:
             self._changed.wait_for(lambda: self._failed() or self._answered == asked)
-        self._raise_failure()
+        if self._answered != asked:  # otherwise a learner may be gone because its work is done
+            self._raise_failure()
         self.mixing.fold()
+
+    @contextmanager
+    def consensus(self) -> Iterator[dict[str, float]]:
+        with super().consensus() as disagreement:
+            yield disagreement
+        self.world.barrier()  # before anybody's next step asks a learner that still holds the mean
 
     def close(self) -> None:
         if not self._threads:
@@ -207,15 +223,18 @@ class AsynchronousGossip(GossipBackend):
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-        if not self._failed():
+        # A learner that ends on the way leaves the threads alone, its own and the next one's: the others meet a lost
+        # connection, and say so. One that no longer answered, without an error, would let them wait.
+        if not self._running and not self._failed():
             self._end_neighbour()
-        for thread in self._threads:
-            thread.join(_END_SECONDS)
+            for thread in self._threads:
+                thread.join(_END_SECONDS)
         self._threads = []
 
     def _end_neighbour(self) -> None:
         """Nobody can send to itself: each learner ends the answering thread of the next one."""
-        self.pairwise.end((self.world.rank + 1) % self.world.size)
+        with suppress(RuntimeError):  # it is lost, and what ended it is reported by others
+            self.pairwise.end((self.world.rank + 1) % self.world.size)
 
     def metrics(self) -> dict[str, float]:
         with self._changed:

@@ -112,16 +112,13 @@ class World:
         """
         return int(self.joined.get_group_store().add(f"claimed/{name}", number)) - number
 
-    def new_group(
-        self, name: str, ranks: Sequence[int], on_device: bool = False, timeout: timedelta | None = None
-    ) -> ProcessGroup:
+    def new_group(self, name: str, ranks: Sequence[int], on_device: bool = False) -> ProcessGroup:
         """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners.
 
         ``on_device``: it shall also take tensors of the learners' GPUs, if they have any; those travel by NCCL.
-        ``timeout`` is how long an operation of it waits; None: as long as those of the group of all learners.
+        Its operations wait as long as those of the group of all learners.
         """
-        if timeout is None:
-            timeout = self.joined._get_backend(torch.device("cpu")).options._timeout
+        timeout = self.joined._get_backend(torch.device("cpu")).options._timeout
         store = self.joined.get_group_store()
         # A later group of the same name must not find the addresses of an earlier one.
         made = store.add(f"{name}/made-by-{self.rank}", 1)

@@ -41,9 +41,9 @@ class Packing:
             part.copy_(buffer)
 
     def add(self, differences: Message) -> None:
-        """Add a message to the buffers."""
+        """Add a message to the buffers; it has been read when this returns, and may be overwritten."""
         for buffer, part in zip(self.buffers, self._parts(differences), strict=True):
-            buffer.add_(part.to(buffer.device, non_blocking=True))
+            buffer.add_(part.to(buffer.device))
 
     def _parts(self, message: Message) -> list[Tensor]:
         """A view of the message for each buffer."""

@@ -13,6 +13,7 @@ initiator's snapshot, ANSWER the other's. Receives are posted before sends (see 
 
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Protocol
 
 import torch
@@ -23,6 +24,7 @@ from distributed.pending import PendingMixing
 
 _HEADER, _ASKING, _ANSWER = 0, 1 << 10, 2 << 10  # tags; those of the payloads are followed by the buffer's number
 _EXCHANGE, _END = 0, 1
+_IDLE = timedelta(days=365)  # that the answering thread may wait for a request: silence is no failure
 
 
 class ExchangeError(RuntimeError):
@@ -60,13 +62,13 @@ class Pairwise:
         self.group = group
         self.mixing = mixing
         self.on_exchange = on_exchange
-        self._end = torch.tensor([_END, 0.0], dtype=torch.float64)  # must outlive the sending of it
+        self._ending: list[Work] = []  # gloo sends nothing whose handle is gone
 
     def initiate(self, peer: int, weight: float, buffers: Buffers) -> None:
         """Exchange with ``peer``; returns when its answer is pending here.
 
         Raises:
-            ExchangeError: the connection to ``peer`` is lost.
+            ExchangeError: the connection to ``peer`` is lost, or it did not answer within the group's timeout.
         """
         try:
             works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.other)]
@@ -84,11 +86,14 @@ class Pairwise:
         """Wait for somebody's request and serve it; False if it was the end.
 
         Raises:
-            ExchangeError: whoever asked was lost on the way.
+            ExchangeError: a learner was lost, while this one waited or in the exchange.
         """
         header = torch.zeros(2, dtype=torch.float64)
-        work = self.group.recv_anysource([header], _HEADER)
-        work.wait()
+        try:
+            work = self.group.recv_anysource([header], _HEADER)
+            work.wait(_IDLE)
+        except RuntimeError as error:
+            raise ExchangeError(f"another learner was lost: {error}") from error
         peer = int(work._source_rank())
         kind, weight = header.tolist()
         if kind == _END:
@@ -106,7 +111,7 @@ class Pairwise:
 
     def end(self, peer: int) -> None:
         """Tell ``peer``'s answering thread to stop; returns at once. RuntimeError if there is no connection."""
-        self.group.send([self._end], peer, _HEADER)
+        self._ending.append(self.group.send([torch.tensor([_END, 0.0], dtype=torch.float64)], peer, _HEADER))
 
 
 def _wait(works: Sequence[Work]) -> None:

@@ -29,3 +29,18 @@ def test_adding_a_snapshot_doubles_the_buffers():
     packing.take_snapshot(message)
     packing.add(message)
     assert all(torch.equal(a, b) for a, b in zip(buffers, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_message_may_be_overwritten_as_soon_as_it_is_added():
+    """Its copy to the device is over by then: asynchronous gossip sets what waits to be folded in back to zero."""
+    buffer = torch.zeros(1 << 24, device="cuda")
+    packing = Packing([buffer])
+    (part,) = message = packing.message()
+    for _ in range(20):
+        part.fill_(1.0)
+        torch.cuda._sleep(10_000_000)  # the copy would wait behind this
+        packing.add(message)
+        part.zero_()
+    assert (buffer == 20).all()
