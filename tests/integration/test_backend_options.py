@@ -36,11 +36,14 @@ def test_two_learners_train_evaluate_and_go_on(
     rows = read_rows(tmp_path / "metrics" / "1.jsonl")
     steps = [row for row in rows if "train/loss" in row]
     evaluations = [row for row in rows if "eval/dev/wer" in row]
-    assert [row["global_step"] for row in steps] == [1, 2, 3, 4]
-    assert len(evaluations) == 2
-    for row in steps:
-        assert row["comm/bytes_sent"] - row["comm/control_bytes_sent"] > 1000
-        assert row["comm/rounds_per_step"] == 1
+    assert [row["global_step"] for row in evaluations] == [2, 4]
+    if backend == "adpsgd":  # who takes how many of the 16 units in steps of two is up to the learners
+        taken = [read_rows(tmp_path / "metrics" / f"{learner}.jsonl")[-1]["step"] for learner in range(2)]
+        assert sum(taken) == 8
+    else:
+        assert [row["global_step"] for row in steps] == [1, 2, 3, 4]
+        assert all(row["comm/rounds_per_step"] == 1 for row in steps)
+        assert all(row["comm/bytes_sent"] - row["comm/control_bytes_sent"] > 1000 for row in steps)
     for row in evaluations:
         apart = {key: row[key] for key in row if key.startswith("consensus/")}
         if backend in SYNCHRONOUS:
