@@ -24,12 +24,12 @@ class Workspace:
     device: torch.device
     held: dict[str, Tensor] = field(default_factory=dict)
 
-    def take(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """The tensor of that name, (rows, columns), with whatever the last user left in it."""
+    def take(self, name: str, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The tensor of that name, with whatever the last user left in it."""
         tensor = self.held.get(name)
-        if tensor is None or len(tensor) < rows:
-            tensor = self.held[name] = torch.empty(rows, columns, dtype=dtype, device=self.device)
-        return tensor[:rows]
+        if tensor is None or len(tensor) < size[0]:
+            tensor = self.held[name] = torch.empty(size, dtype=dtype, device=self.device)
+        return tensor[: size[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +114,15 @@ class TiledJoiner:
             total.bias_V += gradient_nV.sum(0, dtype=self.wide)
             gradient_nV = self._narrow("gradient", gradient_nV)
             _add_product(total.weight_VJ, gradient_nV.t(), self._narrow("hidden", hidden_nJ))
-            hidden_gradient_nJ = self.space.take("hidden gradient", len(hidden_nJ), hidden_nJ.shape[1], self.dtype)
+            hidden_gradient_nJ = self.space.take("hidden gradient", hidden_nJ.shape, self.dtype)
             torch.mm(gradient_nV, self.weight_VJ, out=hidden_gradient_nJ)
             self._add_input_gradients(tile, hidden_nJ, hidden_gradient_nJ, total)
 
     def _hidden(self, tile: Cells) -> Tensor:
         """tanh(e + p), or of the product, (n, J)."""
         rows, joint = len(tile.encoder_n), self.encoder_RJ.shape[1]
-        sum_nJ = self.space.take("sum", rows, joint, self.wide)
-        other_nJ = self.space.take("other", rows, joint, self.wide)
+        sum_nJ = self.space.take("sum", (rows, joint), self.wide)
+        other_nJ = self.space.take("other", (rows, joint), self.wide)
         torch.index_select(self.encoder_RJ, 0, tile.encoder_n, out=sum_nJ)
         torch.index_select(self.predictor_QJ, 0, tile.predictor_n, out=other_nJ)
         if self.combine == "add":
@@ -132,13 +132,13 @@ class TiledJoiner:
         return tanh_(sum_nJ)
 
     def _logits(self, hidden_nJ: Tensor) -> Tensor:
-        logits_nV = self.space.take("logits", len(hidden_nJ), len(self.bias_V), self.dtype)
+        logits_nV = self.space.take("logits", (len(hidden_nJ), len(self.bias_V)), self.dtype)
         return torch.addmm(self.bias_V, self._narrow("hidden", hidden_nJ), self.weight_JV, out=logits_nV)
 
     def _score(self, hidden_nJ: Tensor, tile: Cells) -> tuple[Tensor, Tensor, Tensor]:
         """Log probabilities of blank and of the labels, and log sum exp z, (n,) each."""
         logits_nV = self._logits(hidden_nJ)
-        log_probs_nV = self.space.take("probabilities", len(logits_nV), logits_nV.shape[1], self.wide)
+        log_probs_nV = self.space.take("probabilities", logits_nV.shape, self.wide)
         torch.log_softmax(logits_nV, -1, dtype=self.wide, out=log_probs_nV)
         blank_n = log_probs_nV[:, self.blank]
         label_n = log_probs_nV.gather(1, tile.label_n[:, None]).squeeze(1)
@@ -147,7 +147,7 @@ class TiledJoiner:
     def _logits_gradient(self, hidden_nJ: Tensor, tile: Cells, kept: Kept) -> Tensor:
         """Gradient of the logits, (n, V)."""
         logits_nV = self._logits(hidden_nJ)
-        gradient_nV = self.space.take("probabilities", len(logits_nV), logits_nV.shape[1], self.wide)
+        gradient_nV = self.space.take("probabilities", logits_nV.shape, self.wide)
         torch.sub(logits_nV, kept.normaliser_K[:, None], out=gradient_nV).exp_()
         gradient_nV.mul_((kept.blank_K + kept.label_K)[:, None])
         gradient_nV[:, self.blank] -= kept.blank_K
@@ -157,7 +157,7 @@ class TiledJoiner:
         self, tile: Cells, hidden_nJ: Tensor, hidden_gradient_nJ: Tensor, total: Gradients
     ) -> None:
         """Through tanh; summed over u for the encoder, over t for the predictor."""
-        sum_nJ = self.space.take("other", len(hidden_nJ), hidden_nJ.shape[1], self.wide).copy_(hidden_gradient_nJ)
+        sum_nJ = self.space.take("other", hidden_nJ.shape, self.wide).copy_(hidden_gradient_nJ)
         torch.ops.aten.tanh_backward.grad_input(sum_nJ, hidden_nJ, grad_input=sum_nJ)
         if self.combine == "add":
             total.encoder_RJ.index_add_(0, tile.encoder_n, sum_nJ)
@@ -171,7 +171,7 @@ class TiledJoiner:
         """In the dtype of the matrix products."""
         if x_nX.dtype == self.dtype:
             return x_nX
-        return self.space.take(f"narrow {name}", len(x_nX), x_nX.shape[1], self.dtype).copy_(x_nX)
+        return self.space.take(f"narrow {name}", x_nX.shape, self.dtype).copy_(x_nX)
 
 
 def tanh_(x: Tensor) -> Tensor:

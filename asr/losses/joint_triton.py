@@ -33,7 +33,7 @@ class TritonJoiner(TiledJoiner):
 
     def _hidden(self, tile: Cells) -> Tensor:
         rows, joint = len(tile.encoder_n), self.encoder_RJ.shape[1]
-        hidden_nJ = self.space.take("hidden", rows, joint, self.dtype)
+        hidden_nJ = self.space.take("hidden", (rows, joint), self.dtype)
         _hidden_kernel[_elements(rows, joint)](
             self.encoder_RJ, self.predictor_QJ, tile.encoder_n, tile.predictor_n, hidden_nJ,
             rows, joint, hidden_nJ.stride(0), self.combine == "add", **ELEMENTS,
@@ -52,7 +52,7 @@ class TritonJoiner(TiledJoiner):
 
     def _logits_gradient(self, hidden_nJ: Tensor, tile: Cells, kept: Kept) -> Tensor:
         (rows, joint), classes = hidden_nJ.shape, len(self.bias_V)
-        gradient_nV = self.space.take("gradient", rows, classes, self.dtype)
+        gradient_nV = self.space.take("gradient", (rows, classes), self.dtype)
         kernel, fixed = (_tuned_gradient_kernel, {}) if hidden_nJ.is_cuda else (_gradient_kernel, UNTUNED)
         kernel[lambda blocks: (triton.cdiv(rows, blocks["BLOCK_N"]), triton.cdiv(classes, blocks["BLOCK_V"]))](
             hidden_nJ, self.weight_VJ, self.bias_V, tile.label_n,

@@ -77,7 +77,7 @@ def arcs_from_packed(blank_N: Tensor, label_N: Tensor, shape: Shape) -> Arcs:
 def reward_early_labels(arcs: Arcs, delay_penalty: float) -> None:
     """Add delay_penalty x ((T - 1) / 2 - t) to the label arcs: every frame by which a label is later costs as much.
 
-    In place; Kang et al. (2023), "Delay-penalized transducer for low-latency streaming ASR", arXiv 2211.00490, eq. 7.
+    In place; Kang et al. (2023), "Delay-penalized transducer for low-latency streaming ASR", arXiv 2211.00490.
     """
     for cells_TS, frames in zip(cell_views(arcs.label_DBS, arcs.shape), arcs.shape.frames, strict=True):
         frame_T = torch.arange(frames, device=cells_TS.device, dtype=cells_TS.dtype)

@@ -157,7 +157,7 @@ def score_cells(tensors: Tensors, problem: Problem) -> Scores:
 def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, settings: ExactLoss) -> tuple[Tensor, ...]:
     """Places (K,) of the cells that backward visits, with their posteriors and normalisers.
 
-    FastEmit (Yu et al. 2021, eq. 10) scales the gradient of the label arcs, and leaves that of the blank arcs.
+    FastEmit (Yu et al. 2021) scales the gradient of the label arcs, and leaves that of the blank arcs.
     """
     packed_K = (~(blank_N + label_N < settings.min_occupancy)).nonzero().squeeze(1)  # NaN is kept
     blank_K, label_K, normaliser_K = blank_N[packed_K], label_N[packed_K], normaliser_N[packed_K]
