@@ -9,7 +9,6 @@ measured in the same rounds. Peak memory: a process each.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -28,10 +27,10 @@ from asr.losses.inputs import LossInputs
 from asr.losses.rnnt import ExactLoss
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.bench.memory import peak_extra_bytes
+from scripts.bench.report import save_figures
 from scripts.bench.trained_states import trained_states
 from scripts.build import build
 from scripts.configuration import compose
-from scripts.environment import environment
 from scripts.startup import run_main
 
 HEADLINE = (8, 200, 40, 500, 512)
@@ -74,14 +73,7 @@ def main(arguments: list[str]) -> None:
         rows += measure("random", random_inputs(Sizes(*sizes)), max(3, rounds // 2))
     report(rows)
     if options.json is not None:
-        record = {
-            "environment": environment(),
-            "command": environment()["command"],
-            "figures": figures(rows),
-            "rows": rows,
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+        save_figures(options.json, figures(rows), rows)
 
 
 def random_inputs(sizes: Sizes) -> LossInputs:

@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from asr.data.cache import SignalCache
 from asr.data.tokenizer import BLANK
 from asr.losses.inputs import LossInputs
+from asr.models.transducer import Transducer
 from scripts.build import evaluation_set
 from scripts.trained import load_trained
 
@@ -20,8 +22,11 @@ def trained_states(run: Path, batch: int, classes: int, joint: int) -> LossInput
     probabilities nor occupancies.
     """
     trained = load_trained(run, "best", threads=1)
-    evaluated = evaluation_set(trained.config, trained.speech, trained.config.evaluation.sets[0], cache=False)
+    name = trained.config.evaluation.sets[0]
+    evaluated = evaluation_set(trained.config, trained.speech, name, SignalCache(limit_gb=0))
     model, longest = trained.model, evaluated.dataset[evaluated.units[-1]]
+    if not isinstance(model, Transducer):
+        raise ValueError(f"--run: the model of {run} is no transducer, and so has no lattice")
     with torch.no_grad():
         states_BTD, lengths_B = model.encode(longest.features, longest.feature_lengths)
         inputs = model.loss_inputs(states_BTD, lengths_B, longest)
