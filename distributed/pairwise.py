@@ -62,7 +62,8 @@ class Pairwise:
         self.group = group
         self.mixing = mixing
         self.on_exchange = on_exchange
-        self._ending: list[Work] = []  # gloo sends nothing whose handle is gone
+        self._end = torch.tensor([_END, 0.0], dtype=torch.float64)  # gloo reads it when it gets to send it,
+        self._ending: list[Work] = []  # and sends nothing whose handle is gone
 
     def initiate(self, peer: int, weight: float, buffers: Buffers) -> None:
         """Exchange with ``peer``; returns when its answer is pending here.
@@ -111,7 +112,7 @@ class Pairwise:
 
     def end(self, peer: int) -> None:
         """Tell ``peer``'s answering thread to stop; returns at once. RuntimeError if there is no connection."""
-        self._ending.append(self.group.send([torch.tensor([_END, 0.0], dtype=torch.float64)], peer, _HEADER))
+        self._ending.append(self.group.send([self._end], peer, _HEADER))
 
 
 def _wait(works: Sequence[Work]) -> None:
