@@ -71,6 +71,7 @@ class AsynchronousGossip(GossipBackend):
         self.rounds_per_step = rounds_per_step
         self.max_staleness = max_staleness
         self.round = 0  # of this learner's own gossip
+        self._mixing: PendingMixing | None = None
         self._pairwise: Pairwise | None = None
         self._threads: list[Background] = []
         self._changed = threading.Condition()  # guards what follows
@@ -103,8 +104,6 @@ class AsynchronousGossip(GossipBackend):
         if self._mixing is None:
             self._mixing = PendingMixing(self.flat.flat)
         return self._mixing
-
-    _mixing: PendingMixing | None = None
 
     @property
     def pairwise(self) -> Pairwise:

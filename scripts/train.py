@@ -34,10 +34,10 @@ from scripts.startup import LearnerError, UsageError, run_main
 
 log = logging.getLogger(__name__)
 
-# What may change when a run goes on: nothing that its numbers depend on.
+# What may change when a run goes on: nothing that its numbers depend on, but for the last bits.
 FREE_KEYS = (
     *("resume", "logger", "loader", "launch", "checkpoint", "exp_dir", "trainer.log_every"),
-    *("trainer.memory_probe", "trainer.memory_limit_gb"),  # as of the device: a unit in parts is the same to rounding
+    *("trainer.memory_probe", "trainer.memory_limit_gb"),  # of the device; parts of a unit draw dropout of their own
 )
 
 

@@ -74,8 +74,10 @@ class Gradients:
     def like(self, tensors: Tensors) -> Tensors:
         """In the shapes and dtypes of ``tensors``."""
         sums = (self.encoder_RJ, self.predictor_QJ, self.weight_VJ, self.bias_V)
-        shaped = (total.view_as(tensor).to(tensor.dtype) for total, tensor in zip(sums, tensors, strict=True))
-        return tuple(shaped)  # type: ignore[return-value]
+        encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (
+            total.view_as(tensor).to(tensor.dtype) for total, tensor in zip(sums, tensors, strict=True)
+        )
+        return encoder_BTJ, predictor_BSJ, weight_VJ, bias_V
 
 
 class TiledJoiner:

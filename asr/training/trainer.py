@@ -30,8 +30,9 @@ from asr.training.probe import Probe, probe_memory
 from asr.training.recorder import Recorder
 from asr.training.schedule import LearningRate
 from asr.training.state import copied, gradients_dropped, untouched
+from asr.training.step_result import StepResult
 from asr.training.units import Step, UnitSource, global_step, total_samples
-from distributed.backend import Backend, GradientReport
+from distributed.backend import Backend
 from distributed.launch import World
 
 
@@ -53,24 +54,6 @@ class Parts:
     recorder: Recorder
     memory: MemoryGuard
     loader: LoaderOptions
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one step of one learner gave."""
-
-    report: GradientReport
-    losses: list[float]  # summed loss of each unit
-    terms: list[LossTerms]  # of each unit, or each part of one
-
-    def term_means(self, weight: float) -> dict[str, float]:
-        """This learner's mean of every summed term and the value of every per-step term, for the log."""
-        means: dict[str, float] = {}
-        for terms in self.terms:
-            for name, value in terms.sums.items():
-                means[f"train/{name}"] = means.get(f"train/{name}", 0.0) + float(value) / max(weight, 1.0)
-            means |= {f"train/{name}": float(value) for name, value in terms.regularisers.items()}
-        return means
 
 
 class Trainer:

@@ -41,19 +41,30 @@ def make_utterance(tmp_path: Path) -> MakeUtterance:
     return make
 
 
-@pytest.fixture
-def log_mel() -> LogMel:
-    """Kaldi features at 16 kHz, small."""
+def small_features(dither: float) -> LogMel:
+    """Kaldi features at 16 kHz."""
     return LogMel(
         sample_rate=16000,
         num_mels=20,
         frame_length_ms=25.0,
         frame_shift_ms=10.0,
-        dither=0.0,
+        dither=dither,
         normalise="utterance",
         deltas=0,
         stack=1,
     )
+
+
+@pytest.fixture
+def log_mel() -> LogMel:
+    """Small features."""
+    return small_features(dither=0.0)
+
+
+@pytest.fixture
+def dithered() -> LogMel:
+    """Small features with noise."""
+    return small_features(dither=1.0)
 
 
 @pytest.fixture

@@ -271,17 +271,7 @@ def test_a_hook_that_writes_in_place_does_not_spoil_the_cache(dataset: Build) ->
     assert same([cached[unit]], [before])
 
 
-def test_dither_is_keyed_and_survives_the_cache(dataset: Build) -> None:
-    dithered = LogMel(
-        sample_rate=16000,
-        num_mels=20,
-        frame_length_ms=25.0,
-        frame_shift_ms=10.0,
-        dither=1.0,
-        normalise="utterance",
-        deltas=0,
-        stack=1,
-    )
+def test_dither_is_keyed_and_survives_the_cache(dataset: Build, dithered: LogMel) -> None:
     plain, cached = dataset(features=dithered), dataset(features=dithered, cache=SignalCache(limit_gb=1))
     units = [Unit(epoch, 0, 0, (0, 2)) for epoch in (0, 1, 0)]
     batches = [plain[unit] for unit in units]
@@ -290,17 +280,7 @@ def test_dither_is_keyed_and_survives_the_cache(dataset: Build) -> None:
     assert same([cached[unit] for unit in units], batches)
 
 
-def test_dither_is_the_same_whichever_hooks_there_are(dataset: Build) -> None:
-    dithered = LogMel(
-        sample_rate=16000,
-        num_mels=20,
-        frame_length_ms=25.0,
-        frame_shift_ms=10.0,
-        dither=1.0,
-        normalise="utterance",
-        deltas=0,
-        stack=1,
-    )
+def test_dither_is_the_same_whichever_hooks_there_are(dataset: Build, dithered: LogMel) -> None:
     hooks = [("idle", Recorder("waveform", []))]
     unit = Unit(0, 0, 0, (0, 2))
     assert same([dataset(features=dithered, hooks=hooks)[unit]], [dataset(features=dithered)[unit]])

@@ -1,5 +1,6 @@
 """What hooks on waveforms need: recordings on disk, and batches of utterances."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from asr.data.batch import RawBatch, keyed_seed
 from asr.data.manifest import Utterance, write_manifest
+from asr.training.hook import Hook
 
 
 @pytest.fixture
@@ -39,3 +41,25 @@ def waveforms() -> Callable[..., RawBatch]:
         return RawBatch(seed, epoch, list(ids), signals, [[1]] * len(ids), [[1]] * len(ids), hook=hook)
 
     return make
+
+
+@pytest.fixture
+def assert_keyed(waveforms: Callable[..., RawBatch]) -> Callable[..., None]:
+    """What a hook draws depends on seed, epoch, utterance and name alone: not on the batch, on what was drawn before, on the
+    memory for recordings, or on the process. ``others`` are hooks that must do the same as the first; ``unchanged`` is any where
+    another key must change every utterance, all where two draws may be the same.
+    """
+
+    def check(ids: list[str], hook: Hook, *others: Hook, unchanged: Callable[..., bool]) -> None:
+        together = waveforms(ids)
+        hook.on_batch(together)
+        for other in (hook, pickle.loads(pickle.dumps(hook)), *others):
+            reversed_batch = waveforms(ids[::-1])
+            other.on_batch(reversed_batch)
+            assert all(map(torch.equal, reversed_batch.signals[::-1], together.signals))
+        for key in ({"epoch": 1}, {"seed": 2}, {"hook": "b"}):
+            changed = waveforms(ids, **key)
+            hook.on_batch(changed)
+            assert not unchanged(map(torch.equal, changed.signals, together.signals))
+
+    return check
