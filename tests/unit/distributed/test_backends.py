@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distributed.allreduce import AllReduce
+from distributed.async_gossip import AsynchronousGossip
 from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
 from distributed.hierarchical import Hierarchical
@@ -28,9 +29,14 @@ BACKENDS = {
     "dpsgd": lambda world: DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world),
     "delay_by_one": lambda world: DelayByOne(mix_moments=False, world=world),
     "hierarchical": hierarchical,
+    "adpsgd": lambda world: AsynchronousGossip(
+        topology="ring", rounds_per_step=1.0, max_staleness=4, seed=1, world=world
+    ),
 }
 SYNCHRONOUS = ["allreduce", "ssgd_noise"]
-GOSSIP = ["dpsgd", "delay_by_one", "hierarchical"]
+LOCKSTEP_GOSSIP = ["dpsgd", "delay_by_one", "hierarchical"]
+LOCKSTEP = SYNCHRONOUS + LOCKSTEP_GOSSIP
+GOSSIP = [*LOCKSTEP_GOSSIP, "adpsgd"]
 SEVERAL = SYNCHRONOUS + GOSSIP
 
 
@@ -100,6 +106,7 @@ def test_a_resume_of_gossip_keeps_every_learner_s_own_weights(run_learners, name
         backend = BACKENDS[name](world)
         backend.wrap(models[world.rank])
         backend.synchronise(resumed=True)
+        backend.close()
 
     run_learners(3, resume)
     assert all(same(state(model), own) for model, own in zip(models, before, strict=True))
@@ -190,7 +197,7 @@ def test_use_before_wrap_says_so_and_closing_twice_is_safe(alone: World, name: s
     backend.close()
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", LOCKSTEP)
 def test_divisor_is_the_mean_weight_and_one_if_there_is_none(run_learners, name: str):
     def weigh(world: World) -> None:
         backend = BACKENDS[name](world)
@@ -207,6 +214,15 @@ def test_divisor_is_the_mean_weight_and_one_if_there_is_none(run_learners, name:
     run_learners(2, weigh)
 
 
+def test_without_lockstep_the_divisor_is_the_nominal_weight(alone: World):
+    """Not what this step's units weigh: nobody is asked, and a small unit is a small step."""
+    backend = BACKENDS["adpsgd"](alone)
+    backend.wrap(nn.Linear(2, 1))
+    backend.nominal_weight = 5.0
+    assert [backend.begin_step(weight) for weight in (3.0, 0.0)] == [5.0, 5.0]
+    backend.close()
+
+
 def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_learners):
     def mean(world: World) -> None:
         total, weight = (6.0, 2.0) if world.rank else (2.0, 2.0)
@@ -219,7 +235,7 @@ def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_le
     run_learners(2, mean)
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", LOCKSTEP)
 @pytest.mark.parametrize("ends_with_forward", [False, True])
 def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name: str, ends_with_forward: bool):
     """One gradient, or one model to each neighbour, per step; accumulated units send nothing.
@@ -277,7 +293,7 @@ def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name:
 
 
 def test_a_lone_learner_sends_nothing(alone: World, train_steps):
-    for name in ("single", "dpsgd", "delay_by_one"):
+    for name in ("single", "dpsgd", "delay_by_one", "adpsgd"):
         backend, model = BACKENDS[name](alone), nn.Linear(2, 1)
         optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.01)
         backend.attach(optimizer)
