@@ -258,13 +258,13 @@ def test_split_units_are_counted_and_said(
     monkeypatch.setattr(trainer_module, "meter_of", lambda *_: device)
     config = small_config("backend=single", "trainer.max_steps=2", "trainer.memory_limit_gb=1.9")
     trainer = make_trainer(config, tmp_path, alone)
-    trial = trainer._trial
+    trial = trainer.parts.objective.trial
 
     def measured(batch: Batch) -> object:
         device.run(batch)
         return trial(batch)
 
-    monkeypatch.setattr(trainer, "_trial", measured)
+    monkeypatch.setattr(trainer.parts.objective, "trial", measured)
     with caplog.at_level(logging.INFO):
         fit(trainer)
     found = re.search(r"(\d+) of 20 units of an epoch need more than 1\.90 GiB and are run in parts", caplog.text)
