@@ -42,12 +42,16 @@ def measured_gradients(run: Run, progress: Progress, probe_batches: int) -> Step
     return StepGradients(at_own, at_mean, of_loss=run.gradients.mean(run.gradients.load(units)))
 
 
+class TooFewBatchesError(ValueError):
+    """An epoch has not as many batches as a measurement takes."""
+
+
 class Diagnostics(Hook):
     """Logs the figures at every ``every``-th evaluation, the gradient g from ``probe_batches`` global batches.
 
-    alpha is the learning rate of the ordinary weights, as for plain SGD; gradients are those before clipping. Under an
-    optimizer that rescales them or keeps moments, alpha_e / alpha and ratios of the others still tell how far gradients
-    agree, but none of them is the length of a step.
+    alpha is the learning rate of the ordinary weights at the global batch before, as for plain SGD; gradients are those
+    before clipping. Under an optimizer that rescales them or keeps moments, alpha_e / alpha and ratios of the others still
+    tell how far gradients agree, but none of them is the length of a step.
     """
 
     changes_training: ClassVar[bool] = False
@@ -59,24 +63,26 @@ class Diagnostics(Hook):
         self.run: Run | None = None
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Raises ValueError where an epoch has too few batches."""
+        """Raises TooFewBatchesError where an epoch has not one more than the probe."""
         batches = len(run.plan.epoch(0))
         if batches <= self.probe_batches:
-            raise ValueError(
+            raise TooFewBatchesError(
                 f"hooks.diagnostics.probe_batches={self.probe_batches} must be below the {batches} global batches of an "
                 f"epoch, as one more is needed: lower it, or make batches smaller (batch.units, batch.unit_utterances)"
             )
         self.run = run
 
     def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
-        assert self.run is not None
+        run = self.run
+        assert run is not None
         self.evaluations += 1
         if self.evaluations % self.every:
             return
-        gradients = measured_gradients(self.run, progress, self.probe_batches)
+        gradients = measured_gradients(run, progress, self.probe_batches)
+        alpha = run.learning_rate.at(max(0.0, progress.samples - run.plan.nominal_batch))
         distance = metrics.get("consensus/distance", 0.0)  # absent where learners hold the same weights
-        metrics |= gradients.diagnostics(self.run.learning_rate.current)
-        metrics["diagnostics/sigma_w2"] = weight_variance(distance, self.run.world.size)
+        metrics |= gradients.diagnostics(alpha)
+        metrics["diagnostics/sigma_w2"] = weight_variance(distance, run.world.size)
 
     def state_dict(self) -> dict[str, Any]:
         return {"evaluations": self.evaluations}

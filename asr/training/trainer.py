@@ -70,6 +70,7 @@ class Trainer:
         self.backend.nominal_weight = parts.plan.nominal_batch / parts.world.size
         self.progress = Progress()
         self.marked_step = 0  # global step at which all learners were last together
+        self.units = 0  # of the plan, processed by this learner
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
         self.total_samples = total_samples(options, parts.plan)
 
@@ -130,6 +131,7 @@ class Trainer:
         result = self.step(batches)
         before = self.progress.global_step
         self._advance(step)
+        self.units += len(step.units)
         self.bad_steps.after_step(
             result.report, self.progress, batches, result.losses, self.parts.run.learning_rate.current
         )
@@ -200,6 +202,7 @@ class Trainer:
             "train/grad_norm": result.report.norm,
             "train/clipped": float(result.report.clipped),
             "train/bad_steps": float(self.bad_steps.total),
+            "data/units": float(self.units),
         }
         self.parts.recorder.log(
             self.progress, row | result.term_means(weight) | self.backend.metrics() | self.parts.memory.metrics()
@@ -222,7 +225,7 @@ class Trainer:
             metrics = disagreement | self.parts.evaluator.evaluate(self.parts.run.model)
             for hook in self.parts.hooks.values():
                 hook.on_evaluation(self.progress, metrics)
-        self.parts.recorder.log_evaluation(self.progress, metrics)
+        self.parts.recorder.log_evaluation(self.progress, metrics | {"data/units": float(self.units)})
         return self.parts.evaluator.selecting_figure(metrics)
 
     # ------------------------------------------------------------------ checkpoints
@@ -246,6 +249,7 @@ class Trainer:
             "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
             "bad_steps": self.bad_steps.state_dict(),
             "step": self.progress.step,
+            "units": self.units,
         }
         return copied(state)
 
@@ -262,4 +266,5 @@ class Trainer:
         self.bad_steps.load_state_dict(own["bad_steps"])
         self.progress = checkpoint.progress
         self.progress.step = own["step"]  # where learners have a pace of their own it differs
+        self.units = own.get("units", 0) if same else 0  # checkpoints of earlier versions do not have it
         self.marked_step = self.progress.global_step
