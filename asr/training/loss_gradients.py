@@ -36,12 +36,12 @@ class LossGradients:
         """The gradient of the mean loss over all learners' ``batches``, at least one each; bitwise the same everywhere.
 
         Collective. Every learner's part is taken at the weights that its model holds. Shape (trainable elements,), in
-        the order of the model's parameters.
+        the order of the model's parameters, on the host: what compares several needs no device memory.
         """
         weight = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
         divisor = self.world.all_reduce_sum(weight).item() / self.world.size
         own = self._own(batches, divisor or 1.0)  # without any weight there is no loss either
-        return self.world.all_reduce_sum(own).div_(self.world.size)
+        return self.world.all_reduce_sum(own).div_(self.world.size).cpu()
 
     def _own(self, batches: Sequence[Batch], divisor: float) -> Tensor:
         """This learner's part: gradients accumulate where a step's would, without being sent, and are dropped there."""
