@@ -19,6 +19,7 @@ import torch
 
 from distributed.backend import State
 from distributed.base import GossipBackend
+from distributed.diagnostics import staleness_figures
 from distributed.launch import World
 from distributed.pairwise import Background, Buffers, ExchangeError, Pairwise
 from distributed.pending import PendingMixing
@@ -244,12 +245,7 @@ class AsynchronousGossip(GossipBackend):
             self.traffic.count(self._traffic.bytes_sent, self._traffic.bytes_received)
             self.traffic.rounds += self._traffic.rounds
             self._traffic = Traffic()
-        figures = self.traffic.take()
-        staleness = self.mixing.take_staleness()
-        if exchanges := staleness.total():
-            figures["comm/staleness_mean"] = sum(age * number for age, number in staleness.items()) / exchanges
-            figures["comm/staleness_max"] = float(max(staleness))
-        return figures
+        return self.traffic.take() | staleness_figures(self.mixing.take_staleness())
 
     def state_dict(self) -> State:
         return {"round": self.round}

@@ -95,6 +95,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def own_weights(self) -> AbstractContextManager[None]:
+        """Within ``consensus()``: the model holds this learner's own weights inside, the mean again afterwards."""
+
+    @abstractmethod
     def drain(self) -> None:
         """Wait until nothing of this learner is in flight."""
 

@@ -30,6 +30,7 @@ class FlatBackend(Backend):
         self._flat: FlatParameters | None = None
         self._model: nn.Module | None = None
         self._optimizer: Optimizer | None = None
+        self._own: list[tuple[Tensor, Tensor]] | None = None  # within consensus(): what is averaged, and its own values
 
     # The model
 
@@ -121,13 +122,28 @@ class FlatBackend(Backend):
         self.drain()
         tensors = self._averaged() if self.world.size > 1 else []
         own = [tensor.clone() for tensor in tensors]
+        self._own = list(zip(tensors, own, strict=True))
         try:
             for tensor in tensors:
                 tensor.copy_(self.world.average(tensor.contiguous()))
             yield self._disagreement(own)
         finally:
-            for tensor, before in zip(tensors, own, strict=True):
+            for tensor, before in self._own:
                 tensor.copy_(before)
+            self._own = None
+
+    @contextmanager
+    def own_weights(self) -> Iterator[None]:
+        if self._own is None:
+            raise RuntimeError("backend.own_weights() is for use within backend.consensus()")
+        means = [tensor.clone() for tensor, _ in self._own]
+        try:
+            for tensor, own in self._own:
+                tensor.copy_(own)
+            yield
+        finally:
+            for (tensor, _), mean in zip(self._own, means, strict=True):
+                tensor.copy_(mean)
 
     def _floating_buffers(self) -> list[Tensor]:
         return [buffer.detach() for buffer in self.model.buffers() if buffer.is_floating_point()]

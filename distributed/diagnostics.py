@@ -1,4 +1,4 @@
-"""What decentralised SGD does to the learning rate: the diagnostics of arXiv 2112.01433, section 2.
+"""What decentralised SGD does to the learning rate, the diagnostics of arXiv 2112.01433, section 2; and staleness.
 
 The mean weights w_a of n learners move by -alpha g_a, g_a the mean of gradients taken at the learners' own weights.
 Split along g, the gradient of the whole loss at w_a, that is a step of length alpha_e in its direction and noise:
@@ -13,6 +13,7 @@ g_0 is the gradient at w_a on the learners' own mini-batches together. g must co
 them would bias alpha_e upwards. Vectors have shape (elements,), or any shape in common; sums are taken in float64.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,18 @@ def landscape_noise(alpha: float, step_gradient: Tensor, superbatch_gradient: Te
 def weight_variance(consensus_distance: float, learners: int) -> float:
     """sigma_w^2 from the mean over learners of ||w_j - w_a||^2 (``consensus/distance``), which has n^-1 for n^-2."""
     return consensus_distance / learners
+
+
+def staleness_figures(exchanges: Mapping[int, int]) -> dict[str, float]:
+    """Mean, maximum and histogram of exchanges counted by their staleness, under ``comm/staleness*``; none of none."""
+    total = sum(exchanges.values())
+    if not total:
+        return {}
+    return {
+        "comm/staleness_mean": sum(age * number for age, number in exchanges.items()) / total,
+        "comm/staleness_max": float(max(exchanges)),
+        **{f"comm/staleness/{age}": float(exchanges[age]) for age in sorted(exchanges)},
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,11 @@ from asr.training.console import console_logger
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
 from asr.training.loggers import Logger
+from asr.training.loss_gradients import LossGradients
 from asr.training.measures import measure_of
 from asr.training.memory import MemoryGuard
 from asr.training.metrics import MetricsWriter
+from asr.training.objective import Objective
 from asr.training.parameter_groups import parameter_groups
 from asr.training.parts import LoaderOptions, TrainerOptions
 from asr.training.recorder import Recorder
@@ -68,17 +70,25 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
     seconds = sum(utterance.duration for utterance in split.utterances)
     log.info("%s", _headline(world, plan, seconds, model, options, folder))
+    dataset = speech.dataset(split, list(hooks.items()), config.seed, cache)
+    memory = MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets)
+    objective = Objective(
+        module=module, backend=backend, hooks=hooks, memory=memory, device=world.device, precision=options.precision,
+        seed=config.seed,
+    )  # fmt: skip
+    run = Run(
+        model=model, backend=backend, folder=folder, seed=config.seed, world=world, plan=plan,
+        learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
+        gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world),
+    )  # fmt: skip
     return Trainer(
         Parts(
-            run=Run(model, backend, folder, config.seed),
-            world=world,
-            module=module,
+            run=run,
+            objective=objective,
             optimizer=optimizer,
-            learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
             hooks=hooks,
-            plan=plan,
             units=_unit_source(plan, options, world, backend),
-            dataset=speech.dataset(split, list(hooks.items()), config.seed, cache),
+            dataset=dataset,
             evaluator=_evaluator(config, model, speech, evaluated, world, loader),
             checkpoints=CheckpointFolder(
                 folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
@@ -90,7 +100,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 subsampling=model.subsampling,
                 epoch_samples=plan.utterances,
             ),
-            memory=MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets),
+            memory=memory,
             loader=loader,
         ),
         options,

@@ -5,7 +5,7 @@ Every chart carries its unit under its title and the same facts in words, for th
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ WIDTH_INCHES, HEIGHT_INCHES = 4.7, 2.7
 POINTS = 240  # of a bold line: about two pixels each
 MOST_BARS = 16  # learners with a bar each; more become one bar, their mean
 SMOOTHING_FRACTION = 1 / 60  # of a curve's points: standard deviation of the smoothing
+MARKED_POINTS = 40  # of a line of evaluations: fewer are dots too
 LEAST_SMOOTHING_POINTS = 2.0  # where a curve has points enough for it
 
 
@@ -100,8 +101,10 @@ def cost_charts(records: Sequence[RunRecord]) -> list[Html]:
     return [chart for chart in charts if chart is not None]
 
 
-def other_figures(records: Sequence[RunRecord]) -> tuple[list[Html], list[tuple[str, float]]]:
-    """Figures that no other chart shows, those of hooks and of backends not known here.
+def other_figures(
+    records: Sequence[RunRecord], elsewhere: Callable[[str], bool]
+) -> tuple[list[Html], list[tuple[str, float]]]:
+    """Figures that no other chart shows, those of hooks and of backends not known here; not those shown ``elsewhere``.
 
     Charts of those that change, and with its value each that never did in any run.
     """
@@ -109,7 +112,7 @@ def other_figures(records: Sequence[RunRecord]) -> tuple[list[Html], list[tuple[
     keys = sorted({key for record in records for key in record.keys()} - shown)  # noqa: SIM118 - a method of the record
     charts, constants = [], []
     for key in keys:
-        if key.startswith("eval/") and key.endswith(("/wer", "/frame_error", "/loss")):
+        if elsewhere(key) or (key.startswith("eval/") and key.endswith(("/wer", "/frame_error", "/loss"))):
             continue
         low = min((record.least(key) for record in records if math.isfinite(record.least(key))), default=math.nan)
         high = max((record.most(key) for record in records if math.isfinite(record.most(key))), default=math.nan)
@@ -152,25 +155,38 @@ def smoothing_points(size: int) -> float:
 
 def evaluation_chart(records: Sequence[RunRecord], kind: str, title: str, note: str, scale: float) -> Html | None:
     """A figure of the evaluations while training, one line per run and set; None where there was none."""
-    axes = new_axes(WIDTH_INCHES, HEIGHT_INCHES)
     sets = sorted({name for record in records for name in record.evaluated_sets()})
+    keys = {f"eval/{name}/{kind}": name for name in sets}
+    return keys_chart(records, keys, f"eval-{kind}", title, f"{note} on {', '.join(sets)}, over samples", scale)
+
+
+def keys_chart(
+    records: Sequence[RunRecord], keys: Mapping[str, str], name: str, title: str, note: str, scale: float = 1.0
+) -> Html | None:
+    """Several figures in one chart, by key with what each is called: the learners' mean, one line per run and figure.
+
+    Several runs have a colour each and figures a dash; the figures of one run have the colours. None without a figure.
+    """
+    axes = new_axes(WIDTH_INCHES, HEIGHT_INCHES)
     shown: list[tuple[str, Series]] = []
     for index, record in enumerate(records):
-        for position, name in enumerate(sets):
-            curve = mean([series(rows, f"eval/{name}/{kind}") for rows in record.rows.values()])
+        for position, (key, label) in enumerate(keys.items()):
+            curve = mean([series(rows, key) for rows in record.rows.values()])
             if curve.empty:
                 continue
             colour = position if len(records) == 1 else index
             dash = series_dash(colour) if len(records) == 1 else DASHES[position % len(DASHES)]
-            draw(axes, Line(Series(curve.x, curve.y * scale), colour, dash, marker="o" if len(curve.x) <= 40 else ""))
-            shown.append((name if len(records) == 1 else f"{record.name}, {name}", Series(curve.x, curve.y * scale)))
+            curve = Series(curve.x, curve.y * scale)
+            marker = "o" if len(curve.x) <= MARKED_POINTS else ""
+            draw(axes, Line(thin(curve, POINTS), colour, dash, marker=marker))
+            shown.append((label if len(records) == 1 else f"{record.name}, {label}", curve))
     if not shown:
         return None
     finish(axes, text.compact, [curve for _, curve in shown])
-    set_entries = [(name, position, series_dash(position)) for position, name in enumerate(sets)]
-    entries = legend_of(records) if len(records) > 1 else legend(set_entries)
-    label = f"{note} on {', '.join(sets)}, over samples"
-    return chart(axes, f"eval-{kind}", title, label, describe(title, shown), entries)
+    entries = [(label, position, series_dash(position)) for position, label in enumerate(keys.values())]
+    if len(records) > 1 and len(keys) > 1:
+        note += f"; {', '.join(f'{label} {dash}' for label, dash in zip(keys.values(), DASHES, strict=False))}"
+    return chart(axes, name, title, note, describe(title, shown), legend_of(records) or legend(entries))
 
 
 def time_chart(records: Sequence[RunRecord]) -> Html | None:

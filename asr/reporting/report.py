@@ -7,6 +7,7 @@ from typing import Any
 
 from asr.reporting import text
 from asr.reporting.lattice import LatticePicture, lattice_figure
+from asr.reporting.learners import learner_charts, learners_table, shown_here
 from asr.reporting.page import Html, Section, details, join, render, table, tag
 from asr.reporting.plots import cost_charts, other_figures, training_charts
 from asr.reporting.run import Result, RunRecord
@@ -16,6 +17,7 @@ WORST_UTTERANCES = 12
 CONFUSIONS = 12
 DIFFERENCES = 60  # configuration keys in which compared runs differ
 TILES = 3  # results in the headline
+MOST_LEARNERS = 16  # with a line each; more are folded away
 
 
 def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticePicture] = ()) -> str:
@@ -29,6 +31,7 @@ def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticeP
         ("Results", results_table(runs)),
         ("Training", grid(training_charts(runs))),
         ("Time and throughput", grid(cost_charts(runs))),
+        ("Learners", learners_section(runs)),
         ("Errors", join(errors(run, len(runs) > 1) for run in runs)),
         ("Alignments", lattice_section(lattices)),
         ("Other figures", others(runs)),
@@ -184,6 +187,18 @@ def grid(charts: Sequence[Html]) -> Html:
     return tag("div", *charts, class_="plots") if charts else Html("")
 
 
+def learners_section(runs: Sequence[RunRecord]) -> Html:
+    """How the learners shared the work, how far apart they were and what came of it."""
+    tables = [(run.name, learners_table(run), run.learners) for run in runs]
+    several = len(runs) > 1
+    shown = [
+        details(name if several else f"{count} learners", shown) if several or count > MOST_LEARNERS else shown
+        for name, shown, count in tables
+        if shown
+    ]
+    return join((*shown, grid(learner_charts(runs))))
+
+
 def errors(run: RunRecord, several: bool) -> Html:
     """Worst utterances and most frequent confusions of every evaluation; the first one unfolded."""
     parts = []
@@ -213,7 +228,7 @@ def lattice_section(lattices: Sequence[LatticePicture]) -> Html:
 
 def others(runs: Sequence[RunRecord]) -> Html:
     """What hooks and backends report beside the usual, folded away; what never changed is only listed."""
-    charts, constants = other_figures(runs)
+    charts, constants = other_figures(runs, elsewhere=shown_here)
     rows = [(key, text.figure(value)) for key, value in constants]
     listed = [table(("never changed", "value"), rows, "Figures that never changed", numbers=(1,))] if rows else []
     inside = [*listed, *([grid(charts)] if charts else [])]

@@ -43,10 +43,14 @@ import torch
 from torch import Tensor, nn
 
 from asr.data.batch import Batch, RawBatch, Stage
+from asr.data.plan import BatchPlan
+from asr.training.schedule import LearningRate
 from distributed.backend import Backend, GradientReport
+from distributed.launch import World
 
 if TYPE_CHECKING:
     from asr.models.speech_model import LossOutput, SpeechModel
+    from asr.training.loss_gradients import LossGradients
 
 
 @dataclass(slots=True)
@@ -68,6 +72,10 @@ class Run:
     backend: Backend
     folder: Path
     seed: int
+    world: World
+    plan: BatchPlan
+    learning_rate: LearningRate
+    gradients: "LossGradients"  # measured where the hook asks for them, without a trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +167,10 @@ class Hook:
         """Runs after each step; may add figures to ``metrics``, which is logged at logging steps."""
 
     def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
-        """Runs after an evaluation, while the model holds the consensus weights."""
+        """Runs after an evaluation on all learners, while the model holds the consensus weights; may add to ``metrics``.
+
+        ``backend.own_weights()`` puts this learner's own ones in for a while.
+        """
 
     def on_checkpoint(self, progress: Progress) -> None:
         """Runs before a checkpoint is written."""

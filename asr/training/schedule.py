@@ -8,7 +8,7 @@ learners, on accumulation, or on how an asynchronous scheme shares out the work.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from torch.optim import Optimizer
 
@@ -148,12 +148,19 @@ class LearningRate:
 
     def set(self, samples: float) -> None:
         """Put the rates for the step that begins after ``samples`` global samples into the optimizer."""
-        factor = self.schedule.factor(samples)
         for group in self.optimizer.param_groups:
-            scale = self.schedule.peak_scale if group.get("scale_lr", True) else 1.0
-            group["lr"] = group["initial_lr"] * scale * (factor if group.get("schedule", True) else 1.0)
+            group["lr"] = self._rate(group, samples)
+
+    def _rate(self, group: dict[str, Any], samples: float) -> float:
+        scale = self.schedule.peak_scale if group.get("scale_lr", True) else 1.0
+        factor = self.schedule.factor(samples) if group.get("schedule", True) else 1.0
+        return float(group["initial_lr"] * scale * factor)
+
+    def at(self, samples: float) -> float:
+        """The rate of the first group, the one of the model's ordinary weights, after ``samples`` global samples."""
+        return self._rate(self.optimizer.param_groups[0], samples)
 
     @property
     def current(self) -> float:
-        """The rate of the first group: the one of the model's ordinary weights."""
+        """The rate of the first group in this learner's last step; learners without lockstep have different ones."""
         return float(self.optimizer.param_groups[0]["lr"])

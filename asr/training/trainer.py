@@ -6,29 +6,26 @@ The loop knows hooks and a backend; no method adds a branch to it. Its order is 
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
-from asr.data.batch import Batch, keyed_seed
+from asr.data.batch import Batch
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import BatchPlan
-from asr.models.speech_model import LossOutput
 from asr.training.bad_steps import BadSteps
 from asr.training.checkpoint import Checkpoint, CheckpointFolder
 from asr.training.evaluation import Evaluator
-from asr.training.hook import Hook, LossTerms, Progress, Run
+from asr.training.hook import Hook, Progress, Run
 from asr.training.memory import MemoryGuard
 from asr.training.meter import meter_of
+from asr.training.objective import Objective
 from asr.training.parts import LoaderOptions, TrainerOptions
-from asr.training.precision import autocast
 from asr.training.probe import Probe, probe_memory
 from asr.training.recorder import Recorder
-from asr.training.schedule import LearningRate
 from asr.training.state import copied, gradients_dropped, untouched
 from asr.training.step_result import StepResult
 from asr.training.units import Step, UnitSource, global_step, total_samples
@@ -41,12 +38,9 @@ class Parts:
     """What a trainer is made of, built by the caller in the order that asr/training/hook.py gives."""
 
     run: Run
-    world: World
-    module: nn.Module  # the backend's wrapper around run.model
+    objective: Objective
     optimizer: Optimizer
-    learning_rate: LearningRate
     hooks: Mapping[str, Hook]
-    plan: BatchPlan
     units: UnitSource
     dataset: UnitDataset
     evaluator: Evaluator
@@ -54,6 +48,16 @@ class Parts:
     recorder: Recorder
     memory: MemoryGuard
     loader: LoaderOptions
+
+    @property
+    def world(self) -> World:
+        """The learners of the run."""
+        return self.run.world
+
+    @property
+    def plan(self) -> BatchPlan:
+        """The plan of the run."""
+        return self.run.plan
 
 
 class Trainer:
@@ -66,6 +70,7 @@ class Trainer:
         self.backend.nominal_weight = parts.plan.nominal_batch / parts.world.size
         self.progress = Progress()
         self.marked_step = 0  # global step at which all learners were last together
+        self.units = 0  # of the plan, processed by this learner
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
         self.total_samples = total_samples(options, parts.plan)
 
@@ -120,14 +125,15 @@ class Trainer:
 
     def _run_step(self, step: Step, batches: list[Batch], waited_seconds: float) -> None:
         started = time.perf_counter()
-        self.parts.learning_rate.set(step.samples_before)
+        self.parts.run.learning_rate.set(step.samples_before)
         for hook in self.parts.hooks.values():
             hook.on_step_start(self.progress)
         result = self.step(batches)
         before = self.progress.global_step
         self._advance(step)
+        self.units += len(step.units)
         self.bad_steps.after_step(
-            result.report, self.progress, batches, result.losses, self.parts.learning_rate.current
+            result.report, self.progress, batches, result.losses, self.parts.run.learning_rate.current
         )
         metrics: dict[str, float] = {}
         for hook in self.parts.hooks.values():
@@ -144,7 +150,9 @@ class Trainer:
         """One update of this learner from its units."""
         parts, backend = self.parts, self.backend
         divisor = backend.begin_step(sum(batch.weight for batch in batches))
-        units = [self._unit(batch, divisor, last=batch is batches[-1]) for batch in batches]
+        units = [parts.objective.backward(batch, divisor, last=batch is batches[-1]) for batch in batches]
+        for unit in units:
+            parts.memory.count(unit)
         report = backend.reduce_gradients(self.options.max_norm)
         for hook in parts.hooks.values():
             hook.on_gradients(parts.run.model, report)
@@ -155,57 +163,21 @@ class Trainer:
         sums = [torch.stack([terms.summed.detach() for terms in unit]).sum() for unit in units]
         return StepResult(report, torch.stack(sums).double().tolist(), [terms for unit in units for terms in unit])
 
-    def _unit(self, batch: Batch, divisor: float, last: bool) -> list[LossTerms]:
-        """Forward and backward of a unit, or of one part after the other: the gradient is the same sum."""
-        memory, done = self.parts.memory, []
-        waiting = memory.parts(batch)
-        while waiting:
-            part, *others = waiting
-            final = last and not others  # in however many parts: one backward of a step communicates
-            with nullcontext() if final else self.backend.accumulating():
-                terms = self._forward(part, final)
-                if terms is not None:
-                    with memory.backward(part):
-                        terms.objective(divisor).backward()
-                    done.append(terms)
-            waiting = others if terms is not None else [*memory.halves(part), *others]
-        memory.count(done)
-        return done
-
-    def _forward(self, batch: Batch, last: bool) -> LossTerms | None:
-        """The loss of a unit, or a part of one; None where the device's memory did not suffice for the model."""
-        parts = self.parts
-        # Dropout depends on the unit alone: not on the number of learners, on evaluations or on a resume.
-        torch.manual_seed(keyed_seed(parts.run.seed, "dropout", batch.unit))
-        batch = batch.to(parts.world.device, torch.float64 if self.options.precision == "fp64" else None)
-        with autocast(self.options.precision, parts.world.device):
-            output: LossOutput | None = parts.memory.forward(lambda: parts.module(batch))
-        if output is None:
-            return None
-        terms = LossTerms(output.total, last, sums=dict(output.terms))
-        for hook in parts.hooks.values():
-            hook.on_loss(batch, output, terms)
-        return terms
-
     def _rehearse(self) -> None:
         """Forward and backward on the first unit, of which only gradients remain: the backend drops them."""
         parts = self.parts
         batch, *_ = parts.memory.parts(parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]])
         with untouched(parts.run.model, parts.hooks, parts.world.device):
-            while self._trial(batch) is None:
+            while self.parts.objective.trial(batch) is None:
                 batch, _ = parts.memory.halves(batch)
 
     def _probe(self) -> None:
         """Run the worst units of the epoch on this learner alone; nothing of it remains but what memory they took."""
         parts, model, device = self.parts, self.parts.run.model, self.parts.world.device
-        probe = Probe(parts.memory, meter_of(device, parts.world.local_size), self._trial, self.options.memory_limit_gb)
+        meter = meter_of(device, parts.world.local_size)
+        probe = Probe(parts.memory, meter, parts.objective.trial, self.options.memory_limit_gb)
         with untouched(model, parts.hooks, device), gradients_dropped(model), self.backend.accumulating():
             probe_memory(probe, parts.plan, self.progress.epoch, parts.dataset.__getitem__, parts.optimizer)
-
-    def _trial(self, batch: Batch) -> LossTerms | None:
-        if (terms := self._forward(batch, last=True)) is not None:
-            terms.objective(divisor=1.0).backward()
-        return terms
 
     # ------------------------------------------------------------------ marks
 
@@ -226,10 +198,11 @@ class Trainer:
         weight = sum(batch.weight for batch in batches)
         row = {
             "train/loss": self.backend.global_mean(sum(result.losses), weight),
-            "train/lr": self.parts.learning_rate.current,
+            "train/lr": self.parts.run.learning_rate.current,
             "train/grad_norm": result.report.norm,
             "train/clipped": float(result.report.clipped),
             "train/bad_steps": float(self.bad_steps.total),
+            "data/units": float(self.units),
         }
         self.parts.recorder.log(
             self.progress, row | result.term_means(weight) | self.backend.metrics() | self.parts.memory.metrics()
@@ -252,7 +225,7 @@ class Trainer:
             metrics = disagreement | self.parts.evaluator.evaluate(self.parts.run.model)
             for hook in self.parts.hooks.values():
                 hook.on_evaluation(self.progress, metrics)
-        self.parts.recorder.log_evaluation(self.progress, metrics)
+        self.parts.recorder.log_evaluation(self.progress, metrics | {"data/units": float(self.units)})
         return self.parts.evaluator.selecting_figure(metrics)
 
     # ------------------------------------------------------------------ checkpoints
@@ -276,6 +249,7 @@ class Trainer:
             "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
             "bad_steps": self.bad_steps.state_dict(),
             "step": self.progress.step,
+            "units": self.units,
         }
         return copied(state)
 
@@ -292,4 +266,5 @@ class Trainer:
         self.bad_steps.load_state_dict(own["bad_steps"])
         self.progress = checkpoint.progress
         self.progress.step = own["step"]  # where learners have a pace of their own it differs
+        self.units = own.get("units", 0) if same else 0  # checkpoints of earlier versions do not have it
         self.marked_step = self.progress.global_step

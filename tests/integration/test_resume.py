@@ -71,13 +71,14 @@ def check_same_curves(launcher: Any, learners: int) -> None:
 
 @pytest.mark.parametrize(("learners", "backend"), [(2, "allreduce"), (2, "dpsgd"), (4, "allreduce"), (4, "dpsgd")])
 def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learners: int, backend: str) -> None:
-    choice = f"backend={backend}"
-    launcher.train(learners, "name=whole", *RUN, choice)
-    kill_after(launcher, learners, 7, learners - 1, choice)  # one learner, between two checkpoints
-    kill_after(launcher, learners, 14, None, choice)  # everything at once
-    output = launcher.train(learners, "name=killed", *RUN, choice)
+    choice = (f"backend={backend}", "+hooks=[diagnostics]", "hooks.diagnostics.probe_batches=2")
+    launcher.train(learners, "name=whole", *RUN, *choice)
+    kill_after(launcher, learners, 7, learners - 1, *choice)  # one learner, between two checkpoints
+    kill_after(launcher, learners, 14, None, *choice)  # everything at once
+    output = launcher.train(learners, "name=killed", *RUN, *choice)
     assert "resuming from checkpoint" in output
     check_same_curves(launcher, learners)
+    assert sum("diagnostics/alpha_e" in row for row in launcher.rows("killed", 0)) == 3
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) -> None:

@@ -64,6 +64,10 @@ def test_staleness_stays_within_its_bound(run_learners):
     results = run_learners(3, lambda world: mix_only(world, starts[world.rank], 150, max_staleness=2))
     assert all(figures["comm/staleness_max"] <= 2 for _, figures in results)
     assert any(figures["comm/staleness_max"] > 0 for _, figures in results)
+    for _, figures in results:
+        counted = {key.split("/")[2]: value for key, value in figures.items() if key.startswith("comm/staleness/")}
+        assert set(counted) <= {"0", "1", "2"}
+        assert sum(counted.values()) >= figures["comm/rounds"], "every exchange begun here, and those answered"
 
 
 def test_a_learner_initiates_no_more_rounds_than_it_is_allowed(run_learners):

@@ -150,6 +150,36 @@ def test_consensus_of_gossip_is_the_mean_and_restores_bitwise(run_learners, name
     assert all(same(state(model), own) for model, own in zip(models, before, strict=True))
 
 
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("fails", [False, True])
+def test_own_weights_come_back_within_the_consensus_and_the_mean_after_them(run_learners, name: str, fails: bool):
+    models = [normalised(0 if name in SYNCHRONOUS else seed) for seed in range(3)]
+    models[1][1].running_mean.fill_(9.0)
+
+    def measure(world: World) -> None:
+        backend, model = BACKENDS[name](world), models[world.rank]
+        backend.wrap(model)
+        before = state(model)
+        with pytest.raises(RuntimeError, match=r"within backend\.consensus"), backend.own_weights():
+            pass
+        with backend.consensus():
+            mean = state(model)
+            try:
+                with backend.own_weights():
+                    assert same(state(model), before)
+                    if fails:
+                        raise KeyError
+            except KeyError:
+                assert fails
+            assert same(state(model), mean)
+            assert not same(mean, before)
+        assert same(state(model), before)
+        with pytest.raises(RuntimeError, match=r"within backend\.consensus"), backend.own_weights():
+            pass
+
+    run_learners(3, measure)
+
+
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_consensus_of_a_synchronous_scheme_averages_running_statistics_alone(run_learners, name: str):
     models = [normalised(0) for _ in range(2)]

@@ -13,6 +13,7 @@ from distributed.diagnostics import (
     effective_learning_rate,
     landscape_noise,
     noise_strength,
+    staleness_figures,
     weight_variance,
 )
 
@@ -75,3 +76,11 @@ def test_noise_is_exact_where_norms_would_cancel_in_fp32():
     assert noise_strength(1.0, g_a, g) == pytest.approx(1e-6 * (1 - 1 / 1000), rel=1e-3)
     assert landscape_noise(2.0, g_a, g) == pytest.approx(4e-6, rel=1e-3)
     assert math.isnan(effective_learning_rate(1.0, g, torch.zeros(1000)))
+
+
+def test_staleness_by_exchanges():
+    assert staleness_figures({0: 5, 3: 2, 1: 1}) == {
+        "comm/staleness_mean": 7 / 8, "comm/staleness_max": 3.0,
+        "comm/staleness/0": 5.0, "comm/staleness/1": 1.0, "comm/staleness/3": 2.0,
+    }  # fmt: skip
+    assert staleness_figures({}) == {}

@@ -53,7 +53,7 @@ def metric_row(learner: int, step: int, learners: int, noise: np.random.Generato
         "train/bad_steps": 0.0, "time/step": step_seconds, "time/data_wait": 0.02, "time/compute": 0.22 + 0.03 * learner,
         "time/comm_exposed": 0.05, "throughput/audio_seconds_per_second": 160 / learners * speed + 3 * noise.normal(),
         "data/padding_fraction": 0.05 + 0.01 * noise.normal(), "data/skipped": 0.0, "comm/bytes_sent": 8.8e7,
-        "consensus/relative_distance": 0.02 / step**0.5,
+        "consensus/relative_distance": 0.02 / step**0.5, "pruning/sparsity": step / 1000,
     }  # fmt: skip
 
 

@@ -69,7 +69,8 @@ def test_a_whole_run_has_every_part(make_run, make_lattice) -> None:
     page = report(record, [make_lattice(), make_lattice("two letters", utterance_id="test-0002")])
     found = check(page)
     assert titles(page) == [
-        "Results", "Training", "Time and throughput", "Errors", "Alignments", "Other figures", "Configuration", "Environment",
+        "Results", "Training", "Time and throughput", "Learners", "Errors", "Alignments", "Other figures", "Configuration",
+        "Environment",
     ]  # fmt: skip
     for said in (
         "3.12\u202f%",
@@ -83,7 +84,7 @@ def test_a_whole_run_has_every_part(make_run, make_lattice) -> None:
     assert {"Training loss", "Word error rate", "Learning rate", "Throughput", "Traffic"} <= set(
         re.findall(r"<h3>([^<]*)</h3>", page)
     )
-    assert "consensus/relative_distance" in found.text  # a figure that no chart was made for
+    assert "pruning/sparsity" in found.text  # a figure that no chart was made for
     assert "seven quite boats" in found.text
 
 
@@ -122,7 +123,7 @@ def test_metrics_alone_still_make_a_page(make_run) -> None:
     (folder / "summary.json").unlink()
     page = report(read_run(folder))
     check(page)
-    assert titles(page) == ["Results", "Training", "Time and throughput", "Other figures"]
+    assert titles(page) == ["Results", "Training", "Time and throughput", "Learners", "Other figures"]
 
 
 @pytest.mark.parametrize("value", ["NaN", None, "Infinity"])

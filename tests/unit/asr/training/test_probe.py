@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,15 @@ def test_the_curve_of_several_learners_is_bitwise_the_same_too(
 ) -> None:
     """The wrapper's buckets are regrouped after its first communicating backward: the probe must not be that one."""
     initial: dict[str, torch.Tensor] = {}  # threads share the generator that weights are drawn from
+    first = threading.Lock()
 
     def learner(world: World, config: DictConfig, folder: Path) -> None:
         trainer = make_trainer(config, folder, world)
         model = trainer.parts.run.model
-        model.load_state_dict(initial or model.state_dict())
-        initial.update({name: value.clone() for name, value in model.state_dict().items()})
+        with first:  # the weights of one learner of the first run are those of all
+            if not initial:
+                initial.update({name: value.clone() for name, value in model.state_dict().items()})
+        model.load_state_dict(initial)
         fit(trainer)
 
     for probe in ("true", "false"):
@@ -258,13 +262,13 @@ def test_split_units_are_counted_and_said(
     monkeypatch.setattr(trainer_module, "meter_of", lambda *_: device)
     config = small_config("backend=single", "trainer.max_steps=2", "trainer.memory_limit_gb=1.9")
     trainer = make_trainer(config, tmp_path, alone)
-    trial = trainer._trial
+    trial = trainer.parts.objective.trial
 
     def measured(batch: Batch) -> object:
         device.run(batch)
         return trial(batch)
 
-    monkeypatch.setattr(trainer, "_trial", measured)
+    monkeypatch.setattr(trainer.parts.objective, "trial", measured)
     with caplog.at_level(logging.INFO):
         fit(trainer)
     found = re.search(r"(\d+) of 20 units of an epoch need more than 1\.90 GiB and are run in parts", caplog.text)

@@ -105,6 +105,14 @@ def test_setting_twice_and_resuming_start_from_the_peak_again() -> None:
     assert second.current == pytest.approx(0.05)
 
 
+def test_the_rate_of_another_time_is_told_without_setting_it() -> None:
+    rate = LearningRate(optimizer_of(), one_cycle(anneal="linear", horizon=HORIZON))
+    rate.set(800)
+    before = rate.current
+    assert rate.at(600) == pytest.approx(0.05)
+    assert rate.current == before == rate.at(800)
+
+
 def test_the_rate_does_not_depend_on_how_samples_are_cut_into_steps() -> None:
     one, other = optimizer_of(), optimizer_of()
     single, many = (LearningRate(o, Constant(reference_batch=5, horizon=HORIZON)) for o in (one, other))

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from asr.data.batch import Batch
+from asr.hooks.diagnostics import Diagnostics
 from asr.models.speech_model import LossOutput, SpeechModel
 from asr.training.hook import Hook, LossTerms, ParameterGroup, Progress, Run
 from asr.training.metrics import read_rows
@@ -104,12 +105,16 @@ def test_hooks_run_where_the_pseudo_code_says(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "hook", [Recording(), Diagnostics(every=1, probe_batches=1)], ids=lambda hook: type(hook).__name__
+)
 def test_a_hook_that_promises_not_to_change_training_does_not(
-    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World, hook: Hook
 ) -> None:
-    config = small_config(*STEPS)
+    assert not hook.changes_training
+    config = small_config(*STEPS, "trainer.evaluate_every=2")
     fit(make_trainer(config, tmp_path / "without", alone))
-    fit(make_trainer(config, tmp_path / "with", alone, {"recording": Recording()}))
+    fit(make_trainer(config, tmp_path / "with", alone, {"watching": hook}))
     assert losses(tmp_path / "with") == losses(tmp_path / "without")
     assert len(losses(tmp_path / "with")) == 6
 

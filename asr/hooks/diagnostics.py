@@ -1,0 +1,91 @@
+"""Measures what decentralised SGD does to the learning rate, at evaluations: the figures of arXiv 2112.01433, section 2.
+
+    g_a  the mean of the learners' mini-batch gradients, each at the learner's own weights     alpha_e = alpha g_a.g / |g|^2
+    g_0  the same mini-batches, all at the mean weights                                        sigma_w^2 = n^-2 sum |w_j - w_a|^2
+    g    a larger, disjoint batch at the mean weights, for the gradient of the whole loss
+
+The formulas and the other figures are in distributed/diagnostics.py. The batches are global batches of the training plan,
+drawn anew for every measurement, with the augmentation and dropout that training gives them; a unit has the same at
+both weights. Where all learners hold the same weights, g_0 is g_a.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from asr.data.batch import Unit, keyed_seed
+from asr.data.plan import BatchPlan
+from asr.training.hook import Hook, Progress, Run
+from distributed.diagnostics import StepGradients, weight_variance
+from distributed.ranges import Count
+
+
+def drawn_batches(plan: BatchPlan, epoch: int, seed: int, probe_batches: int) -> tuple[list[Unit], list[list[Unit]]]:
+    """A global batch of an epoch, and ``probe_batches`` others of it, or as many as it has; drawn by ``seed``."""
+    batches = plan.epoch(epoch)
+    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
+    drawn, *others = (batches[place] for place in order[: 1 + probe_batches])
+    return drawn, others
+
+
+def measured_gradients(run: Run, progress: Progress, probe_batches: int) -> StepGradients:
+    """g_a, g_0 and g, inside ``backend.consensus()``; collective, and every learner does its share of each batch."""
+    seed = keyed_seed(run.seed, "diagnostics", progress.samples)
+    batch, probe = drawn_batches(run.plan, progress.epoch, seed, probe_batches)
+    rank, size = run.world.rank, run.world.size
+    own = run.gradients.load(run.plan.learner_units(batch, rank, size))
+    with run.backend.own_weights():
+        at_own = run.gradients.mean(own)
+    at_mean = at_own if run.backend.synchronous or size == 1 else run.gradients.mean(own)
+    units = [unit for each in probe for unit in run.plan.learner_units(each, rank, size)]
+    return StepGradients(at_own, at_mean, of_loss=run.gradients.mean(run.gradients.load(units)))
+
+
+class TooFewBatchesError(ValueError):
+    """An epoch has not as many batches as a measurement takes."""
+
+
+class Diagnostics(Hook):
+    """Logs the figures at every ``every``-th evaluation, the gradient g from ``probe_batches`` global batches.
+
+    alpha is the learning rate of the ordinary weights at the global batch before, as for plain SGD; gradients are those
+    before clipping. Under an optimizer that rescales them or keeps moments, alpha_e / alpha and ratios of the others still
+    tell how far gradients agree, but none of them is the length of a step.
+    """
+
+    changes_training: ClassVar[bool] = False
+
+    def __init__(self, *, every: Count, probe_batches: Count) -> None:
+        self.every = every
+        self.probe_batches = probe_batches
+        self.evaluations = 0
+        self.run: Run | None = None
+
+    def on_fit_start(self, run: Run, resumed: bool) -> None:
+        """Raises TooFewBatchesError where an epoch has not one more than the probe."""
+        batches = len(run.plan.epoch(0))
+        if batches <= self.probe_batches:
+            raise TooFewBatchesError(
+                f"hooks.diagnostics.probe_batches={self.probe_batches} must be below the {batches} global batches of an "
+                f"epoch, as one more is needed: lower it, or make batches smaller (batch.units, batch.unit_utterances)"
+            )
+        self.run = run
+
+    def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
+        run = self.run
+        assert run is not None
+        self.evaluations += 1
+        if self.evaluations % self.every:
+            return
+        gradients = measured_gradients(run, progress, self.probe_batches)
+        alpha = run.learning_rate.at(max(0.0, progress.samples - run.plan.nominal_batch))
+        distance = metrics.get("consensus/distance", 0.0)  # absent where learners hold the same weights
+        metrics |= gradients.diagnostics(alpha)
+        metrics["diagnostics/sigma_w2"] = weight_variance(distance, run.world.size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"evaluations": self.evaluations}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.evaluations = state["evaluations"]

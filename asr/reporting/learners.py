@@ -1,0 +1,136 @@
+"""How the learners of a run got on with each other: their shares of the work, how far apart they were, and what it did.
+
+Figures come from the metrics of backends (``comm/*``, ``consensus/*``) and of the hook ``diagnostics``
+(arXiv 2112.01433); docs/backends.md says what they mean. Runs that lack them have no such part.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from asr.reporting import text
+from asr.reporting.charts import chart, legend_of
+from asr.reporting.page import Html, table
+from asr.reporting.plots import HEIGHT_INCHES, WIDTH_INCHES, Curve, curve_chart, keys_chart
+from asr.reporting.run import RunRecord, number
+from asr.reporting.svg import new_axes, series_colour
+
+STALENESS = "comm/staleness/"  # before the number of updates; the value is a number of exchanges
+DISTANCES = (
+    Curve("consensus/distance", "Distance between learners", "mean squared distance from their mean, over samples"),
+    Curve(
+        "consensus/relative_distance",
+        "Relative distance",
+        "mean squared distance over the squared norm of the mean, over samples",
+    ),
+)
+RATES = {"diagnostics/alpha_e": "effective", "train/lr": "as scheduled"}
+NOISES = {
+    "diagnostics/delta": "of the step, Delta",
+    "diagnostics/delta_s": "of mini-batches alone, Delta_S",
+    "diagnostics/delta_2": "of the learners' distances, Delta(2)",
+}
+VARIANCE = Curve("diagnostics/sigma_w2", "Variance of the weights", "sigma_w^2, with one over n^2, over samples")
+COLUMNS = (
+    "learner",
+    "steps",
+    "units",
+    "share",
+    "waiting for others, per step",
+    "of a step",
+    "rounds per step",
+    "sent",
+    "mean staleness",
+)
+
+
+def shown_here(key: str) -> bool:
+    """Whether this part of the page shows a figure."""
+    keys = {"data/units", "comm/staleness_mean", "comm/rounds_per_step", *RATES, *NOISES}
+    return key.startswith(STALENESS) or key in keys | {curve.key for curve in (*DISTANCES, VARIANCE)}
+
+
+def learner_charts(records: Sequence[RunRecord]) -> list[Html]:
+    """Distances, diagnostics and staleness; those without a figure are left out."""
+    measured = any("diagnostics/alpha_e" in row for record in records for row in record.all_rows())
+    charts = [
+        *(curve_chart(records, curve) for curve in DISTANCES),
+        keys_chart(records, RATES, "rates", "Effective learning rate", "over samples") if measured else None,
+        keys_chart(records, NOISES, "noises", "Strength of the noise in a step", "squared length, over samples"),
+        curve_chart(records, VARIANCE),
+        staleness_chart(records),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def staleness_of(record: RunRecord) -> Counter[int]:
+    """Exchanges of all learners by their staleness."""
+    counted: Counter[int] = Counter()
+    for row in record.all_rows():
+        for key, value in row.items():
+            age = key.removeprefix(STALENESS)
+            if age != key and age.isdigit() and isinstance(value, int | float):
+                counted[int(age)] += int(value)
+    return counted
+
+
+def staleness_chart(records: Sequence[RunRecord]) -> Html | None:
+    """A histogram of staleness, in percent of a run's exchanges, with bars side by side where runs are several."""
+    counted = [staleness_of(record) for record in records]
+    if not any(counted):
+        return None
+    axes, said = new_axes(WIDTH_INCHES, HEIGHT_INCHES), []
+    width = 0.8 / len(records)
+    for index, (record, exchanges) in enumerate(zip(records, counted, strict=True)):
+        ages, total = sorted(exchanges), exchanges.total()
+        percent = [100 * exchanges[age] / total for age in ages]
+        places = np.array(ages, dtype=float) + (index - (len(records) - 1) / 2) * width
+        axes.bar(places, percent, width, color=series_colour(index))
+        listed = ", ".join(f"{age}: {text.figure(part)} %" for age, part in zip(ages, percent, strict=True))
+        said.append(f"{record.name}, {text.count(total)} exchanges: {listed or 'none'}")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(text.compact))
+    axes.set_xlim(-0.6, max(max(exchanges, default=0) for exchanges in counted) + 0.6)
+    note = "percent of exchanges, over own updates between snapshot and mixing"
+    description = f"Staleness. {'; '.join(said)}"
+    return chart(axes, "staleness", "Staleness of exchanges", note, description, legend_of(records))
+
+
+def learners_table(record: RunRecord) -> Html:
+    """A line per learner: its share of the units, and what communication cost it; empty where there is one learner."""
+    if len(record.rows) < 2:
+        return Html("")
+    learners = [replace(record, rows={learner: record.rows[learner]}) for learner in sorted(record.rows)]
+    units = sum(value for learner in learners if math.isfinite(value := learner.most("data/units")))
+    lines = [[str(name), *_cells(learner, units)] for name, learner in zip(sorted(record.rows), learners, strict=True)]
+    filled = [column for column in range(len(COLUMNS)) if any(line[column] != text.MISSING for line in lines)]
+    rows = [[line[column] for column in filled] for line in lines]
+    return table([COLUMNS[column] for column in filled], rows, "Learners", numbers=range(1, len(filled)))
+
+
+def _cells(learner: RunRecord, units: float) -> list[str]:
+    """The figures of one learner, in the order of ``COLUMNS`` after the first; ``units`` are those of all."""
+    own, exposed = learner.most("data/units"), _mean(learner, "time/comm_exposed")
+    exchanges = staleness_of(learner)
+    stale = sum(age * count for age, count in exchanges.items()) / exchanges.total() if exchanges else math.nan
+    sent = [number(row, "comm/bytes_sent") for row in learner.all_rows()]
+    return [
+        text.count(learner.most("step")),
+        text.count(own),
+        text.percent(own / units if units else math.nan, 1),
+        text.duration(exposed),
+        text.percent(exposed / _mean(learner, "time/step"), 1),
+        text.figure(_mean(learner, "comm/rounds_per_step")),
+        text.compact_bytes(float(np.nansum(sent))) if np.isfinite(sent).any() else text.MISSING,
+        text.figure(stale),
+    ]
+
+
+def _mean(learner: RunRecord, key: str) -> float:
+    """The mean of a figure over the rows that have it; NaN without."""
+    values = [value for row in learner.all_rows() if math.isfinite(value := number(row, key))]
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,60 @@
+"""Gradients of the training loss at the weights that the model holds, for what measures them; they leave no trace.
+
+    g  =  gradient of  sum of the losses of all learners' units / sum of their weights  (+ per-step terms)
+
+That is what a step's gradient is before clipping: with the hooks' terms, the augmentation and the dropout that training
+gives these units, in training mode. Nothing is changed by it: neither gradients, buffers and hook states nor generators.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from asr.data.batch import Batch, Unit
+from asr.data.pipeline import UnitDataset
+from asr.models.speech_model import SpeechModel
+from asr.training.objective import Objective
+from asr.training.state import gradients_dropped, untouched
+from distributed.launch import World
+
+
+class LossGradients:
+    """Loads units and differentiates them, on all learners together."""
+
+    def __init__(self, *, model: SpeechModel, objective: Objective, dataset: UnitDataset, world: World) -> None:
+        self.model = model
+        self.objective = objective
+        self.dataset = dataset
+        self.world = world
+
+    def load(self, units: Sequence[Unit]) -> list[Batch]:
+        """The batches of some units, as training gets them."""
+        return [self.dataset[unit] for unit in units]
+
+    def mean(self, batches: Sequence[Batch]) -> Tensor:
+        """The gradient of the mean loss over all learners' ``batches``, at least one each; bitwise the same everywhere.
+
+        Collective. Every learner's part is taken at the weights that its model holds. Shape (trainable elements,), in
+        the order of the model's parameters, on the host: what compares several needs no device memory.
+        """
+        weight = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
+        divisor = self.world.all_reduce_sum(weight).item() / self.world.size
+        own = self._own(batches, divisor or 1.0)  # without any weight there is no loss either
+        return self.world.all_reduce_sum(own).div_(self.world.size).cpu()
+
+    def _own(self, batches: Sequence[Batch], divisor: float) -> Tensor:
+        """This learner's part: gradients accumulate where a step's would, without being sent, and are dropped there."""
+        objective, model = self.objective, self.model
+        with (
+            untouched(model, objective.hooks, self.world.device),
+            gradients_dropped(model),
+            objective.backend.accumulating(),
+        ):
+            for batch in batches:
+                objective.backward(batch, divisor, last=batch is batches[-1])
+            return torch.cat([_flat_gradient(each) for each in model.parameters() if each.requires_grad])
+
+
+def _flat_gradient(parameter: Tensor) -> Tensor:
+    return (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).detach().reshape(-1)
