@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.distributed import HashStore
@@ -21,6 +22,10 @@ from distributed.launch import World, gloo_group
 from scripts.assembly import assemble
 from scripts.build import build_hooks
 from scripts.configuration import compose
+
+# A busy machine takes its time over an example now and then. What else is set for CI (repeatable examples) stays.
+settings.register_profile("patient", settings(deadline=None))
+settings.load_profile("patient")
 
 WORDS = ("no", "yes", "stop", "go")
 SECONDS = 20  # before a learner that waits gives up

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -93,7 +93,6 @@ def test_learners_that_agree_stay_bitwise_where_they_are(run_learners, name: str
         assert all(torch.equal(weights, start) for weights in history)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(0, 2**31))
 def test_weighted_difference_is_the_mixing_row_minus_oneself(neighbours: int, seed: int):
     generator = torch.Generator().manual_seed(seed)

@@ -32,7 +32,7 @@ def make(chunk: int | None, left_chunks: int, kernel: int = 5) -> Conformer:
     return encoder.double().eval()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     frames=st.integers(1, 70),
     chunk=st.integers(1, 4),

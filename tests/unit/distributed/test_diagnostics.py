@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,7 +22,6 @@ def vectors(seed: int, count: int, elements: int = 12) -> Tensor:
     return torch.randn(count, elements, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.01, 10.0))
 def test_a_step_is_alpha_e_along_the_gradient_and_noise_across_it(seed: int, alpha: float):
     """-alpha g_a = -alpha_e g + eta with eta orthogonal to g and Delta = ||eta||^2 (the paper's decomposition)."""

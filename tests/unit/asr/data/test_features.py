@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.data.features import LogMel, normalise
@@ -26,7 +26,6 @@ def noise(num_samples: int) -> torch.Tensor:
     return 0.1 * torch.randn(num_samples, generator=torch.Generator().manual_seed(1))
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(num_samples=st.integers(0, 3000), rate=st.sampled_from([8000, 11025, 16000]))
 def test_the_number_of_frames_is_exact(num_samples: int, rate: int) -> None:
     log_mel = make(sample_rate=rate)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.data.manifest import ManifestError, Utterance, read_manifest, write_manifest
@@ -47,7 +47,6 @@ def test_a_relative_path_outside_the_folder_survives(tmp_path: Path, monkeypatch
     assert utterance.audio_filepath == tmp_path / "corpora/o.wav"
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])), offset=st.none() | st.floats(0, 1e6))
 def test_round_trip_of_any_text(text: str, offset: float | None, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Line separators inside a text (U+2028, U+0085, ...) must not cut its line."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.data.plan import EDGE_FRAMES, BatchPlan, Budgets, check_learners, chunk, planned_frames, split_to_multiple
@@ -35,7 +35,6 @@ def lengths(number: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(50, 1000, number).tolist()
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(
     frames=st.lists(st.integers(1, 100), min_size=16, max_size=120),
     units=st.integers(1, 8),
@@ -70,7 +69,6 @@ def test_laws(
     assert make(frames, **settings).epoch(epoch) == batches
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(frames=st.lists(st.integers(90, 110), min_size=4, max_size=16), units=st.integers(2, 4))
 def test_what_the_constructor_accepts_can_be_planned_in_every_epoch(frames: list[int], units: int) -> None:
     """Budgets so tight that it depends on the jitter whether two utterances share a unit."""
@@ -82,7 +80,6 @@ def test_what_the_constructor_accepts_can_be_planned_in_every_epoch(frames: list
         assert all(len(batch) == units for batch in plan.epoch(epoch))
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(rank_of=st.sampled_from([1, 2, 4]), epoch=st.integers(0, 2))
 def test_learners_share_a_global_batch_whatever_their_number(rank_of: int, epoch: int) -> None:
     plan = make(lengths(100))

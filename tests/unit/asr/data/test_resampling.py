@@ -12,7 +12,7 @@ from asr.data.resampling import Resampler, resampler
 RATES = [(22050, 16000), (22050, 8000), (8000, 16000), (8000, 8000), (44100, 16000), (48000, 16000), (11025, 16000)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 30_000), st.sampled_from(RATES))
 def test_resampling_agrees_with_torchaudio_at_every_length(length: int, rates: tuple[int, int]) -> None:
     samples = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5

@@ -30,7 +30,7 @@ def compared(ours: Errors, theirs: Errors, words: Errors, replications: int = 40
 utterances = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 9)), min_size=1, max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(utterances)
 def test_against_itself_nothing_differs(triples: list[tuple[int, int, int]]) -> None:
     ours, _, words = zip(*triples, strict=True)
@@ -41,7 +41,7 @@ def test_against_itself_nothing_differs(triples: list[tuple[int, int, int]]) -> 
     assert (found.better, found.worse, found.equal) == (0, 0, len(words))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(utterances)
 def test_exchange_turns_the_signs(triples: list[tuple[int, int, int]]) -> None:
     ours, theirs, words = zip(*triples, strict=True)

@@ -20,7 +20,7 @@ def sections(report: str) -> dict[str, list[str]]:
     return {lines[0].partition(":")[0]: [line for line in lines[1:] if line] for lines in blocks}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETS)
 def test_texts_can_be_read_back_from_the_details(texts: dict[str, tuple[str, str]]) -> None:
     for line in sections(format_errors(texts))["PER-UTT DETAILS"]:
@@ -32,7 +32,7 @@ def test_texts_can_be_read_back_from_the_details(texts: dict[str, tuple[str, str
         assert tuple(sides) == texts[name]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETS)
 def test_sections_add_up_to_the_totals(texts: dict[str, tuple[str, str]]) -> None:
     report = format_errors(texts)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.data.batch import RawBatch
@@ -38,7 +38,6 @@ def make_hook(manifest: Path, **changes: Any) -> Reverberation:
     )
 
 
-@settings(deadline=None)
 @given(samples=st.integers(1, 3000), taps=st.integers(1, 3000), place=st.integers(0, 2999), gain=st.floats(0.01, 10))
 def test_an_impulse_at_any_place_is_the_identity(samples: int, taps: int, place: int, gain: float) -> None:
     signal, response = random(samples, 0), torch.zeros(taps, dtype=torch.float64)

@@ -31,7 +31,7 @@ def raw_batch(ids: list[str], epoch: int = 0, seed: int = 1, hook: str = "speed"
     return RawBatch(seed, epoch, ids, signals, [[1]] * len(ids), [[1]] * len(ids), hook=hook)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 30_000), st.sampled_from([0.5, 0.9, 0.95, 1.07, 1.1, 2.0]))
 def test_the_length_is_divided_by_the_factor_as_torchaudio_does_it(length: int, factor: float) -> None:
     waveform = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5

@@ -50,7 +50,7 @@ def make(name: str) -> Encoder:
 
 @every_encoder
 @given(frames=st.lists(st.integers(1, 40), min_size=1, max_size=4), extra=st.integers(0, 9), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_states_do_not_depend_on_padding_or_batch_mates(name: str, frames: list[int], extra: int, seed: int) -> None:
     encoder = make(name)
     generator = torch.Generator().manual_seed(seed)
