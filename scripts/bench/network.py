@@ -111,6 +111,7 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
         row = {
             "scheme": scheme,
             "bandwidth": bandwidth,
+            "batch": measured[0]["batch"],
             "step_seconds": step,
             "step_ratio": step / compute,
             "step_over_bound": step / max(compute, payload_bytes / goodput),

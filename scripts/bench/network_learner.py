@@ -236,7 +236,11 @@ class Measurement:
                 steps = COMPUTE_STEPS * plan.steps if name == "compute" else plan.steps
                 asynchronous_seconds = plan.exchanges * self.message.nbytes / goodput[-1]
                 self._turn(name, x, steps, asynchronous_seconds if name == "adpsgd" else 0.0, figures)
-        return {**{kind: dict(values) for kind, values in figures.items()}, "goodput_bytes_per_second": goodput}
+        return {
+            **{kind: dict(values) for kind, values in figures.items()},
+            "goodput_bytes_per_second": goodput,
+            "batch": len(x),
+        }
 
     def _turn(self, name: str, x: Tensor, least_steps: int, least_seconds: float, figures: dict[str, Any]) -> None:
         contender = self.found[name]
@@ -273,12 +277,12 @@ def main(interface: str, address: str, output: str, plan: str, *bandwidths: str)
     world = start(place(), timeout_seconds=120, device="cpu", threads=1)
     planned = Plan(**json.loads(plan))
     found = contenders(world, planned.width)
-    x = choose_batch(world, found["compute"], planned.width)
     with connection(world.rank, address) as joined:
         measurement = Measurement(world, interface, joined, found)
-        record: dict[str, Any] = {"message_bytes": measurement.message.nbytes, "batch": len(x)}
+        record: dict[str, Any] = {"message_bytes": measurement.message.nbytes}
         for bandwidth in bandwidths:
             limit_bandwidth(interface, bandwidth)
+            x = choose_batch(world, found["compute"], planned.width)
             record[bandwidth] = measurement.run(x, planned)
     Path(output).write_text(json.dumps(record))
     for contender in found.values():

@@ -15,6 +15,7 @@ def record(rank: int) -> dict:
     return {
         "message_bytes": 40e6,
         "1gbit": {
+            "batch": 150,
             "goodput_bytes_per_second": [125e6, 125e6],
             "step_seconds": {
                 "compute": [0.2, 0.2 + 0.01 * rank],
