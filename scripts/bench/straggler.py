@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer units and one repetition: under a minute")
     parser.add_argument("--units", type=int, default=400, help="of an epoch, per learner")
     parser.add_argument("--unit-ms", type=float, default=20.0, help="computation of a unit")
-    parser.add_argument("--parameters", type=int, default=250_000, help="float32 weights that travel")
+    parser.add_argument("--parameters", type=int, default=100_000, help="float32 weights that travel")
     parser.add_argument("--slowdowns", type=float, nargs="+", default=[5.0, 10.0], help="of one learner")
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args(arguments)
