@@ -5,8 +5,9 @@
 Compute is real: a perceptron of 10 million parameters (--quick: 5) on batches of 150 to 200 ms. The link is emulated
 (scripts/bench/namespaces.py); its goodput is measured in the same run by plain TCP, in both directions at once, with
 messages of the model's size. Schemes take turns, computation alone among them, always with both learners at work. A
-turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; figures are
-medians over turns and learners. Of that scheme only exchanges count that began and ended within the timed steps.
+turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; of that scheme
+only exchanges count that began and ended within these steps. Figures are medians over turns and learners; step times
+are compared with computation alone in the same turn.
 """
 
 import argparse
@@ -113,7 +114,7 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
             "bandwidth": bandwidth,
             "batch": measured[0]["batch"],
             "step_seconds": step,
-            "step_ratio": step / compute,
+            "step_ratio": statistics.median(step_ratios(scheme, measured)),
             "step_over_bound": step / max(compute, payload_bytes / goodput),
             "payload_bytes": payload_bytes,
             "goodput_bytes_per_second": goodput,
@@ -129,6 +130,12 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
             row["counted_over_interface"] = median("counted_bytes", scheme) / median("interface_bytes", scheme)
         rows.append(row)
     return rows
+
+
+def step_ratios(scheme: str, measured: Sequence[Record]) -> list[float]:
+    """Step time over that of computation alone in the same turn, which a machine's slow drift leaves alone."""
+    pairs = [zip(each["step_seconds"][scheme], each["step_seconds"]["compute"], strict=True) for each in measured]
+    return [step / compute for turns in pairs for step, compute in turns]
 
 
 def figures(rows: Sequence[Record]) -> dict[str, float]:

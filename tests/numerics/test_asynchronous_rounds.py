@@ -107,11 +107,8 @@ def test_hundreds_of_rounds_in_processes(tmp_path: Path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", range(2, 8))
-@pytest.mark.parametrize("topology", ["ring", "random_ring"])
-def test_ten_thousand_rounds_in_threads(
-    run_learners, monkeypatch: pytest.MonkeyPatch, size: int, topology: TopologyName
-):
-    in_threads(run_learners, monkeypatch, size, ROUNDS, topology)
+def test_ten_thousand_rounds_in_threads(run_learners, monkeypatch: pytest.MonkeyPatch, size: int):
+    in_threads(run_learners, monkeypatch, size, ROUNDS, "random_ring")
 
 
 @pytest.mark.long
