@@ -6,7 +6,8 @@ Part one has four learners whose computation is emulated by sleeping, so that th
 mixing and the hand-out of units are the real ones. Part two has two learners with real computation, pinned to a core
 each, of which one computes more per unit. An epoch is a fixed number of units. Schemes in lockstep give each learner
 one unit per step, asynchronous ones let each claim its next. The tail, from the first learner that finds no more units
-to the end of the last, is part of the epoch and also told by itself. Cases take turns; figures are medians over turns.
+to the end of the last, is part of the epoch and also told by itself. Cases take turns; figures are medians over turns,
+ratios over the same scheme with none slow in the same turn.
 """
 
 import argparse
@@ -43,7 +44,7 @@ PARTS = (
 
 
 def main(arguments: list[str]) -> None:
-    """Measure all schemes in turn, several times, and report ratios of medians."""
+    """Measure all schemes in turn, several times, and report medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--quick", action="store_true", help="fewer units and one repetition: under a minute")
@@ -73,10 +74,10 @@ def cases_of(part: Part, options: argparse.Namespace) -> list[Case]:
         return part.learners * steps
 
     return [
-        Case(scheme, slowdown, units(scheme), options.unit_ms / 1000, f"{repetition}-{slowdown}-{scheme}")
+        Case(repetition, scheme, slowdown, units(scheme), options.unit_ms / 1000)
         for repetition in range(options.repetitions)
-        for slowdown in [1.0, *options.slowdowns]
         for scheme in part.schemes
+        for slowdown in [1.0, *options.slowdowns]
     ]
 
 
@@ -88,23 +89,20 @@ def measure(part: Part, options: argparse.Namespace) -> list[tuple[Case, list[Ou
 
 
 def summarise(part: Part, measured: Sequence[tuple[Case, list[Outcome]]], unit_seconds: float) -> list[Row]:
-    """One row per scheme and slowdown: medians over repetitions, and ratios over the same scheme with none slow."""
+    """One row per scheme and slowdown: medians over repetitions, ratios over none slow in the same repetition."""
+    none = {(case.repetition, case.scheme): epoch_figures(case, all_) for case, all_ in measured if case.slowdown == 1}
     runs: dict[tuple[str, float], list[Row]] = {}
     for case, outcomes in measured:
-        runs.setdefault((case.scheme, case.slowdown), []).append(epoch_figures(case, outcomes))
-    medians = {
-        case: {key: statistics.median(each[key] for each in repeated) for key in repeated[0]}
-        for case, repeated in runs.items()
-    }
+        found, usual = epoch_figures(case, outcomes), none[case.repetition, case.scheme]
+        found["epoch_ratio"] = found["seconds"] / usual["seconds"]
+        found["healthy_speed"] = found["healthy_units_per_second"] / usual["healthy_units_per_second"]
+        found["unit_over_nominal"] = 1 / (usual["healthy_units_per_second"] * unit_seconds)
+        runs.setdefault((case.scheme, case.slowdown), []).append(found)
     rows = []
-    for (scheme, slowdown), found in medians.items():
-        none = medians[scheme, 1.0]
-        row: Row = {"compute": part.compute, "suffix": part.suffix, "scheme": scheme, "slowdown": slowdown, **found}
-        row["epoch_ratio"] = found["seconds"] / none["seconds"]
+    for (scheme, slowdown), repeated in runs.items():
+        row: Row = {"compute": part.compute, "suffix": part.suffix, "scheme": scheme, "slowdown": slowdown}
         row["ideal_ratio"] = part.learners / (part.learners - 1 + 1 / slowdown) if scheme in ASYNCHRONOUS else slowdown
-        row["healthy_speed"] = found["healthy_units_per_second"] / none["healthy_units_per_second"]
-        row["unit_over_nominal"] = 1 / (none["healthy_units_per_second"] * unit_seconds)
-        rows.append(row)
+        rows.append(row | {key: statistics.median(each[key] for each in repeated) for key in repeated[0]})
     return rows
 
 

@@ -24,11 +24,16 @@ LAYERS, BATCH = 3, 256  # of the perceptron that computes
 class Case:
     """One epoch under one scheme, as every learner is told."""
 
+    repetition: int
     scheme: str
     slowdown: float  # of learner 0
     units: int  # of all learners together
     unit_seconds: float
-    name: str  # of the claims
+
+    @property
+    def pool(self) -> str:
+        """The name under which units are claimed, of this epoch alone."""
+        return f"{self.repetition}-{self.scheme}-{self.slowdown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,7 @@ def run_unit(backend: FlatBackend, wrapped: nn.Module, optimizer: torch.optim.Op
 
 
 def _more(world: World, case: Case, lockstep: bool, done: int) -> bool:
-    return done < case.units // world.size if lockstep else world.claim(case.name, 1) < case.units
+    return done < case.units // world.size if lockstep else world.claim(case.pool, 1) < case.units
 
 
 def _passes_of_a_unit(world: World, model: nn.Module, unit_seconds: float) -> int:
