@@ -22,7 +22,7 @@ from scripts.bench.report import save_figures
 from scripts.bench.straggler_learner import ASYNCHRONOUS, Case, Outcome, run_emulated, run_real
 from scripts.startup import run_main
 
-Row = dict[str, Any]
+Found = dict[str, Any]
 QUICK_UNITS_PER_LEARNER, QUICK_STEPS = 80, 20  # the latter of schemes in lockstep, which have no tail
 
 
@@ -88,10 +88,10 @@ def measure(part: Part, options: argparse.Namespace) -> list[tuple[Case, list[Ou
     return [(case, [outcomes[i] for outcomes in by_learner]) for i, case in enumerate(cases)]
 
 
-def summarise(part: Part, measured: Sequence[tuple[Case, list[Outcome]]], unit_seconds: float) -> list[Row]:
+def summarise(part: Part, measured: Sequence[tuple[Case, list[Outcome]]], unit_seconds: float) -> list[Found]:
     """One row per scheme and slowdown: medians over repetitions, ratios over none slow in the same repetition."""
     none = {(case.repetition, case.scheme): epoch_figures(case, all_) for case, all_ in measured if case.slowdown == 1}
-    runs: dict[tuple[str, float], list[Row]] = {}
+    runs: dict[tuple[str, float], list[Found]] = {}
     for case, outcomes in measured:
         found, usual = epoch_figures(case, outcomes), none[case.repetition, case.scheme]
         found["epoch_ratio"] = found["seconds"] / usual["seconds"]
@@ -100,7 +100,7 @@ def summarise(part: Part, measured: Sequence[tuple[Case, list[Outcome]]], unit_s
         runs.setdefault((case.scheme, case.slowdown), []).append(found)
     rows = []
     for (scheme, slowdown), repeated in runs.items():
-        row: Row = {"compute": part.compute, "suffix": part.suffix, "scheme": scheme, "slowdown": slowdown}
+        row: Found = {"compute": part.compute, "suffix": part.suffix, "scheme": scheme, "slowdown": slowdown}
         row["ideal_ratio"] = part.learners / (part.learners - 1 + 1 / slowdown) if scheme in ASYNCHRONOUS else slowdown
         rows.append(row | {key: statistics.median(each[key] for each in repeated) for key in repeated[0]})
     return rows
@@ -122,7 +122,7 @@ def epoch_figures(case: Case, outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def figures(rows: Sequence[Row]) -> dict[str, float]:
+def figures(rows: Sequence[Found]) -> dict[str, float]:
     """The rows as figures by scheme and slowdown; those of real computation have names of their own."""
     found = {}
     for row in rows:
@@ -134,7 +134,7 @@ def figures(rows: Sequence[Row]) -> dict[str, float]:
     return found
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Found]) -> str:
     """The rows in Markdown."""
     lines = [
         "| compute | scheme | slowdown | epoch s | over none | ideal | tail s | healthy learners' speed | units of the slow one |",
