@@ -45,7 +45,7 @@ def _learn(pinned: bool, work: Callable[..., Any], *arguments: Any) -> Any:
         if len(cores) < place.local_size:
             raise ValueError(f"{place.local_size} learners want a core each, but this process may use {len(cores)}")
         os.sched_setaffinity(0, {cores[place.local_rank]})  # before there are threads, which inherit it
-    world: World = launch.start(place, timeout_seconds=TIMEOUT_SECONDS, device="cpu", threads=1)
+    world: World = launch.start(place, timeout_seconds=TIMEOUT_SECONDS, patience_seconds=None, device="cpu", threads=1)
     try:
         return work(world, *arguments)
     finally:

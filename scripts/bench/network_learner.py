@@ -274,7 +274,7 @@ def payload(figures: dict[str, float]) -> float:
 
 def main(interface: str, address: str, output: str, plan: str, *bandwidths: str) -> None:
     """Measure at every bandwidth and write the record; ``plan`` is a Plan in JSON."""
-    world = start(place(), timeout_seconds=120, device="cpu", threads=1)
+    world = start(place(), timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
     planned = Plan(**json.loads(plan))
     found = contenders(world, planned.width)
     with connection(world.rank, address) as joined:
