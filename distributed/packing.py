@@ -40,6 +40,14 @@ class Packing:
         for buffer, part in zip(self.buffers, self._parts(message), strict=True):
             part.copy_(buffer)
 
+    def take_sum(self, message: Message, differences: Message) -> None:
+        """Copy the buffers with ``differences`` added into a message; on the host in one pass over memory."""
+        for buffer, part, difference in zip(self.buffers, self._parts(message), self._parts(differences), strict=True):
+            if buffer.is_cuda:
+                part.copy_(buffer).add_(difference)
+            else:
+                torch.add(buffer, difference, out=part)
+
     def add(self, differences: Message) -> None:
         """Add a message to the buffers; it has been read when this returns, and may be overwritten."""
         for buffer, part in zip(self.buffers, self._parts(differences), strict=True):

@@ -38,10 +38,10 @@ class PendingMixing:
     def snapshot(self, into: Message) -> int:
         """Copy the weights, pending mixing included, into a message; returns the token that ``add`` wants."""
         with self._changed:
-            self.packing.take_snapshot(into)
             if self._arrived:
-                for part, pending in zip(into, self._pending, strict=True):
-                    part.add_(pending)
+                self.packing.take_sum(into, self._pending)
+            else:
+                self.packing.take_snapshot(into)
             self._in_flight[self.updates] += 1
             return self.updates
 
@@ -50,7 +50,10 @@ class PendingMixing:
         """Leave what the exchange of a snapshot gives."""
         with self._changed:
             for pending, delta in zip(self._pending, deltas, strict=True):
-                pending.add_(delta)
+                if self._arrived:
+                    pending.add_(delta)
+                else:
+                    pending.copy_(delta)  # what is in it has been folded in
             self._in_flight -= Counter([taken_at])
             self._arrived[taken_at] += 1
             self._changed.notify_all()
@@ -88,8 +91,6 @@ class PendingMixing:
         if not self._arrived:
             return
         self.packing.add(self._pending)
-        for pending in self._pending:
-            pending.zero_()
         for taken_at, exchanges in self._arrived.items():
             self._staleness[self.updates - taken_at] += exchanges
         self._arrived.clear()

@@ -41,17 +41,18 @@ def one_thread() -> None:
 def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Run ``function(world)`` on ``size`` learners, each a thread with a gloo group over an in-memory store.
 
-    Returns their results by rank; raises the error of the learner that failed first.
+    Returns their results by rank; raises the error of the learner that failed first. None waits longer
+    than ``seconds`` for another.
     """
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
-    def run(size: int, function: Callable[[World], Any]) -> list[Any]:
+    def run(size: int, function: Callable[[World], Any], seconds: float = SECONDS) -> list[Any]:
         store, results, errors = HashStore(), [None] * size, []
 
         def learner(rank: int) -> None:
             torch.set_num_threads(1)
             try:
-                group = gloo_group(store, rank, size, SECONDS)
+                group = gloo_group(store, rank, size, seconds)
                 results[rank] = function(World(rank, size, rank, size, torch.device("cpu"), group))
             except BaseException as error:
                 errors.append(error)
@@ -60,7 +61,7 @@ def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(SECONDS + 10)
+            thread.join(seconds + 10)
         if errors:
             raise errors[0]
         assert not any(thread.is_alive() for thread in threads), "a learner hangs"

@@ -1,5 +1,6 @@
 """Learners of a benchmark: real processes on this host, started as torchrun starts them."""
 
+import os
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,11 @@ from distributed.launch import World
 TIMEOUT_SECONDS = 600.0
 
 
-def run_learners(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+def run_learners(size: int, work: Callable[..., Any], *arguments: Any, pinned: bool = False) -> list[Any]:
     """``work(world, *arguments)`` of each of ``size`` learners, by rank; ``work`` and its results must be picklable.
+
+    Args:
+        pinned: each learner, with all its threads, keeps to a core of its own, of which there must be enough (Linux).
 
     Raises:
         ChildFailedError: a learner failed; its traceback is on the terminal.
@@ -30,14 +34,18 @@ def run_learners(size: int, work: Callable[..., Any], *arguments: Any) -> list[A
         start_method="spawn",
         monitor_interval=0.1,
     )
-    results: dict[int, Any] = elastic_launch(config, _learn)(work, *arguments)
+    results: dict[int, Any] = elastic_launch(config, _learn)(pinned, work, *arguments)
     return [results[rank] for rank in range(size)]
 
 
-def _learn(work: Callable[..., Any], *arguments: Any) -> Any:
-    world: World = launch.start(
-        launch.place(), timeout_seconds=TIMEOUT_SECONDS, patience_seconds=None, device="cpu", threads=1
-    )
+def _learn(pinned: bool, work: Callable[..., Any], *arguments: Any) -> Any:
+    place = launch.place()
+    if pinned:
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < place.local_size:
+            raise ValueError(f"{place.local_size} learners want a core each, but this process may use {len(cores)}")
+        os.sched_setaffinity(0, {cores[place.local_rank]})  # before there are threads, which inherit it
+    world: World = launch.start(place, timeout_seconds=TIMEOUT_SECONDS, patience_seconds=None, device="cpu", threads=1)
     try:
         return work(world, *arguments)
     finally:

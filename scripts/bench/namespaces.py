@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from scripts.startup import UsageError
 
 BURST = "1mb"  # a smaller bucket than this throttles traffic in both directions at once; it must be small to a message
+PACKET_BYTES = "65000"  # stands for the segmentation and coalescing of network cards, which cores would have to do here
 LATENCY = "50ms"  # longest wait in the bucket's queue before packets are dropped
 
 
@@ -51,7 +52,7 @@ def linked_pair() -> Iterator[tuple[Host, Host]]:
         _ip("link", "add", first.interface, *ends[0], "type", "veth", "peer", "name", second.interface, *ends[1])
         for host in pair:
             _ip("-n", host.namespace, "address", "add", f"{host.address}/24", "dev", host.interface)
-            _ip("-n", host.namespace, "link", "set", host.interface, "up")
+            _ip("-n", host.namespace, "link", "set", host.interface, "mtu", PACKET_BYTES, "up")
             _ip("-n", host.namespace, "link", "set", "lo", "up")
         yield first, second
     finally:

@@ -2,9 +2,12 @@
 
     sudo .venv/bin/python scripts/bench/network.py --json network.json
 
-Compute is real: a perceptron of 11 million parameters on batches of 150 to 200 ms. The link is emulated
+Compute is real: a perceptron of 10 million parameters (--quick: 5) on batches of 150 to 200 ms. The link is emulated
 (scripts/bench/namespaces.py); its goodput is measured in the same run by plain TCP, in both directions at once, with
-messages of the model's size. Schemes take turns of a few steps; figures are medians over the steps of both learners.
+messages of the model's size. Schemes take turns, computation alone among them, always with both learners at work. A
+turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; of that scheme
+only exchanges count that began and ended within these steps. Figures are medians over turns and learners; step times
+are compared with computation alone in the same turn.
 """
 
 import argparse
@@ -14,15 +17,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from scripts.bench.namespaces import Host, linked_pair
+from scripts.bench.network_learner import Plan
 from scripts.bench.report import save_figures
 from scripts.startup import REPOSITORY, run_main
 
 BANDWIDTHS = ("1gbit", "200mbit")
 PORT = 29577
+FULL, QUICK = Plan(width=1216, turns=5, steps=4, exchanges=20), Plan(width=864, turns=1, steps=2, exchanges=8)
+ROUNDS_SHARE = 0.8  # of the rounds that the link has room for: what an asynchronous scheme shall complete
+FIGURES = (
+    "step_ratio", "step_over_bound", "wire_efficiency", "rounds_per_step", "rounds_over_target",
+    "counted_over_interface",
+)  # fmt: skip
 Record = dict[str, Any]
 
 
@@ -30,11 +41,10 @@ def main(arguments: list[str]) -> None:
     """Measure, print a table in Markdown and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to save the figures")
-    parser.add_argument("--quick", action="store_true", help="fewer steps: under a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer steps of a smaller model: under a minute")
     parser.add_argument("--bandwidths", nargs="+", default=BANDWIDTHS, help="rates as tc writes them")
     options = parser.parse_args(arguments)
-    turns, steps = (1, 2) if options.quick else (3, 5)
-    records = measure(options.bandwidths, turns, steps)
+    records = measure(options.bandwidths, QUICK if options.quick else FULL)
     rows = [row for bandwidth in options.bandwidths for row in summarise(bandwidth, records)]
     print(table(rows))
     if options.json is not None:
@@ -42,11 +52,11 @@ def main(arguments: list[str]) -> None:
         save_figures(options.json, figures(rows), rows, how=how)
 
 
-def measure(bandwidths: Sequence[str], turns: int, steps: int) -> list[Record]:
+def measure(bandwidths: Sequence[str], plan: Plan) -> list[Record]:
     """What both learners recorded."""
     with linked_pair() as hosts, tempfile.TemporaryDirectory() as folder:
         learners = [
-            subprocess.Popen(host.command(learner_command(rank, hosts, Path(folder), bandwidths, turns, steps)))
+            subprocess.Popen(host.command(learner_command(rank, hosts, Path(folder), bandwidths, plan)))
             for rank, host in enumerate(hosts)
         ]
         try:
@@ -59,9 +69,7 @@ def measure(bandwidths: Sequence[str], turns: int, steps: int) -> list[Record]:
         return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(len(hosts))]
 
 
-def learner_command(
-    rank: int, hosts: Sequence[Host], folder: Path, bandwidths: Sequence[str], turns: int, steps: int
-) -> list[str]:
+def learner_command(rank: int, hosts: Sequence[Host], folder: Path, bandwidths: Sequence[str], plan: Plan) -> list[str]:
     """The command line of one learner, as a launcher with one learner per host would start it."""
     place = {
         "RANK": rank,
@@ -75,12 +83,18 @@ def learner_command(
         "PYTHONPATH": REPOSITORY,
     }
     script = Path(__file__).with_name("network_learner.py")
-    arguments = [hosts[rank].interface, hosts[0].address, folder / f"{rank}.json", turns, steps, *bandwidths]
+    arguments = [
+        hosts[rank].interface,
+        hosts[0].address,
+        folder / f"{rank}.json",
+        json.dumps(asdict(plan)),
+        *bandwidths,
+    ]
     return ["env", *(f"{key}={value}" for key, value in place.items()), sys.executable, *map(str, [script, *arguments])]
 
 
 def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
-    """One row per scheme: medians over the steps of all learners."""
+    """One row per scheme: medians over the turns of all learners."""
     measured = [record[bandwidth] for record in records]
 
     def median(*path: str) -> float:
@@ -98,8 +112,9 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
         row = {
             "scheme": scheme,
             "bandwidth": bandwidth,
+            "batch": measured[0]["batch"],
             "step_seconds": step,
-            "step_ratio": step / compute,
+            "step_ratio": statistics.median(step_ratios(scheme, measured)),
             "step_over_bound": step / max(compute, payload_bytes / goodput),
             "payload_bytes": payload_bytes,
             "goodput_bytes_per_second": goodput,
@@ -108,10 +123,19 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
         if scheme in measured[0]["exchange_seconds"]:
             exchange = median("exchange_seconds", scheme)
             row["wire_efficiency"] = records[0]["message_bytes"] / exchange / goodput
+        if scheme == "adpsgd":
+            room = min(1.0, compute * goodput / records[0]["message_bytes"])
+            row["rounds_over_target"] = row["rounds_per_step"] / (ROUNDS_SHARE * room)
         if payload_bytes:
             row["counted_over_interface"] = median("counted_bytes", scheme) / median("interface_bytes", scheme)
         rows.append(row)
     return rows
+
+
+def step_ratios(scheme: str, measured: Sequence[Record]) -> list[float]:
+    """Step time over that of computation alone in the same turn, which a machine's slow drift leaves alone."""
+    pairs = [zip(each["step_seconds"][scheme], each["step_seconds"]["compute"], strict=True) for each in measured]
+    return [step / compute for turns in pairs for step, compute in turns]
 
 
 def figures(rows: Sequence[Record]) -> dict[str, float]:
@@ -122,7 +146,7 @@ def figures(rows: Sequence[Record]) -> dict[str, float]:
             found[f"compute_seconds/{row['bandwidth']}"] = row["step_seconds"]
             continue
         found[f"payload_bytes/{row['scheme']}"] = row["payload_bytes"]
-        for key in ("step_ratio", "step_over_bound", "wire_efficiency", "rounds_per_step", "counted_over_interface"):
+        for key in FIGURES:
             if key in row:
                 found[f"{key}/{row['scheme']}/{row['bandwidth']}"] = row[key]
     return found
@@ -131,14 +155,15 @@ def figures(rows: Sequence[Record]) -> dict[str, float]:
 def table(rows: Sequence[Record]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| link | scheme | step ms | / compute | / bound | wire efficiency | MB per step | counted / interface |",
-        "|---|---|---|---|---|---|---|---|",
+        "| link | scheme | step ms | / compute | / bound | wire efficiency | rounds per step | / target | MB per step |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        optional = [f"{row[key]:.2f}" if key in row else "-" for key in ("wire_efficiency", "counted_over_interface")]
+        optional = [f"{row[key]:.2f}" if key in row else "-" for key in ("wire_efficiency", "rounds_over_target")]
         lines.append(
             f"| {row['bandwidth']} | {row['scheme']} | {row['step_seconds'] * 1000:.0f} | {row['step_ratio']:.2f} | "
-            f"{row['step_over_bound']:.2f} | {optional[0]} | {row['payload_bytes'] / 1e6:.1f} | {optional[1]} |"
+            f"{row['step_over_bound']:.2f} | {optional[0]} | {row['rounds_per_step']:.2f} | {optional[1]} | "
+            f"{row['payload_bytes'] / 1e6:.1f} |"
         )
     return "\n".join(lines)
 

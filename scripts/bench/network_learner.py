@@ -2,6 +2,7 @@
 
 import json
 import socket
+import statistics
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.allreduce import AllReduce
+from distributed.async_gossip import AsynchronousGossip
 from distributed.base import FlatBackend
 from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
@@ -25,10 +28,22 @@ from distributed.launch import World, place, start, stop
 from distributed.transport import NeighbourExchange
 from scripts.bench.namespaces import limit_bandwidth
 
-WIDTH, LAYERS = 1280, 7  # 11.5 million parameters
+LAYERS = 7
 COMPUTE_SECONDS = 0.17  # of one step, which the batch size is chosen for
+COMPUTE_STEPS = 5  # of computation alone, for each step of a scheme
+MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and the link shall be the only limit
 TCP_PORT = 29578
 MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    width: int  # of the perceptron's layers
+    turns: int
+    steps: int  # of a scheme per turn
+    exchanges: int  # one after the other, that an asynchronous scheme has time for per turn
 
 
 @dataclass(slots=True)
@@ -54,19 +69,29 @@ class Contender:
             self.optimizer.step()
         self.backend.zero_grad()
 
+    def settle(self, world: World) -> None:
+        """Return when nothing of this scheme is in flight anywhere."""
+        if self.backend is not None:
+            self.backend.drain()
+        world.barrier()
 
-def network() -> nn.Module:
+    def take(self, world: World) -> dict[str, float]:
+        """The figures of communication since the last call."""
+        return world.traffic.take() if self.backend is None else self.backend.metrics()
+
+
+def network(width: int) -> nn.Module:
     """A perceptron; its weights do not matter."""
-    layers = [layer for _ in range(LAYERS) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+    layers = [layer for _ in range(LAYERS) for layer in (nn.Linear(width, width), nn.ReLU())]
     return nn.Sequential(*layers)
 
 
-def contenders(world: World) -> dict[str, Contender]:
+def contenders(world: World, width: int) -> dict[str, Contender]:
     """Everything that is compared; all of them stay in memory and take turns."""
-    message_bytes = sum(p.numel() * p.element_size() for p in network().parameters())
+    message_bytes = sum(p.numel() * p.element_size() for p in network(width).parameters())
 
     def ours(backend: FlatBackend) -> Contender:
-        model = network()
+        model = network(width)
         wrapped = backend.wrap(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
         backend.attach(optimizer)
@@ -76,16 +101,22 @@ def contenders(world: World) -> dict[str, Contender]:
     def theirs(model: nn.Module, payload_bytes: int) -> Contender:
         return Contender(model, torch.optim.SGD(model.parameters(), lr=1e-6), None, payload_bytes)
 
-    compressed = DistributedDataParallel(network(), gradient_as_bucket_view=True)
+    compressed = DistributedDataParallel(network(width), gradient_as_bucket_view=True)
     compressed.register_comm_hook(None, fp16_compress_hook)
     return {
-        "compute": theirs(network(), 0),
+        "compute": theirs(network(width), 0),
+        "adpsgd": ours(asynchronous_gossip(world)),
         "dpsgd": ours(DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)),
         "delay_by_one": ours(DelayByOne(mix_moments=False, world=world)),
         "allreduce": ours(AllReduce(bucket_mb=25, world=world)),
-        "ddp": theirs(DistributedDataParallel(network(), gradient_as_bucket_view=True), message_bytes),
+        "ddp": theirs(DistributedDataParallel(network(width), gradient_as_bucket_view=True), message_bytes),
         "ddp_fp16": theirs(compressed, message_bytes // 2),
     }
+
+
+def asynchronous_gossip(world: World) -> AsynchronousGossip:
+    """ADPSGD on a ring."""
+    return AsynchronousGossip(topology="ring", rounds_per_step=1.0, max_staleness=MAX_STALENESS, seed=1, world=world)
 
 
 def seconds_of(action: Callable[[], object]) -> float:
@@ -95,13 +126,15 @@ def seconds_of(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def choose_batch(world: World, contender: Contender) -> Tensor:
+def choose_batch(world: World, contender: Contender, width: int) -> Tensor:
     """Inputs with which a step computes for about COMPUTE_SECONDS, while all learners compute."""
-    trial = 32
-    contender.step(torch.randn(trial, WIDTH))
-    seconds = min(seconds_of(lambda: contender.step(torch.randn(trial, WIDTH))) for _ in range(5))
-    wanted = torch.tensor([trial * COMPUTE_SECONDS / seconds])
-    return torch.randn(max(1, int(world.average(wanted).item())), WIDTH)
+    x = torch.randn(64, width)
+    for _ in range(3):
+        world.barrier()
+        seconds = statistics.median(seconds_of(partial(contender.step, x)) for _ in range(6))
+        wanted = world.average(torch.tensor([len(x) * COMPUTE_SECONDS / seconds])).item()
+        x = torch.randn(max(1, round(wanted)), width)
+    return x
 
 
 @contextmanager
@@ -148,16 +181,21 @@ def interface_bytes(interface: str) -> int:
 class Measurement:
     """Takes turns between contenders, transport alone and plain TCP at one bandwidth."""
 
-    def __init__(self, world: World, interface: str, joined: socket.socket, message: Tensor) -> None:
+    def __init__(self, world: World, interface: str, joined: socket.socket, found: dict[str, Contender]) -> None:
         self.world = world
         self.interface = interface
         self.joined = joined
-        self.message = message
+        self.found = found
+        self.message = torch.zeros(sum(p.numel() for p in found["compute"].model.parameters()))
         self.exchange = NeighbourExchange(
             group=world.new_group("bench-exchange", range(2)), learners=range(2), traffic=world.traffic
         )
         self.reduction = world.new_group("bench-reduction", range(2))
-        self.transports = {"dpsgd": self._exchange, "delay_by_one": self._reduce}
+        self.transports = {
+            "adpsgd": self._gossip,
+            "dpsgd": lambda: seconds_of(self._exchange),
+            "delay_by_one": lambda: seconds_of(self._reduce),
+        }
 
     def _exchange(self) -> None:
         others = [1 - self.world.rank]
@@ -167,50 +205,89 @@ class Measurement:
     def _reduce(self) -> None:
         self.reduction.allreduce([self.message]).wait()
 
-    def run(self, found: dict[str, Contender], x: Tensor, turns: int, steps: int) -> dict[str, Any]:
+    def _gossip(self) -> float:
+        """Seconds per message of exchanges by the background threads, snapshots and mixing included."""
+        contender = self.found["adpsgd"]
+        contender.take(self.world)
+
+        def rounds() -> None:
+            assert contender.backend is not None
+            contender.backend.begin_step(1.0)
+            time.sleep(0.05)  # both learners' threads begin a round, which takes longer than this
+            contender.backend.drain()
+
+        seconds = seconds_of(rounds)
+        messages = payload(contender.take(self.world)) / self.message.nbytes
+        if not messages:
+            raise RuntimeError("no exchange of asynchronous gossip began within 50 ms; is the machine overloaded?")
+        return seconds / messages
+
+    def run(self, x: Tensor, plan: Plan) -> dict[str, Any]:
         """Figures of every contender, by kind."""
         figures: dict[str, Any] = defaultdict(lambda: defaultdict(list))
         goodput = []
-        for _ in range(turns):
+        for _ in range(plan.turns):
             self.world.barrier()
             goodput.append(self.message.nbytes / tcp_seconds(self.joined, self.message.nbytes))
             for name, transport in self.transports.items():
                 self.world.barrier()
-                figures["exchange_seconds"][name].append(seconds_of(transport))
-            for name, contender in found.items():
-                self._turn(name, contender, x, steps, figures)
-        return {**{kind: dict(values) for kind, values in figures.items()}, "goodput_bytes_per_second": goodput}
+                figures["exchange_seconds"][name].append(transport())
+            for name in self.found:
+                steps = COMPUTE_STEPS * plan.steps if name == "compute" else plan.steps
+                asynchronous_seconds = plan.exchanges * self.message.nbytes / goodput[-1]
+                self._turn(name, x, steps, asynchronous_seconds if name == "adpsgd" else 0.0, figures)
+        return {
+            **{kind: dict(values) for kind, values in figures.items()},
+            "goodput_bytes_per_second": goodput,
+            "batch": len(x),
+        }
 
-    def _turn(self, name: str, contender: Contender, x: Tensor, steps: int, figures: dict[str, Any]) -> None:
+    def _turn(self, name: str, x: Tensor, least_steps: int, least_seconds: float, figures: dict[str, Any]) -> None:
+        contender = self.found[name]
         self.world.barrier()
         contender.step(x)  # pipelines fill, buckets are regrouped
-        self.world.barrier()
-        self.world.traffic.take()
+        contender.settle(self.world)
+        contender.take(self.world)
         before = interface_bytes(self.interface)
-        figures["step_seconds"][name] += [seconds_of(lambda: contender.step(x)) for _ in range(steps)]
-        counted = self.world.traffic.take()
-        sent_bytes = counted["comm/bytes_sent"] if contender.backend else steps * contender.payload_bytes
-        payload_bytes = sent_bytes - (counted["comm/control_bytes_sent"] if contender.backend else 0)
-        figures["payload_bytes"][name].append(payload_bytes / steps)
-        figures["rounds_per_step"][name].append(counted["comm/rounds"] / steps)
-        self.world.barrier()
-        figures["counted_bytes"][name].append(sent_bytes)
+        started, steps = time.perf_counter(), 0
+        while steps < least_steps or time.perf_counter() - started < least_seconds:
+            contender.step(x)
+            steps += 1
+        figures["step_seconds"][name].append((time.perf_counter() - started) / steps)
+        inside = contender.take(self.world)  # of an asynchronous scheme: exchanges that began and ended inside
+        contender.settle(self.world)
+        counted = inside["comm/bytes_sent"] + contender.take(self.world)["comm/bytes_sent"]
+        by_itself = steps * contender.payload_bytes  # of a model that communicates without a backend
+        figures["payload_bytes"][name].append((payload(inside) + by_itself) / steps)
+        # With two learners a round of the ring is one message each way, whoever began it.
+        rounds = payload(inside) / self.message.nbytes if name == "adpsgd" else inside["comm/rounds"]
+        figures["rounds_per_step"][name].append(rounds / steps)
+        figures["steps"][name].append(steps)
+        figures["counted_bytes"][name].append(counted + by_itself)
         figures["interface_bytes"][name].append(interface_bytes(self.interface) - before)
 
 
-def main(interface: str, address: str, output: str, turns: str, steps: str, *bandwidths: str) -> None:
-    """Measure at every bandwidth and write the record."""
+def payload(figures: dict[str, float]) -> float:
+    """Bytes sent that were the exchange of a step."""
+    return figures["comm/bytes_sent"] - figures["comm/control_bytes_sent"]
+
+
+def main(interface: str, address: str, output: str, plan: str, *bandwidths: str) -> None:
+    """Measure at every bandwidth and write the record; ``plan`` is a Plan in JSON."""
     world = start(place(), timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
-    found = contenders(world)
-    x = choose_batch(world, found["compute"])
-    message = torch.zeros(sum(p.numel() for p in found["compute"].model.parameters()))
-    record: dict[str, Any] = {"message_bytes": message.nbytes, "batch": len(x)}
+    planned = Plan(**json.loads(plan))
+    found = contenders(world, planned.width)
     with connection(world.rank, address) as joined:
-        measurement = Measurement(world, interface, joined, message)
+        measurement = Measurement(world, interface, joined, found)
+        record: dict[str, Any] = {"message_bytes": measurement.message.nbytes}
         for bandwidth in bandwidths:
             limit_bandwidth(interface, bandwidth)
-            record[bandwidth] = measurement.run(found, x, int(turns), int(steps))
+            x = choose_batch(world, found["compute"], planned.width)
+            record[bandwidth] = measurement.run(x, planned)
     Path(output).write_text(json.dumps(record))
+    for contender in found.values():
+        if contender.backend is not None:
+            contender.backend.close()
     stop(world)
 
 

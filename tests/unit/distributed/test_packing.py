@@ -31,10 +31,21 @@ def test_adding_a_snapshot_doubles_the_buffers():
     assert all(torch.equal(a, b) for a, b in zip(buffers, expected, strict=True))
 
 
+def test_a_snapshot_with_differences_leaves_the_buffers_alone():
+    buffers = [torch.randn(5), torch.randn(3).double(), torch.randn(4)]
+    before = [buffer.clone() for buffer in buffers]
+    packing = Packing(buffers, 4)
+    message, differences = packing.message(), packing.message()
+    packing.take_snapshot(differences)
+    packing.take_sum(message, differences)
+    assert all(torch.equal(part, 2 * difference) for part, difference in zip(message, differences, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(buffers, before, strict=True))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_message_may_be_overwritten_as_soon_as_it_is_added():
-    """Its copy to the device is over by then: asynchronous gossip sets what waits to be folded in back to zero."""
+    """Its copy to the device is over by then: asynchronous gossip writes what comes next over what waited to be folded in."""
     buffer = torch.zeros(1 << 24, device="cuda")
     packing = Packing([buffer])
     (part,) = message = packing.message()

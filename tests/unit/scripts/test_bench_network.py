@@ -6,22 +6,27 @@ import shutil
 import pytest
 
 from scripts.bench.namespaces import Host, check_privileges
-from scripts.bench.network import figures, summarise, table
+from scripts.bench.network import figures, step_ratios, summarise, table
 from scripts.startup import UsageError
 
 
 def record(rank: int) -> dict:
-    """What a learner writes: a step takes 0.2 s alone, 0.4 s under dpsgd, for 40 MB at 125 MB/s."""
+    """What a learner writes: a step takes 0.2 s alone, 0.4 s under dpsgd, for 40 MB at 125 MB/s; the last turn is slow."""
     return {
         "message_bytes": 40e6,
         "1gbit": {
+            "batch": 150,
             "goodput_bytes_per_second": [125e6, 125e6],
-            "step_seconds": {"compute": [0.2, 0.2 + 0.01 * rank], "dpsgd": [0.4, 0.4 - 0.01 * rank, 0.4]},
-            "exchange_seconds": {"dpsgd": [0.4]},
-            "payload_bytes": {"compute": [0.0], "dpsgd": [40e6]},
-            "rounds_per_step": {"compute": [0.0], "dpsgd": [1.0]},
-            "counted_bytes": {"compute": [0], "dpsgd": [120e6]},
-            "interface_bytes": {"compute": [1000], "dpsgd": [121e6]},
+            "step_seconds": {
+                "compute": [0.2, 0.2, 0.4],
+                "adpsgd": [0.21, 0.21, 0.42],
+                "dpsgd": [0.4, 0.4 - 0.01 * rank, 0.8],
+            },
+            "exchange_seconds": {"adpsgd": [0.4], "dpsgd": [0.4]},
+            "payload_bytes": {"compute": [0.0], "adpsgd": [24e6], "dpsgd": [40e6]},
+            "rounds_per_step": {"compute": [0.0], "adpsgd": [0.6], "dpsgd": [1.0]},
+            "counted_bytes": {"compute": [0], "adpsgd": [240e6], "dpsgd": [120e6]},
+            "interface_bytes": {"compute": [1000], "adpsgd": [241e6], "dpsgd": [121e6]},
         },
     }
 
@@ -36,7 +41,20 @@ def test_figures_have_the_keys_of_the_contract():
     assert found["payload_bytes/dpsgd"] == 40e6
     assert found["counted_over_interface/dpsgd/1gbit"] == pytest.approx(120 / 121)
     assert found["compute_seconds/1gbit"] == pytest.approx(0.2)
-    assert table(rows).splitlines()[-1] == "| 1gbit | dpsgd | 400 | 2.00 | 1.25 | 0.80 | 40.0 | 0.99 |"
+    assert table(rows).splitlines()[-1] == "| 1gbit | dpsgd | 400 | 2.00 | 1.25 | 0.80 | 1.00 | - | 40.0 |"
+
+
+def test_steps_are_compared_with_computation_in_the_same_turn():
+    """In the last turn everything took twice as long."""
+    assert step_ratios("adpsgd", [record(0)["1gbit"]]) == pytest.approx([1.05, 1.05, 1.05])
+
+
+def test_rounds_are_told_over_what_the_link_has_room_for():
+    found = figures(summarise("1gbit", [record(0), record(1)]))
+    assert found["step_ratio/adpsgd/1gbit"] == pytest.approx(1.05)
+    room = 0.2 / 0.32  # of an exchange in the time of a step's computation
+    assert found["rounds_over_target/adpsgd/1gbit"] == pytest.approx(0.6 / (0.8 * room))
+    assert "rounds_over_target/dpsgd/1gbit" not in found
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""What waits to be folded into the weights: nothing is lost, nothing counts twice, staleness is counted in updates."""
+
+import torch
+
+from distributed.packing import Message
+from distributed.pending import PendingMixing
+
+
+def message(*values: float) -> Message:
+    return [torch.tensor(values)]
+
+
+def test_snapshots_hold_what_has_arrived_and_weights_do_not_until_it_is_folded_in():
+    weights = torch.tensor([1.0, 2.0])
+    mixing = PendingMixing([weights])
+    sent = mixing.packing.message()
+    for taken_at in [mixing.snapshot(sent) for _ in range(2)]:
+        mixing.add(message(10.0, 20.0), taken_at)
+    assert weights.tolist() == [1.0, 2.0]
+    mixing.snapshot(sent)
+    assert sent[0].tolist() == [21.0, 42.0]
+    mixing.fold()
+    assert weights.tolist() == [21.0, 42.0]
+
+
+def test_what_is_folded_in_counts_once():
+    weights = torch.zeros(2)
+    mixing = PendingMixing([weights])
+    sent = mixing.packing.message()
+    mixing.add(message(1.0, 2.0), mixing.snapshot(sent))
+    for _ in range(3):
+        mixing.fold()
+    mixing.snapshot(sent)
+    assert weights.tolist() == sent[0].tolist() == [1.0, 2.0]
+    mixing.add(message(4.0, 4.0), mixing.updates)
+    mixing.fold()
+    assert weights.tolist() == [5.0, 6.0]
+
+
+def test_the_caller_may_overwrite_what_it_added():
+    weights, deltas = torch.zeros(2), message(1.0, 2.0)
+    mixing = PendingMixing([weights])
+    mixing.add(deltas, mixing.snapshot(mixing.packing.message()))
+    deltas[0].fill_(9.0)
+    mixing.fold()
+    assert weights.tolist() == [1.0, 2.0]
+
+
+def test_staleness_is_the_number_of_updates_between_snapshot_and_fold():
+    mixing = PendingMixing([torch.zeros(2)])
+    taken_at = mixing.snapshot(mixing.packing.message())
+    for _ in range(3):
+        with mixing.updating():
+            pass
+    mixing.add(message(0.0, 0.0), taken_at)
+    mixing.fold()
+    assert mixing.take_staleness() == {3: 1}
+    assert not mixing.take_staleness()
