@@ -50,9 +50,9 @@ class Buffers:
         return sum(buffer.nbytes for buffer in self.own)
 
     @torch.no_grad()
-    def deltas(self, weight: float) -> Message:
-        """a (s' - s), in place of what came in."""
-        return [other.sub_(own).mul_(weight) for own, other in zip(self.own, self.other, strict=True)]
+    def difference(self) -> Message:
+        """s' - s, in place of what came in."""
+        return [other.sub_(own) for own, other in zip(self.own, self.other, strict=True)]
 
 
 class Pairwise:
@@ -80,7 +80,7 @@ class Pairwise:
             _wait(works)
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
-        self.mixing.add(buffers.deltas(weight), taken_at)
+        self.mixing.add(buffers.difference(), weight, taken_at)
         self.on_exchange(payload_bytes=buffers.nbytes, initiated=True)
 
     def answer(self, buffers: Buffers) -> bool:
@@ -106,7 +106,7 @@ class Pairwise:
             _wait(works)
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
-        self.mixing.add(buffers.deltas(weight), taken_at)
+        self.mixing.add(buffers.difference(), weight, taken_at)
         self.on_exchange(payload_bytes=buffers.nbytes, initiated=False)
         return True
 

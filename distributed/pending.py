@@ -30,7 +30,7 @@ class PendingMixing:
         self.updates = 0  # of the weights by this learner's own optimizer
         self._pending = self.packing.message()
         self._in_flight: Counter[int] = Counter()  # exchanges by ``updates`` when their snapshot was taken
-        self._arrived: Counter[int] = Counter()  # likewise, of those whose deltas are in pending
+        self._arrived: Counter[int] = Counter()  # likewise, of those whose differences are in pending
         self._staleness: Counter[int] = Counter()
         self._changed = threading.Condition()
 
@@ -46,14 +46,14 @@ class PendingMixing:
             return self.updates
 
     @torch.no_grad()
-    def add(self, deltas: Message, taken_at: int) -> None:
-        """Leave what the exchange of a snapshot gives."""
+    def add(self, difference: Message, weight: float, taken_at: int) -> None:
+        """Leave ``weight`` x ``difference``, which the exchange of a snapshot gives."""
         with self._changed:
-            for pending, delta in zip(self._pending, deltas, strict=True):
+            for pending, part in zip(self._pending, difference, strict=True):
                 if self._arrived:
-                    pending.add_(delta)
+                    pending.add_(part, alpha=weight)
                 else:
-                    pending.copy_(delta)  # what is in it has been folded in
+                    torch.mul(part, weight, out=pending)  # what is in it has been folded in
             self._in_flight -= Counter([taken_at])
             self._arrived[taken_at] += 1
             self._changed.notify_all()

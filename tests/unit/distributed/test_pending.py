@@ -15,7 +15,7 @@ def test_snapshots_hold_what_has_arrived_and_weights_do_not_until_it_is_folded_i
     mixing = PendingMixing([weights])
     sent = mixing.packing.message()
     for taken_at in [mixing.snapshot(sent) for _ in range(2)]:
-        mixing.add(message(10.0, 20.0), taken_at)
+        mixing.add(message(20.0, 40.0), 0.5, taken_at)
     assert weights.tolist() == [1.0, 2.0]
     mixing.snapshot(sent)
     assert sent[0].tolist() == [21.0, 42.0]
@@ -27,21 +27,21 @@ def test_what_is_folded_in_counts_once():
     weights = torch.zeros(2)
     mixing = PendingMixing([weights])
     sent = mixing.packing.message()
-    mixing.add(message(1.0, 2.0), mixing.snapshot(sent))
+    mixing.add(message(1.0, 2.0), 1.0, mixing.snapshot(sent))
     for _ in range(3):
         mixing.fold()
     mixing.snapshot(sent)
     assert weights.tolist() == sent[0].tolist() == [1.0, 2.0]
-    mixing.add(message(4.0, 4.0), mixing.updates)
+    mixing.add(message(4.0, 4.0), 1.0, mixing.updates)
     mixing.fold()
     assert weights.tolist() == [5.0, 6.0]
 
 
 def test_the_caller_may_overwrite_what_it_added():
-    weights, deltas = torch.zeros(2), message(1.0, 2.0)
+    weights, difference = torch.zeros(2), message(1.0, 2.0)
     mixing = PendingMixing([weights])
-    mixing.add(deltas, mixing.snapshot(mixing.packing.message()))
-    deltas[0].fill_(9.0)
+    mixing.add(difference, 1.0, mixing.snapshot(mixing.packing.message()))
+    difference[0].fill_(9.0)
     mixing.fold()
     assert weights.tolist() == [1.0, 2.0]
 
@@ -52,7 +52,7 @@ def test_staleness_is_the_number_of_updates_between_snapshot_and_fold():
     for _ in range(3):
         with mixing.updating():
             pass
-    mixing.add(message(0.0, 0.0), taken_at)
+    mixing.add(message(0.0, 0.0), 1.0, taken_at)
     mixing.fold()
     assert mixing.take_staleness() == {3: 1}
     assert not mixing.take_staleness()
