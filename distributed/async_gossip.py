@@ -9,6 +9,7 @@ Neither round depends on anybody's training step.
 Source: ADPSGD, Lian et al. 2018 (arXiv 1710.06952); fixed and random rings for speech, arXiv 2110.11199, section III.
 """
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from distributed.backend import State
 from distributed.base import GossipBackend
 from distributed.diagnostics import staleness_figures
 from distributed.launch import World
+from distributed.moments import SQUARES, flatten_moments, moment_names, require_moments
 from distributed.pairwise import Background, Buffers, ExchangeError, Pairwise
 from distributed.pending import PendingMixing
 from distributed.ranges import Count, Natural, Positive
@@ -55,6 +57,8 @@ class AsynchronousGossip(GossipBackend):
         rounds_per_step: gossip rounds that a learner initiates per own step, at most; it always answers.
         max_staleness: own updates between an exchange's snapshot and its folding in, at most: where the network is
             slower than that, steps wait for it.
+        mix_moments: exchange the optimizer's moments with the weights, from the first mark on at which all learners have
+            them. Unlike weights they are not conserved to rounding: squares are kept from falling below 0.
     """
 
     lockstep: ClassVar[bool] = False
@@ -65,6 +69,7 @@ class AsynchronousGossip(GossipBackend):
         topology: TopologyName,
         rounds_per_step: Positive,
         max_staleness: Count,
+        mix_moments: bool,
         seed: Natural,
         world: World,
     ) -> None:
@@ -72,8 +77,10 @@ class AsynchronousGossip(GossipBackend):
         self.topology = make_topology(topology, seed)
         self.rounds_per_step = rounds_per_step
         self.max_staleness = max_staleness
+        self.mix_moments = mix_moments
         self.round = 0  # of this learner's own gossip
         self._mixing: PendingMixing | None = None
+        self._with_moments = False
         self._pairwise: Pairwise | None = None
         self._threads: list[Background] = []
         self._changed = threading.Condition()  # guards what follows
@@ -90,6 +97,7 @@ class AsynchronousGossip(GossipBackend):
 
     def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
         super().synchronise(resumed, rehearse)
+        self._join_moments()
         if self.world.size > 1 and self._pairwise is None:
             group = self.world.new_group("asynchronous-gossip", range(self.world.size))
             self._pairwise = Pairwise(group=group, mixing=self.mixing, on_exchange=self._count)
@@ -138,11 +146,13 @@ class AsynchronousGossip(GossipBackend):
         with self.mixing.updating() as waited_seconds:
             self.traffic.exposed_seconds += waited_seconds
             yield
+            if apply and self.mix_moments and not self._with_moments:
+                require_moments(self.optimizer)
 
     # The threads
 
     def _initiator(self) -> Callable[[], bool]:
-        buffers = Buffers(self.mixing)
+        buffers = Buffers()
 
         def one_round() -> bool:
             with self._changed:
@@ -165,7 +175,7 @@ class AsynchronousGossip(GossipBackend):
         return one_round
 
     def _answerer(self) -> Callable[[], bool]:
-        buffers = Buffers(self.mixing)
+        buffers = Buffers()
 
         def one_answer() -> bool:
             self._told_to_end = not self.pairwise.answer(buffers)
@@ -209,11 +219,24 @@ class AsynchronousGossip(GossipBackend):
         asked = int(self.world.all_reduce_sum(initiated_by_all)[self.world.rank])
         with self._changed:
             # A learner that is lost asks no more, and nothing wakes the thread that would answer it.
-            while not self._changed.wait_for(lambda: self._failed() or self._answered == asked, _LOOK_SECONDS):
+            while not self._changed.wait_for(lambda: self._failed() or self._answered >= asked, _LOOK_SECONDS):
                 self.world.check()
-        if self._answered != asked:  # otherwise a learner may be gone because its work is done
+        if self._answered < asked:  # otherwise a learner may be gone because its work is done
             self._raise_failure()
         self.mixing.fold()
+        self._join_moments()
+
+    def _join_moments(self) -> None:
+        """Where all learners are together with nothing in flight, and all have moments: mix these as well."""
+        if self.world.size == 1 or not self.mix_moments or self._with_moments:
+            return
+        if self.world.any(not moment_names(self.optimizer)):
+            return
+        moments = flatten_moments(self.optimizer, self.flat)
+        squares = [buffer for name, buffers in moments.items() if name in SQUARES for buffer in buffers]
+        self.mixing.repack([*self.flat.flat, *itertools.chain(*moments.values())], squares)
+        self._with_moments = True
+        self.world.barrier()  # nobody asks before everybody knows what a message holds
 
     @contextmanager
     def consensus(self) -> Iterator[dict[str, float]]:

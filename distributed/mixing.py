@@ -11,6 +11,7 @@ With ``mix_moments`` the optimizer's moments are mixed by the same T, in the sam
 beginning every learner has them: a learner may have skipped its first update, so they agree on it.
 """
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import torch
 from distributed.backend import State
 from distributed.base import GossipBackend
 from distributed.launch import World
-from distributed.moments import flatten_moments, moment_names
+from distributed.moments import flatten_moments, moment_names, require_moments
 from distributed.packing import Message, Packing
 
 
@@ -71,8 +72,8 @@ class LockstepMixing(GossipBackend):
     def _pack(self, with_moments: bool) -> None:
         """Decide what a message holds: once, and again when the moments join."""
         if self._packing is None or with_moments:
-            moments = flatten_moments(self.optimizer, self.flat) if with_moments else []
-            self._packing = Packing([*self.flat.flat, *moments], self.shares)
+            moments = flatten_moments(self.optimizer, self.flat).values() if with_moments else ()
+            self._packing = Packing([*self.flat.flat, *itertools.chain(*moments)], self.shares)
             self._snapshot = self._packing.message()
             self._with_moments = with_moments
 
@@ -87,11 +88,8 @@ class LockstepMixing(GossipBackend):
             self.traffic.rounds += 1
         self.round += 1
         yield
-        if apply and self.mix_moments and not self._with_moments and not moment_names(self.optimizer):
-            raise ValueError(
-                f"backend.mix_moments=true, but the optimizer ({type(self.optimizer).__name__}) keeps no moments; "
-                "give it momentum (optimizer.momentum above 0, or optimizer=adamw) or set backend.mix_moments=false"
-            )
+        if apply and self.mix_moments and not self._with_moments:
+            require_moments(self.optimizer)
 
     @torch.no_grad()
     def _fold(self, difference: Message) -> None:

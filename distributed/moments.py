@@ -11,6 +11,9 @@ from torch.optim import Optimizer
 
 from distributed.flat_parameters import FlatParameters
 
+SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "second", "square_avg", "sum"})
+"""Names of moments that are never negative: Adam's, LAMB's, RMSprop's, Adagrad's."""
+
 
 def moment_names(optimizer: Optimizer) -> list[str]:
     """Names of the optimizer's moments; empty before its first step, and where it keeps none."""
@@ -19,9 +22,9 @@ def moment_names(optimizer: Optimizer) -> list[str]:
     return [name for name in names if all(_is_moment(parameter, state.get(name)) for parameter, state in states)]
 
 
-def flatten_moments(optimizer: Optimizer, flat: FlatParameters) -> list[Tensor]:
-    """Move every moment into buffers laid out like ``flat.flat``; returns these, for one moment after the other."""
-    moved = []
+def flatten_moments(optimizer: Optimizer, flat: FlatParameters) -> dict[str, list[Tensor]]:
+    """Move every moment into buffers laid out like ``flat.flat``; returns these, by the moment's name."""
+    moved = {}
     for name in moment_names(optimizer):
         buffers = [torch.zeros_like(buffer) for buffer in flat.flat]
         for parameter, view in flat.views_of(buffers):
@@ -29,8 +32,17 @@ def flatten_moments(optimizer: Optimizer, flat: FlatParameters) -> list[Tensor]:
             if state:
                 view.copy_(state[name])
                 state[name] = view
-        moved += buffers
+        moved[name] = buffers
     return moved
+
+
+def require_moments(optimizer: Optimizer) -> None:
+    """Raise ValueError if the optimizer, which has made a step, keeps no moments that could be mixed."""
+    if not moment_names(optimizer):
+        raise ValueError(
+            f"backend.mix_moments=true, but the optimizer ({type(optimizer).__name__}) keeps no moments; "
+            "give it momentum (optimizer.momentum above 0, or optimizer=adamw) or set backend.mix_moments=false"
+        )
 
 
 def _is_moment(parameter: Tensor, value: object) -> bool:

@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch.distributed import ProcessGroup, Work
 
-from distributed.packing import Message
+from distributed.packing import Message, Packing
 from distributed.pending import PendingMixing
 
 _HEADER, _ASKING, _ANSWER = 0, 1 << 10, 2 << 10  # tags; those of the payloads are followed by the buffer's number
@@ -41,8 +41,15 @@ class OnExchange(Protocol):
 class Buffers:
     """Memory for one exchange at a time: what is sent and what comes in."""
 
-    def __init__(self, mixing: PendingMixing) -> None:
-        self.own, self.other = mixing.packing.message(), mixing.packing.message()
+    def __init__(self) -> None:
+        self._packing: Packing | None = None
+        self.own: Message = []
+        self.other: Message = []
+
+    def fit(self, packing: Packing) -> None:
+        """Make room for messages of ``packing``, where there is not."""
+        if self._packing is not packing:
+            self._packing, self.own, self.other = packing, packing.message(), packing.message()
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +78,7 @@ class Pairwise:
         Raises:
             ExchangeError: the connection to ``peer`` is lost, or it did not answer within the group's timeout.
         """
+        buffers.fit(self.mixing.packing)
         try:
             works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.other)]
             taken_at = self.mixing.snapshot(buffers.own)
@@ -99,6 +107,7 @@ class Pairwise:
         kind, weight = header.tolist()
         if kind == _END:
             return False
+        buffers.fit(self.mixing.packing)
         try:
             works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.other)]
             taken_at = self.mixing.snapshot(buffers.own)

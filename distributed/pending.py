@@ -27,12 +27,26 @@ class PendingMixing:
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.packing = Packing(weights)
+        self._nonnegative: Sequence[Tensor] = ()
         self.updates = 0  # of the weights by this learner's own optimizer
         self._pending = self.packing.message()
         self._in_flight: Counter[int] = Counter()  # exchanges by ``updates`` when their snapshot was taken
         self._arrived: Counter[int] = Counter()  # likewise, of those whose differences are in pending
         self._staleness: Counter[int] = Counter()
         self._changed = threading.Condition()
+
+    def repack(self, buffers: Sequence[Tensor], nonnegative: Sequence[Tensor]) -> None:
+        """Mix other buffers from now on; nothing may be in flight.
+
+        ``nonnegative`` are those of them that mixing must not make negative: what an update has taken from them since a
+        snapshot may be more than the difference of that snapshot leaves.
+        """
+        with self._changed:
+            if self._in_flight or self._arrived:
+                raise RuntimeError("what is mixed cannot change while an exchange is in flight; drain first")
+            self.packing = Packing(buffers)
+            self._pending = self.packing.message()
+            self._nonnegative = nonnegative
 
     @torch.no_grad()
     def snapshot(self, into: Message) -> int:
@@ -91,6 +105,8 @@ class PendingMixing:
         if not self._arrived:
             return
         self.packing.add(self._pending)
+        for buffer in self._nonnegative:
+            buffer.clamp_(min=0)
         for taken_at, exchanges in self._arrived.items():
             self._staleness[self.updates - taken_at] += exchanges
         self._arrived.clear()

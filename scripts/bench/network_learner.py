@@ -116,7 +116,9 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
 
 def asynchronous_gossip(world: World) -> AsynchronousGossip:
     """ADPSGD on a ring."""
-    return AsynchronousGossip(topology="ring", rounds_per_step=1.0, max_staleness=MAX_STALENESS, seed=1, world=world)
+    return AsynchronousGossip(
+        topology="ring", rounds_per_step=1.0, max_staleness=MAX_STALENESS, mix_moments=False, seed=1, world=world
+    )
 
 
 def seconds_of(action: Callable[[], object]) -> float:

@@ -80,7 +80,9 @@ def build(scheme: str, world: World) -> FlatBackend:
         return AllReduce(bucket_mb=25.0, world=world)
     if scheme == "delay_by_one":
         return DelayByOne(mix_moments=False, world=world)
-    return AsynchronousGossip(topology=ASYNCHRONOUS[scheme], rounds_per_step=1.0, max_staleness=16, seed=1, world=world)
+    return AsynchronousGossip(
+        topology=ASYNCHRONOUS[scheme], rounds_per_step=1.0, max_staleness=16, mix_moments=False, seed=1, world=world
+    )
 
 
 def run_emulated(world: World, parameters: int, cases: Sequence[Case]) -> list[Outcome]:

@@ -20,7 +20,10 @@ TOPOLOGIES = get_args(TopologyName)
 
 
 def make_backend(world: World, **changes: Any) -> AsynchronousGossip:
-    settings: dict[str, Any] = {"topology": "ring", "rounds_per_step": 1.0, "max_staleness": 4, "seed": 1}
+    settings: dict[str, Any] = {
+        **{"topology": "ring", "rounds_per_step": 1.0, "max_staleness": 4},
+        **{"mix_moments": False, "seed": 1},
+    }
     return AsynchronousGossip(**(settings | changes), world=world)
 
 
@@ -57,6 +60,68 @@ def test_the_sum_over_learners_is_conserved_whatever_the_timing(run_learners, si
     assert all(figures["comm/rounds"] > 0 for _, figures in results)
     # and they have come close to each other
     assert (final - final.mean(0)).norm() < 1e-2 * (starts - starts.mean(0)).norm()
+
+
+def mix_with_moments(world: World, start: Tensor, steps: int, resumed: bool) -> dict[str, Tensor]:
+    """One update, a mark, then skipped steps: the moments of each learner after that first update and at the end."""
+    pace = random.Random(world.rank)
+    model = nn.Linear(len(start), 1, bias=False).to(start.dtype)
+    backend = make_backend(world, mix_moments=True)
+    optimizer = torch.optim.AdamW(backend.wrap(model).parameters(), lr=0.0)
+    backend.attach(optimizer)
+
+    def update(gradient: Tensor) -> None:
+        backend.begin_step(1.0)
+        model.weight.grad = gradient[None].clone()
+        with backend.updating(apply=True):
+            optimizer.step()
+
+    if resumed:
+        model.weight.grad = start[None].clone()
+        optimizer.step()
+        backend.synchronise(resumed=True)
+    else:
+        backend.synchronise(resumed=False)
+        update(start)
+        with backend.consensus():
+            pass
+    first = {name: value.clone() for name, value in optimizer.state[model.weight].items()}
+    for _ in range(steps):
+        backend.begin_step(1.0)
+        if pace.random() < 0.2:
+            time.sleep(pace.uniform(0, 0.004 * (1 + world.rank)))
+        with backend.updating(apply=False):
+            pass
+    backend.drain()
+    last = {f"last/{name}": value.clone() for name, value in optimizer.state[model.weight].items()}
+    figures = backend.metrics()
+    backend.close()
+    return first | last | {"bytes": torch.tensor(figures["comm/bytes_sent"])}
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_moments_are_mixed_from_the_first_mark_on_at_which_all_have_them(run_learners, resumed: bool):
+    starts = torch.randn(3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = run_learners(3, lambda world: mix_with_moments(world, starts[world.rank], 200, resumed))
+    for name in ("exp_avg", "exp_avg_sq"):
+        before, after = (torch.stack([each[key] for each in results]) for key in (name, f"last/{name}"))
+        torch.testing.assert_close(after.mean(0), before.mean(0), rtol=0, atol=1e-12)
+        assert (after - after.mean(0)).norm() < 0.05 * (before - before.mean(0)).norm(), name
+
+
+def test_an_optimizer_without_moments_is_refused_after_its_first_step(run_learners):
+    def step(world: World) -> None:
+        model = nn.Linear(2, 1)
+        backend = make_backend(world, mix_moments=True)
+        optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1)
+        backend.attach(optimizer)
+        backend.synchronise(resumed=False)
+        backend.begin_step(1.0)
+        with backend.updating(apply=True):
+            optimizer.step()
+
+    with pytest.raises(ValueError, match="keeps no moments"):
+        run_learners(2, step)
 
 
 def test_staleness_stays_within_its_bound(run_learners):

@@ -30,7 +30,7 @@ BACKENDS = {
     "delay_by_one": lambda world: DelayByOne(mix_moments=False, world=world),
     "hierarchical": hierarchical,
     "adpsgd": lambda world: AsynchronousGossip(
-        topology="ring", rounds_per_step=1.0, max_staleness=4, seed=1, world=world
+        topology="ring", rounds_per_step=1.0, max_staleness=4, mix_moments=False, seed=1, world=world
     ),
 }
 SYNCHRONOUS = ["allreduce", "ssgd_noise"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from asr.training.large_batch import Lamb, Lars
 from distributed.flat_parameters import FlatParameters
-from distributed.moments import flatten_moments, moment_names
+from distributed.moments import SQUARES, flatten_moments, moment_names
 
 MAKERS = {
     "sgd": (lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9), ["momentum_buffer"]),
@@ -60,12 +60,14 @@ def test_moments_are_found_moved_and_go_on_bitwise(name: str):
     for each, optimizer in zip((model, twin), optimizers, strict=True):
         step(each, optimizer, seed=0)
     assert moment_names(optimizers[0]) == expected
-    buffers = flatten_moments(optimizers[0], flat)
-    assert len(buffers) == len(expected)
+    moved = flatten_moments(optimizers[0], flat)
+    assert list(moved) == expected
+    buffers = [buffer for each in moved.values() for buffer in each]
     before = [buffer.clone() for buffer in buffers]
     for seed in (1, 2):
         for each, optimizer in zip((model, twin), optimizers, strict=True):
             step(each, optimizer, seed)
     assert torch.equal(model.matrix, twin.matrix)
     assert torch.equal(model.scale, twin.scale)
+    assert all((buffer >= 0).all() == (name in SQUARES) for name, each in moved.items() for buffer in each)
     assert not any(torch.equal(a, b) for a, b in zip(buffers, before, strict=True))  # updated in place

@@ -1,5 +1,6 @@
 """What waits to be folded into the weights: nothing is lost, nothing counts twice, staleness is counted in updates."""
 
+import pytest
 import torch
 
 from distributed.packing import Message
@@ -56,3 +57,32 @@ def test_staleness_is_the_number_of_updates_between_snapshot_and_fold():
     mixing.fold()
     assert mixing.take_staleness() == {3: 1}
     assert not mixing.take_staleness()
+
+
+def test_what_must_not_be_negative_is_kept_from_it_and_the_rest_is_not():
+    """An exchange takes from a square what its snapshot had, of which updates have left less since."""
+    first, second = torch.tensor([1.0]), torch.tensor([1.0])
+    mixing = PendingMixing([first])
+    mixing.repack([first, second], nonnegative=[second])
+    sent = mixing.packing.message()
+    taken_at = mixing.snapshot(sent)
+    assert sent[0].tolist() == [1.0, 1.0]
+    first.fill_(0.1)
+    second.fill_(0.1)
+    mixing.add(message(-1.0, -1.0), 0.5, taken_at)
+    mixing.fold()
+    torch.testing.assert_close(first, torch.tensor([-0.4]))
+    assert second.tolist() == [0.0]
+
+
+def test_what_is_mixed_cannot_change_in_flight():
+    weights = torch.zeros(2)
+    mixing = PendingMixing([weights])
+    taken_at = mixing.snapshot(mixing.packing.message())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="drain first"):
+            mixing.repack([weights, weights], ())
+        mixing.add(message(1.0, 1.0), 1.0, taken_at)
+    mixing.fold()
+    mixing.repack([weights, weights], ())
+    assert [len(part) for part in mixing.packing.message()] == [4]
