@@ -105,7 +105,7 @@ def kept_cells(inputs: LossInputs, settings: ExactLoss) -> int:
     scores = score_cells(inputs.tensors, problem)
     arcs = arcs_from_packed(scores.blank_N, scores.label_N, problem.shape)
     blank_N, label_N = arc_posteriors(arcs, forward_variables(arcs), torch.float64)
-    return len(keep_cells(blank_N, label_N, scores.normaliser_N, settings)[0])
+    return len(keep_cells(blank_N, label_N, scores.normaliser_N, problem)[0])
 
 
 @pytest.mark.parametrize("threshold", [1e-8, 1e-4, 1e-2])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn import functional
 
 from asr.data.batch import Batch
@@ -141,8 +142,8 @@ def test_bf16_autocast_reaches_the_products_of_the_loss(
     seen = []
     score = TiledJoiner.score
 
-    def spy(joiner: TiledJoiner, cells: int) -> Scores:
-        scores = score(joiner, cells)
+    def spy(joiner: TiledJoiner, open_n: Tensor, cells: int) -> Scores:
+        scores = score(joiner, open_n, cells)
         seen.append((joiner.weight_VJ.dtype, scores.blank_N.dtype))
         return scores
 
