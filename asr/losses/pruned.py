@@ -49,13 +49,14 @@ class PrunedTransducerLoss(nn.Module):
     def __init__(self, settings: PrunedLoss, *, joint: int, classes: int) -> None:
         super().__init__()
         self.settings = settings
+        self.simple_scale, self.pruned_scale = settings.simple_scale, settings.pruned_scale  # the present ones
         self.acoustic = nn.Linear(joint, classes)
         self.language = nn.Linear(joint, classes, bias=False)  # one bias: the two scores are added
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """Loss of each utterance, (B,), float32 (float64 for float64 inputs). Errors are those of the exact loss."""
         simple_B, pruned_B = self.passes(inputs)
-        return self.settings.simple_scale * simple_B + self.settings.pruned_scale * pruned_B
+        return self.simple_scale * simple_B + self.pruned_scale * pruned_B
 
     def passes(self, inputs: LossInputs) -> Passes:
         """The two losses, not scaled."""
