@@ -163,13 +163,19 @@ def test_linked_moves_as_little_as_in_k2() -> None:
 
 
 def additive_loss(
-    acoustic_BTV: Tensor, language_BSV: Tensor, inputs: LossInputs, lm_scale: float = 0.0
+    acoustic_BTV: Tensor,
+    language_BSV: Tensor,
+    inputs: LossInputs,
+    lm_scale: float = 0.0,
+    fastemit: float = 0.0,
+    delay_penalty: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     shape = inputs.shape()
     valid_BTS = valid_cells(shape, torch.device("cpu"))
     label_BS = torch.nn.functional.pad(inputs.targets_BU, (0, 1))
     scores = additive_scores(acoustic_BTV, language_BSV, label_BS, blank=inputs.blank, lm_scale=lm_scale)
-    return lattice_loss(*(x_BTS[valid_BTS] for x_BTS in scores), shape, fastemit=0.0, delay_penalty=0.0)
+    packed = (scores_BTS[valid_BTS] for scores_BTS in scores)
+    return lattice_loss(*packed, shape, fastemit=fastemit, delay_penalty=delay_penalty)
 
 
 def additive_inputs(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -208,6 +214,24 @@ def test_the_share_of_the_labels_alone_is_that_of_the_paper(make_inputs: MakeInp
         both_TSV = (acoustic_TV[:, None] + language_SV).log_softmax(-1)
         mixed_TSV = (1 - scale) * both_TSV + scale * language_SV.log_softmax(-1)
         expected.append(reference_sum(mixed_TSV, inputs.targets_BU[index, :labels], 0))
+    torch.testing.assert_close(loss_B, torch.stack(expected), rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(loss_B, leaves), gradients(torch.stack(expected), leaves), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_the_options_of_the_exact_loss_hold_for_the_first_pass(make_inputs: MakeInputs) -> None:
+    """Both against the paper's recursion: the penalty added to labels, FastEmit by hooks on what reaches them."""
+    inputs = make_inputs(FRAMES, LABELS)
+    leaves, fastemit, penalty = additive_inputs(inputs), 0.4, 0.2
+    loss_B, _ = additive_loss(*leaves, inputs, fastemit=fastemit, delay_penalty=penalty)
+    is_label_V = (torch.arange(9) != inputs.blank).double()
+    expected = []
+    for index, (frames, labels) in enumerate(zip(FRAMES, LABELS, strict=True)):
+        both_TSV = leaves[0][index, :frames, None] + leaves[1][index, : labels + 1]
+        early_T11 = ((frames - 1) / 2 - torch.arange(frames, dtype=torch.float64))[:, None, None]
+        rewarded_TSV = both_TSV.log_softmax(-1) + penalty * early_T11 * is_label_V
+        rewarded_TSV.register_hook(lambda gradient_TSV: gradient_TSV * (1 + fastemit * is_label_V))
+        expected.append(reference_sum(rewarded_TSV, inputs.targets_BU[index, :labels], inputs.blank))
     torch.testing.assert_close(loss_B, torch.stack(expected), rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(gradients(loss_B, leaves), gradients(torch.stack(expected), leaves), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
