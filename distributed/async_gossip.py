@@ -26,6 +26,7 @@ from distributed.ranges import Count, Natural, Positive
 from distributed.topology import Topology, TopologyName, make_topology
 from distributed.traffic import Traffic
 
+_LOOK_SECONDS = 1.0  # how often a wait for a request looks whether who should ask is lost
 _END_SECONDS = 5.0  # that a thread is given to end; one that is stuck with a lost learner does not
 
 
@@ -123,6 +124,7 @@ class AsynchronousGossip(GossipBackend):
             self._changed.notify_all()
         with self.traffic.waiting():
             self.mixing.wait_until_younger(self.max_staleness, self._failed)
+        self.world.check()
         self._raise_failure()
         if self._told_to_end:
             before = (self.world.rank - 1) % self.world.size
@@ -205,7 +207,9 @@ class AsynchronousGossip(GossipBackend):
         # From here on nobody initiates, and the sum says how often each learner has been asked.
         asked = int(self.world.all_reduce_sum(initiated_by_all)[self.world.rank])
         with self._changed:
-            self._changed.wait_for(lambda: self._failed() or self._answered == asked)
+            # A learner that is lost asks no more, and nothing wakes the thread that would answer it.
+            while not self._changed.wait_for(lambda: self._failed() or self._answered == asked, _LOOK_SECONDS):
+                self.world.check()
         if self._answered != asked:  # otherwise a learner may be gone because its work is done
             self._raise_failure()
         self.mixing.fold()

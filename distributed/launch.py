@@ -10,7 +10,8 @@ Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NoReturn
@@ -22,6 +23,7 @@ from torch.distributed import PrefixStore, ProcessGroup, Store
 from torch.distributed.rendezvous import rendezvous
 
 from distributed.traffic import Traffic, broadcast_copies_sent
+from distributed.watch import Watch
 
 
 class LaunchError(ValueError):
@@ -45,6 +47,7 @@ class World:
 
     The methods are collective: every learner calls them, in the same order, from the thread that trains. A learner
     that is alone needs no ``group``. ``traffic`` counts what the methods send, as control; backends add their own.
+    With a ``watch`` no learner waits for one that is lost.
     """
 
     rank: int
@@ -54,6 +57,7 @@ class World:
     device: torch.device
     group: ProcessGroup | None
     traffic: Traffic = field(default_factory=Traffic, compare=False)
+    watch: Watch | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.group is None and self.size > 1:
@@ -124,13 +128,25 @@ class World:
         made = store.add(f"{name}/made-by-{self.rank}", 1)
         store = PrefixStore(f"{name}/{made}", store)
         own = list(ranks).index(self.rank)
-        group = gloo_group(store, own, len(ranks), timeout.total_seconds())
+        with nullcontext() if self.watch is None else self.watch.connections.recording():
+            group = gloo_group(store, own, len(ranks), timeout.total_seconds())
         if on_device and self.device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             nccl = dist.ProcessGroupNCCL(PrefixStore("nccl", store), own, len(ranks), options)
             group._register_backend(self.device, ProcessGroup.BackendType.NCCL, nccl)
         return group
+
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """Around what this learner does: an error that comes of the loss of another one becomes LearnerLostError."""
+        with nullcontext() if self.watch is None else self.watch.naming_the_lost():
+            yield
+
+    def check(self) -> None:
+        """Raise LearnerLostError if another learner is known to be lost. Not collective."""
+        if self.watch is not None:
+            self.watch.check()
 
 
 def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> ProcessGroup:
@@ -156,11 +172,20 @@ def place() -> Place:
     return Place(rank, size, local_rank, local_size, launched=True)
 
 
-def start(place: Place, *, timeout_seconds: float, device: Literal["auto", "cpu", "cuda"], threads: int) -> World:
+def start(
+    place: Place,
+    *,
+    timeout_seconds: float,
+    patience_seconds: float | None,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int,
+) -> World:
     """Join the other learners.
 
     Args:
         timeout_seconds: how long a learner waits for the others, here and in every later exchange.
+        patience_seconds: after how long without a sign of life another learner is given up; None: not before
+            an exchange with it fails.
         device: ``auto`` takes the GPUs where there are any.
         threads: of torch's operators in this process.
 
@@ -169,32 +194,43 @@ def start(place: Place, *, timeout_seconds: float, device: Literal["auto", "cpu"
     """
     chosen = _device(place, device)
     torch.set_num_threads(threads)
-    if place.local_size == place.size:
+    one_host = place.local_size == place.size
+    if one_host:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     timeout = timedelta(seconds=timeout_seconds)
     store: Store = dist.HashStore()
+    watch: Watch | None = None
     if place.launched:
         store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
-        store=store,
-        rank=place.rank,
-        world_size=place.size,
-        timeout=timeout,
-    )
-    return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD)
+        if patience_seconds is not None and place.size > 1:
+            watch = Watch()
+            master = os.environ["MASTER_ADDR"]
+            watch.start(
+                rank=place.rank, store=store, master=master, one_host=one_host, patience_seconds=patience_seconds
+            )
+    with nullcontext() if watch is None else watch.connections.recording():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+            store=store,
+            rank=place.rank,
+            world_size=place.size,
+            timeout=timeout,
+        )
+    return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD, watch=watch)
 
 
 def stop(world: World) -> None:
     """Leave the group; safe to call twice and after an error."""
+    if world.watch is not None:
+        world.watch.close()
     if world.group is not None and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def leave() -> NoReturn:
-    """End a learner that has done its work, with everything written, but without the interpreter's teardown.
+def leave(status: int) -> NoReturn:
+    """End a learner that has done what it could, with everything written, but without the interpreter's teardown.
 
     There gloo's threads were seen (once in some hundred runs) to be destroyed while they still ran, which aborts the
     process after its last line and makes the launcher report a failure.
@@ -202,7 +238,7 @@ def leave() -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def _integer(name: str) -> int:

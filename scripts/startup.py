@@ -39,7 +39,8 @@ def run_main(main: Callable[[list[str]], None]) -> None:
         check_packages()
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         line = line_for_people(error)
         if line is None:

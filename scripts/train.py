@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.data.plan import check_learners
 from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.training.emergency import Survivor, save_mean
 from asr.training.files import write_atomically
 from asr.training.loggers import setup_logging
 from asr.training.measures import LABELS
@@ -26,6 +27,7 @@ from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed import launch
 from distributed.launch import World
+from distributed.liveness import LearnerLostError, Loss
 from scripts.assembly import assemble
 from scripts.build import build_hooks, readable
 from scripts.configuration import compose, differing_keys, print_help, run_name
@@ -54,10 +56,14 @@ def main(arguments: list[str]) -> None:
         check_learners(config.batch.units, place.size)
         options = config.launch
         world = launch.start(
-            place, timeout_seconds=options.timeout_seconds, device=options.device, threads=options.threads
+            place,
+            timeout_seconds=options.timeout_seconds,
+            patience_seconds=options.patience_seconds,
+            device=options.device,
+            threads=options.threads,
         )
     try:
-        with _lock(folder, world):
+        with world.naming_the_lost(), _lock(folder, world):
             _train(config, folder, world)
     except UsageError as error:  # from here on learners may fail one by one: each says so
         _log_traceback(folder, world.rank)
@@ -129,13 +135,33 @@ def _train(config: DictConfig, folder: Path, world: World) -> None:
     if world.rank == 0:
         cut_former_learners(folder, checkpoint.progress.samples if checkpoint else -1, world.size)
     try:
-        trainer.fit(checkpoint)
+        with world.naming_the_lost():
+            trainer.fit(checkpoint)
+    except LearnerLostError as lost:
+        _save_survivors(trainer, lost.loss, world)
+        raise
     finally:
         trainer.parts.recorder.close()
     world.barrier()
     if world.rank == 0:
         merge(folder)
         _write_summary(folder, trainer, world)
+
+
+def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
+    """Under gossip each learner's weights are its own: those of the survivors are worth keeping."""
+    if trainer.backend.synchronous or world.watch is None:
+        return
+    checkpoints = trainer.parts.checkpoints
+    save_mean(
+        checkpoints.root,
+        Survivor(rank=world.rank, world_size=world.size, launch_id=world.watch.launch_id, loss=loss),
+        trainer.parts.run.model.state_dict(),
+        mark=trainer.marked_step,
+        progress=trainer.progress,
+        run={"backend": checkpoints.backend, "plan": checkpoints.plan},
+        patience_seconds=world.watch.liveness.patience_seconds,
+    )
 
 
 def _resume_line(checkpoint: Checkpoint, learners: int) -> str:
@@ -166,5 +192,8 @@ def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
-    launch.leave()
+    try:
+        run_main(main)
+    except SystemExit as ended:
+        launch.leave(int(ended.code or 0))
+    launch.leave(0)

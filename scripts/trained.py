@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.models.speech_model import Recogniser, SpeechModel
-from asr.training.checkpoint import Checkpoint, list_checkpoints, ranked_checkpoints
+from asr.training.checkpoint import Checkpoint, list_checkpoints, list_emergencies, ranked_checkpoints
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.assembly import hooked_model
 from scripts.build import Speech, build_hooks, build_speech, readable
@@ -47,7 +47,7 @@ class Trained:
 
 
 def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
-    """Load a run's model from ``checkpoint``: best, last, avg:N or best:N. The corpus is not looked at.
+    """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not looked at.
 
     Raises:
         UsageError: the folder holds no run, or not that checkpoint.
@@ -68,20 +68,22 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
 
 def check_checkpoint(which: str) -> None:
     """Refuse what names no checkpoint of any run."""
-    if which not in ("best", "last") and not re.fullmatch("(avg|best):[1-9][0-9]*", which):
-        raise UsageError(f"checkpoint={which}: must be best, last, avg:N or best:N with N at least 1")
+    if which not in ("best", "last", "emergency") and not re.fullmatch("(avg|best):[1-9][0-9]*", which):
+        raise UsageError(f"checkpoint={which}: must be best, last, avg:N or best:N with N at least 1, or emergency")
 
 
 def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
     """The checkpoints whose weights are averaged, each found intact.
 
     One for ``best`` and ``last``, the newest N for avg:N, the N of lowest word error rate for best:N; oldest first.
+    ``emergency``: the newest mean of a run's survivors.
     """
     check_checkpoint(which)
-    found, problems = list_checkpoints(root)
+    found, problems = list_emergencies(root) if which == "emergency" else list_checkpoints(root)
     unreadable = "".join(f"; {problem}" for problem in problems.values())
     if not found:
-        raise UsageError(f"{root}: no checkpoint there; train the run first{unreadable}")
+        told = "no learner of this run was lost under gossip" if which == "emergency" else "train the run first"
+        raise UsageError(f"{root}: no checkpoint there for checkpoint={which}; {told}{unreadable}")
     kind, _, number = which.partition(":")
     wanted = int(number or 1)
     ranked = ranked_checkpoints(found)

@@ -4,6 +4,7 @@
     checkpoints/step-00001000/model.safetensors  the consensus model
     checkpoints/step-00001000/manifest.json      SHA-256 of every file and of itself, where the run stood, figures
     checkpoints/damaged-step-00002000/           passed over by a resume, kept for inspection, used by nothing
+    checkpoints/emergency-...                    of survivors (emergency.py), used on request alone
 
 Everything is written into a folder under a temporary name and fsynced; learner 0 then writes the manifest and renames
 the folder, so that a folder under its final name is complete. Writing fails or succeeds on all learners together.
@@ -12,7 +13,7 @@ the folder, so that a folder under its final name is complete. Writing fails or 
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from distributed.ranges import Count, Natural
 MODEL = "model.safetensors"
 WRITING = ".writing-"
 DAMAGED = "damaged-"
+EMERGENCY = "emergency-"
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +112,22 @@ def list_checkpoints(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
     Raises:
         FormatError: one was written by another version of this program.
     """
+    return _readable(each for each in root.glob("step-*") if re.fullmatch("step-[0-9]{8}", each.name))
+
+
+def list_emergencies(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """Means of survivors below ``root``, oldest first, and what is wrong with those that cannot be read, by folder.
+
+    Raises:
+        FormatError: one was written by another version of this program.
+    """
+    found, problems = _readable(root.glob(f"{EMERGENCY}*"))
+    return sorted(found, key=lambda each: (each.folder / MODEL).stat().st_mtime), problems
+
+
+def _readable(folders: Iterable[Path]) -> tuple[list[Checkpoint], dict[Path, str]]:
     found, problems = [], {}
-    for folder in sorted(each for each in root.glob("step-*") if re.fullmatch("step-[0-9]{8}", each.name)):
+    for folder in sorted(folders):
         try:
             found.append(read_checkpoint(folder))
         except FormatError:

@@ -35,6 +35,7 @@ class LaunchOptions:
     device: Literal["auto", "cpu", "cuda"]
     threads: Count
     timeout_seconds: Positive
+    patience_seconds: Positive | None
     matmul: Literal["auto", "mkl", "onednn"]
 
 

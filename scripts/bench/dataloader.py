@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="where to save the figures")
     options = parser.parse_args(arguments)
     flush_denormals()
-    world = launch.start(launch.place(), timeout_seconds=60, device="cpu", threads=1)
+    world = launch.start(launch.place(), timeout_seconds=60, patience_seconds=None, device="cpu", threads=1)
     choose_matmul("auto")
     size = QUICK if options.quick else FULL
     with TemporaryDirectory() as folder, readable():

@@ -35,7 +35,9 @@ def run_learners(size: int, work: Callable[..., Any], *arguments: Any) -> list[A
 
 
 def _learn(work: Callable[..., Any], *arguments: Any) -> Any:
-    world: World = launch.start(launch.place(), timeout_seconds=TIMEOUT_SECONDS, device="cpu", threads=1)
+    world: World = launch.start(
+        launch.place(), timeout_seconds=TIMEOUT_SECONDS, patience_seconds=None, device="cpu", threads=1
+    )
     try:
         return work(world, *arguments)
     finally:

@@ -106,6 +106,7 @@ def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, 
     world = launch.start(
         launch.place(),
         timeout_seconds=config.launch.timeout_seconds,
+        patience_seconds=config.launch.patience_seconds,
         device=config.launch.device,
         threads=config.launch.threads,
     )

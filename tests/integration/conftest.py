@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -23,15 +24,36 @@ class Launcher:
     def command(self, learners: int, overrides: Sequence[str]) -> list[str]:
         """The command line of a training run on the tiny corpus."""
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
+        return [*torchrun, *self.script_line(overrides)]
+
+    def script_line(self, overrides: Sequence[str]) -> list[str]:
+        """What a launcher starts."""
         script = str(REPOSITORY / "scripts" / "train.py")
-        return [*torchrun, script, *self.small("trainer.evaluate_every=4", "trainer.checkpoint_every=2", *overrides)]
+        return [script, *self.small("trainer.evaluate_every=4", "trainer.checkpoint_every=2", *overrides)]
 
     def start(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
         """Start a training run in a process group of its own."""
+        return self._open(self.command(learners, overrides))
+
+    def start_each(self, learners: int, *overrides: str) -> list[subprocess.Popen[str]]:
+        """Start the learners of a run one by one, as where the end of one is no reason for a launcher to end others."""
+        run = {"WORLD_SIZE": str(learners), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        host = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        line = [sys.executable, *self.script_line(overrides)]
+        return [self._open(line, RANK=str(rank), **run, **host) for rank in range(learners)]
+
+    def start_agents(self, learners: int, *overrides: str) -> list[subprocess.Popen[str]]:
+        """Start a run with an agent of torchrun for each learner."""
+        where = ["--rdzv-backend", "c10d", "--rdzv-id", "agents", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+        agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(learners), "--nproc-per-node", "1"]
+        line = [*agent, *where, *self.script_line(overrides)]
+        return [self._open(line, GLOO_SOCKET_IFNAME="lo") for _ in range(learners)]
+
+    def _open(self, line: Sequence[str], **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(learners, overrides),
+            line,
             cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -62,6 +84,14 @@ class Launcher:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         clock = ("time/", "throughput/", "wall_seconds", "comm/")
         return [{key: value for key, value in row.items() if not key.startswith(clock)} for row in rows]
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.fixture

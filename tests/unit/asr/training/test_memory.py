@@ -1,5 +1,6 @@
 """Units in parts: bounds that hold, the same gradient in any number of parts, and errors that name what to lower."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,16 @@ def fit(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, float]]:
     return state, trainer.parts.recorder.latest
 
 
+FIRST = threading.Lock()
+
+
 def take_weights(trainer: Trainer, initial: dict[str, Tensor]) -> None:
     """Begin with the weights of the first one that came."""
     model = trainer.parts.run.model
-    model.load_state_dict(initial or model.state_dict())
-    initial.update({name: value.clone() for name, value in model.state_dict().items()})
+    with FIRST:
+        if not initial:
+            initial.update({name: value.clone() for name, value in model.state_dict().items()})
+    model.load_state_dict(initial)
 
 
 def check_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

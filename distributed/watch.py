@@ -1,0 +1,136 @@
+"""What a learner does about a lost one: name it, stop waiting for it, and end in any case.
+
+The thread that trains may be deep in an operation that waits for the lost learner. Its connections are cut, so that it
+comes out with an error; that error, which knows an address at best, is then replaced by one that names the learner. A
+thread that comes out of nothing is ended with the whole process.
+"""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.distributed import DistError, Store
+
+from distributed.connections import Connections
+from distributed.liveness import LOOPBACK, Centre, LearnerLostError, Liveness, Loss, Member
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 30.0  # from the news of a loss until the thread that trains must have heard it
+_KEY = "liveness"
+
+
+class Watch:
+    """Liveness of all learners, and the connections of this one."""
+
+    def __init__(self) -> None:
+        self.connections = Connections()
+        self.launch_id = ""  # the same on all learners, another one at each start
+        self._heard = threading.Event()  # the thread that trains waits for nobody any more
+        self._liveness: Liveness | None = None
+
+    @property
+    def liveness(self) -> Liveness:
+        """Who is alive."""
+        if self._liveness is None:
+            raise RuntimeError("watch.start(...) comes first")
+        return self._liveness
+
+    def start(self, *, rank: int, store: Store, master: str, one_host: bool, patience_seconds: float) -> None:
+        """Find each other through the rendezvous' store, on the host ``master``, and begin to watch.
+
+        Raises:
+            OSError: learner 0 cannot be reached.
+        """
+        if rank == 0:
+            own = own_address(master, one_host)
+            centre = Centre(address=own, patience_seconds=patience_seconds, on_loss=self._on_loss)
+            self.launch_id = secrets.token_hex(4)
+            store.set(_KEY, json.dumps([own, centre.port, centre.token, self.launch_id]))
+            self._liveness = centre
+        else:
+            host, port, token, self.launch_id = json.loads(store.get(_KEY))
+            self._liveness = Member(
+                rank=rank,
+                address=(host, port),
+                token=token,
+                patience_seconds=patience_seconds,
+                on_loss=self._on_loss,
+            )
+        self._liveness.start()
+
+    def _on_loss(self, loss: Loss) -> None:
+        log.error("%s", loss)
+        if not self._heard.is_set():
+            self.connections.cut()
+            threading.Thread(target=self._end_in_any_case, args=(loss,), name="grace", daemon=True).start()
+
+    def _end_in_any_case(self, loss: Loss) -> None:
+        if not self._heard.wait(GRACE_SECONDS):
+            line = (
+                f"error on learner {self.liveness.rank}: {LearnerLostError(loss)}; ended while it still waited for it"
+            )
+            log.error("%s", line)
+            logging.shutdown()
+            print(line, file=sys.stderr, flush=True)
+            os._exit(1)
+
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """Around what the thread that trains does: an error that comes of a loss becomes LearnerLostError; others are told."""
+        try:
+            yield
+        except BaseException as error:
+            lost = self._explained(error)
+            if lost is None or lost is error:
+                raise
+            raise lost from error
+
+    def _explained(self, error: BaseException) -> LearnerLostError | None:
+        self._heard.set()
+        if isinstance(error, LearnerLostError):
+            return error
+        loss = self.liveness.loss
+        if loss is None and of_a_connection(error):
+            loss = self.liveness.wait_for_loss()
+        if loss is None:
+            self.liveness.failed(str(error) or type(error).__name__)
+            return None
+        return LearnerLostError(loss)
+
+    def check(self) -> None:
+        """Raise LearnerLostError if somebody is: for those who compute without waiting for others."""
+        if self.liveness.loss is not None:
+            raise LearnerLostError(self.liveness.loss)
+
+    def close(self) -> None:
+        """This learner leaves."""
+        self._heard.set()
+        self.liveness.close()
+
+
+def of_a_connection(error: BaseException | None) -> bool:
+    """Whether an error may come of the loss of another learner: it is one of torch's transports, or caused by one."""
+    while error is not None:
+        if isinstance(error, DistError | ConnectionError) or "gloo" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def own_address(master: str, one_host: bool) -> str:
+    """By what address the other learners reach this host; ``master`` is how all reach the rendezvous."""
+    if one_host:
+        return LOOPBACK
+    family, kind, _, _, address = socket.getaddrinfo(master, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # of a datagram socket: chooses a route, sends nothing
+        own: str = probe.getsockname()[0]
+    # From the rendezvous' own host the route may be the loopback; others have reached it under its name.
+    return master if own == "::1" or own.startswith("127.") else own

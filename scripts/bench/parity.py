@@ -1,0 +1,132 @@
+"""Do variants of a recipe reach the same word error rate? Trains each from the same seeds, on equally many samples.
+
+    python scripts/bench/parity.py --experiment demo --learners 4 --seeds 1 2 3 --folder exp/parity --json parity.json \\
+        --variant allreduce backend=allreduce --variant dpsgd backend=dpsgd --override batch.units=4
+
+The first variant is what the others are compared with, paired by seed and utterance. Every run lies in a folder of its
+own, so that the same command goes on where it was interrupted.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.decoding.bootstrap import REPLICATIONS
+from asr.decoding.comparison import Comparison, compare
+from asr.decoding.wer import ErrorCounts, count_errors
+from asr.reporting.run import read_transcripts
+from scripts.bench.report import save_figures
+from scripts.environment import environment
+from scripts.startup import REPOSITORY, UsageError, run_main
+
+QUICK = ("trainer.max_steps=12", "trainer.evaluate_every=12", "trainer.checkpoint_every=12")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What all runs have in common."""
+
+    experiment: str
+    learners: int
+    folder: Path
+    overrides: Sequence[str]
+    evaluated_set: str
+
+    def errors(self, variant: str, overrides: Sequence[str], seed: int) -> dict[str, ErrorCounts]:
+        """Train and evaluate one run, unless that was done before; errors by seed and utterance."""
+        run = self.folder / f"{variant}-{seed}"
+        recogs = run / "eval" / self.evaluated_set / "recogs-greedy.txt"
+        if not recogs.is_file():
+            torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.learners))
+            settings = (f"experiment={self.experiment}", f"seed={seed}", f"exp_dir={run.parent}", f"name={run.name}")
+            self._call(run, *torchrun, str(REPOSITORY / "scripts/train.py"), *settings, *self.overrides, *overrides)
+            self._call(run, str(REPOSITORY / "scripts/evaluate.py"), f"run={run}", f"sets=[{self.evaluated_set}]")
+        return {
+            f"{seed}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
+            for each in read_transcripts(recogs)
+        }
+
+    def _call(self, run: Path, *command: str) -> None:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        log = run.parent / f"{run.name}.log"
+        with log.open("a", encoding="utf-8") as output:
+            ended = subprocess.run([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, check=False)
+        if ended.returncode:
+            raise UsageError(f"{run.name} ended with exit code {ended.returncode}; see {log}")
+
+
+def main(arguments: list[str]) -> None:
+    """Train all variants from all seeds, print a table in Markdown, save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", default="demo", help="conf/experiment/<this>.yaml")
+    parser.add_argument("--learners", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--folder", type=Path, default=Path("exp/parity"), help="where the runs go")
+    parser.add_argument("--set", default="test", help="what is evaluated, with each run's best checkpoint")
+    parser.add_argument("--override", action="append", default=[], help="a setting of all runs")
+    parser.add_argument("--variant", nargs="+", action="append", required=True, metavar=("NAME", "SETTING"))
+    parser.add_argument("--json", type=Path, help="where to save the figures")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed")
+    options = parser.parse_args(arguments)
+    made_with = environment()
+    shared = [*options.override, *(QUICK if options.quick else ())]
+    recipe = Recipe(options.experiment, options.learners, options.folder.resolve(), shared, options.set)
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    variants = {name: settings for name, *settings in options.variant}
+    # Seed by seed, so that whatever is there when it is interrupted can be compared.
+    errors: dict[str, dict[int, dict[str, ErrorCounts]]] = {name: {} for name in variants}
+    for seed in seeds:
+        for name, settings in variants.items():
+            errors[name][seed] = recipe.errors(name, settings, seed)
+            print(f"{name}, seed {seed}: {total(errors[name][seed]).wer:.2%}", flush=True)
+    rows = [row(name, variants[name], errors[name], errors[next(iter(variants))]) for name in variants]
+    print_table(rows)
+    if options.json is not None:
+        figures = {f"wer/{each['variant']}": each["wer"] for each in rows}
+        figures |= {f"wer_difference/{each['variant']}": each["difference"] for each in rows[1:]}
+        save_figures(options.json, figures, rows, made_with, learners=options.learners, seeds=seeds)
+
+
+def total(errors: Mapping[str, ErrorCounts]) -> ErrorCounts:
+    """All utterances together."""
+    return sum(errors.values(), ErrorCounts())
+
+
+def row(
+    name: str,
+    settings: Sequence[str],
+    errors: Mapping[int, Mapping[str, ErrorCounts]],
+    baseline: Mapping[int, Mapping[str, ErrorCounts]],
+) -> dict[str, Any]:
+    """A variant's figures, and its paired difference from the first one over all seeds."""
+    own, first = ({key: n for each in seeds.values() for key, n in each.items()} for seeds in (errors, baseline))
+    comparison: Comparison = compare(own, first, replications=REPLICATIONS, seed=0)
+    return {
+        "variant": name,
+        "settings": list(settings),
+        "wer_by_seed": {str(seed): total(each).wer for seed, each in errors.items()},
+        "wer": comparison.wer,
+        "difference": comparison.difference,
+        "difference_interval": comparison.interval,
+        "reference_words": total(own).reference_words,
+    }
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """In Markdown."""
+    print("| variant | WER by seed | WER | difference, absolute | 95 % interval |\n|---|---|---|---|---|")
+    for each in rows:
+        by_seed = ", ".join(f"{wer:.2%}" for wer in each["wer_by_seed"].values())
+        low, high = each["difference_interval"]
+        print(
+            f"| {each['variant']} | {by_seed} | {each['wer']:.2%} | {100 * each['difference']:+.2f} | "
+            f"{100 * low:+.2f} to {100 * high:+.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)

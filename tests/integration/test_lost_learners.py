@@ -1,0 +1,125 @@
+"""A learner is killed or stopped in the middle of a run: the others name it within seconds, end, and lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from asr.training.checkpoint import list_checkpoints, list_emergencies
+
+LONG = ("trainer.epochs=100000", "trainer.evaluate_every=1000000", "trainer.checkpoint_every=4")
+GOSSIP = {"dpsgd": [], "delay_by_one": [], "hierarchical": ["backend.group_size=2"], "adpsgd": []}
+SCHEMES = {"allreduce": [], "ssgd_noise": [], **GOSSIP}
+NAMED_WITHIN_SECONDS = 10.0
+KILLED = [pytest.param(scheme, signal.SIGKILL, id=f"{scheme}-killed") for scheme in SCHEMES]
+STOPPED = [
+    pytest.param(
+        scheme,
+        signal.SIGSTOP,
+        id=f"{scheme}-stopped",
+        marks=() if scheme in ("allreduce", "dpsgd", "adpsgd") else pytest.mark.long,
+    )
+    for scheme in SCHEMES
+]
+
+
+@contextmanager
+def ended(learners: list[subprocess.Popen[str]]) -> Iterator[None]:
+    """Whatever happens, no process is left, stopped ones included."""
+    try:
+        yield
+    finally:
+        for learner in learners:
+            with suppress(ProcessLookupError):
+                os.killpg(learner.pid, signal.SIGKILL)
+            learner.communicate()
+
+
+def wait_until_under_way(folder: Path, learners: list[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("step-*")):
+        for rank, learner in enumerate(learners):
+            assert learner.poll() is None, f"learner {rank} ended first: {learner.communicate()[0]}"
+        assert time.monotonic() < deadline, "no checkpoint appears"
+        time.sleep(0.05)
+
+
+def first_line_that_names(log: Path, learner: int) -> str | None:
+    lines = log.read_text().splitlines() if log.exists() else []
+    return next((line for line in lines if f"learner {learner} has" in line), None)
+
+
+def seconds_until_named(folder: Path, survivors: list[int], victim: int) -> float:
+    """From now until the log of every survivor says who is lost."""
+    started = time.monotonic()
+    logs = [folder / "logs" / f"rank-{rank}.log" for rank in survivors]
+    while any(first_line_that_names(log, victim) is None for log in logs):
+        assert time.monotonic() - started < 60, [log.read_text()[-2000:] for log in logs]
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize(("scheme", "blow"), [*KILLED, *STOPPED])
+def test_the_others_name_a_lost_learner_and_end(launcher: Any, scheme: str, blow: signal.Signals) -> None:
+    size = 4 if scheme == "hierarchical" else 3
+    victim = 0 if scheme in ("dpsgd", "ssgd_noise") else 1
+    survivors = [rank for rank in range(size) if rank != victim]
+    batch = (f"batch.units={size}", "batch.unit_utterances=2")
+    learners = launcher.start_each(size, "name=lost", f"backend={scheme}", *SCHEMES[scheme], *batch, *LONG)
+    folder = launcher.folder / "exp" / "lost"
+    with ended(learners):
+        wait_until_under_way(folder, learners)
+        os.kill(learners[victim].pid, blow)
+        assert seconds_until_named(folder, survivors, victim) < NAMED_WITHIN_SECONDS
+        printed = {rank: learners[rank].communicate(timeout=60)[0] for rank in survivors}
+    for rank in survivors:
+        assert learners[rank].returncode == 2, printed[rank]
+        last = printed[rank].strip().splitlines()[-1]
+        assert last.startswith(f"error on learner {rank}: learner {victim} has "), printed[rank]
+    complete, problems = list_checkpoints(folder / "checkpoints")
+    assert complete
+    assert not problems
+    assert all(each.damaged_file() is None for each in complete)
+    emergencies, problems = list_emergencies(folder / "checkpoints")
+    assert not problems
+    assert len(emergencies) == (scheme in GOSSIP)
+    for emergency in emergencies:
+        assert json.loads((emergency.folder / "loss.json").read_text())["mean_of"] == survivors
+        assert emergency.damaged_file() is None
+        usual = load_file(complete[-1].folder / "model.safetensors")
+        assert {k: v.shape for k, v in emergency.model_state().items()} == {k: v.shape for k, v in usual.items()}
+
+
+def test_with_an_agent_per_learner_the_run_names_the_lost_one_and_leaves_a_model(launcher: Any) -> None:
+    batch = ("batch.units=3", "batch.unit_utterances=2")
+    agents = launcher.start_agents(3, "name=agents", "backend=dpsgd", *batch, *LONG)
+    folder = launcher.folder / "exp" / "agents"
+    with ended(agents):
+        wait_until_under_way(folder, agents)
+        (victim,) = children(agents[2].pid)
+        rank = next(int(v[5:]) for v in environment(victim) if v.startswith("RANK="))
+        os.kill(victim, signal.SIGKILL)
+        survivors = [each for each in range(3) if each != rank]
+        assert seconds_until_named(folder, survivors, rank) < NAMED_WITHIN_SECONDS
+        printed = [agent.communicate(timeout=90)[0] for agent in agents]
+    assert all(agent.returncode for agent in agents)
+    assert sum(f": learner {rank} has ended or was killed" in output for output in printed) == 2
+    evaluated = launcher.script("evaluate", "run=exp/agents", "checkpoint=emergency", "sets=[dev]")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "emergency-" in evaluated.stdout
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def environment(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
