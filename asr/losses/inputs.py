@@ -76,7 +76,14 @@ class LossInputs:
 
 
 class TransducerLoss(Protocol):
-    """A loss of the configuration, with its settings bound."""
+    """The loss of one model; where it is a module, its parameters are the model's."""
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Loss of each utterance, (B,), in at least float32."""
+
+
+class LossSettings(Protocol):
+    """A loss of the configuration, with its settings bound, before the model's sizes are known."""
+
+    def sized(self, *, joint: int, classes: int) -> TransducerLoss:
+        """The loss of a model with ``joint`` joint dimensions and ``classes`` classes, blank included."""

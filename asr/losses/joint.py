@@ -97,13 +97,13 @@ class TiledJoiner:
         self.bias_V = bias_V.to(dtype)
         self.space = Workspace(encoder_BTJ.device)
 
-    def score(self, cells: int) -> Scores:
-        """Of the first ``cells`` packed cells."""
-        blank_N, label_N, normaliser_N = torch.empty(3, cells, dtype=self.wide, device=self.space.device)
-        for start in range(0, cells, self.tile_cells):
-            part = slice(start, min(start + self.tile_cells, cells))
-            tile = self.index.locate(torch.arange(part.start, part.stop, device=self.space.device))
-            blank_N[part], label_N[part], normaliser_N[part] = self._score(self._hidden(tile), tile)
+    def score(self, open_n: Tensor, cells: int) -> Scores:
+        """Of the cells at these places among ``cells`` packed ones; no arc leaves the others."""
+        blank_N, label_N = torch.full((2, cells), -torch.inf, dtype=self.wide, device=self.space.device)
+        normaliser_N = torch.zeros_like(blank_N)
+        for packed_n in open_n.split(self.tile_cells):
+            tile = self.index.locate(packed_n)
+            blank_N[packed_n], label_N[packed_n], normaliser_N[packed_n] = self._score(self._hidden(tile), tile)
         return Scores(blank_N, label_N, normaliser_N)
 
     def add_gradients(self, kept: Kept, total: Gradients) -> None:

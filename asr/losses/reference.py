@@ -8,15 +8,16 @@ T frames   U labels   V classes with blank
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def joiner_logits(
     encoder_TJ: Tensor, predictor_SJ: Tensor, weight_VJ: Tensor, bias_V: Tensor, combine: str = "add"
 ) -> Tensor:
-    """Logits (T, S, V) of one utterance, materialised: W tanh(e + p) + bias, or W tanh(e * p) + bias."""
-    encoder_T1J = encoder_TJ[:, None]
-    merged_TSJ = encoder_T1J + predictor_SJ if combine == "add" else encoder_T1J * predictor_SJ
-    return torch.tanh(merged_TSJ) @ weight_VJ.t() + bias_V
+    """Logits (..., T, S, V), materialised: W tanh(e + p) + bias, or W tanh(e * p) + bias. Of one utterance or a batch."""
+    encoder_T1J, predictor_1SJ = encoder_TJ.unsqueeze(-2), predictor_SJ.unsqueeze(-3)
+    merged_TSJ = encoder_T1J + predictor_1SJ if combine == "add" else encoder_T1J * predictor_1SJ
+    return functional.linear(torch.tanh(merged_TSJ), weight_VJ, bias_V)
 
 
 def reference_loss(logits_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:

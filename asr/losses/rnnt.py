@@ -42,14 +42,19 @@ class ExactLoss:
     delay_penalty: NonNegative  # Kang et al. 2023, arXiv 2211.00490; per frame
     kernels: Kernels  # of the joiner
 
+    def sized(self, *, joint: int, classes: int) -> "ExactLoss":
+        """Itself: it has no parameters."""
+        return self
+
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Loss of each utterance, (B,)."""
         return transducer_loss(inputs, self)
 
 
-def transducer_loss(inputs: LossInputs, settings: ExactLoss) -> Tensor:
+def transducer_loss(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = None) -> Tensor:
     """Negative log likelihood of each utterance, (B,), float32 (float64 for float64 inputs).
 
+    ``open_n``: places, in ascending order, of the packed cells that alignments may pass; None: all.
     Gradients are exact but for cells below ``min_occupancy``, each of which takes away at most that fraction of one
     alignment's gradient. ``fastemit`` scales what reaches the label arcs by 1 + fastemit and leaves the value as it is.
     ``delay_penalty`` adds delay_penalty x ((T - 1) / 2 - t) to the log probability of a label at frame t. Matrix products
@@ -57,7 +62,7 @@ def transducer_loss(inputs: LossInputs, settings: ExactLoss) -> Tensor:
     utterance of non-finite inputs has a non-finite loss, and a non-finite loss non-finite gradients; unusable lengths or
     labels raise ValueError.
     """
-    loss_B: Tensor = _TransducerLoss.apply(*inputs.tensors, problem_of(inputs, settings))
+    loss_B: Tensor = _TransducerLoss.apply(*inputs.tensors, problem_of(inputs, settings, open_n))
     return loss_B
 
 
@@ -67,6 +72,7 @@ class Problem:
 
     shape: Shape
     index: CellIndex
+    open_n: Tensor  # places of the packed cells that alignments may pass
     combine: Combine
     blank: int
     tile_cells: int
@@ -96,12 +102,13 @@ def joiner_class(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> 
     return TritonJoiner
 
 
-def problem_of(inputs: LossInputs, settings: ExactLoss) -> Problem:
+def problem_of(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = None) -> Problem:
     """The problem that ``inputs`` pose; ValueError where they do not fit together."""
     shape = inputs.shape()
     return Problem(
         shape=shape,
         index=CellIndex.build(inputs, shape),
+        open_n=torch.arange(sum(shape.cells), device=inputs.encoder_BTJ.device) if open_n is None else open_n,
         combine=inputs.combine,
         blank=inputs.blank,
         tile_cells=settings.tile_cells or TILE_CELLS[inputs.encoder_BTJ.device.type],
@@ -130,7 +137,7 @@ class _TransducerLoss(torch.autograd.Function):
         if problem.differentiable and any(ctx.needs_input_grad):
             ctx.problem = problem
             posteriors = arc_posteriors(arcs, alpha_DBS, loss_B.dtype)
-            kept = keep_cells(*posteriors, scores.normaliser_N, problem.settings)
+            kept = keep_cells(*posteriors, scores.normaliser_N, problem)
             ctx.save_for_backward(*tensors, *kept, 0.0 * loss_B)
         return loss_B
 
@@ -151,17 +158,18 @@ class _TransducerLoss(torch.autograd.Function):
 def score_cells(tensors: Tensors, problem: Problem) -> Scores:
     """Log probabilities of blank and of the next label in every cell of the lattices."""
     with torch.autocast(tensors[0].device.type, enabled=False):
-        return problem.joiner(tensors).score(sum(problem.shape.cells))
+        return problem.joiner(tensors).score(problem.open_n, sum(problem.shape.cells))
 
 
-def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, settings: ExactLoss) -> tuple[Tensor, ...]:
+def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, problem: Problem) -> tuple[Tensor, ...]:
     """Places (K,) of the cells that backward visits, with their posteriors and normalisers.
 
     FastEmit (Yu et al. 2021) scales the gradient of the label arcs, and leaves that of the blank arcs.
     """
-    packed_K = (~(blank_N + label_N < settings.min_occupancy)).nonzero().squeeze(1)  # NaN is kept
+    matters_N = ~(blank_N + label_N < problem.settings.min_occupancy)  # NaN does
+    packed_K = problem.open_n[matters_N[problem.open_n]]
     blank_K, label_K, normaliser_K = blank_N[packed_K], label_N[packed_K], normaliser_N[packed_K]
-    return packed_K, blank_K, label_K * (1 + settings.fastemit), normaliser_K
+    return packed_K, blank_K, label_K * (1 + problem.settings.fastemit), normaliser_K
 
 
 def _poison(tensors: Tensors, shape: Shape) -> Tensor:

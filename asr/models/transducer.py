@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from asr.data.batch import Batch
 from asr.data.tokenizer import BLANK
 from asr.losses.ctc import ctc_impossible, ctc_loss
-from asr.losses.inputs import LossInputs, TransducerLoss
+from asr.losses.inputs import LossInputs, LossSettings
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
 from asr.models.predictor import Predictor
@@ -34,7 +34,7 @@ class Transducer(Recogniser):
         predictor: Predictor,
         joiner: Joiner,
         ctc_weight: NonNegative,
-        loss: TransducerLoss,
+        loss: LossSettings,
         vocabulary_size: int,
     ) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Transducer(Recogniser):
         self.joiner = joiner
         self.ctc_head = nn.Linear(encoder.dimension, vocabulary_size) if ctc_weight > 0 else None
         self.ctc_weight = ctc_weight
-        self.loss = loss
+        self.loss = loss.sized(joint=joiner.dimension, classes=vocabulary_size)
         self.vocabulary_size = vocabulary_size
 
     def forward(self, batch: Batch) -> LossOutput:
@@ -86,13 +86,13 @@ def transducer(
     predictor: Callable[..., Predictor],
     joiner: Callable[..., Joiner],
     ctc_weight: NonNegative,
-    loss: TransducerLoss,
+    loss: LossSettings,
     vocabulary_size: int,
     feature_dimension: int,
 ) -> Transducer:
     """The model of a configuration: parts come with their own settings bound and get the sizes known at run time.
 
-    Initial weights are drawn from torch's global generator, in the order encoder, predictor, joiner, CTC head.
+    Initial weights are drawn from torch's global generator, in the order encoder, predictor, joiner, CTC head, loss.
     """
     encoder_part = encoder(feature_dimension=feature_dimension)
     predictor_part = predictor(vocabulary_size=vocabulary_size)

@@ -1,4 +1,4 @@
-"""A small recurrent network and global batches of unequal units, on which schemes are compared with each other."""
+"""A small recurrent network and global batches of unequal units, on which schemes are compared; random lattices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from asr.losses.inputs import Combine, LossInputs
 from distributed.backend import Backend, GradientReport
 
 Unit = tuple[Tensor, Tensor]
@@ -72,3 +73,34 @@ class Laboratory:
 def laboratory(train_steps: Callable[..., Iterator[GradientReport]]) -> Laboratory:
     """Networks, data and a loop."""
     return Laboratory(train_steps)
+
+
+@pytest.fixture
+def make_inputs() -> Callable[..., LossInputs]:
+    """``make_inputs(frames=[..], labels=[..], classes=9, width=6, combine="add", dtype=..)``: joiner inputs drawn at random."""
+
+    def make(
+        frames: list[int],
+        labels: list[int],
+        classes: int = 9,
+        width: int = 6,
+        combine: Combine = "add",
+        dtype: torch.dtype = torch.float64,
+    ) -> LossInputs:
+        rng = torch.Generator().manual_seed(7)
+        batch = len(frames)
+        sizes = [(batch, max(frames), width), (batch, max(labels) + 1, width), (classes, width), (classes,)]
+        tensors = [torch.randn(size, generator=rng, dtype=dtype).requires_grad_() for size in sizes]
+        return LossInputs(
+            encoder_BTJ=tensors[0],
+            predictor_BSJ=tensors[1],
+            weight_VJ=tensors[2],
+            bias_V=tensors[3],
+            targets_BU=torch.randint(1, classes, (batch, max(labels)), generator=rng),
+            encoder_lengths_B=torch.tensor(frames),
+            target_lengths_B=torch.tensor(labels),
+            combine=combine,
+            blank=0,
+        )
+
+    return make

@@ -60,6 +60,13 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         ("hooks=null", ["hooks=null", "spec_augment", "hooks=[] for none"]),
         ("hooks=[null]", ["hooks=[null]", "spec_augment", "hooks=[] for none"]),
         ("hooks={a:1}", ["hooks={a:1}", "hooks=[] for none"]),
+        (
+            "model/loss=pruned model.loss.prune_range=1",
+            ["model.loss.prune_range=1", "must be a whole number at least 2"],
+        ),
+        ("model/loss=pruned model.loss.simple_scale=0", ["model.loss.simple_scale=0", "above 0"]),
+        ("model/loss=pruned model.loss.lattice.tile_cells=0", ["model.loss.lattice.tile_cells=0", "at least 1"]),
+        ("model/loss=prund", ["prund", "did you mean 'pruned'"]),
         ("~logger", ["~logger", "logger=[] for none"]),
         ("~hooks", ["~hooks", "hooks=[] for none"]),
         ("~trainer.epochs", ["~trainer.epochs", "hooks and logger"]),

@@ -68,7 +68,7 @@ def results(kind: type[TiledJoiner], inputs: LossInputs, tile_cells: int) -> lis
         dtype=inputs.encoder_BTJ.dtype,
     )
     cells = sum(shape.cells)
-    scores = joiner.score(cells)
+    scores = joiner.score(torch.arange(cells, device=inputs.encoder_BTJ.device), cells)
     kept_K = torch.arange(0, cells, 2, device=inputs.encoder_BTJ.device)
     posteriors = torch.rand(2, len(kept_K), generator=torch.Generator().manual_seed(1)).to(scores.blank_N)
     total = Gradients.zeros(inputs.tensors, scores.blank_N.dtype)

@@ -21,12 +21,17 @@ SMALL = {
 
 @pytest.fixture
 def build() -> Callable[..., SpeechModel]:
-    """``build(name, small=False, vocabulary_size=29, feature_dimension=80, **{"encoder.layers": 2, ...})``."""
+    """``build(name, small=False, vocabulary_size=29, feature_dimension=80, loss=None, **{"encoder.layers": 2, ...})``."""
 
     def make(
-        name: str, small: bool = False, vocabulary_size: int = 29, feature_dimension: int = 80, **changes: Any
+        name: str,
+        small: bool = False,
+        vocabulary_size: int = 29,
+        feature_dimension: int = 80,
+        loss: str | None = None,
+        **changes: Any,
     ) -> SpeechModel:
-        config = compose("train", [f"model={name}"]).model
+        config = compose("train", [f"model={name}", *([f"model/loss={loss}"] if loss else [])]).model
         if small:
             transducer = {"predictor.dimension": 16, "joiner.dimension": 16} if "joiner" in config else {}
             changes = {**transducer, **SMALL[name], **changes}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn import functional
 
 from asr.data.batch import Batch
@@ -66,12 +67,16 @@ def test_parameter_counts_are_the_papers(
     assert count_millions(model) == pytest.approx(papers_millions, rel=tolerance)
 
 
+every_loss = pytest.mark.parametrize("loss", ["exact", "pruned", "torchaudio"])
+
+
 @every_small_model
+@every_loss
 @pytest.mark.parametrize("training", [True, False])
 def test_loss_is_finite_and_every_parameter_gets_a_gradient(
-    build: Build, make_batch: MakeBatch, name: str, training: bool
+    build: Build, make_batch: MakeBatch, name: str, loss: str, training: bool
 ) -> None:
-    model = build(name, small=True).train(training)
+    model = build(name, small=True, loss=loss).train(training)
     output = model(make_batch([40, 33, 9], [5, 0, 2]))
     output.total.backward()
     assert output.total.shape == ()
@@ -88,11 +93,12 @@ def test_loss_is_finite_and_every_parameter_gets_a_gradient(
 
 
 @every_small_model
+@every_loss
 @pytest.mark.parametrize("tokens", [[0, 0], [30, 30]], ids=["no tokens", "more tokens than states"])
 def test_odd_targets_still_give_every_parameter_a_gradient(
-    build: Build, make_batch: MakeBatch, name: str, tokens: list[int]
+    build: Build, make_batch: MakeBatch, name: str, loss: str, tokens: list[int]
 ) -> None:
-    model = build(name, small=True)
+    model = build(name, small=True, loss=loss)
     output = model(make_batch([1, 8], tokens))
     output.total.backward()
     assert output.total.isfinite()
@@ -102,8 +108,9 @@ def test_odd_targets_still_give_every_parameter_a_gradient(
 
 
 @every_small_model
-def test_an_emptied_unit_gives_zero_gradients(build: Build, make_batch: MakeBatch, name: str) -> None:
-    model = build(name, small=True)
+@every_loss
+def test_an_emptied_unit_gives_zero_gradients(build: Build, make_batch: MakeBatch, name: str, loss: str) -> None:
+    model = build(name, small=True, loss=loss)
     frozen = model.joiner.output.bias.requires_grad_(False)
     output = model(make_batch([], []))
     output.total.backward()
@@ -111,6 +118,40 @@ def test_an_emptied_unit_gives_zero_gradients(build: Build, make_batch: MakeBatc
     assert output.weight == 0
     assert frozen.grad is None
     assert all((p.grad == 0).all() for p in model.parameters() if p is not frozen)
+
+
+def test_the_loss_changes_neither_other_weights_nor_their_names(build: Build) -> None:
+    exact, pruned = (build("lstm_tiny", small=True, loss=loss).state_dict() for loss in ("exact", "pruned"))
+    assert all(torch.equal(pruned[name], weight) for name, weight in exact.items())
+    assert sorted(pruned.keys() - exact.keys()) == [
+        "loss.acoustic.bias",
+        "loss.acoustic.weight",
+        "loss.language.weight",
+    ]
+
+
+@pytest.mark.parametrize("loss", ["pruned", "torchaudio"])
+def test_other_losses_train(build: Build, make_batch: MakeBatch, loss: str) -> None:
+    model, batch = build("lstm_tiny", small=True, loss=loss), make_batch([40, 33, 9], [5, 0, 2])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    totals = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        output = model(batch)
+        output.total.backward()
+        optimizer.step()
+        totals.append(output.total.item())
+    assert totals[-1] < 0.8 * totals[0]
+
+
+@every_loss
+def test_bf16_autocast_reaches_every_loss(build: Build, make_batch: MakeBatch, loss: str) -> None:
+    model, batch = build("conformer_tiny", small=True, loss=loss).eval(), make_batch([60, 41], [6, 4])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(batch)
+    output.total.backward()
+    assert output.terms["rnnt"].dtype == torch.float32
+    assert output.terms["rnnt"].item() == pytest.approx(model(batch).terms["rnnt"].item(), rel=0.03)
 
 
 def test_without_ctc_there_is_no_head(build: Build, make_batch: MakeBatch) -> None:
@@ -141,8 +182,8 @@ def test_bf16_autocast_reaches_the_products_of_the_loss(
     seen = []
     score = TiledJoiner.score
 
-    def spy(joiner: TiledJoiner, cells: int) -> Scores:
-        scores = score(joiner, cells)
+    def spy(joiner: TiledJoiner, open_n: Tensor, cells: int) -> Scores:
+        scores = score(joiner, open_n, cells)
         seen.append((joiner.weight_VJ.dtype, scores.blank_N.dtype))
         return scores
 

@@ -1,0 +1,47 @@
+"""The transducer loss as other toolkits have it, for comparison: every logit of the batch at once, then torchaudio's loss.
+
+B utterances   T frames   U labels   S = U + 1   V classes with blank
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchaudio.functional import rnnt_loss
+
+from asr.losses.inputs import LossInputs
+from asr.losses.reference import joiner_logits
+
+MOST_LOGITS = 2**31  # torchaudio counts them with 32 bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchaudioLoss:
+    """The exact loss without any of our code beside the joiner's formula; products follow autocast, the loss is fp32."""
+
+    def sized(self, *, joint: int, classes: int) -> "TorchaudioLoss":
+        """Itself: it has no parameters."""
+        return self
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """Loss of each utterance, (B,) float32; ValueError for float64, or more logits than torchaudio can count."""
+        if inputs.product_dtype == torch.float64:
+            raise ValueError("model/loss=torchaudio has no double precision: set trainer.precision=fp32 or bf16")
+        shape, (classes, _) = inputs.shape(), inputs.weight_VJ.shape
+        frames, states = max(shape.frames), max(shape.states)
+        logits = len(shape.frames) * frames * states * classes
+        if logits >= MOST_LOGITS:
+            raise ValueError(
+                f"model/loss=torchaudio counts logits with 32 bits and a unit has {logits}: lower batch.max_cells"
+            )
+        encoder_BTJ, predictor_BSJ = inputs.encoder_BTJ[:, :frames], inputs.predictor_BSJ[:, :states]
+        logits_BTSV = joiner_logits(encoder_BTJ, predictor_BSJ, inputs.weight_VJ, inputs.bias_V, inputs.combine)
+        loss_B: Tensor = rnnt_loss(
+            logits_BTSV.float(),
+            inputs.targets_BU[:, : states - 1].int(),
+            inputs.encoder_lengths_B.int(),
+            inputs.target_lengths_B.int(),
+            blank=inputs.blank,
+            reduction="none",
+        )
+        return loss_B
