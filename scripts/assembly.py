@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from asr.data.cache import SignalCache
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
-from asr.training.checkpoint import CheckpointFolder
+from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.console import console_logger
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run

@@ -1,4 +1,4 @@
-"""Checkpoints that survive kill -9, a full disk and a flipped bit.
+"""Checkpoints on disk: what lies in their folders, how they are read and found.
 
     checkpoints/step-00001000/learner-0.pt ...   each learner's own state, loadable without unpickling code
     checkpoints/step-00001000/model.safetensors  the consensus model
@@ -6,36 +6,25 @@
     checkpoints/damaged-step-00002000/           passed over by a resume, kept for inspection, used by nothing
     checkpoints/emergency-...                    of survivors (emergency.py), used on request alone
 
-Everything is written into a folder under a temporary name and fsynced; learner 0 then writes the manifest and renames
-the folder, so that a folder under its final name is complete. Writing fails or succeeds on all learners together.
+A folder under its final name is complete: checkpoint_folder.py writes them so.
 """
 
 import logging
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from asr.training.checkpoint_manifest import CheckpointError, FormatError, one_line, read_manifest, write_manifest
+from asr.training.checkpoint_manifest import CheckpointError, FormatError, read_manifest
 from asr.training.files import (
-    delete_folder,
-    fsync,
-    put_in_place,
-    restore_replaced,
-    set_aside,
     sha256,
-    sweep,
-    write_atomically,
 )
 from asr.training.hook import Progress
-from distributed.launch import World
 from distributed.ranges import Count, Natural
 
 MODEL = "model.safetensors"
@@ -68,11 +57,11 @@ class Checkpoint:
 
     def learner_state(self, learner: int, device: torch.device) -> dict[str, Any]:
         """State of one learner of the run that wrote the checkpoint."""
-        return torch.load(self.folder / _learner_file(learner), map_location=device, weights_only=True)
+        return torch.load(self.folder / learner_file(learner), map_location=device, weights_only=True)
 
     def backend_states(self) -> list[dict[str, Any]]:
         """The backend's state of every learner, on the CPU; of the files, weights and moments are not read."""
-        files = [self.folder / _learner_file(learner) for learner in range(self.world_size)]
+        files = [self.folder / learner_file(learner) for learner in range(self.world_size)]
         return [torch.load(file, map_location="cpu", mmap=True, weights_only=True)["backend"] for file in files]
 
     def model_state(self) -> dict[str, Tensor]:
@@ -100,7 +89,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         checkpoint = Checkpoint(folder, **record | {"progress": Progress(**record["progress"])})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: its manifest has other fields than this version's: {error}") from error
-    unlisted = {MODEL, *map(_learner_file, range(checkpoint.world_size))} - checkpoint.files.keys()
+    unlisted = {MODEL, *map(learner_file, range(checkpoint.world_size))} - checkpoint.files.keys()
     if unlisted:
         raise CheckpointError(f"{folder}: its manifest does not list {', '.join(sorted(unlisted))}")
     return checkpoint
@@ -164,148 +153,17 @@ def best_checkpoint(checkpoints: list[Checkpoint]) -> Checkpoint | None:
     return next(iter(ranked_checkpoints(checkpoints) or checkpoints[-1:]), None)
 
 
-class CheckpointFolder:
-    """Writes, finds and retires the checkpoints of one run; every method is called by all learners together."""
-
-    def __init__(self, root: Path, world: World, retention: Retention, backend: str, plan: int) -> None:
-        self.root = root
-        self.world = world
-        self.retention = retention
-        self.backend = backend
-        self.plan = plan
-
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest intact checkpoint, found by learner 0 for all, and a line for each newer one that is not intact.
-
-        Those are renamed to ``damaged-...``: retention counts, and later resumes see, intact ones only.
-
-        Raises:
-            CheckpointError: on every learner, if there are checkpoints but none is intact, or one is of another
-                version of this program, or the newest was written under another batch plan, in which it would stand
-                for other utterances.
-        """
-        chosen: Checkpoint | None = None
-        lines: list[str] = []
-        doing, remedy = f"resume from {self.root}", "mend what it names, then run the same command again"
-        with self._together(doing, remedy):
-            if self.world.rank == 0:
-                chosen, lines = self._find()
-        number = torch.tensor([-1 if chosen is None else int(chosen.folder.name.removeprefix("step-"))])
-        step = int(self.world.broadcast(number, source=0).item())
-        with self._together(doing, remedy):
-            if self.world.rank != 0 and step >= 0:
-                chosen = read_checkpoint(self.root / _name(step))
-        if chosen is not None and chosen.plan != self.plan:
-            raise CheckpointError(
-                f"{chosen.folder} was written with other training data (utterances, lengths or tokens have changed "
-                "since): restore the data to go on, or choose another name="
-            )
-        return chosen, lines
-
-    def _find(self) -> tuple[Checkpoint | None, list[str]]:
-        restore_replaced(self.root)
-        chosen, problems = newest_intact(self.root)
-        if chosen is None and problems:
-            raise CheckpointError(
-                f"no checkpoint in {self.root} is intact: {'; '.join(problems.values())}; "
-                "restore one of them, or move them away to train from the start"
-            )
-        lines = [f"{why}; kept as {set_aside(folder, DAMAGED).name}" for folder, why in sorted(problems.items())]
-        return chosen, lines
-
-    def among_best(self, figure: float) -> bool:
-        """Whether a checkpoint with this figure would be one of the ``keep_best`` best."""
-        found = list_checkpoints(self.root)[0] if self.world.rank == 0 else []
-        as_good = sum(c.figure is not None and c.figure <= figure for c in found)
-        return self.world.any(self.world.rank == 0 and as_good < self.retention.keep_best)
-
-    def save(
-        self, progress: Progress, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None, figure: float | None
-    ) -> Path:
-        """Write one checkpoint; ``consensus`` is given by learner 0 alone.
-
-        A last, smaller global batch may end in the same global step as the one before, hence under the same name.
-        Then the checkpoint with the lower ``figure`` stays; one without takes that of the same number of samples.
-
-        Raises:
-            CheckpointError: on every learner, if any of them could not write; older checkpoints are untouched.
-        """
-        final = self.root / _name(progress.global_step)
-        temporary = self.root / f"{WRITING}{final.name}"
-        doing = f"write checkpoint {final}"
-        remedy = "the checkpoints before it are intact: free space or make the folder writable, then run it again"
-        with self._together(doing, remedy):
-            if self.world.rank == 0:
-                sweep(self.root, WRITING)
-                temporary.mkdir(parents=True)
-        with self._together(doing, remedy):
-            self._write_own(temporary, state, consensus)
-        with self._together(doing, remedy):
-            if self.world.rank == 0:
-                self._complete(temporary, final, progress, figure)
-                self._retire()
-        return final
-
-    @contextmanager
-    def _together(self, doing: str, remedy: str) -> Iterator[None]:
-        """Do a part of the work on every learner; fail on all if it failed on one, whatever the reason."""
-        failure: Exception | None = None
-        try:
-            yield
-        except Exception as error:  # a learner that left alone would let the others wait for it
-            failure = error
-        if self.world.any(failure is not None):
-            if isinstance(failure, CheckpointError):
-                raise failure
-            told = "another learner could not do its part (see its log)" if failure is None else one_line(failure)
-            raise CheckpointError(f"cannot {doing}: {told}; {remedy}") from failure
-
-    def _write_own(self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None) -> None:
-        own = temporary / _learner_file(self.world.rank)
-        torch.save(dict(state), own)
-        fsync(own)
-        write_atomically(own.with_suffix(".sha256"), sha256(own))
-        if consensus is not None:
-            # A clone: the weights are views of one flat buffer, which safetensors refuses to store several times.
-            save_file({name: tensor.detach().cpu().clone() for name, tensor in consensus.items()}, temporary / MODEL)
-            fsync(temporary / MODEL)
-
-    def _complete(self, temporary: Path, final: Path, progress: Progress, figure: float | None) -> None:
-        earlier = _intact(final)
-        if earlier is not None and earlier.figure is not None:
-            if figure is None and earlier.progress.samples == progress.samples:
-                figure = earlier.figure
-            elif figure is not None and earlier.figure < figure:
-                log.info("%s stays: its figure is lower than after %d samples", final, progress.samples)
-                shutil.rmtree(temporary)
-                return
-        files = {MODEL: sha256(temporary / MODEL)}
-        for learner in range(self.world.size):
-            digest = (temporary / _learner_file(learner)).with_suffix(".sha256")
-            files[_learner_file(learner)] = digest.read_text()
-            digest.unlink()
-        run = {"world_size": self.world.size, "backend": self.backend, "plan": self.plan}
-        write_manifest(temporary, {"progress": asdict(progress), **run, "figure": figure, "files": files})
-        put_in_place(temporary, final)
-
-    def _retire(self) -> None:
-        found, _ = list_checkpoints(self.root)
-        best = ranked_checkpoints(found)[: self.retention.keep_best]
-        kept = {c.folder for c in (*found[-self.retention.keep_last :], *best)}
-        for checkpoint in found:
-            if checkpoint.folder not in kept:
-                delete_folder(checkpoint.folder)
-
-
-def _name(global_step: int) -> str:
+def checkpoint_name(global_step: int) -> str:
+    """Of the folder."""
     return f"step-{global_step:08d}"
 
 
-def _learner_file(learner: int) -> str:
+def learner_file(learner: int) -> str:
+    """Name of the file with one learner's state."""
     return f"learner-{learner}.pt"
 
 
-def _intact(folder: Path) -> Checkpoint | None:
+def intact_checkpoint(folder: Path) -> Checkpoint | None:
     """The checkpoint in a folder, if there is one and it is not damaged."""
     try:
         checkpoint = read_checkpoint(folder)

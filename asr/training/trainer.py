@@ -17,7 +17,8 @@ from asr.data.batch import Batch
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import BatchPlan
 from asr.training.bad_steps import BadSteps
-from asr.training.checkpoint import Checkpoint, CheckpointFolder
+from asr.training.checkpoint import Checkpoint
+from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.evaluation import Evaluator
 from asr.training.hook import Hook, Progress, Run
 from asr.training.memory import MemoryGuard

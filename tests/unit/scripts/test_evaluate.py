@@ -8,7 +8,8 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from asr.training.checkpoint import CheckpointFolder, Retention
+from asr.training.checkpoint import Retention
+from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.hook import Progress
 from distributed.launch import World
 from scripts.build import build_model, build_speech, fit_tokenizer

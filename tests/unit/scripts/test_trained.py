@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.training.checkpoint import CheckpointFolder, Retention
+from asr.training.checkpoint import Retention
+from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.hook import Progress
 from distributed.launch import World
 from scripts.evaluate import check_names

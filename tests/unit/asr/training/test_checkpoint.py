@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from asr.training.checkpoint import (
-    CheckpointFolder,
     Retention,
     best_checkpoint,
     list_checkpoints,
@@ -20,6 +19,7 @@ from asr.training.checkpoint import (
     ranked_checkpoints,
     read_checkpoint,
 )
+from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.checkpoint_manifest import CheckpointError, read_manifest, write_manifest
 from asr.training.hook import Progress
 from distributed.launch import World

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from asr.training import checkpoint as module
-from asr.training.checkpoint import CheckpointFolder, Retention
+from asr.training import checkpoint_folder as module
+from asr.training.checkpoint import Retention
+from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.hook import Progress
 from distributed.launch import World
 
