@@ -25,14 +25,22 @@ class Connections:
         self._inodes |= _sockets().keys() - before
 
     def cut(self) -> int:
-        """Let those that are still open read their end; returns how many."""
+        """Let those that are still open read their end, as if the peer had closed them; returns how many."""
+        # Their writing end stays: gloo's thread may be about to write.
+        return self._shut_down(socket.SHUT_RD)
+
+    def hang_up(self) -> int:
+        """Close them for the peers too; returns how many. No operation may be under way that shall succeed."""
+        return self._shut_down(socket.SHUT_RDWR)
+
+    def _shut_down(self, how: int) -> int:
         number = 0
         for inode, descriptor in _sockets().items():
             # Descriptors are given out again, a socket's inode is not: somebody else's socket stays as it is.
             if inode in self._inodes:
                 with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
                     connection.getpeername()  # OSError: it listens, which gloo would not survive, or was closed just now
-                    connection.shutdown(socket.SHUT_RD)  # gloo sees an end; a failing write it might not survive
+                    connection.shutdown(how)
                     number += 1
         return number
 

@@ -12,8 +12,10 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from torch.distributed import DistError, Store
 
@@ -67,19 +69,23 @@ class Watch:
 
     def _on_loss(self, loss: Loss) -> None:
         log.error("%s", loss)
-        if not self._heard.is_set():
-            self.connections.cut()
-            threading.Thread(target=self._end_in_any_case, args=(loss,), name="grace", daemon=True).start()
+        threading.Thread(target=self._free, args=(loss,), name="freeing", daemon=True).start()
 
-    def _end_in_any_case(self, loss: Loss) -> None:
-        if not self._heard.wait(GRACE_SECONDS):
-            line = (
-                f"error on learner {self.liveness.rank}: {LearnerLostError(loss)}; ended while it still waited for it"
-            )
-            log.error("%s", line)
-            logging.shutdown()
-            print(line, file=sys.stderr, flush=True)
-            os._exit(1)
+    def _free(self, loss: Loss) -> None:
+        """Cut connections until the thread that trains has come out, new ones too; end the process if it does not."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        while not self._heard.is_set():
+            self.connections.cut()
+            if time.monotonic() > deadline:
+                self._end(loss)
+            self._heard.wait(1.0)
+
+    def _end(self, loss: Loss) -> NoReturn:
+        line = f"error on learner {self.liveness.rank}: {LearnerLostError(loss)}; ended while it still waited for it"
+        log.error("%s", line)
+        logging.shutdown()
+        print(line, file=sys.stderr, flush=True)
+        os._exit(1)
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
@@ -102,6 +108,7 @@ class Watch:
         if loss is None:
             self.liveness.failed(str(error) or type(error).__name__)
             return None
+        self.connections.hang_up()  # nobody shall wait for this learner, which may have weights to write
         return LearnerLostError(loss)
 
     def check(self) -> None:

@@ -75,6 +75,7 @@ def save_mean(
     unfinished = own.with_suffix(".unfinished")
     save_file({key: tensor.detach().cpu().clone() for key, tensor in model.items()}, unfinished)
     unfinished.rename(own)
+    log.error("this learner's weights are in %s", folder)
     if survivor.rank != survivor.others[0]:
         return None
     learners = _wait_for(folder, survivor.others, patience_seconds)
