@@ -201,15 +201,14 @@ def start(
         torch.cuda.set_device(chosen)
     timeout = timedelta(seconds=timeout_seconds)
     store: Store = dist.HashStore()
-    watch: Watch | None = None
+    watch = Watch(grace_seconds=timeout_seconds) if patience_seconds is not None and place.size > 1 else None
     if place.launched:
-        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
-        if patience_seconds is not None and place.size > 1:
-            watch = Watch()
-            master = os.environ["MASTER_ADDR"]
-            watch.start(
-                rank=place.rank, store=store, master=master, one_host=one_host, patience_seconds=patience_seconds
-            )
+        # A learner may wait for the store as well, whose host can be lost.
+        with nullcontext() if watch is None else watch.connections.recording():
+            store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
+    if watch is not None and patience_seconds is not None:
+        master = os.environ["MASTER_ADDR"]
+        watch.start(rank=place.rank, store=store, master=master, one_host=one_host, patience_seconds=patience_seconds)
     with nullcontext() if watch is None else watch.connections.recording():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
@@ -225,6 +224,8 @@ def stop(world: World) -> None:
     """Leave the group; safe to call twice and after an error."""
     if world.watch is not None:
         world.watch.close()
+        if world.watch.liveness.loss is not None:
+            return  # what is left of the group could wait for the lost learner
     if world.group is not None and dist.is_initialized():
         dist.destroy_process_group()
 

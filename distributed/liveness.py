@@ -140,10 +140,9 @@ class _Peer:
         return [line.decode(errors="replace") for line in lines]
 
 
-def _listener(address: str) -> socket.socket:
-    """On the loopback alone if that is where all learners are."""
-    if address in (LOOPBACK, "localhost"):
-        return socket.create_server((LOOPBACK, 0))
+def _listener(interface: str) -> socket.socket:
+    if interface:
+        return socket.create_server((interface, 0), family=socket.AF_INET6 if ":" in interface else socket.AF_INET)
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", 0))
@@ -163,13 +162,14 @@ def _lost(line: str) -> Loss | None:
 class Centre(Liveness):
     """Learner 0: hears all the others and tells them of losses. Listens from its construction on."""
 
-    def __init__(self, *, address: str, patience_seconds: float, on_loss: Callable[[Loss], None]) -> None:
+    def __init__(self, *, interface: str, patience_seconds: float, on_loss: Callable[[Loss], None]) -> None:
         super().__init__(rank=0, patience_seconds=patience_seconds, on_loss=on_loss)
         self.token = secrets.token_hex(16)  # who knows it was told by the rendezvous
-        self._listener = _listener(address)
+        self._listener = _listener(interface)
         self.port: int = self._listener.getsockname()[1]
         self._peers: list[_Peer] = []
         self._own_failure: str | None = None
+        self._news: str | None = None  # the line of the first loss, for those who come later
 
     def failed(self, what: str) -> None:
         self._own_failure = what
@@ -184,13 +184,26 @@ class Centre(Liveness):
                         self._accept(selector)
                     else:
                         self._hear(key.data, selector)
+                self._tell_own_failure()
                 now = time.monotonic()
                 if now - last_beat >= self.period_seconds:
                     self._beat(missed_seconds=now - last_beat - self.period_seconds)
+                    self._drop_strangers(selector)
                     last_beat = now
-            self._tell("done" if self._own_failure is None else Loss(0, f"failed: {self._own_failure}").line)
+            self._tell_own_failure()
+            self._tell("done")
             for peer in self._peers:
                 peer.connection.close()
+
+    def _tell_own_failure(self) -> None:
+        if self._own_failure is not None:
+            self._tell_loss(Loss(0, f"failed: {self._own_failure}"))
+            self._own_failure = None
+
+    def _tell_loss(self, loss: Loss) -> None:
+        if self._news is None:
+            self._news = loss.line
+            self._tell(loss.line)
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         connection, _ = self._listener.accept()
@@ -203,16 +216,21 @@ class Centre(Liveness):
         for line in lines or ():
             if peer.rank is None:
                 peer.rank = self._introduced(line)
+                if peer.rank is not None and self._news is not None:
+                    peer.send(self._news)
             elif line == "done":
                 peer.done = True
             elif loss := _lost(line):
                 self._lose(loss)
         if lines is None or (lines and peer.rank is None):
-            selector.unregister(peer.connection)
-            peer.connection.close()
-            self._peers.remove(peer)
+            self._drop(peer, selector)
             if peer.rank is not None and not peer.done:
                 self._lose(Loss(peer.rank, CLOSED))
+
+    def _drop(self, peer: _Peer, selector: selectors.BaseSelector) -> None:
+        selector.unregister(peer.connection)
+        peer.connection.close()
+        self._peers.remove(peer)
 
     def _introduced(self, line: str) -> int | None:
         word, _, rest = line.partition(" ")
@@ -227,14 +245,20 @@ class Centre(Liveness):
             if peer.rank is not None and not peer.done and time.monotonic() - peer.heard > self.patience_seconds:
                 self._lose(Loss(peer.rank, self._silent()))
 
+    def _drop_strangers(self, selector: selectors.BaseSelector) -> None:
+        """Who has not introduced itself in all the time is no learner."""
+        for peer in [each for each in self._peers if each.rank is None]:
+            if time.monotonic() - peer.heard > self.patience_seconds:
+                self._drop(peer, selector)
+
     def _lose(self, loss: Loss) -> None:
-        if self._loss is None:
-            self._tell(loss.line)
+        self._tell_loss(loss)
         super()._lose(loss)
 
     def _tell(self, line: str) -> None:
         for peer in self._peers:
-            peer.send(line)
+            if peer.rank is not None:
+                peer.send(line)
 
 
 class Member(Liveness):

@@ -27,8 +27,8 @@ _EXCHANGE, _END = 0, 1
 _IDLE = timedelta(days=365)  # that the answering thread may wait for a request: silence is no failure
 
 
-class ExchangeError(RuntimeError):
-    """A learner stopped answering; the message names it."""
+class ExchangeError(ConnectionError):
+    """A learner stopped answering, or has ended; the message names it."""
 
 
 class OnExchange(Protocol):

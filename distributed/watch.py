@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,14 +23,19 @@ from distributed.liveness import LOOPBACK, Centre, LearnerLostError, Liveness, L
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 30.0  # from the news of a loss until the thread that trains must have heard it
 _KEY = "liveness"
 
 
 class Watch:
-    """Liveness of all learners, and the connections of this one."""
+    """Liveness of all learners, and the connections of this one.
 
-    def __init__(self) -> None:
+    Args:
+        grace_seconds: from the news of a loss until the thread that trains must have heard it; what it computes by
+            itself in the meantime may take as long.
+    """
+
+    def __init__(self, *, grace_seconds: float) -> None:
+        self.grace_seconds = grace_seconds
         self.connections = Connections()
         self.launch_id = ""  # the same on all learners, another one at each start
         self._heard = threading.Event()  # the thread that trains waits for nobody any more
@@ -51,10 +55,10 @@ class Watch:
             OSError: learner 0 cannot be reached.
         """
         if rank == 0:
-            own = own_address(master, one_host)
-            centre = Centre(address=own, patience_seconds=patience_seconds, on_loss=self._on_loss)
+            address, interface = own_address(master, one_host)
+            centre = Centre(interface=interface, patience_seconds=patience_seconds, on_loss=self._on_loss)
             self.launch_id = secrets.token_hex(4)
-            store.set(_KEY, json.dumps([own, centre.port, centre.token, self.launch_id]))
+            store.set(_KEY, json.dumps([address, centre.port, centre.token, self.launch_id]))
             self._liveness = centre
         else:
             host, port, token, self.launch_id = json.loads(store.get(_KEY))
@@ -73,7 +77,7 @@ class Watch:
 
     def _free(self, loss: Loss) -> None:
         """Cut connections until the thread that trains has come out, new ones too; end the process if it does not."""
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + self.grace_seconds
         while not self._heard.is_set():
             self.connections.cut()
             if time.monotonic() > deadline:
@@ -84,7 +88,6 @@ class Watch:
         line = f"error on learner {self.liveness.rank}: {LearnerLostError(loss)}; ended while it still waited for it"
         log.error("%s", line)
         logging.shutdown()
-        print(line, file=sys.stderr, flush=True)
         os._exit(1)
 
     @contextmanager
@@ -99,17 +102,18 @@ class Watch:
             raise lost from error
 
     def _explained(self, error: BaseException) -> LearnerLostError | None:
+        """The loss that an error comes of. An error of this learner's own is told to the others, and nothing here."""
+        told = self._heard.is_set()
         self._heard.set()
         if isinstance(error, LearnerLostError):
-            return error
-        loss = self.liveness.loss
-        if loss is None and of_a_connection(error):
-            loss = self.liveness.wait_for_loss()
-        if loss is None:
+            lost = error
+        elif told or not of_a_connection(error) or (loss := self.liveness.wait_for_loss()) is None:
             self.liveness.failed(str(error) or type(error).__name__)
             return None
+        else:
+            lost = LearnerLostError(loss)
         self.connections.hang_up()  # nobody shall wait for this learner, which may have weights to write
-        return LearnerLostError(loss)
+        return lost
 
     def check(self) -> None:
         """Raise LearnerLostError if somebody is: for those who compute without waiting for others."""
@@ -131,13 +135,18 @@ def of_a_connection(error: BaseException | None) -> bool:
     return False
 
 
-def own_address(master: str, one_host: bool) -> str:
-    """By what address the other learners reach this host; ``master`` is how all reach the rendezvous."""
+def own_address(master: str, one_host: bool) -> tuple[str, str]:
+    """By what address the other learners reach this host, and on which of its addresses to listen ("": all).
+
+    ``master`` is how all of them reach the rendezvous.
+    """
     if one_host:
-        return LOOPBACK
+        return LOOPBACK, LOOPBACK
     family, kind, _, _, address = socket.getaddrinfo(master, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(address)  # of a datagram socket: chooses a route, sends nothing
         own: str = probe.getsockname()[0]
-    # From the rendezvous' own host the route may be the loopback; others have reached it under its name.
-    return master if own == "::1" or own.startswith("127.") else own
+    if own != "::1" and not own.startswith("127."):
+        return own, own
+    # This is the rendezvous' own host, and the route the loopback. Others have reached it under its name.
+    return (LOOPBACK, LOOPBACK) if master in ("localhost", LOOPBACK) else (master, "")

@@ -135,8 +135,7 @@ def _train(config: DictConfig, folder: Path, world: World) -> None:
     if world.rank == 0:
         cut_former_learners(folder, checkpoint.progress.samples if checkpoint else -1, world.size)
     try:
-        with world.naming_the_lost():
-            trainer.fit(checkpoint)
+        trainer.fit(checkpoint)
     except LearnerLostError as lost:
         _save_survivors(trainer, lost.loss, world)
         raise
@@ -150,7 +149,7 @@ def _train(config: DictConfig, folder: Path, world: World) -> None:
 
 def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
     """Under gossip each learner's weights are its own: those of the survivors are worth keeping."""
-    if trainer.backend.synchronous or world.watch is None:
+    if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank:
         return
     checkpoints = trainer.parts.checkpoints
     save_mean(
@@ -160,7 +159,6 @@ def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
         mark=trainer.marked_step,
         progress=trainer.progress,
         run={"backend": checkpoints.backend, "plan": checkpoints.plan},
-        patience_seconds=world.watch.liveness.patience_seconds,
     )
 
 

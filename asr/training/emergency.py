@@ -5,8 +5,8 @@
                                             loss.json           who was lost and why, whose weights the mean holds
 
 Exchanges with a lost learner may have broken anything that learners share but the run's folder, so they meet there:
-each survivor leaves its weights, and the one of lowest rank waits for them a while and averages what has come. The
-number is that of the last mark where all learners were together; behind it stands the id of the launch. A restarted
+each survivor leaves its weights and waits a while for those of the others, of whom more may be lost; the first of those
+who came averages what is there. The number is that of the last mark where all learners were together; behind it stands the id of the launch. A restarted
 run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
 """
 
@@ -28,6 +28,7 @@ from distributed.liveness import Loss
 
 log = logging.getLogger(__name__)
 
+WAIT_SECONDS = 30.0  # for survivors that have a long step to finish first
 _LOOK_AGAIN_SECONDS = 0.05
 
 
@@ -54,53 +55,53 @@ def save_mean(
     mark: int,
     progress: Progress,
     run: Mapping[str, object],
-    patience_seconds: float,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> Path | None:
-    """Leave this learner's weights, and average those of all survivors if this is the one of lowest rank.
+    """Leave this learner's weights; average those of all survivors if this is the first of them.
 
     Args:
         root: folder of the run's checkpoints.
         model: this learner's weights and buffers.
         mark: global step at which all learners were last together.
         run: what the manifest says beside: backend and plan.
-        patience_seconds: how long to wait for the weights of the others.
+        wait_seconds: how long to wait for the weights of the others.
 
     Returns:
-        The emergency checkpoint, on the survivor of lowest rank.
+        The emergency checkpoint, on the survivor that wrote it.
     """
-    name = f"{EMERGENCY}{mark:08d}-{survivor.launch_id}"
-    folder = root / f"{WRITING}{name}"
+    final = root / f"{EMERGENCY}{mark:08d}-{survivor.launch_id}"
+    folder = root / f"{WRITING}{final.name}"
+    if final.exists():  # this one is late
+        return None
+    _leave(folder, survivor.rank, model)
+    there = _wait_for(folder, final, survivor.others, wait_seconds)
+    if not there or there[0] != survivor.rank:
+        return None
+    _complete(folder, final, survivor.loss, there, {"progress": asdict(progress), **run})
+    log.error("the mean of learners %s is in %s; checkpoint=emergency takes it", ", ".join(map(str, there)), final)
+    return final
+
+
+def _leave(folder: Path, rank: int, model: Mapping[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    own = _own_file(folder, survivor.rank)
+    own = _own_file(folder, rank)
     unfinished = own.with_suffix(".unfinished")
     save_file({key: tensor.detach().cpu().clone() for key, tensor in model.items()}, unfinished)
     unfinished.rename(own)
     log.error("this learner's weights are in %s", folder)
-    if survivor.rank != survivor.others[0]:
-        return None
-    learners = _wait_for(folder, survivor.others, patience_seconds)
+
+
+def _complete(folder: Path, final: Path, loss: Loss, learners: Sequence[int], record: Mapping[str, object]) -> None:
     files = [_own_file(folder, rank) for rank in learners]
     save_file(mean_of_files(files), folder / MODEL)
     fsync(folder / MODEL)
+    told = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
+    write_atomically(folder / "loss.json", json.dumps(told, indent=2))
+    without_learners = {"world_size": 0, "figure": None, "files": {MODEL: sha256(folder / MODEL)}}
+    write_manifest(folder, {**record, **without_learners})
     for file in files:
         file.unlink()
-    record = {"lost": survivor.loss.learner, "what": survivor.loss.what, "mean_of": learners}
-    write_atomically(folder / "loss.json", json.dumps(record, indent=2))
-    write_manifest(
-        folder,
-        {
-            "progress": asdict(progress),
-            "world_size": 0,  # states of learners: none
-            **run,
-            "figure": None,
-            "files": {MODEL: sha256(folder / MODEL)},
-        },
-    )
-    final = root / name
     put_in_place(folder, final)
-    told = ", ".join(map(str, learners))
-    log.error("the mean of learners %s is in %s; checkpoint=emergency takes it", told, final)
-    return final
 
 
 def mean_of_files(files: Sequence[Path]) -> dict[str, Tensor]:
@@ -118,11 +119,12 @@ def _own_file(folder: Path, rank: int) -> Path:
     return folder / f"learner-{rank}.safetensors"
 
 
-def _wait_for(folder: Path, ranks: Sequence[int], seconds: float) -> list[int]:
-    """Those whose weights are there when all are, or when the time is over."""
+def _wait_for(folder: Path, final: Path, ranks: Sequence[int], seconds: float) -> list[int]:
+    """Those whose weights are there when all are, or when the time is over; none if somebody has averaged them."""
     deadline = time.monotonic() + seconds
-    while True:
+    while not final.exists():
         there = [rank for rank in ranks if _own_file(folder, rank).exists()]
         if len(there) == len(ranks) or time.monotonic() > deadline:
             return there
         time.sleep(_LOOK_AGAIN_SECONDS)
+    return []

@@ -84,6 +84,7 @@ class Trainer:
             for hook in hooks:
                 closing.callback(hook.close)
             closing.callback(self.backend.close)
+            closing.enter_context(self.parts.world.naming_the_lost())  # the others hear of an error before the closing
             try:
                 self._start(resume_from)
                 for step, batches, waited_seconds in self._steps():

@@ -19,7 +19,7 @@ def group() -> Iterator[Group]:
     made: list[Liveness] = []
 
     def make(size: int, patience: float = PATIENCE) -> list[Liveness]:
-        centre = Centre(address=LOOPBACK, patience_seconds=patience, on_loss=lambda loss: None)
+        centre = Centre(interface=LOOPBACK, patience_seconds=patience, on_loss=lambda loss: None)
         made.append(centre)
         for rank in range(1, size):
             made.append(member(centre, rank, patience))
@@ -111,17 +111,16 @@ def test_the_loss_of_learner_0_is_seen_by_each(gone: str) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_learner_that_fails_says_why_in_a_line(group: Group, rank: int) -> None:
+def test_a_learner_that_fails_says_why_in_a_line_at_once(group: Group, rank: int) -> None:
     learners = group(3)
-    learners[rank].failed("no space\nleft on device")
-    learners[rank].close()
+    learners[rank].failed("no space\nleft on device")  # and goes on for a while, to close what is open
     others = [each for each in learners if each.rank != rank]
     assert losses(others) == [Loss(rank, "failed: no space left on device")] * 2
 
 
 def test_only_the_first_loss_counts_and_is_told_once() -> None:
     heard: list[Loss] = []
-    centre = Centre(address=LOOPBACK, patience_seconds=PATIENCE, on_loss=heard.append)
+    centre = Centre(interface=LOOPBACK, patience_seconds=PATIENCE, on_loss=heard.append)
     centre.start()
     for rank in (4, 5):
         stranger(centre, f"learner {rank} {centre.token}").close()
@@ -137,8 +136,16 @@ def test_who_does_not_know_the_token_is_nobody(group: Group, line: str) -> None:
     with stranger(learners[0], line) as connection:
         connection.settimeout(5)
         with suppress(ConnectionResetError):
-            while connection.recv(100):  # signs of life, until it is put out
-                pass
+            assert connection.recv(100) == b""  # told nothing, and put out
+    assert losses(learners) == [None, None]
+
+
+def test_who_says_nothing_is_told_nothing_and_put_out(group: Group) -> None:
+    learners = group(2)
+    assert isinstance(learners[0], Centre)
+    with socket.create_connection((LOOPBACK, learners[0].port)) as connection:
+        connection.settimeout(10 * PATIENCE)
+        assert connection.recv(100) == b""
     assert losses(learners) == [None, None]
 
 

@@ -67,7 +67,7 @@ def test_errors_of_connections_are_known_by_themselves_or_their_cause(error: Exc
 
 
 def two_watches() -> list[Watch]:
-    store, watches = HashStore(), [Watch(), Watch()]
+    store, watches = HashStore(), [Watch(grace_seconds=30.0), Watch(grace_seconds=30.0)]
     for rank, watch in enumerate(watches):
         watch.start(rank=rank, store=store, master="localhost", one_host=True, patience_seconds=0.7)
     return watches
@@ -87,20 +87,40 @@ def test_an_error_of_a_connection_becomes_the_loss_that_caused_it() -> None:
         watch.close()
 
 
-def test_an_own_error_is_raised_as_it_is_and_at_once() -> None:
+@pytest.mark.parametrize("error", [ValueError("own"), KeyboardInterrupt("own")])
+@pytest.mark.parametrize("after_a_loss", [False, True])
+def test_an_own_error_is_raised_as_it_is(error: BaseException, after_a_loss: bool) -> None:
     watches = two_watches()
-    started = time.monotonic()
-    with pytest.raises(ValueError, match="own"), watches[0].naming_the_lost():
-        raise ValueError("own")
-    assert time.monotonic() - started < 0.5
+    if after_a_loss:
+        watches[1].liveness.failed("theirs")
+        assert watches[0].liveness.wait_for_loss() is not None
+    with pytest.raises(type(error), match="own"), watches[0].naming_the_lost():
+        raise error
+    if after_a_loss:
+        for watch in watches:
+            watch.close()
+        return
     watches[0].close()
     assert watches[1].liveness.wait_for_loss() == Loss(0, "failed: own")
     watches[1].close()
 
 
+def test_an_error_that_was_looked_at_is_not_waited_for_again() -> None:
+    watches = two_watches()
+    for _ in range(2):
+        started = time.monotonic()
+        with pytest.raises(RuntimeError, match="gloo"), watches[0].naming_the_lost():
+            raise RuntimeError("gloo: something else")
+        waited = time.monotonic() - started
+    assert waited < watches[0].liveness.patience_seconds
+    for watch in watches:
+        watch.close()
+
+
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert own_address("anything", one_host=True) == LOOPBACK
-    assert own_address("localhost", one_host=False) == "localhost"
+    assert own_address("anything", one_host=True) == (LOOPBACK, LOOPBACK)
+    assert own_address("localhost", one_host=False) == (LOOPBACK, LOOPBACK)
+    assert own_address("127.0.0.2", one_host=False) == ("127.0.0.2", "")  # a name of this host that others resolve
     probes: list[Any] = []
 
     class Probe(socket.socket):
@@ -111,5 +131,5 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
             return ("10.1.2.3", 4)
 
     monkeypatch.setattr(socket, "socket", Probe)
-    assert own_address("127.0.0.1", one_host=False) == "10.1.2.3"
+    assert own_address("127.0.0.1", one_host=False) == ("10.1.2.3", "10.1.2.3")
     assert probes

@@ -14,7 +14,7 @@ from asr.training.hook import Progress
 from distributed.liveness import Loss
 
 
-def leave(root: Path, rank: int, model: dict[str, Tensor], patience: float) -> Path | None:
+def leave(root: Path, rank: int, model: dict[str, Tensor], wait: float) -> Path | None:
     return save_mean(
         root,
         Survivor(rank=rank, world_size=4, launch_id="abcd", loss=Loss(0, "was killed")),
@@ -22,7 +22,7 @@ def leave(root: Path, rank: int, model: dict[str, Tensor], patience: float) -> P
         mark=12,
         progress=Progress(step=13, samples=99, global_step=13),
         run={"backend": "DecentralisedSgd", "plan": 5},
-        patience_seconds=patience,
+        wait_seconds=wait,
     )
 
 
@@ -59,14 +59,22 @@ def test_all_survivors_are_averaged_by_the_first(tmp_path: Path) -> None:
     ]
 
 
-def test_who_does_not_come_in_time_is_left_out(tmp_path: Path) -> None:
-    own = models()
-    leave(tmp_path, 3, own[3], 0.0)
-    folder = leave(tmp_path, 1, own[1], 0.1)
-    assert folder is not None
-    assert json.loads((folder / "loss.json").read_text())["mean_of"] == [1, 3]
+def test_who_does_not_come_in_time_is_left_out_and_the_first_of_the_others_averages(tmp_path: Path) -> None:
+    own, results = models(), {}
+    threads = [
+        threading.Thread(target=lambda r=rank: results.update({r: leave(tmp_path, r, own[r], 1.0)})) for rank in (2, 3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[3] is None
+    assert results[2] is not None
+    assert json.loads((results[2] / "loss.json").read_text())["mean_of"] == [2, 3]
     ([checkpoint], _) = list_emergencies(tmp_path)
-    torch.testing.assert_close(checkpoint.model_state()["w"], (own[1]["w"] + own[3]["w"]) / 2)
+    torch.testing.assert_close(checkpoint.model_state()["w"], (own[2]["w"] + own[3]["w"]) / 2)
+    assert leave(tmp_path, 1, own[1], 1.0) is None  # too late
+    assert [each.name for each in tmp_path.iterdir()] == [results[2].name]
 
 
 def test_a_damaged_one_is_a_problem_not_a_checkpoint(tmp_path: Path) -> None:
