@@ -1,0 +1,56 @@
+"""A learner of asynchronous gossip fails where nothing is in flight: the others name it, and why, not each other."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from torch import nn
+from torch.distributed import HashStore
+
+from distributed.async_gossip import AsynchronousGossip
+from distributed.launch import World
+from distributed.liveness import LearnerLostError
+from distributed.watch import Watch
+
+
+def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:
+    store = HashStore()
+
+    def learn(world: World) -> str:
+        watch = Watch(grace_seconds=30.0)
+        watch.start(rank=world.rank, store=store, master="localhost", one_host=True, patience_seconds=3.0)
+        world = World(world.rank, world.size, world.rank, world.size, world.device, world.group, watch=watch)
+        backend = AsynchronousGossip(
+            topology="ring", rounds_per_step=1.0, max_staleness=4, mix_moments=False, seed=1, world=world
+        )
+        backend.wrap(nn.Linear(2, 1))
+        backend.synchronise(resumed=False)
+        error: BaseException | None = None
+        try:
+            with ExitStack() as closing:  # as in the trainer
+                closing.callback(backend.close)
+                closing.enter_context(world.naming_the_lost())
+                step(backend)
+                backend.drain()
+                if world.rank == 1:
+                    raise OSError("disk full")
+                for _ in range(100_000):
+                    step(backend)
+        except (OSError, LearnerLostError) as ended:
+            error = ended
+        finally:
+            watch.close()
+        return f"{type(error).__name__}: {error}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distributed.async_gossip._END_SECONDS", 0.2)
+        told = run_learners(3, learn)
+    assert told[1] == "OSError: disk full"
+    for rank in (0, 2):
+        assert told[rank].startswith("LearnerLostError: learner 1 failed: disk full;"), told
+
+
+def step(backend: AsynchronousGossip) -> None:
+    backend.begin_step(1.0)
+    with backend.updating(apply=False):
+        pass
