@@ -15,6 +15,10 @@ SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "second", "square_avg", "su
 """Names of moments that are never negative: Adam's, LAMB's, RMSprop's, Adagrad's."""
 
 
+class NoMomentsError(ValueError):
+    """Moments are to be mixed, and the optimizer keeps none."""
+
+
 def moment_names(optimizer: Optimizer) -> list[str]:
     """Names of the optimizer's moments; empty before its first step, and where it keeps none."""
     states = [(parameter, state) for parameter, state in optimizer.state.items() if state]
@@ -37,9 +41,9 @@ def flatten_moments(optimizer: Optimizer, flat: FlatParameters) -> dict[str, lis
 
 
 def require_moments(optimizer: Optimizer) -> None:
-    """Raise ValueError if the optimizer, which has made a step, keeps no moments that could be mixed."""
+    """Raise NoMomentsError if the optimizer, which has made a step, keeps no moments that could be mixed."""
     if not moment_names(optimizer):
-        raise ValueError(
+        raise NoMomentsError(
             f"backend.mix_moments=true, but the optimizer ({type(optimizer).__name__}) keeps no moments; "
             "give it momentum (optimizer.momentum above 0, or optimizer=adamw) or set backend.mix_moments=false"
         )

@@ -13,6 +13,7 @@ from distributed.gossip import DecentralisedSgd
 from distributed.launch import World
 from distributed.ssgd_noise import NoisyAllReduce
 from distributed.topology import TopologyName, make_topology
+from scripts.startup import line_for_people
 
 LR = 0.1
 
@@ -231,5 +232,8 @@ def test_an_optimizer_without_moments_is_refused(alone: World, momentum: float, 
     if not refused:
         step(backend, wrapped, data(1, 5), data(1, 1))
         return
-    with pytest.raises(ValueError, match=r"backend.mix_moments=true, but the optimizer \(SGD\) keeps no moments"):
+    with pytest.raises(
+        ValueError, match=r"backend.mix_moments=true, but the optimizer \(SGD\) keeps no moments"
+    ) as caught:
         step(backend, wrapped, data(1, 5), data(1, 1))
+    assert line_for_people(caught.value)

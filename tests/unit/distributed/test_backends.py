@@ -14,6 +14,7 @@ from distributed.hierarchical import Hierarchical
 from distributed.launch import World
 from distributed.single import Single
 from distributed.ssgd_noise import NoisyAllReduce
+from scripts.startup import line_for_people
 
 
 def hierarchical(world: World) -> Hierarchical:
@@ -91,10 +92,22 @@ def test_a_resume_of_a_synchronous_scheme_names_the_learners_that_differ(run_lea
         if world.rank == 2:
             with torch.no_grad():
                 models[2][0].weight[1, 1].add_(1e-6)
-        with pytest.raises(ValueError, match=r"learners \[2\] hold other weights than learner 0"):
+        with pytest.raises(ValueError, match=r"learners \[2\] hold other weights than learner 0") as caught:
             backend.synchronise(resumed=True)
+        assert line_for_people(caught.value)
 
     run_learners(3, resume)
+
+
+def test_a_resume_of_groups_names_the_learners_that_differ_within_theirs(run_learners):
+    def resume(world: World) -> None:
+        backend = hierarchical(world)
+        backend.wrap(normalised(world.rank))
+        with pytest.raises(ValueError, match=r"learners \[1, 3\] hold other weights than the first of") as caught:
+            backend.synchronise(resumed=True)
+        assert line_for_people(caught.value)
+
+    run_learners(4, resume)
 
 
 @pytest.mark.parametrize("name", GOSSIP)
@@ -117,8 +130,9 @@ def test_learners_that_disagree_about_resuming_all_stop(run_learners, name: str)
     def begin(world: World) -> None:
         backend = BACKENDS[name](world)
         backend.wrap(normalised(0))
-        with pytest.raises(ValueError, match=r"learners \[0\] start afresh while the others resume"):
+        with pytest.raises(ValueError, match=r"learners \[0\] start afresh while the others resume") as caught:
             backend.synchronise(resumed=world.rank == 1)
+        assert line_for_people(caught.value)
 
     run_learners(2, begin)
 
