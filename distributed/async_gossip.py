@@ -81,6 +81,7 @@ class AsynchronousGossip(GossipBackend):
         self.round = 0  # of this learner's own gossip
         self._mixing: PendingMixing | None = None
         self._with_moments = False
+        self._moments_unchecked = mix_moments  # until the optimizer's first step
         self._pairwise: Pairwise | None = None
         self._threads: list[Background] = []
         self._changed = threading.Condition()  # guards what follows
@@ -146,8 +147,9 @@ class AsynchronousGossip(GossipBackend):
         with self.mixing.updating() as waited_seconds:
             self.traffic.exposed_seconds += waited_seconds
             yield
-            if apply and self.mix_moments and not self._with_moments:
+            if apply and self._moments_unchecked:
                 require_moments(self.optimizer)
+                self._moments_unchecked = False
 
     # The threads
 

@@ -36,6 +36,7 @@ class LockstepMixing(GossipBackend):
         self._packing: Packing | None = None
         self._snapshot: Message = []
         self._with_moments = False
+        self._moments_unchecked = mix_moments  # until the optimizer's first step
         self._in_flight = False
 
     @property
@@ -88,8 +89,9 @@ class LockstepMixing(GossipBackend):
             self.traffic.rounds += 1
         self.round += 1
         yield
-        if apply and self.mix_moments and not self._with_moments:
+        if apply and self._moments_unchecked:
             require_moments(self.optimizer)
+            self._moments_unchecked = False
 
     @torch.no_grad()
     def _fold(self, difference: Message) -> None:
