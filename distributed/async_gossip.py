@@ -22,7 +22,7 @@ from distributed.backend import State
 from distributed.base import GossipBackend
 from distributed.diagnostics import staleness_figures
 from distributed.launch import World
-from distributed.moments import SQUARES, flatten_moments, moment_names, require_moments
+from distributed.moments import SQUARES, flatten_moments, has_all_moments, require_moments
 from distributed.pairwise import Background, Buffers, ExchangeError, Pairwise
 from distributed.pending import PendingMixing
 from distributed.ranges import Count, Natural, Positive
@@ -232,7 +232,7 @@ class AsynchronousGossip(GossipBackend):
         """Where all learners are together with nothing in flight, and all have moments: mix these as well."""
         if self.world.size == 1 or not self.mix_moments or self._with_moments:
             return
-        if self.world.any(not moment_names(self.optimizer)):
+        if self.world.any(not has_all_moments(self.optimizer)):
             return
         moments = flatten_moments(self.optimizer, self.flat)
         squares = [buffer for name, buffers in moments.items() if name in SQUARES for buffer in buffers]

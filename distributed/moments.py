@@ -26,8 +26,17 @@ def moment_names(optimizer: Optimizer) -> list[str]:
     return [name for name in names if all(_is_moment(parameter, state.get(name)) for parameter, state in states)]
 
 
+def has_all_moments(optimizer: Optimizer) -> bool:
+    """Whether every parameter that is trained has its moments: those that came later would lie outside the buffers."""
+    trained = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+    return bool(moment_names(optimizer)) and all(optimizer.state.get(parameter) for parameter in trained)
+
+
 def flatten_moments(optimizer: Optimizer, flat: FlatParameters) -> dict[str, list[Tensor]]:
-    """Move every moment into buffers laid out like ``flat.flat``; returns these, by the moment's name."""
+    """Move every moment into buffers laid out like ``flat.flat``; returns these, by the moment's name.
+
+    To be called once ``has_all_moments``. A parameter without moments, as a frozen one, has zeros there.
+    """
     moved = {}
     for name in moment_names(optimizer):
         buffers = [torch.zeros_like(buffer) for buffer in flat.flat]
