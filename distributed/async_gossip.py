@@ -22,7 +22,7 @@ from distributed.backend import State
 from distributed.base import GossipBackend
 from distributed.diagnostics import staleness_figures
 from distributed.launch import World
-from distributed.moments import SQUARES, flatten_moments, moment_names, require_moments
+from distributed.moments import SQUARES, flatten_moments, has_all_moments, require_moments
 from distributed.pairwise import Background, Buffers, ExchangeError, Pairwise
 from distributed.pending import PendingMixing
 from distributed.ranges import Count, Natural, Positive
@@ -81,6 +81,7 @@ class AsynchronousGossip(GossipBackend):
         self.round = 0  # of this learner's own gossip
         self._mixing: PendingMixing | None = None
         self._with_moments = False
+        self._moments_unchecked = mix_moments  # until the optimizer's first step
         self._pairwise: Pairwise | None = None
         self._threads: list[Background] = []
         self._changed = threading.Condition()  # guards what follows
@@ -146,8 +147,9 @@ class AsynchronousGossip(GossipBackend):
         with self.mixing.updating() as waited_seconds:
             self.traffic.exposed_seconds += waited_seconds
             yield
-            if apply and self.mix_moments and not self._with_moments:
+            if apply and self._moments_unchecked:
                 require_moments(self.optimizer)
+                self._moments_unchecked = False
 
     # The threads
 
@@ -230,7 +232,7 @@ class AsynchronousGossip(GossipBackend):
         """Where all learners are together with nothing in flight, and all have moments: mix these as well."""
         if self.world.size == 1 or not self.mix_moments or self._with_moments:
             return
-        if self.world.any(not moment_names(self.optimizer)):
+        if self.world.any(not has_all_moments(self.optimizer)):
             return
         moments = flatten_moments(self.optimizer, self.flat)
         squares = [buffer for name, buffers in moments.items() if name in SQUARES for buffer in buffers]

@@ -21,6 +21,10 @@ from distributed.gradients import clip_gradients
 from distributed.launch import World
 
 
+class UnequalStartError(ValueError):
+    """Learners do not begin alike where they must; the message names those that differ."""
+
+
 class FlatBackend(Backend):
     """A backend whose model lies in flat buffers. Subclasses say how learners agree."""
 
@@ -95,7 +99,7 @@ class FlatBackend(Backend):
         answers = self.world.gather(int(resumed))
         if len(set(answers)) > 1:
             fresh = [rank for rank, answer in enumerate(answers) if not answer]
-            raise ValueError(
+            raise UnequalStartError(
                 f"learners {fresh} start afresh while the others resume; "
                 "put the run's folder where all learners see the same files"
             )
@@ -107,7 +111,7 @@ class FlatBackend(Backend):
 
     @abstractmethod
     def _check_resumed(self) -> None:
-        """Check after a resume what must be equal on all learners."""
+        """Check after a resume what must be equal on all learners; raises UnequalStartError."""
 
     @abstractmethod
     def _averaged(self) -> list[Tensor]:
@@ -185,7 +189,7 @@ class SynchronousBackend(FlatBackend):
         checksums = self.world.gather(checksum(self.flat.flat))
         differing = [rank for rank, value in enumerate(checksums) if value != checksums[0]]
         if differing:
-            raise ValueError(
+            raise UnequalStartError(
                 f"after resuming, learners {differing} hold other weights than learner 0, but this scheme needs them "
                 "equal; resume from another checkpoint, or start afresh with resume=false"
             )

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from distributed.backend import GradientReport
-from distributed.base import checksum
+from distributed.base import UnequalStartError, checksum
 from distributed.flat_parameters import FlatParameters
 from distributed.gossip import mixed_in
 from distributed.gradient_average import GradientAverage
@@ -94,7 +94,7 @@ class Hierarchical(LockstepMixing):
             if value != checksums[rank // self.group_size * self.group_size]
         ]
         if differing:
-            raise ValueError(
+            raise UnequalStartError(
                 f"after resuming, learners {differing} hold other weights than the first of their group, but learners "
                 "of a group need the same; resume from another checkpoint, or start afresh with resume=false"
             )

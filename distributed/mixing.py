@@ -8,7 +8,8 @@ stochastic, the mean over learners moves by the mean gradient alone; only the po
 differ from synchronous SGD. Sources: arXiv 2112.01433, section 2; arXiv 2110.11199, section III.
 
 With ``mix_moments`` the optimizer's moments are mixed by the same T, in the same message, from the first step at whose
-beginning every learner has them: a learner may have skipped its first update, so they agree on it.
+beginning every learner has them for every parameter that is trained: a learner may have skipped its first update, and a
+parameter may have had no gradient in it, so they agree on it.
 """
 
 import itertools
@@ -22,7 +23,7 @@ import torch
 from distributed.backend import State
 from distributed.base import GossipBackend
 from distributed.launch import World
-from distributed.moments import flatten_moments, moment_names, require_moments
+from distributed.moments import flatten_moments, has_all_moments, require_moments
 from distributed.packing import Message, Packing
 
 
@@ -36,6 +37,7 @@ class LockstepMixing(GossipBackend):
         self._packing: Packing | None = None
         self._snapshot: Message = []
         self._with_moments = False
+        self._moments_unchecked = mix_moments  # until the optimizer's first step
         self._in_flight = False
 
     @property
@@ -59,7 +61,8 @@ class LockstepMixing(GossipBackend):
     def begin_step(self, local_weight: float) -> float:
         self.traffic.steps += 1
         # The small all-reduce first: behind the snapshots it would wait for them.
-        ready = [float(bool(moment_names(self.optimizer)))] if self.mix_moments and not self._with_moments else []
+        joining = self.mixes and self.mix_moments and not self._with_moments
+        ready = [float(has_all_moments(self.optimizer))] if joining else []
         global_weight, *learners_ready = self._sum(local_weight, *ready)
         if self.mixes:
             self._pack(with_moments=learners_ready == [float(self.world.size)])
@@ -88,8 +91,9 @@ class LockstepMixing(GossipBackend):
             self.traffic.rounds += 1
         self.round += 1
         yield
-        if apply and self.mix_moments and not self._with_moments:
+        if apply and self._moments_unchecked:
             require_moments(self.optimizer)
+            self._moments_unchecked = False
 
     @torch.no_grad()
     def _fold(self, difference: Message) -> None:

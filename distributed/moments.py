@@ -15,6 +15,10 @@ SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "second", "square_avg", "su
 """Names of moments that are never negative: Adam's, LAMB's, RMSprop's, Adagrad's."""
 
 
+class NoMomentsError(ValueError):
+    """Moments are to be mixed, and the optimizer keeps none."""
+
+
 def moment_names(optimizer: Optimizer) -> list[str]:
     """Names of the optimizer's moments; empty before its first step, and where it keeps none."""
     states = [(parameter, state) for parameter, state in optimizer.state.items() if state]
@@ -22,8 +26,17 @@ def moment_names(optimizer: Optimizer) -> list[str]:
     return [name for name in names if all(_is_moment(parameter, state.get(name)) for parameter, state in states)]
 
 
+def has_all_moments(optimizer: Optimizer) -> bool:
+    """Whether every parameter that is trained has its moments: those that came later would lie outside the buffers."""
+    trained = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+    return bool(moment_names(optimizer)) and all(optimizer.state.get(parameter) for parameter in trained)
+
+
 def flatten_moments(optimizer: Optimizer, flat: FlatParameters) -> dict[str, list[Tensor]]:
-    """Move every moment into buffers laid out like ``flat.flat``; returns these, by the moment's name."""
+    """Move every moment into buffers laid out like ``flat.flat``; returns these, by the moment's name.
+
+    To be called once ``has_all_moments``. A parameter without moments, as a frozen one, has zeros there.
+    """
     moved = {}
     for name in moment_names(optimizer):
         buffers = [torch.zeros_like(buffer) for buffer in flat.flat]
@@ -37,9 +50,9 @@ def flatten_moments(optimizer: Optimizer, flat: FlatParameters) -> dict[str, lis
 
 
 def require_moments(optimizer: Optimizer) -> None:
-    """Raise ValueError if the optimizer, which has made a step, keeps no moments that could be mixed."""
+    """Raise NoMomentsError if the optimizer, which has made a step, keeps no moments that could be mixed."""
     if not moment_names(optimizer):
-        raise ValueError(
+        raise NoMomentsError(
             f"backend.mix_moments=true, but the optimizer ({type(optimizer).__name__}) keeps no moments; "
             "give it momentum (optimizer.momentum above 0, or optimizer=adamw) or set backend.mix_moments=false"
         )

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.models.speech_model import Recogniser, SpeechModel
-from asr.training.checkpoint import Checkpoint, list_checkpoints, list_emergencies, ranked_checkpoints
+from asr.training.checkpoint import (
+    MODEL,
+    Checkpoint,
+    list_checkpoints,
+    list_emergencies,
+    mean_of_models,
+    ranked_checkpoints,
+)
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.assembly import hooked_model
 from scripts.build import Speech, build_hooks, build_speech, readable
@@ -62,7 +70,7 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
     with readable():
         speech = build_speech(config, folder)
         model = hooked_model(config, speech, build_hooks(config), initialise=False)
-    model.load_state_dict(mean_state([each.model_state() for each in chosen]))
+    model.load_state_dict(mean_of(chosen))
     return Trained(folder, config, speech, model.eval(), "+".join(each.folder.name for each in chosen))
 
 
@@ -130,12 +138,6 @@ def warn_of_best_lost(which: str, keep_best: int) -> None:
         )
 
 
-def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of the floating tensors of several models; other tensors from the last one."""
-    *_, last = states
-    if len(states) == 1:
-        return last
-    return {
-        name: torch.stack([state[name] for state in states]).mean(0) if tensor.is_floating_point() else tensor
-        for name, tensor in last.items()
-    }
+def mean_of(chosen: Sequence[Checkpoint]) -> dict[str, Tensor]:
+    """Mean of the models of checkpoints, oldest first; what cannot be averaged is from the newest."""
+    return mean_of_models([each.folder / MODEL for each in reversed(chosen)])

@@ -79,6 +79,8 @@ def reward_early_labels(arcs: Arcs, delay_penalty: float) -> None:
 
     In place; Kang et al. (2023), "Delay-penalized transducer for low-latency streaming ASR", arXiv 2211.00490.
     """
+    if not delay_penalty:
+        return
     for cells_TS, frames in zip(cell_views(arcs.label_DBS, arcs.shape), arcs.shape.frames, strict=True):
         frame_T = torch.arange(frames, device=cells_TS.device, dtype=cells_TS.dtype)
         cells_TS += delay_penalty * ((frames - 1) / 2 - frame_T)[:, None]

@@ -61,10 +61,11 @@ class PrunedTransducerLoss(nn.Module):
     def passes(self, inputs: LossInputs) -> Passes:
         """The two losses, not scaled."""
         shape = inputs.shape()
-        valid_BTS = valid_cells(shape, inputs.encoder_BTJ.device)
+        sizes = Sizes.of(shape, inputs.encoder_BTJ.device)
+        valid_BTS = valid_cells(sizes)
         simple_B, occupancy_N = self._simple(inputs, shape, valid_BTS)
         occupancy_BTS = occupancy_N.new_zeros(valid_BTS.shape).masked_scatter_(valid_BTS, occupancy_N)
-        open_n = windows(occupancy_BTS, shape, self.settings.prune_range)[valid_BTS].nonzero().squeeze(1)
+        open_n = windows(occupancy_BTS, sizes, self.settings.prune_range)[valid_BTS].nonzero().squeeze(1)
         return Passes(simple_B, transducer_loss(inputs, self.settings.lattice, open_n))
 
     def _simple(self, inputs: LossInputs, shape: Shape, valid_BTS: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,26 +90,38 @@ class PrunedTransducerLoss(nn.Module):
             )
 
 
-def valid_cells(shape: Shape, device: torch.device) -> Tensor:
+class Sizes(NamedTuple):
+    """Those of the lattices, on their device."""
+
+    frames_B: Tensor  # T of each utterance
+    states_B: Tensor  # S of each utterance
+    frame_T: Tensor  # 0, 1, ... of the padded lattices
+    state_S: Tensor  # likewise
+
+    @staticmethod
+    def of(shape: Shape, device: torch.device) -> "Sizes":
+        """The sizes in ``shape``."""
+        frames_B, states_B = torch.tensor(shape.frames, device=device), torch.tensor(shape.states, device=device)
+        frame_T, state_S = (torch.arange(max(each), device=device) for each in (shape.frames, shape.states))
+        return Sizes(frames_B, states_B, frame_T, state_S)
+
+
+def valid_cells(sizes: Sizes) -> Tensor:
     """Which cells of the padded lattices exist, (B, T, S) bool; in this order they are the packed ones."""
-    frames_B, states_B = torch.tensor(shape.frames, device=device), torch.tensor(shape.states, device=device)
-    frame_T = torch.arange(max(shape.frames), device=device)
-    state_S = torch.arange(max(shape.states), device=device)
+    frames_B, states_B, frame_T, state_S = sizes
     return (frame_T < frames_B[:, None])[:, :, None] & (state_S < states_B[:, None])[:, None, :]
 
 
-def windows(occupancy_BTS: Tensor, shape: Shape, prune_range: int) -> Tensor:
+def windows(occupancy_BTS: Tensor, sizes: Sizes, prune_range: int) -> Tensor:
     """Which cells the windows hold, (B, T, S) bool; those behind an utterance's end mean nothing.
 
     The windows of a frame are the ``prune_range`` neighbours that alignments pass most, as far as ``linked`` lets them.
     Where there are so few frames that no alignment would be left (T (prune_range - 1) < U), windows are wider.
     """
-    device = occupancy_BTS.device
-    frames_B, states_B = torch.tensor(shape.frames, device=device), torch.tensor(shape.states, device=device)
+    frames_B, states_B, frame_T, state_S = sizes
     needed_B = -(-(states_B - 1) // frames_B) + 1
     width_B = torch.minimum(needed_B.clamp(min=prune_range), states_B)
     last_B = states_B - width_B  # the window that holds the last label
-    frame_T, state_S = (torch.arange(size, device=device) for size in occupancy_BTS.shape[1:])
     wanted_BT = _fullest(occupancy_BTS, width_B, last_B)
     wanted_BT = torch.where(frame_T < frames_B[:, None] - 1, wanted_BT, last_B[:, None])
     first_BT1 = linked(wanted_BT, width_B - 1)[:, :, None]

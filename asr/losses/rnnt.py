@@ -128,8 +128,7 @@ class _TransducerLoss(torch.autograd.Function):
         tensors = (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V)
         scores = score_cells(tensors, problem)
         arcs = arcs_from_packed(scores.blank_N, scores.label_N, problem.shape)
-        if problem.settings.delay_penalty:
-            reward_early_labels(arcs, problem.settings.delay_penalty)
+        reward_early_labels(arcs, problem.settings.delay_penalty)
         alpha_DBS = forward_variables(arcs)
         # tanh would hide an infinite state: let it show, so that whoever guards against bad steps sees it
         loss_B = -log_likelihood(alpha_DBS, problem.shape) + _poison(tensors, problem.shape)

@@ -15,6 +15,10 @@ from asr.losses.reference import joiner_logits
 MOST_LOGITS = 2**31  # torchaudio counts them with 32 bits
 
 
+class UnsupportedInputsError(ValueError):
+    """Inputs that torchaudio's loss cannot take; the message names the setting that makes them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchaudioLoss:
     """The exact loss without any of our code beside the joiner's formula; products follow autocast, the loss is fp32."""
@@ -24,14 +28,16 @@ class TorchaudioLoss:
         return self
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        """Loss of each utterance, (B,) float32; ValueError for float64, or more logits than torchaudio can count."""
+        """Loss of each utterance, (B,) float32; UnsupportedInputsError for float64, or more logits than torchaudio can count."""
         if inputs.product_dtype == torch.float64:
-            raise ValueError("model/loss=torchaudio has no double precision: set trainer.precision=fp32 or bf16")
+            raise UnsupportedInputsError(
+                "model/loss=torchaudio has no double precision: set trainer.precision=fp32 or bf16"
+            )
         shape, (classes, _) = inputs.shape(), inputs.weight_VJ.shape
         frames, states = max(shape.frames), max(shape.states)
         logits = len(shape.frames) * frames * states * classes
         if logits >= MOST_LOGITS:
-            raise ValueError(
+            raise UnsupportedInputsError(
                 f"model/loss=torchaudio counts logits with 32 bits and a unit has {logits}: lower batch.max_cells"
             )
         encoder_BTJ, predictor_BSJ = inputs.encoder_BTJ[:, :frames], inputs.predictor_BSJ[:, :states]

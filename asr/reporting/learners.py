@@ -35,6 +35,10 @@ NOISES = {
     "diagnostics/delta_2": "of the learners' distances, Delta(2)",
 }
 VARIANCE = Curve("diagnostics/sigma_w2", "Variance of the weights", "sigma_w^2, with one over n^2, over samples")
+SHOWN = frozenset(
+    {"data/units", "comm/staleness_mean", "comm/rounds_per_step", *RATES, *NOISES}
+    | {curve.key for curve in (*DISTANCES, VARIANCE)}
+)
 COLUMNS = (
     "learner",
     "steps",
@@ -50,8 +54,7 @@ COLUMNS = (
 
 def shown_here(key: str) -> bool:
     """Whether this part of the page shows a figure."""
-    keys = {"data/units", "comm/staleness_mean", "comm/rounds_per_step", *RATES, *NOISES}
-    return key.startswith(STALENESS) or key in keys | {curve.key for curve in (*DISTANCES, VARIANCE)}
+    return key.startswith(STALENESS) or key in SHOWN
 
 
 def learner_charts(records: Sequence[RunRecord]) -> list[Html]:

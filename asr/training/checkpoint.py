@@ -11,7 +11,7 @@ A folder under its final name is complete: checkpoint_folder.py writes them so.
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,17 @@ def checkpoint_name(global_step: int) -> str:
 def learner_file(learner: int) -> str:
     """Name of the file with one learner's state."""
     return f"learner-{learner}.pt"
+
+
+def mean_of_models(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Mean of the floating tensors, summed in float64 file by file; other tensors from the first file."""
+    first = load_file(files[0])
+    sums = {name: tensor.double() for name, tensor in first.items() if tensor.is_floating_point()}
+    for file in files[1:]:
+        state = load_file(file)
+        for name, total in sums.items():
+            total.add_(state[name])
+    return {name: (sums[name] / len(files)).to(t.dtype) if name in sums else t for name, t in first.items()}
 
 
 def intact_checkpoint(folder: Path) -> Checkpoint | None:

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from asr.training.checkpoint import EMERGENCY, MODEL, WRITING
+from asr.training.checkpoint import EMERGENCY, MODEL, WRITING, mean_of_models
 from asr.training.checkpoint_manifest import write_manifest
 from asr.training.files import fsync, put_in_place, sha256, write_atomically
 from asr.training.hook import Progress
@@ -93,7 +93,7 @@ def _leave(folder: Path, rank: int, model: Mapping[str, Tensor]) -> None:
 
 def _complete(folder: Path, final: Path, loss: Loss, learners: Sequence[int], record: Mapping[str, object]) -> None:
     files = [_own_file(folder, rank) for rank in learners]
-    save_file(mean_of_files(files), folder / MODEL)
+    save_file(mean_of_models(files), folder / MODEL)
     fsync(folder / MODEL)
     told = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
     write_atomically(folder / "loss.json", json.dumps(told, indent=2))
@@ -102,17 +102,6 @@ def _complete(folder: Path, final: Path, loss: Loss, learners: Sequence[int], re
     for file in files:
         file.unlink()
     put_in_place(folder, final)
-
-
-def mean_of_files(files: Sequence[Path]) -> dict[str, Tensor]:
-    """Mean of the floating tensors, summed in float64 file by file; other tensors from the first file."""
-    first = load_file(files[0])
-    sums = {name: tensor.double() for name, tensor in first.items() if tensor.is_floating_point()}
-    for file in files[1:]:
-        state = load_file(file)
-        for name, total in sums.items():
-            total.add_(state[name])
-    return {name: (sums[name] / len(files)).to(t.dtype) if name in sums else t for name, t in first.items()}
 
 
 def _own_file(folder: Path, rank: int) -> Path:

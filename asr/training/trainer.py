@@ -170,7 +170,7 @@ class Trainer:
         parts = self.parts
         batch, *_ = parts.memory.parts(parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]])
         with untouched(parts.run.model, parts.hooks, parts.world.device):
-            while self.parts.objective.trial(batch) is None:
+            while parts.objective.trial(batch) is None:
                 batch, _ = parts.memory.halves(batch)
 
     def _probe(self) -> None:

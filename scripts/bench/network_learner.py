@@ -33,6 +33,7 @@ COMPUTE_SECONDS = 0.17  # of one step, which the batch size is chosen for
 COMPUTE_STEPS = 5  # of computation alone, for each step of a scheme
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and the link shall be the only limit
 TCP_PORT = 29578
+TCP_ATTEMPTS, TCP_PAUSE_SECONDS = 100, 0.1  # while the other learner is not there yet
 MIB = 1 << 20
 
 
@@ -146,14 +147,18 @@ def connection(rank: int, address: str) -> Iterator[socket.socket]:
         with socket.create_server((address, TCP_PORT)) as server, server.accept()[0] as joined:
             yield joined
         return
-    for _ in range(100):
-        try:
-            joined = socket.create_connection((address, TCP_PORT))
-            break
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-    with joined:
+    with _joined(address) as joined:
         yield joined
+
+
+def _joined(address: str) -> socket.socket:
+    for _ in range(TCP_ATTEMPTS):
+        try:
+            return socket.create_connection((address, TCP_PORT))
+        except ConnectionRefusedError:
+            time.sleep(TCP_PAUSE_SECONDS)
+    waited = TCP_ATTEMPTS * TCP_PAUSE_SECONDS
+    raise ConnectionError(f"learner 0 does not listen at {address}:{TCP_PORT} after {waited:g} s; its output says why")
 
 
 def tcp_seconds(joined: socket.socket, message_bytes: int) -> float:

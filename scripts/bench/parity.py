@@ -4,10 +4,11 @@
         --variant allreduce backend=allreduce --variant dpsgd backend=dpsgd --override batch.units=4
 
 The first variant is what the others are compared with, paired by seed and utterance. Every run lies in a folder of its
-own, so that the same command goes on where it was interrupted.
+own, so that the same command goes on where it was interrupted; a folder of another configuration is refused.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import Comparison, compare
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
+from asr.training.checkpoint import MODEL, best_checkpoint, list_checkpoints
 from scripts.bench.report import save_figures
 from scripts.environment import environment
 from scripts.startup import REPOSITORY, UsageError, run_main
@@ -37,18 +39,32 @@ class Recipe:
     evaluated_set: str
 
     def errors(self, variant: str, overrides: Sequence[str], seed: int) -> dict[str, ErrorCounts]:
-        """Train and evaluate one run, unless that was done before; errors by seed and utterance."""
+        """Train and evaluate one run, errors by seed and utterance.
+
+        Also where the run is there: training refuses a folder of another configuration, and has nothing to do in that
+        of a finished run.
+        """
         run = self.folder / f"{variant}-{seed}"
-        recogs = run / "eval" / self.evaluated_set / "recogs-greedy.txt"
-        if not recogs.is_file():
-            torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.learners))
-            settings = (f"experiment={self.experiment}", f"seed={seed}", f"exp_dir={run.parent}", f"name={run.name}")
-            self._call(run, *torchrun, str(REPOSITORY / "scripts/train.py"), *settings, *self.overrides, *overrides)
+        self._refuse_other_learners(run)
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.learners))
+        settings = (f"experiment={self.experiment}", f"seed={seed}", f"exp_dir={run.parent}", f"name={run.name}")
+        self._call(run, *torchrun, str(REPOSITORY / "scripts/train.py"), *settings, *self.overrides, *overrides)
+        results = run / "eval" / self.evaluated_set
+        if not is_of_best(results / "wer-greedy.json", run):
             self._call(run, str(REPOSITORY / "scripts/evaluate.py"), f"run={run}", f"sets=[{self.evaluated_set}]")
         return {
             f"{seed}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
-            for each in read_transcripts(recogs)
+            for each in read_transcripts(results / "recogs-greedy.txt")
         }
+
+    def _refuse_other_learners(self, run: Path) -> None:
+        """How many there are is not part of the configuration: a resume may change it."""
+        checkpoints, _ = list_checkpoints(run / "checkpoints")
+        others = {each.world_size for each in checkpoints} - {self.learners}
+        if others:
+            raise UsageError(
+                f"--learners {self.learners}: {run} holds a run of {others.pop()}; choose another --folder, or remove it"
+            )
 
     def _call(self, run: Path, *command: str) -> None:
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +73,17 @@ class Recipe:
             ended = subprocess.run([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, check=False)
         if ended.returncode:
             raise UsageError(f"{run.name} ended with exit code {ended.returncode}; see {log}")
+
+
+def is_of_best(figures: Path, run: Path) -> bool:
+    """Whether an evaluation's figures are of the run's best checkpoint as it is now."""
+    best = best_checkpoint(list_checkpoints(run / "checkpoints")[0])
+    return (
+        best is not None
+        and figures.is_file()
+        and figures.stat().st_mtime >= (best.folder / MODEL).stat().st_mtime
+        and json.loads(figures.read_text(encoding="utf-8"))["checkpoint"] == best.folder.name
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -70,11 +97,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--override", action="append", default=[], help="a setting of all runs")
     parser.add_argument("--variant", nargs="+", action="append", required=True, metavar=("NAME", "SETTING"))
     parser.add_argument("--json", type=Path, help="where to save the figures")
-    parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
     options = parser.parse_args(arguments)
     made_with = environment()
     shared = [*options.override, *(QUICK if options.quick else ())]
-    recipe = Recipe(options.experiment, options.learners, options.folder.resolve(), shared, options.set)
+    folder = options.folder.resolve() / ("quick" if options.quick else "")
+    recipe = Recipe(options.experiment, options.learners, folder, shared, options.set)
     seeds = options.seeds[:1] if options.quick else options.seeds
     variants = {name: settings for name, *settings in options.variant}
     # Seed by seed, so that whatever is there when it is interrupted can be compared.

@@ -77,7 +77,7 @@ def cases_of(part: Part, options: argparse.Namespace) -> list[Case]:
         Case(repetition, scheme, slowdown, units(scheme), options.unit_ms / 1000)
         for repetition in range(options.repetitions)
         for scheme in part.schemes
-        for slowdown in [1.0, *options.slowdowns]
+        for slowdown in sorted({1.0, *options.slowdowns})  # each once: a pool of units is of one epoch
     ]
 
 

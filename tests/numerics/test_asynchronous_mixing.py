@@ -109,6 +109,35 @@ def test_moments_are_mixed_from_the_first_mark_on_at_which_all_have_them(run_lea
         assert (after - after.mean(0)).norm() < 0.05 * (before - before.mean(0)).norm(), name
 
 
+def test_moments_wait_for_the_parameter_that_gets_its_gradient_last(run_learners):
+    """Its first one comes after the first mark; all moments are mixed from the second one on."""
+
+    def learner(world: World) -> Tensor:
+        backend, model = make_backend(world, mix_moments=True), nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.0, momentum=0.9)
+        backend.attach(optimizer)
+        backend.synchronise(resumed=False)
+        for trained in ([model.weight], [model.weight, model.bias]):
+            backend.begin_step(1.0)
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, 1.0 + world.rank) if parameter in set(trained) else None
+            with backend.updating(apply=True):
+                optimizer.step()
+            with backend.consensus():
+                pass
+        for _ in range(100):
+            backend.begin_step(1.0)
+            time.sleep(0.001)
+            with backend.updating(apply=False):
+                pass
+        backend.drain()
+        backend.close()
+        return torch.cat([optimizer.state[p]["momentum_buffer"].flatten() for p in model.parameters()])
+
+    first, second = run_learners(2, learner)
+    torch.testing.assert_close(second, first, atol=1e-3, rtol=0)
+
+
 def test_an_optimizer_without_moments_is_refused_after_its_first_step(run_learners):
     def step(world: World) -> None:
         model = nn.Linear(2, 1)

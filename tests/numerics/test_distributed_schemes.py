@@ -13,6 +13,7 @@ from distributed.gossip import DecentralisedSgd
 from distributed.launch import World
 from distributed.ssgd_noise import NoisyAllReduce
 from distributed.topology import TopologyName, make_topology
+from scripts.startup import line_for_people
 
 LR = 0.1
 
@@ -231,5 +232,30 @@ def test_an_optimizer_without_moments_is_refused(alone: World, momentum: float, 
     if not refused:
         step(backend, wrapped, data(1, 5), data(1, 1))
         return
-    with pytest.raises(ValueError, match=r"backend.mix_moments=true, but the optimizer \(SGD\) keeps no moments"):
+    with pytest.raises(
+        ValueError, match=r"backend.mix_moments=true, but the optimizer \(SGD\) keeps no moments"
+    ) as caught:
         step(backend, wrapped, data(1, 5), data(1, 1))
+    assert line_for_people(caught.value)
+
+
+def test_moments_wait_for_the_parameter_that_gets_its_gradient_last(run_learners):
+    """Of two learners that average all they have: apart by what one step adds, (i + 1) in learner i."""
+
+    def learner(world: World) -> Tensor:
+        backend, model = gossip(world, "complete", mix_moments=True), nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1, momentum=0.9)
+        backend.attach(optimizer)
+        for k in range(4):
+            backend.zero_grad()
+            backend.begin_step(1.0)
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, 1.0 + world.rank)
+            if k == 0:
+                model.bias.grad = None
+            with backend.updating(apply=True):
+                optimizer.step()
+        return torch.cat([optimizer.state[p]["momentum_buffer"].flatten() for p in model.parameters()])
+
+    first, second = run_learners(2, learner)
+    torch.testing.assert_close(second - first, torch.ones(3))

@@ -14,13 +14,14 @@ from torch import Tensor
 from asr.losses.additive import additive_scores, lattice_loss
 from asr.losses.inputs import Combine, LossInputs
 from asr.losses.lattice import Shape
-from asr.losses.pruned import PrunedLoss, PrunedTransducerLoss, linked, valid_cells, windows
+from asr.losses.pruned import PrunedLoss, PrunedTransducerLoss, Sizes, linked, valid_cells, windows
 from asr.losses.reference import joiner_logits, reference_sum
 from asr.losses.rnnt import ExactLoss, transducer_loss
 
 MakeInputs = Callable[..., LossInputs]
 EXACT = ExactLoss(tile_cells=50, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="torch")
 FRAMES, LABELS = [9, 2, 5, 7], [4, 7, 0, 6]  # the second has fewer frames than labels, the third no labels
+CPU = torch.device("cpu")
 every_combine = pytest.mark.parametrize("combine", ["add", "multiply"])
 
 
@@ -104,7 +105,7 @@ def test_the_loss_falls_with_every_cell_that_is_opened(make_inputs: MakeInputs) 
     """Of nested sets of cells; the windows of a larger prune_range need not contain those of a smaller one."""
     inputs = make_inputs([9, 7], [6, 4])
     shape = inputs.shape()
-    valid_BTS = valid_cells(shape, torch.device("cpu"))
+    valid_BTS = valid_cells(Sizes.of(shape, CPU))
     state_BTS = torch.arange(valid_BTS.shape[2]).expand_as(valid_BTS)
     frame_BTS = torch.arange(valid_BTS.shape[1])[:, None].expand_as(valid_BTS)
     sizes = shape.frames, shape.states
@@ -127,9 +128,9 @@ def test_the_loss_falls_with_every_cell_that_is_opened(make_inputs: MakeInputs) 
 )
 def test_windows_always_leave_a_way(sizes: list[tuple[int, int]], prune_range: int, seed: int) -> None:
     shape = Shape(tuple(frames for frames, _ in sizes), tuple(labels + 1 for _, labels in sizes))
-    valid_BTS = valid_cells(shape, torch.device("cpu"))
+    valid_BTS = valid_cells(Sizes.of(shape, CPU))
     occupancy_BTS = torch.rand(valid_BTS.shape, generator=torch.Generator().manual_seed(seed)) * valid_BTS
-    open_BTS = windows(occupancy_BTS, shape, prune_range)
+    open_BTS = windows(occupancy_BTS, Sizes.of(shape, CPU), prune_range)
     for open_TS, (frames, labels) in zip(open_BTS, sizes, strict=True):
         rows = [row.nonzero().squeeze(1).tolist() for row in open_TS[:frames, : labels + 1]]
         width = min(labels + 1, prune_range if frames * (prune_range - 1) >= labels else -(-labels // frames) + 1)
@@ -147,7 +148,7 @@ def test_windows_hold_the_alignments_that_matter() -> None:
     occupancy_BTS = torch.zeros(1, 7, 7)
     for frame, visited in enumerate(states):
         occupancy_BTS[0, frame, visited] = 1
-    assert windows(occupancy_BTS, shape, 3)[occupancy_BTS > 0].all()
+    assert windows(occupancy_BTS, Sizes.of(shape, CPU), 3)[occupancy_BTS > 0].all()
 
 
 def test_linked_moves_as_little_as_in_k2() -> None:
@@ -171,7 +172,7 @@ def additive_loss(
     delay_penalty: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     shape = inputs.shape()
-    valid_BTS = valid_cells(shape, torch.device("cpu"))
+    valid_BTS = valid_cells(Sizes.of(shape, CPU))
     label_BS = torch.nn.functional.pad(inputs.targets_BU, (0, 1))
     scores = additive_scores(acoustic_BTV, language_BSV, label_BS, blank=inputs.blank, lm_scale=lm_scale)
     packed = (scores_BTS[valid_BTS] for scores_BTS in scores)

@@ -14,6 +14,7 @@ from distributed.hierarchical import Hierarchical
 from distributed.launch import World
 from distributed.single import Single
 from distributed.ssgd_noise import NoisyAllReduce
+from scripts.startup import line_for_people
 
 
 def hierarchical(world: World) -> Hierarchical:
@@ -26,11 +27,13 @@ BACKENDS = {
     "single": lambda world: Single(world=world),
     "allreduce": lambda world: AllReduce(bucket_mb=1, world=world),
     "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.1, seed=1, bucket_mb=1, world=world),
-    "dpsgd": lambda world: DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world),
+    "dpsgd": lambda world, mix_moments=False: DecentralisedSgd(
+        topology="ring", seed=1, mix_moments=mix_moments, world=world
+    ),
     "delay_by_one": lambda world: DelayByOne(mix_moments=False, world=world),
     "hierarchical": hierarchical,
-    "adpsgd": lambda world: AsynchronousGossip(
-        topology="ring", rounds_per_step=1.0, max_staleness=4, mix_moments=False, seed=1, world=world
+    "adpsgd": lambda world, mix_moments=False: AsynchronousGossip(
+        topology="ring", rounds_per_step=1.0, max_staleness=4, mix_moments=mix_moments, seed=1, world=world
     ),
 }
 SYNCHRONOUS = ["allreduce", "ssgd_noise"]
@@ -91,10 +94,22 @@ def test_a_resume_of_a_synchronous_scheme_names_the_learners_that_differ(run_lea
         if world.rank == 2:
             with torch.no_grad():
                 models[2][0].weight[1, 1].add_(1e-6)
-        with pytest.raises(ValueError, match=r"learners \[2\] hold other weights than learner 0"):
+        with pytest.raises(ValueError, match=r"learners \[2\] hold other weights than learner 0") as caught:
             backend.synchronise(resumed=True)
+        assert line_for_people(caught.value)
 
     run_learners(3, resume)
+
+
+def test_a_resume_of_groups_names_the_learners_that_differ_within_theirs(run_learners):
+    def resume(world: World) -> None:
+        backend = hierarchical(world)
+        backend.wrap(normalised(world.rank))
+        with pytest.raises(ValueError, match=r"learners \[1, 3\] hold other weights than the first of") as caught:
+            backend.synchronise(resumed=True)
+        assert line_for_people(caught.value)
+
+    run_learners(4, resume)
 
 
 @pytest.mark.parametrize("name", GOSSIP)
@@ -117,8 +132,9 @@ def test_learners_that_disagree_about_resuming_all_stop(run_learners, name: str)
     def begin(world: World) -> None:
         backend = BACKENDS[name](world)
         backend.wrap(normalised(0))
-        with pytest.raises(ValueError, match=r"learners \[0\] start afresh while the others resume"):
+        with pytest.raises(ValueError, match=r"learners \[0\] start afresh while the others resume") as caught:
             backend.synchronise(resumed=world.rank == 1)
+        assert line_for_people(caught.value)
 
     run_learners(2, begin)
 
@@ -337,3 +353,20 @@ def test_state_goes_on_also_with_other_learners(alone: World, name: str, key: st
     backend = BACKENDS[name](alone)
     backend.load_state_dict([{key: 7}, {key: 7}], rank=0, world_size=1)
     assert backend.state_dict() == {key: 7}
+
+
+@pytest.mark.parametrize("name", ["mixing", "async_gossip"])
+def test_whether_there_are_moments_is_asked_once(alone: World, monkeypatch: pytest.MonkeyPatch, name: str):
+    """One learner never mixes them; after a first step that is not applied there are none yet."""
+    asked = []
+    monkeypatch.setattr(f"distributed.{name}.require_moments", asked.append)
+    backend = BACKENDS["dpsgd" if name == "mixing" else "adpsgd"](alone, mix_moments=True)
+    optimizer = torch.optim.AdamW(backend.wrap(nn.Linear(2, 1)).parameters())
+    backend.attach(optimizer)
+    backend.synchronise(resumed=False)
+    for applied in (False, True, True):
+        backend.begin_step(1.0)
+        with backend.updating(apply=applied):
+            pass
+        assert len(asked) == applied
+    backend.close()

@@ -8,7 +8,7 @@ from torch import nn
 
 from asr.training.large_batch import Lamb, Lars
 from distributed.flat_parameters import FlatParameters
-from distributed.moments import SQUARES, flatten_moments, moment_names
+from distributed.moments import SQUARES, flatten_moments, has_all_moments, moment_names
 
 MAKERS = {
     "sgd": (lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9), ["momentum_buffer"]),
@@ -71,3 +71,14 @@ def test_moments_are_found_moved_and_go_on_bitwise(name: str):
     assert torch.equal(model.scale, twin.scale)
     assert all((buffer >= 0).all() == (name in SQUARES) for name, each in moved.items() for buffer in each)
     assert not any(torch.equal(a, b) for a, b in zip(buffers, before, strict=True))  # updated in place
+
+
+def test_a_parameter_without_a_gradient_yet_is_waited_for_and_a_frozen_one_is_not():
+    model = Scaled()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    assert not has_all_moments(optimizer)
+    model.matrix.grad = torch.ones(2, 3)
+    optimizer.step()
+    assert not has_all_moments(optimizer)
+    step(model, optimizer, seed=0)
+    assert has_all_moments(optimizer)

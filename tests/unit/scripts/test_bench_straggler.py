@@ -46,3 +46,11 @@ def test_repetitions_are_interleaved_and_every_epoch_has_a_pool_of_its_own():
     assert [case.slowdown for case in cases[:3]] == [1.0, 5.0, 10.0]
     assert [case.scheme for case in cases[:12:3]] == list(EMULATED.schemes)
     assert {case.units for case in cases} == {1600}
+
+
+def test_a_slowdown_that_is_asked_for_twice_is_measured_once():
+    """None slow is measured anyway; a second epoch of the same pool would find no units."""
+    options = argparse.Namespace(units=400, unit_ms=20.0, slowdowns=[1.0, 5.0, 5.0], repetitions=1, quick=False)
+    cases = cases_of(EMULATED, options)
+    assert [case.slowdown for case in cases[:3]] == [1.0, 5.0, 1.0]
+    assert len({case.pool for case in cases}) == len(cases)

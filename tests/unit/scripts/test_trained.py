@@ -12,7 +12,7 @@ from asr.training.hook import Progress
 from distributed.launch import World
 from scripts.evaluate import check_names
 from scripts.startup import UsageError
-from scripts.trained import choose_checkpoints, mean_state, warn_of_best_lost, warn_of_gaps
+from scripts.trained import choose_checkpoints, mean_of, warn_of_best_lost, warn_of_gaps
 
 WERS = {100: 0.5, 200: 0.1, 300: 0.4, 400: None, 500: 0.2}
 
@@ -36,16 +36,24 @@ def test_best_last_and_the_newest_are_chosen(checkpoints: Path) -> None:
     assert names(checkpoints, "last") == [500]
     assert names(checkpoints, "avg:2") == [400, 500]
     assert names(checkpoints, "avg:3") == [200, 400, 500]
-    states = [each.model_state() for each in choose_checkpoints(checkpoints, "avg:2")]
-    assert mean_state(states)["weight"].item() == 450
-    assert mean_state(states)["count"].item() == 500
+    mean = mean_of(choose_checkpoints(checkpoints, "avg:2"))
+    assert mean["weight"].item() == 450
+    assert mean["count"].item() == 500
+
+
+def test_a_mean_is_summed_in_double_precision(tmp_path: Path, alone: World) -> None:
+    """In float32, 2^24 + 1 is 2^24."""
+    folder = CheckpointFolder(tmp_path, alone, Retention(keep_last=4, keep_best=0), "Single", plan=1)
+    for step, value in enumerate((1.0, 2.0**24, 1.0, 0.0), start=1):
+        weights = {"weight": torch.tensor([value])}
+        folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, None)
+    assert mean_of(choose_checkpoints(tmp_path, "avg:4"))["weight"].item() == 2.0**22 + 0.5
 
 
 def test_the_best_are_averaged(checkpoints: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert names(checkpoints, "best:1") == names(checkpoints, "best")
     assert names(checkpoints, "best:2") == [200, 500], "400 was not evaluated"
-    states = [each.model_state() for each in choose_checkpoints(checkpoints, "best:2")]
-    assert mean_state(states)["weight"].item() == 350
+    assert mean_of(choose_checkpoints(checkpoints, "best:2"))["weight"].item() == 350
     with pytest.raises(
         UsageError, match=r"best:3: the run keeps 2 checkpoints with a word error rate \(see checkpoint.ke"
     ):

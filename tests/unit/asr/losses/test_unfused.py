@@ -7,6 +7,7 @@ from asr.data.tokenizer import BLANK
 from asr.losses.inputs import Combine, LossInputs
 from asr.losses.rnnt import ExactLoss
 from asr.losses.unfused import TorchaudioLoss
+from scripts.startup import line_for_people
 
 EXACT = ExactLoss(tile_cells=50, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="torch")
 
@@ -42,8 +43,9 @@ def test_it_is_the_exact_loss(combine: Combine) -> None:
 
 
 def test_double_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no double precision: set trainer\.precision=fp32"):
+    with pytest.raises(ValueError, match=r"no double precision: set trainer\.precision=fp32") as caught:
         TorchaudioLoss()(make_inputs(dtype=torch.float64))
+    assert line_for_people(caught.value)
 
 
 def test_more_logits_than_32_bits_count_are_refused_before_they_are_made() -> None:
@@ -58,5 +60,6 @@ def test_more_logits_than_32_bits_count_are_refused_before_they_are_made() -> No
         combine="add",
         blank=BLANK,
     )
-    with pytest.raises(ValueError, match=r"32 bits and a unit has 2800140000: lower batch\.max_cells"):
+    with pytest.raises(ValueError, match=r"32 bits and a unit has 2800140000: lower batch\.max_cells") as caught:
         TorchaudioLoss()(inputs)
+    assert line_for_people(caught.value)
