@@ -119,7 +119,7 @@ def resumes_bitwise(scheme: str, world: World) -> dict[str, Any]:
 
 def main() -> None:
     """What each learner does."""
-    world = start(place(), timeout_seconds=90, device="cpu", threads=1)
+    world = start(place(), timeout_seconds=90, patience_seconds=None, device="cpu", threads=1)
     results: dict[str, Any] = {"interface": os.environ["GLOO_SOCKET_IFNAME"]}
     for scheme in SCHEMES:
         results[scheme] = resumes_bitwise(scheme, world)
