@@ -44,10 +44,13 @@ class Launcher:
 
     def start_agents(self, learners: int, *overrides: str) -> list[subprocess.Popen[str]]:
         """Start a run with an agent of torchrun for each learner."""
-        where = ["--rdzv-backend", "c10d", "--rdzv-id", "agents", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
         agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(learners), "--nproc-per-node", "1"]
-        line = [*agent, *where, *self.script_line(overrides)]
-        return [self._open(line, GLOO_SOCKET_IFNAME="lo") for _ in range(learners)]
+        where = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]  # with the agent of learner 0
+        line = self.script_line(overrides)
+        return [
+            self._open([*agent, *where, "--node-rank", str(rank), *line], GLOO_SOCKET_IFNAME="lo")
+            for rank in range(learners)
+        ]
 
     def _open(self, line: Sequence[str], **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

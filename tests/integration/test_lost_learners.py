@@ -116,13 +116,11 @@ def test_with_an_agent_per_learner_the_run_names_the_lost_one_and_leaves_a_model
     with ended(agents):
         wait_until_under_way(folder, agents)
         (victim,) = children(agents[2].pid)
-        rank = next(int(v[5:]) for v in environment(victim) if v.startswith("RANK="))
         os.kill(victim, signal.SIGKILL)
-        survivors = [each for each in range(3) if each != rank]
-        assert seconds_until_named(folder, survivors, rank) < NAMED_WITHIN_SECONDS
+        assert seconds_until_named(folder, [0, 1], 2) < NAMED_WITHIN_SECONDS
         printed = [agent.communicate(timeout=90)[0] for agent in agents]
     assert all(agent.returncode for agent in agents)
-    assert sum(f": learner {rank} has ended or was killed" in output for output in printed) == 2
+    assert all("learner 2 has ended or was killed" in output for output in printed[:2])
     evaluated = launcher.script("evaluate", "run=exp/agents", "checkpoint=emergency", "sets=[dev]")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "emergency-" in evaluated.stdout
@@ -130,7 +128,3 @@ def test_with_an_agent_per_learner_the_run_names_the_lost_one_and_leaves_a_model
 
 def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def environment(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/environ").read_text().split("\0")
