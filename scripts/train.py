@@ -156,7 +156,6 @@ def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
         checkpoints.root,
         Survivor(rank=world.rank, world_size=world.size, launch_id=world.watch.launch_id, loss=loss),
         trainer.parts.run.model.state_dict(),
-        mark=trainer.marked_step,
         progress=trainer.progress,
         run={"backend": checkpoints.backend, "plan": checkpoints.plan},
     )

@@ -1,13 +1,13 @@
 """What survives the loss of a learner under gossip: the mean of the others' weights, written without a word between them.
 
-    checkpoints/emergency-00001000-5f3a90c1/model.safetensors   mean of the survivors
-                                            manifest.json       as of a checkpoint, of which no learner can resume
-                                            loss.json           who was lost and why, whose weights the mean holds
+    checkpoints/emergency-5f3a90c1/model.safetensors   mean of the survivors
+                                   manifest.json       as of a checkpoint, of which no learner can resume
+                                   loss.json           who was lost and why, whose weights the mean holds
 
 Exchanges with a lost learner may have broken anything that learners share but the run's folder, so they meet there:
 each survivor leaves its weights and waits a while for those of the others, of whom more may be lost; the first of those
-who came averages what is there. The number is that of the last mark where all learners were together; behind it stands the id of the launch. A restarted
-run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
+who came averages what is there. The name is that of the launch, all that they are sure to agree on: some may have been
+a step further. A restarted run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
 """
 
 import json
@@ -52,7 +52,6 @@ def save_mean(
     survivor: Survivor,
     model: Mapping[str, Tensor],
     *,
-    mark: int,
     progress: Progress,
     run: Mapping[str, object],
     wait_seconds: float = WAIT_SECONDS,
@@ -62,14 +61,13 @@ def save_mean(
     Args:
         root: folder of the run's checkpoints.
         model: this learner's weights and buffers.
-        mark: global step at which all learners were last together.
         run: what the manifest says beside: backend and plan.
         wait_seconds: how long to wait for the weights of the others.
 
     Returns:
         The emergency checkpoint, on the survivor that wrote it.
     """
-    final = root / f"{EMERGENCY}{mark:08d}-{survivor.launch_id}"
+    final = root / f"{EMERGENCY}{survivor.launch_id}"
     folder = root / f"{WRITING}{final.name}"
     if final.exists():  # this one is late
         return None

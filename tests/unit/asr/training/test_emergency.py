@@ -19,7 +19,6 @@ def leave(root: Path, rank: int, model: dict[str, Tensor], wait: float) -> Path 
         root,
         Survivor(rank=rank, world_size=4, launch_id="abcd", loss=Loss(0, "was killed")),
         model,
-        mark=12,
         progress=Progress(step=13, samples=99, global_step=13),
         run={"backend": "DecentralisedSgd", "plan": 5},
         wait_seconds=wait,
@@ -42,7 +41,7 @@ def test_all_survivors_are_averaged_by_the_first(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert (results[2], results[3]) == (None, None)
-    assert results[1] == tmp_path / "emergency-00000012-abcd"
+    assert results[1] == tmp_path / "emergency-abcd"
     ([checkpoint], problems) = list_emergencies(tmp_path)
     assert not problems
     assert checkpoint.damaged_file() is None
