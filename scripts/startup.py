@@ -6,11 +6,13 @@ library has a `compression`. Whoever wins on sys.path would fail much later with
 
 import importlib.util
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("asr", "distributed", "scripts")
+SAY_SECONDS = 3.0  # for the first learner of a host to say what all have met, before a launcher ends it with the others
 
 
 class UsageError(ValueError):
@@ -45,6 +47,8 @@ def run_main(main: Callable[[list[str]], None]) -> None:
         line = line_for_people(error)
         if line is None:
             raise
+        if not line:
+            time.sleep(SAY_SECONDS)
         print(line, file=sys.stderr, end="")
         sys.exit(2)
 
