@@ -72,7 +72,8 @@ class Watch:
         self._liveness.start()
 
     def _on_loss(self, loss: Loss) -> None:
-        log.error("%s", loss)
+        if not self._heard.is_set():  # otherwise this learner has an error of its own to tell
+            log.error("%s", loss)
         threading.Thread(target=self._free, args=(loss,), name="freeing", daemon=True).start()
 
     def _free(self, loss: Loss) -> None:
