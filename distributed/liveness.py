@@ -5,8 +5,6 @@ later, and then know an address at best. So each has a thread that sends a sign 
 which answers with its own (a star: 2 (L - 1) short messages per period). A closed connection, or silence for longer
 than the patience, is a *loss*: learner 0 tells it to all. Learner 0's own loss everybody sees for itself. A learner
 that ends with an error says so first. A process that was itself suspended accuses nobody of the time it missed.
-
-Lines of text over TCP: ``learner <rank> <token>`` at first, then ``alive``, ``done``, ``lost <rank> <what happened>``.
 """
 
 import logging
@@ -17,39 +15,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+
+from distributed.signs import Loss, Peer, loss_in
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 _BEATS = 7  # signs of life within the patience
-_LONGEST_LINE = 1000  # bytes; an error may be quoted
 CLOSED = "has ended or was killed: its connection is closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A learner that the others must not wait for any more."""
-
-    learner: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"learner {self.learner} {self.what}"
-
-    @property
-    def line(self) -> str:
-        """As one learner tells it to another."""
-        return f"lost {self.learner} {self.what}"
-
-
-class LearnerLostError(RuntimeError):
-    """The run cannot go on: another learner is lost."""
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__(f"{loss}; start the run again to go on from its newest checkpoint")
-        self.loss = loss
 
 
 class Liveness(ABC):
@@ -110,53 +83,12 @@ class Liveness(ABC):
         )
 
 
-class _Peer:
-    """A connection, its unfinished line, and when it was last heard."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.heard = time.monotonic()
-        self.rank: int | None = None
-        self.done = False
-        self._unfinished = b""
-
-    def send(self, line: str) -> None:
-        """Send a line. What cannot be sent is left: the peer's silence will tell."""
-        with suppress(OSError):
-            self.connection.sendall(_line(line))
-
-    def read(self) -> list[str] | None:
-        """The lines that came in; None at the end of the connection, or if it does not speak this language."""
-        try:
-            data = self.connection.recv(4096)
-        except TimeoutError:
-            return []
-        except OSError:
-            return None
-        self.heard = time.monotonic()
-        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
-        if not data or len(self._unfinished) > _LONGEST_LINE:
-            return None
-        return [line.decode(errors="replace") for line in lines]
-
-
 def _listener(interface: str) -> socket.socket:
     if interface:
         return socket.create_server((interface, 0), family=socket.AF_INET6 if ":" in interface else socket.AF_INET)
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", 0))
-
-
-def _line(text: str) -> bytes:
-    return " ".join(text.split()).encode()[: _LONGEST_LINE - 1] + b"\n"
-
-
-def _lost(line: str) -> Loss | None:
-    """The loss that a line tells of; None for other lines."""
-    kind, _, rest = line.partition(" ")
-    rank, _, what = rest.partition(" ")
-    return Loss(int(rank), what) if kind == "lost" and rank.isdecimal() else None
 
 
 class Centre(Liveness):
@@ -167,7 +99,7 @@ class Centre(Liveness):
         self.token = secrets.token_hex(16)  # who knows it was told by the rendezvous
         self._listener = _listener(interface)
         self.port: int = self._listener.getsockname()[1]
-        self._peers: list[_Peer] = []
+        self._peers: list[Peer] = []
         self._own_failure: str | None = None
         self._news: str | None = None  # the line of the first loss, for those who come later
 
@@ -179,21 +111,26 @@ class Centre(Liveness):
             selector.register(self._listener, selectors.EVENT_READ)
             last_beat = time.monotonic()
             while not self._closing.is_set():
-                for key, _ in selector.select(self.period_seconds / 4):
-                    if key.fileobj is self._listener:
-                        self._accept(selector)
-                    else:
-                        self._hear(key.data, selector)
+                self._serve(selector, self.period_seconds / 4)
                 self._tell_own_failure()
                 now = time.monotonic()
                 if now - last_beat >= self.period_seconds:
                     self._beat(missed_seconds=now - last_beat - self.period_seconds)
                     self._drop_strangers(selector)
                     last_beat = now
+            for _ in range(2):  # who has just connected, and said who it is, shall hear how this ends
+                self._serve(selector, 0.0)
             self._tell_own_failure()
             self._tell("done")
             for peer in self._peers:
                 peer.connection.close()
+
+    def _serve(self, selector: selectors.BaseSelector, seconds: float) -> None:
+        for key, _ in selector.select(seconds):
+            if key.fileobj is self._listener:
+                self._accept(selector)
+            else:
+                self._hear(key.data, selector)
 
     def _tell_own_failure(self) -> None:
         if self._own_failure is not None:
@@ -208,10 +145,10 @@ class Centre(Liveness):
     def _accept(self, selector: selectors.BaseSelector) -> None:
         connection, _ = self._listener.accept()
         connection.settimeout(self.period_seconds)
-        self._peers.append(peer := _Peer(connection))
+        self._peers.append(peer := Peer(connection))
         selector.register(connection, selectors.EVENT_READ, peer)
 
-    def _hear(self, peer: _Peer, selector: selectors.BaseSelector) -> None:
+    def _hear(self, peer: Peer, selector: selectors.BaseSelector) -> None:
         lines = peer.read()
         for line in lines or ():
             if peer.rank is None:
@@ -220,14 +157,14 @@ class Centre(Liveness):
                     peer.send(self._news)
             elif line == "done":
                 peer.done = True
-            elif loss := _lost(line):
+            elif loss := loss_in(line):
                 self._lose(loss)
         if lines is None or (lines and peer.rank is None):
             self._drop(peer, selector)
             if peer.rank is not None and not peer.done:
                 self._lose(Loss(peer.rank, CLOSED))
 
-    def _drop(self, peer: _Peer, selector: selectors.BaseSelector) -> None:
+    def _drop(self, peer: Peer, selector: selectors.BaseSelector) -> None:
         selector.unregister(peer.connection)
         peer.connection.close()
         self._peers.remove(peer)
@@ -276,18 +213,18 @@ class Member(Liveness):
         super().__init__(rank=rank, patience_seconds=patience_seconds, on_loss=on_loss)
         self._address = address
         self._token = token
-        self._centre: _Peer | None = None
+        self._centre: Peer | None = None
 
     def start(self) -> None:
         """Connect to learner 0 and begin to watch. OSError if it cannot be reached."""
         connection = socket.create_connection(self._address, timeout=self.patience_seconds)
         connection.settimeout(self.period_seconds / 2)
-        self._centre = _Peer(connection)
+        self._centre = Peer(connection)
         self._centre.send(f"learner {self.rank} {self._token}")
         super().start()
 
     @property
-    def centre(self) -> _Peer:
+    def centre(self) -> Peer:
         """The connection to learner 0."""
         if self._centre is None:
             raise RuntimeError("liveness.start() comes first")
@@ -315,7 +252,7 @@ class Member(Liveness):
         for line in lines or ():
             if line == "done":
                 self.centre.done = True
-            elif loss := _lost(line):
+            elif loss := loss_in(line):
                 self._lose(loss)
         if lines is None and not self.centre.done:
             self._lose(Loss(0, CLOSED))

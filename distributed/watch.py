@@ -19,7 +19,8 @@ from typing import NoReturn
 from torch.distributed import DistError, Store
 
 from distributed.connections import Connections
-from distributed.liveness import LOOPBACK, Centre, LearnerLostError, Liveness, Loss, Member
+from distributed.liveness import LOOPBACK, Centre, Liveness, Member
+from distributed.signs import LearnerLostError, Loss
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed import launch
 from distributed.launch import World
-from distributed.liveness import LearnerLostError, Loss
+from distributed.signs import LearnerLostError, Loss
 from scripts.assembly import assemble
 from scripts.build import build_hooks, readable
 from scripts.configuration import compose, differing_keys, print_help, run_name

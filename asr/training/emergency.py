@@ -24,7 +24,7 @@ from asr.training.checkpoint import EMERGENCY, MODEL, WRITING, mean_of_models
 from asr.training.checkpoint_manifest import write_manifest
 from asr.training.files import fsync, put_in_place, sha256, write_atomically
 from asr.training.hook import Progress
-from distributed.liveness import Loss
+from distributed.signs import Loss
 
 log = logging.getLogger(__name__)
 

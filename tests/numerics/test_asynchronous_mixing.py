@@ -27,21 +27,27 @@ def make_backend(world: World, **changes: Any) -> AsynchronousGossip:
     return AsynchronousGossip(**(settings | changes), world=world)
 
 
+def skipped_steps(backend: AsynchronousGossip, steps: int) -> None:
+    """Steps without an update, of random length; a learner of higher rank is slower."""
+    rank = backend.world.rank
+    pace = random.Random(rank)
+    for _ in range(steps):
+        backend.begin_step(1.0)
+        if pace.random() < 0.2:
+            time.sleep(pace.uniform(0, 0.004 * (1 + rank)))
+        with backend.updating(apply=False):
+            pass
+
+
 def mix_only(world: World, start: Tensor, steps: int, **changes: Any) -> tuple[Tensor, dict[str, float]]:
     """The weights of one learner after ``steps`` skipped steps of random length, and the backend's figures."""
-    pace = random.Random(world.rank)
     model = nn.Linear(len(start), 1, bias=False).to(start.dtype)
     backend = make_backend(world, **changes)
     backend.wrap(model)
     backend.synchronise(resumed=True)  # each keeps its own weights
     with torch.no_grad():
         model.weight.copy_(start)
-    for _ in range(steps):
-        backend.begin_step(1.0)
-        if pace.random() < 0.2:
-            time.sleep(pace.uniform(0, 0.004 * (1 + world.rank)))
-        with backend.updating(apply=False):
-            pass
+    skipped_steps(backend, steps)
     backend.drain()
     figures = backend.metrics()
     backend.close()
@@ -64,7 +70,6 @@ def test_the_sum_over_learners_is_conserved_whatever_the_timing(run_learners, si
 
 def mix_with_moments(world: World, start: Tensor, steps: int, resumed: bool) -> dict[str, Tensor]:
     """One update, a mark, then skipped steps: the moments of each learner after that first update and at the end."""
-    pace = random.Random(world.rank)
     model = nn.Linear(len(start), 1, bias=False).to(start.dtype)
     backend = make_backend(world, mix_moments=True)
     optimizer = torch.optim.AdamW(backend.wrap(model).parameters(), lr=0.0)
@@ -86,12 +91,7 @@ def mix_with_moments(world: World, start: Tensor, steps: int, resumed: bool) -> 
         with backend.consensus():
             pass
     first = {name: value.clone() for name, value in optimizer.state[model.weight].items()}
-    for _ in range(steps):
-        backend.begin_step(1.0)
-        if pace.random() < 0.2:
-            time.sleep(pace.uniform(0, 0.004 * (1 + world.rank)))
-        with backend.updating(apply=False):
-            pass
+    skipped_steps(backend, steps)
     backend.drain()
     last = {f"last/{name}": value.clone() for name, value in optimizer.state[model.weight].items()}
     figures = backend.metrics()

@@ -9,7 +9,7 @@ from torch.distributed import HashStore
 
 from distributed.async_gossip import AsynchronousGossip
 from distributed.launch import World
-from distributed.liveness import LearnerLostError
+from distributed.signs import LearnerLostError
 from distributed.watch import Watch
 
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from distributed.liveness import CLOSED, LOOPBACK, Centre, LearnerLostError, Liveness, Loss, Member
+from distributed.liveness import CLOSED, LOOPBACK, Centre, Liveness, Member
+from distributed.signs import LearnerLostError, Loss
 
 PATIENCE = 0.7
 Group = Callable[..., list[Liveness]]

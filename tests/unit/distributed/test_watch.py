@@ -11,7 +11,8 @@ from torch.distributed import DistNetworkError, HashStore
 
 from distributed.connections import Connections
 from distributed.launch import gloo_group
-from distributed.liveness import LOOPBACK, LearnerLostError, Loss
+from distributed.liveness import LOOPBACK
+from distributed.signs import LearnerLostError, Loss
 from distributed.watch import Watch, of_a_connection, own_address
 
 

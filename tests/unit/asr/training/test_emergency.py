@@ -11,7 +11,7 @@ from torch import Tensor
 from asr.training.checkpoint import list_checkpoints, list_emergencies
 from asr.training.emergency import Survivor, save_mean
 from asr.training.hook import Progress
-from distributed.liveness import Loss
+from distributed.signs import Loss
 
 
 def leave(root: Path, rank: int, model: dict[str, Tensor], wait: float) -> Path | None:

@@ -1,0 +1,77 @@
+"""What learners tell each other in signs of life, and the connections that carry it.
+
+Lines of text over TCP: ``learner <rank> <token>`` at first, then ``alive``, ``done``, ``lost <rank> <what happened>``.
+"""
+
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+_LONGEST_LINE = 1000  # bytes; an error may be quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A learner that the others must not wait for any more."""
+
+    learner: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"learner {self.learner} {self.what}"
+
+    @property
+    def line(self) -> str:
+        """As one learner tells it to another."""
+        return f"lost {self.learner} {self.what}"
+
+
+class LearnerLostError(RuntimeError):
+    """The run cannot go on: another learner is lost."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(f"{loss}; start the run again to go on from its newest checkpoint")
+        self.loss = loss
+
+
+class Peer:
+    """A connection, its unfinished line, and when it was last heard."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.heard = time.monotonic()
+        self.rank: int | None = None
+        self.done = False
+        self._unfinished = b""
+
+    def send(self, line: str) -> None:
+        """Send a line. What cannot be sent is left: the peer's silence will tell."""
+        with suppress(OSError):
+            self.connection.sendall(encoded(line))
+
+    def read(self) -> list[str] | None:
+        """The lines that came in; None at the end of the connection, or if it does not speak this language."""
+        try:
+            data = self.connection.recv(4096)
+        except TimeoutError:
+            return []
+        except OSError:
+            return None
+        self.heard = time.monotonic()
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+        if not data or len(self._unfinished) > _LONGEST_LINE:
+            return None
+        return [line.decode(errors="replace") for line in lines]
+
+
+def encoded(text: str) -> bytes:
+    """A line that ends where it must, cut where it is too long."""
+    return " ".join(text.split()).encode()[: _LONGEST_LINE - 1] + b"\n"
+
+
+def loss_in(line: str) -> Loss | None:
+    """The loss that a line tells of; None for other lines."""
+    kind, _, rest = line.partition(" ")
+    rank, _, what = rest.partition(" ")
+    return Loss(int(rank), what) if kind == "lost" and rank.isdecimal() else None
