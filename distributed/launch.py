@@ -5,6 +5,7 @@ reported once, by learner 0, before anything starts. ``start()`` then joins the 
 takes the same path, as a group of one. Backends receive the resulting ``World`` and use no global state.
 
 Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone.
+Unless TORCH_FR_BUFFER_SIZE says otherwise, torch's flight recorder of collectives is off (see ``_without_recorder``).
 """
 
 import logging
@@ -151,11 +152,21 @@ class World:
 
 def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> ProcessGroup:
     """A process group outside torch's global registry, so that learners may also be threads of one process."""
+    _without_recorder()
     group = ProcessGroup(store, rank, size)
     gloo = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=timeout_seconds))
     group._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, gloo)
     group._set_default_backend(ProcessGroup.BackendType.GLOO)
     return group
+
+
+def _without_recorder() -> None:
+    """Before the first group is made: no flight recorder.
+
+    Its map of groups has no lock (torch 2.11: ``all_pg_status_``, FlightRecorderDetail.hpp), so that the first
+    operation of a group, while another thread has one of its own, can crash or hang the process.
+    """
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")
 
 
 def place() -> Place:
@@ -199,6 +210,7 @@ def start(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    _without_recorder()
     timeout = timedelta(seconds=timeout_seconds)
     store: Store = dist.HashStore()
     watch = Watch(grace_seconds=timeout_seconds) if patience_seconds is not None and place.size > 1 else None

@@ -1,5 +1,9 @@
 """Reading the launcher's environment, starting alone, and the small messages between learners."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -113,3 +117,35 @@ def test_a_new_group_holds_only_its_ranks(run_learners):
         return tensor.item()
 
     assert run_learners(3, sum_of_group) == [8.0, -1.0, 8.0]
+
+
+FIRST_OPERATIONS = """
+import threading
+import torch
+import torch.distributed as dist
+from distributed.launch import gloo_group
+
+together = threading.Barrier(6)
+
+def talk():
+    for _ in range(150):
+        group = gloo_group(dist.HashStore(), 0, 1, timeout_seconds=20)
+        together.wait()
+        group.allreduce([torch.ones(2)]).wait()
+
+threads = [threading.Thread(target=talk) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_groups_may_begin_at_once_in_several_threads():
+    """As asynchronous gossip does, and every test here whose learners are threads: torch's recorder forbids it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCH_")}
+    environment |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_OPERATIONS], env=environment, timeout=100, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
