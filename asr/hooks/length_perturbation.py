@@ -1,0 +1,101 @@
+"""Length perturbation: short spans of frames are left out and blank frames put in, so that no length is learnt by heart.
+
+Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best based
+label smoothing" (Interspeech), arXiv 2203.15176, section 2. Dropping comes first, each part has a probability of its own.
+A blank frame is 0, the mean of normalised features; spans are dropped and inserted before deltas and stacking, which then
+see speech of another length.
+
+T feature frames   F mel bins   S spans
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from asr.data.batch import RawBatch, Stage
+from asr.training.hook import Hook
+from distributed.ranges import Count, Fraction, Natural
+
+
+def drop_spans(features_TF: Tensor, starts_S: Tensor, lengths_S: Tensor) -> Tensor:
+    """(T, F) without the frames ``start`` to ``start + length`` of every span; spans may overlap and reach past the end."""
+    frames = len(features_TF)
+    edges = torch.zeros(frames + 1, dtype=torch.int64)
+    edges.index_add_(0, starts_S, torch.ones_like(starts_S))
+    edges.index_add_(0, (starts_S + lengths_S).clamp(max=frames), -torch.ones_like(starts_S))
+    return features_TF[edges[:frames].cumsum(0) == 0]
+
+
+def insert_blanks(features_TF: Tensor, after_S: Tensor, lengths_S: Tensor) -> Tensor:
+    """(T, F) to (T + sum of lengths, F): behind frame ``after`` of every span so many frames of zeros."""
+    widths_T = torch.ones(len(features_TF), dtype=torch.int64).index_add_(0, after_S, lengths_S)
+    longer_TF = features_TF.new_zeros(int(widths_T.sum()), features_TF.shape[1])
+    longer_TF[widths_T.cumsum(0) - widths_T] = features_TF
+    return longer_TF
+
+
+def draw_spans(frames: int, ratio: float, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Where spans begin, ``ratio * frames`` different frames, and how long they are, uniform on 1..longest; both (S,)."""
+    spans = int(ratio * frames)
+    starts_S = torch.randperm(frames, generator=generator)[:spans]
+    return starts_S, torch.randint(1, longest + 1, (spans,), generator=generator)
+
+
+class LengthPerturbation(Hook):
+    """Perturbs training utterances; what is drawn depends on (seed, epoch, utterance, the hook's name) alone.
+
+    Args:
+        drop_probability: of an utterance to lose frames; ``drop_ratio`` of its frames begin a span of 1 to ``drop_span``.
+        insert_probability: of an utterance to gain blank frames, by ``insert_ratio`` and ``insert_span`` likewise.
+        from_epoch: the first epoch with perturbation, counted from 0.
+        until_epoch: the first epoch without it again; None: never.
+    """
+
+    stage: ClassVar[Stage | None] = "normalised"
+
+    def __init__(
+        self,
+        *,
+        drop_probability: Fraction,
+        drop_ratio: Fraction,
+        drop_span: Count,
+        insert_probability: Fraction,
+        insert_ratio: Fraction,
+        insert_span: Count,
+        from_epoch: Natural,
+        until_epoch: Natural | None,
+    ) -> None:
+        self.drop_probability = drop_probability
+        self.drop_ratio = drop_ratio
+        self.drop_span = drop_span
+        self.insert_probability = insert_probability
+        self.insert_ratio = insert_ratio
+        self.insert_span = insert_span
+        self.from_epoch = from_epoch
+        self.until_epoch = until_epoch
+
+    @property
+    def lengthens(self) -> float:
+        """Every span as long as can be, and nothing dropped."""
+        return self.insert_ratio * self.insert_span if self.insert_probability > 0 else 0.0
+
+    def on_batch(self, raw: RawBatch) -> None:
+        if raw.epoch < self.from_epoch or (self.until_epoch is not None and raw.epoch >= self.until_epoch):
+            return
+        before = sum(map(len, raw.signals))
+        for position, features_TF in enumerate(raw.signals):
+            raw.signals[position] = self.perturb(features_TF, raw.generator(position))
+        raw.metrics[f"{raw.hook}/length_ratio"] = sum(map(len, raw.signals)) / before
+
+    def perturb(self, features_TF: Tensor, generator: torch.Generator) -> Tensor:
+        """One utterance (T, F), perhaps with other frames; never without any."""
+        drops, inserts = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        if drops < self.drop_probability:
+            spans = draw_spans(len(features_TF), self.drop_ratio, self.drop_span, generator)
+            left_TF = drop_spans(features_TF, *spans)
+            features_TF = left_TF if len(left_TF) else features_TF
+        if inserts < self.insert_probability:
+            spans = draw_spans(len(features_TF), self.insert_ratio, self.insert_span, generator)
+            features_TF = insert_blanks(features_TF, *spans)
+        return features_TF
