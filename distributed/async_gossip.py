@@ -36,17 +36,17 @@ _END_SECONDS = 5.0  # that a thread is given to end; one that is stuck with a lo
 def initiated(topology: Topology, rank: int, size: int, round: int) -> dict[int, float]:
     """Whom learner ``rank`` asks for an exchange in a round, with what weight a.
 
-    Every edge of T is initiated by the learner from which the other is less than half of the circle away, so that
-    each has its share; across the very middle by both, with half the weight each. An edge of a matrix that is not
-    symmetric counts with the mean of its two weights.
+    Every edge of T is initiated by one of its ends: by the learner from which the other is less than half of the circle
+    away, so that each has its share; across the very middle by both in turn, round by round. An edge of a matrix that is
+    not symmetric counts with the mean of its two weights.
     """
     row, column = topology.row(rank, size, round), topology.column(rank, size, round)
     edges: dict[int, float] = {}
     for peer in sorted({*row, *column} - {rank}):
-        weight = (row.get(peer, 0.0) + column.get(peer, 0.0)) / 2
         distance = (peer - rank) % size
-        if 2 * distance <= size:
-            edges[peer] = weight / 2 if 2 * distance == size else weight
+        in_turn = 2 * distance == size and (round % 2 == 0) == (rank < peer)
+        if 2 * distance < size or in_turn:
+            edges[peer] = (row.get(peer, 0.0) + column.get(peer, 0.0)) / 2
     return edges
 
 

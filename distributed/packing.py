@@ -40,18 +40,18 @@ class Packing:
         for buffer, part in zip(self.buffers, self._parts(message), strict=True):
             part.copy_(buffer)
 
-    def take_sum(self, message: Message, differences: Message) -> None:
-        """Copy the buffers with ``differences`` added into a message; on the host in one pass over memory."""
+    def take_sum(self, message: Message, differences: Message, scale: float) -> None:
+        """Copy the buffers with ``scale`` x ``differences`` added into a message; on the host in one pass over memory."""
         for buffer, part, difference in zip(self.buffers, self._parts(message), self._parts(differences), strict=True):
             if buffer.is_cuda:
-                part.copy_(buffer).add_(difference)
+                part.copy_(buffer).add_(difference, alpha=scale)
             else:
-                torch.add(buffer, difference, out=part)
+                torch.add(buffer, difference, alpha=scale, out=part)
 
-    def add(self, differences: Message) -> None:
-        """Add a message to the buffers; it has been read when this returns, and may be overwritten."""
+    def add(self, differences: Message, scale: float = 1.0) -> None:
+        """Add ``scale`` x a message to the buffers; it has been read when this returns, and may be overwritten."""
         for buffer, part in zip(self.buffers, self._parts(differences), strict=True):
-            buffer.add_(part.to(buffer.device))
+            buffer.add_(part.to(buffer.device), alpha=scale)
 
     def _parts(self, message: Message) -> list[Tensor]:
         """A view of the message for each buffer."""

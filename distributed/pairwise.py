@@ -88,7 +88,7 @@ class Pairwise:
             _wait(works)
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
-        self.mixing.add(buffers.difference(), weight, taken_at)
+        buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
         self.on_exchange(payload_bytes=buffers.nbytes, initiated=True)
 
     def answer(self, buffers: Buffers) -> bool:
@@ -115,7 +115,7 @@ class Pairwise:
             _wait(works)
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
-        self.mixing.add(buffers.difference(), weight, taken_at)
+        buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
         self.on_exchange(payload_bytes=buffers.nbytes, initiated=False)
         return True
 

@@ -29,7 +29,8 @@ class PendingMixing:
         self.packing = Packing(weights)
         self._nonnegative: Sequence[Tensor] = ()
         self.updates = 0  # of the weights by this learner's own optimizer
-        self._pending = self.packing.message()
+        self._pending = self.packing.message()  # differences, which count ``_scale`` times
+        self._scale = 1.0
         self._in_flight: Counter[int] = Counter()  # exchanges by ``updates`` when their snapshot was taken
         self._arrived: Counter[int] = Counter()  # likewise, of those whose differences are in pending
         self._staleness: Counter[int] = Counter()
@@ -53,24 +54,28 @@ class PendingMixing:
         """Copy the weights, pending mixing included, into a message; returns the token that ``add`` wants."""
         with self._changed:
             if self._arrived:
-                self.packing.take_sum(into, self._pending)
+                self.packing.take_sum(into, self._pending, self._scale)
             else:
                 self.packing.take_snapshot(into)
             self._in_flight[self.updates] += 1
             return self.updates
 
     @torch.no_grad()
-    def add(self, difference: Message, weight: float, taken_at: int) -> None:
-        """Leave ``weight`` x ``difference``, which the exchange of a snapshot gives."""
+    def add(self, difference: Message, weight: float, taken_at: int) -> Message:
+        """Leave ``weight`` x ``difference``, which the exchange of a snapshot gives, and get a message to overwrite for it.
+
+        What is alone in pending is scaled when it is read, which saves a pass over memory.
+        """
         with self._changed:
-            for pending, part in zip(self._pending, difference, strict=True):
-                if self._arrived:
-                    pending.add_(part, alpha=weight)
-                else:
-                    torch.mul(part, weight, out=pending)  # what is in it has been folded in
+            if self._arrived:
+                for pending, part in zip(self._pending, difference, strict=True):
+                    pending.add_(part, alpha=weight / self._scale)
+            else:
+                self._pending, self._scale, difference = difference, weight, self._pending
             self._in_flight -= Counter([taken_at])
             self._arrived[taken_at] += 1
             self._changed.notify_all()
+            return difference
 
     def wait_until_younger(self, age: int, failed: Callable[[], bool]) -> None:
         """Return when every exchange in flight is younger than ``age``, or when something ``failed``."""
@@ -104,7 +109,7 @@ class PendingMixing:
     def _fold(self) -> None:
         if not self._arrived:
             return
-        self.packing.add(self._pending)
+        self.packing.add(self._pending, self._scale)
         for buffer in self._nonnegative:
             buffer.clamp_(min=0)
         for taken_at, exchanges in self._arrived.items():

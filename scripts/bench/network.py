@@ -4,7 +4,8 @@
 
 Compute is real: a perceptron of 10 million parameters (--quick: 5) on batches of 150 to 200 ms. The link is emulated
 (scripts/bench/namespaces.py); its goodput is measured in the same run by plain TCP, in both directions at once, with
-messages of the model's size. Schemes take turns, computation alone among them, always with both learners at work. A
+messages of the model's size. Schemes take turns, always with both learners at work; among them are computation alone, and
+computation while plain TCP fills the link, which shows what the kernel's part of it takes from the learners' cores. A
 turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; of that scheme
 only exchanges count that began and ended within these steps. Figures are medians over turns and learners; step times
 are compared with computation alone in the same turn.
@@ -126,7 +127,7 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
         if scheme == "adpsgd":
             room = min(1.0, compute * goodput / records[0]["message_bytes"])
             row["rounds_over_target"] = row["rounds_per_step"] / (ROUNDS_SHARE * room)
-        if payload_bytes:
+        if payload_bytes and scheme != "tcp":  # of which nothing but bytes given to the kernel is counted
             row["counted_over_interface"] = median("counted_bytes", scheme) / median("interface_bytes", scheme)
         rows.append(row)
     return rows

@@ -1,10 +1,9 @@
 """One learner of scripts/bench/network.py, which starts it inside its network namespace."""
 
 import json
-import socket
+import math
 import statistics
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -26,15 +25,15 @@ from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
 from distributed.launch import World, place, start, stop
 from distributed.transport import NeighbourExchange
+from scripts.bench import plain_tcp
 from scripts.bench.namespaces import limit_bandwidth
 
 LAYERS = 7
+ASYNCHRONOUS = ("adpsgd", "tcp")  # whose messages last as long as several steps
 COMPUTE_SECONDS = 0.17  # of one step, which the batch size is chosen for
 COMPUTE_STEPS = 5  # of computation alone, for each step of a scheme
-MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and the link shall be the only limit
-TCP_PORT = 29578
-TCP_ATTEMPTS, TCP_PAUSE_SECONDS = 100, 0.1  # while the other learner is not there yet
-MIB = 1 << 20
+MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it
+ROUNDS_PER_STEP = 0.45  # of asynchronous gossip: a little more than 0.8 of what the faster link has room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +105,7 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
     compressed.register_comm_hook(None, fp16_compress_hook)
     return {
         "compute": theirs(network(width), 0),
+        "tcp": theirs(network(width), 0),  # computation while plain TCP fills the link
         "adpsgd": ours(asynchronous_gossip(world)),
         "dpsgd": ours(DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)),
         "delay_by_one": ours(DelayByOne(mix_moments=False, world=world)),
@@ -118,7 +118,12 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
 def asynchronous_gossip(world: World) -> AsynchronousGossip:
     """ADPSGD on a ring."""
     return AsynchronousGossip(
-        topology="ring", rounds_per_step=1.0, max_staleness=MAX_STALENESS, mix_moments=False, seed=1, world=world
+        topology="ring",
+        rounds_per_step=ROUNDS_PER_STEP,
+        max_staleness=MAX_STALENESS,
+        mix_moments=False,
+        seed=1,
+        world=world,
     )
 
 
@@ -140,42 +145,6 @@ def choose_batch(world: World, contender: Contender, width: int) -> Tensor:
     return x
 
 
-@contextmanager
-def connection(rank: int, address: str) -> Iterator[socket.socket]:
-    """Plain TCP between the two learners."""
-    if rank == 0:
-        with socket.create_server((address, TCP_PORT)) as server, server.accept()[0] as joined:
-            yield joined
-        return
-    with _joined(address) as joined:
-        yield joined
-
-
-def _joined(address: str) -> socket.socket:
-    for _ in range(TCP_ATTEMPTS):
-        try:
-            return socket.create_connection((address, TCP_PORT))
-        except ConnectionRefusedError:
-            time.sleep(TCP_PAUSE_SECONDS)
-    waited = TCP_ATTEMPTS * TCP_PAUSE_SECONDS
-    raise ConnectionError(f"learner 0 does not listen at {address}:{TCP_PORT} after {waited:g} s; its output says why")
-
-
-def tcp_seconds(joined: socket.socket, message_bytes: int) -> float:
-    """How long a message each way takes, both at once."""
-    outgoing, incoming = bytes(message_bytes), memoryview(bytearray(MIB))
-
-    def exchange() -> None:
-        sender = threading.Thread(target=joined.sendall, args=(outgoing,))
-        sender.start()
-        left = message_bytes
-        while left:
-            left -= joined.recv_into(incoming, min(left, MIB))
-        sender.join()
-
-    return seconds_of(exchange)
-
-
 def interface_bytes(interface: str) -> int:
     """Bytes that left the interface so far, headers included."""
     for line in Path("/proc/net/dev").read_text().splitlines():
@@ -188,10 +157,10 @@ def interface_bytes(interface: str) -> int:
 class Measurement:
     """Takes turns between contenders, transport alone and plain TCP at one bandwidth."""
 
-    def __init__(self, world: World, interface: str, joined: socket.socket, found: dict[str, Contender]) -> None:
+    def __init__(self, world: World, interface: str, address: str, found: dict[str, Contender]) -> None:
         self.world = world
         self.interface = interface
-        self.joined = joined
+        self.address = address  # of learner 0
         self.found = found
         self.message = torch.zeros(sum(p.numel() for p in found["compute"].model.parameters()))
         self.exchange = NeighbourExchange(
@@ -219,14 +188,15 @@ class Measurement:
 
         def rounds() -> None:
             assert contender.backend is not None
-            contender.backend.begin_step(1.0)
-            time.sleep(0.05)  # both learners' threads begin a round, which takes longer than this
+            for _ in range(math.ceil(2 / ROUNDS_PER_STEP)):  # in two rounds each learner initiates an exchange
+                contender.backend.begin_step(1.0)
+                time.sleep(0.01)
             contender.backend.drain()
 
         seconds = seconds_of(rounds)
         messages = payload(contender.take(self.world)) / self.message.nbytes
         if not messages:
-            raise RuntimeError("no exchange of asynchronous gossip began within 50 ms; is the machine overloaded?")
+            raise RuntimeError("no exchange of asynchronous gossip began in time; is the machine overloaded?")
         return seconds / messages
 
     def run(self, x: Tensor, plan: Plan) -> dict[str, Any]:
@@ -235,40 +205,54 @@ class Measurement:
         goodput = []
         for _ in range(plan.turns):
             self.world.barrier()
-            goodput.append(self.message.nbytes / tcp_seconds(self.joined, self.message.nbytes))
+            with plain_tcp.connection(self.world.rank, self.address) as joined:
+                goodput.append(
+                    self.message.nbytes / seconds_of(lambda: plain_tcp.exchange(joined, self.message.nbytes))
+                )
             for name, transport in self.transports.items():
                 self.world.barrier()
                 figures["exchange_seconds"][name].append(transport())
             for name in self.found:
                 steps = COMPUTE_STEPS * plan.steps if name == "compute" else plan.steps
                 asynchronous_seconds = plan.exchanges * self.message.nbytes / goodput[-1]
-                self._turn(name, x, steps, asynchronous_seconds if name == "adpsgd" else 0.0, figures)
+                self._turn(name, x, steps, asynchronous_seconds if name in ASYNCHRONOUS else 0.0, figures)
         return {
             **{kind: dict(values) for kind, values in figures.items()},
             "goodput_bytes_per_second": goodput,
             "batch": len(x),
         }
 
+    @contextmanager
+    def _beside(self, name: str) -> Iterator[Callable[[], int]]:
+        """What goes on while a contender computes; gives the bytes sent so far by it."""
+        if name == "tcp":
+            with plain_tcp.saturated(self.world.rank, self.address) as sent:
+                yield sent
+        else:
+            yield lambda: 0
+
     def _turn(self, name: str, x: Tensor, least_steps: int, least_seconds: float, figures: dict[str, Any]) -> None:
         contender = self.found[name]
         self.world.barrier()
-        contender.step(x)  # pipelines fill, buckets are regrouped
-        contender.settle(self.world)
-        contender.take(self.world)
-        before = interface_bytes(self.interface)
-        started, steps = time.perf_counter(), 0
-        while steps < least_steps or time.perf_counter() - started < least_seconds:
-            contender.step(x)
-            steps += 1
-        figures["step_seconds"][name].append((time.perf_counter() - started) / steps)
-        inside = contender.take(self.world)  # of an asynchronous scheme: exchanges that began and ended inside
-        contender.settle(self.world)
+        with self._beside(name) as sent:
+            contender.step(x)  # pipelines fill, buckets are regrouped
+            contender.settle(self.world)
+            contender.take(self.world)
+            before, sent_before = interface_bytes(self.interface), sent()
+            started, steps = time.perf_counter(), 0
+            while steps < least_steps or time.perf_counter() - started < least_seconds:
+                contender.step(x)
+                steps += 1
+            figures["step_seconds"][name].append((time.perf_counter() - started) / steps)
+            inside = contender.take(self.world)  # of an asynchronous scheme: exchanges that began and ended inside
+            by_itself = steps * contender.payload_bytes + sent() - sent_before  # what no backend has counted
+            contender.settle(self.world)
         counted = inside["comm/bytes_sent"] + contender.take(self.world)["comm/bytes_sent"]
-        by_itself = steps * contender.payload_bytes  # of a model that communicates without a backend
-        figures["payload_bytes"][name].append((payload(inside) + by_itself) / steps)
+        sent_per_step = (payload(inside) + by_itself) / steps
+        figures["payload_bytes"][name].append(sent_per_step)
         # With two learners a round of the ring is one message each way, whoever began it.
-        rounds = payload(inside) / self.message.nbytes if name == "adpsgd" else inside["comm/rounds"]
-        figures["rounds_per_step"][name].append(rounds / steps)
+        rounds = sent_per_step / self.message.nbytes if name in ASYNCHRONOUS else inside["comm/rounds"] / steps
+        figures["rounds_per_step"][name].append(rounds)
         figures["steps"][name].append(steps)
         figures["counted_bytes"][name].append(counted + by_itself)
         figures["interface_bytes"][name].append(interface_bytes(self.interface) - before)
@@ -284,13 +268,12 @@ def main(interface: str, address: str, output: str, plan: str, *bandwidths: str)
     world = start(place(), timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
     planned = Plan(**json.loads(plan))
     found = contenders(world, planned.width)
-    with connection(world.rank, address) as joined:
-        measurement = Measurement(world, interface, joined, found)
-        record: dict[str, Any] = {"message_bytes": measurement.message.nbytes}
-        for bandwidth in bandwidths:
-            limit_bandwidth(interface, bandwidth)
-            x = choose_batch(world, found["compute"], planned.width)
-            record[bandwidth] = measurement.run(x, planned)
+    measurement = Measurement(world, interface, address, found)
+    record: dict[str, Any] = {"message_bytes": measurement.message.nbytes}
+    for bandwidth in bandwidths:
+        limit_bandwidth(interface, bandwidth)
+        x = choose_batch(world, found["compute"], planned.width)
+        record[bandwidth] = measurement.run(x, planned)
     Path(output).write_text(json.dumps(record))
     for contender in found.values():
         if contender.backend is not None:

@@ -38,13 +38,15 @@ def test_what_is_folded_in_counts_once():
     assert weights.tolist() == [5.0, 6.0]
 
 
-def test_the_caller_may_overwrite_what_it_added():
-    weights, difference = torch.zeros(2), message(1.0, 2.0)
+def test_the_caller_may_overwrite_what_it_gets_for_what_it_added():
+    weights = torch.zeros(2)
     mixing = PendingMixing([weights])
-    mixing.add(difference, 1.0, mixing.snapshot(mixing.packing.message()))
-    difference[0].fill_(9.0)
-    mixing.fold()
-    assert weights.tolist() == [1.0, 2.0]
+    for number, expected in enumerate(([0.5, 1.0], [2.0, 4.0])):
+        for each in range(1 + number):
+            (spare,) = mixing.add(message(1.0, 2.0), 0.5 + each / 2, mixing.snapshot(mixing.packing.message()))
+            spare.fill_(9.0)
+        mixing.fold()
+        assert weights.tolist() == expected
 
 
 def test_staleness_is_the_number_of_updates_between_snapshot_and_fold():

@@ -2,11 +2,9 @@
 
 import os
 import shutil
-import socket
 
 import pytest
 
-from scripts.bench import network_learner
 from scripts.bench.namespaces import Host, check_privileges
 from scripts.bench.network import figures, step_ratios, summarise, table
 from scripts.startup import UsageError
@@ -69,16 +67,6 @@ def test_refusals_name_the_remedy(monkeypatch: pytest.MonkeyPatch, user: int, to
     with pytest.raises(UsageError, match=expected) as caught:
         check_privileges()
     assert "\n" not in str(caught.value)
-
-
-def test_a_learner_that_nobody_listens_to_says_so(monkeypatch: pytest.MonkeyPatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # free again below
-    monkeypatch.setattr(network_learner, "TCP_PORT", port)
-    monkeypatch.setattr(network_learner, "TCP_PAUSE_SECONDS", 0.001)
-    refused = pytest.raises(ConnectionError, match=f"learner 0 does not listen at 127.0.0.1:{port} after 0.1 s")
-    with refused, network_learner.connection(1, "127.0.0.1"):
-        pass
 
 
 def test_a_command_runs_inside_the_host_s_namespace():
