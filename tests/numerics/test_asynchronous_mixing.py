@@ -1,19 +1,15 @@
 """Laws of asynchronous gossip, with learners that go at a pace of their own."""
 
 import random
-import threading
 import time
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed import PrefixStore
 
-from distributed import async_gossip
 from distributed.async_gossip import AsynchronousGossip, initiated
-from distributed.launch import World, gloo_group
-from distributed.pairwise import Buffers, ExchangeError, Pairwise
+from distributed.launch import World
 from distributed.topology import TopologyName, make_topology
 
 TOPOLOGIES = get_args(TopologyName)
@@ -223,137 +219,6 @@ def test_gradients_are_those_of_the_weights_that_the_forward_used(run_learners):
     for unchanged, rounds in run_learners(3, learn):
         assert unchanged
         assert rounds >= 30
-
-
-def test_half_rounds_are_saved_up_and_not_lost(run_learners):
-    def learn(world: World) -> float:
-        backend = synchronised(world, rounds_per_step=1.5)
-        for step in range(20):
-            step_alone(backend)
-            deadline = time.monotonic() + 10
-            while backend.round < int(1.5 * (step + 1)) and time.monotonic() < deadline:
-                time.sleep(0.001)
-        backend.drain()
-        backend.close()
-        return backend.round
-
-    assert run_learners(2, learn) == [30, 30]
-
-
-def synchronised(world: World, **changes: Any) -> AsynchronousGossip:
-    """A backend of ten weights, whose threads run."""
-    backend = make_backend(world, **changes)
-    backend.wrap(nn.Linear(10, 1, bias=False))
-    backend.synchronise(resumed=True)
-    return backend
-
-
-def step_alone(backend: AsynchronousGossip) -> None:
-    """A skipped step."""
-    backend.begin_step(1.0)
-    with backend.updating(apply=False):
-        pass
-
-
-def step_for(seconds: float, backend: AsynchronousGossip) -> None:
-    """Skipped steps, until one of them raises."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        step_alone(backend)
-        time.sleep(0.01)
-
-
-def test_threads_end_when_all_work_is_done(run_learners):
-    def learn(world: World) -> tuple[float, bool]:
-        backend = synchronised(world)
-        step_alone(backend)
-        backend.drain()
-        threads = [thread._thread for thread in backend._threads]
-        started = time.perf_counter()
-        backend.close()
-        return time.perf_counter() - started, any(thread.is_alive() for thread in threads)
-
-    for seconds, alive in run_learners(3, learn):
-        assert seconds < 3
-        assert not alive
-
-
-def test_a_learner_that_fails_on_the_way_does_not_silence_the_next_one(run_learners):
-    """Learner 1 still answers: it would otherwise let others wait, and nobody would hear why."""
-
-    def learn(world: World) -> bool:
-        backend = synchronised(world)
-        step_alone(backend)
-        if world.rank == 0:
-            backend.close()  # as after an error
-        world.barrier()
-        time.sleep(0.5)
-        answers = backend._threads[1]._thread.is_alive() if backend._threads else True
-        world.barrier()
-        return answers
-
-    assert all(run_learners(3, learn))
-
-
-def test_a_learner_with_more_to_do_says_who_has_ended(run_learners, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(async_gossip, "_END_SECONDS", 0.1)  # learner 2 never ends learner 0's thread
-
-    def learn(world: World) -> str:
-        backend = synchronised(world)
-        step_alone(backend)
-        backend.drain()
-        message = ""
-        if world.rank == 1:
-            with pytest.raises(ExchangeError) as raised:
-                step_for(12, backend)
-            message = str(raised.value)
-        elif world.rank == 0:
-            backend.close()
-        world.barrier()
-        return message
-
-    assert "learner 0 has ended" in run_learners(3, learn)[1]
-
-
-def test_a_peer_that_does_not_answer_is_named_within_the_timeout(run_learners, monkeypatch: pytest.MonkeyPatch):
-    """A request may be waited for as long as it takes, an answer may not."""
-    answering, over = Pairwise.answer, threading.Event()
-
-    def answer(self: Pairwise, buffers: Buffers) -> bool:
-        return answering(self, buffers) if self.group.rank() == 0 else not over.wait()
-
-    monkeypatch.setattr(Pairwise, "answer", answer)
-
-    def learn(world: World) -> str:
-        store = PrefixStore("impatient", world.joined.get_group_store())
-        group = gloo_group(store, world.rank, 2, timeout_seconds=3.0)
-        backend = synchronised(World(world.rank, 2, world.rank, 2, world.device, group))
-        message = ""
-        if world.rank == 0:
-            with pytest.raises(ExchangeError) as raised:
-                step_for(12, backend)
-            message = str(raised.value)
-        world.barrier()
-        over.set()
-        return message
-
-    assert "learner 1 does not answer" in run_learners(2, learn)[0]
-
-
-def test_nobody_goes_on_while_another_still_holds_the_mean(run_learners):
-    """Its next exchange would mix with the mean model in place of that learner's weights."""
-
-    def learn(world: World) -> tuple[float, float]:
-        backend = synchronised(world)
-        with backend.consensus():
-            time.sleep(0.5 * world.rank)
-            inside = time.monotonic()
-        after = time.monotonic()
-        backend.close()
-        return inside, after
-
-    (_, first_after), (second_inside, _) = run_learners(2, learn)
-    assert first_after >= second_inside
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
