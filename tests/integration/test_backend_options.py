@@ -12,7 +12,7 @@ from distributed.launch import World
 from scripts.configuration import options
 
 MODIFIED = {"hierarchical": ["backend.group_size=1"], "dpsgd": ["backend.topology=random_pairwise"]}
-SYNCHRONOUS = ("allreduce", "ssgd_noise")
+SYNCHRONOUS = ("allreduce", "scalecom", "ssgd_noise")
 
 
 @pytest.mark.parametrize("backend", [name for name in options("backend") if name != "single"])
