@@ -76,12 +76,13 @@ class SparseFeedback(CompressedBackend):
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
         """What this learner sends of each segment; may communicate."""
 
-    @abstractmethod
     def _agree(self, indices: Sequence[Index], message: Tensor, usable: bool) -> list[Entries] | None:
         """What all apply, as entries to be added up; None: somebody's were not ``usable``.
 
-        ``message`` are this learner's own entries at ``indices``, and may be overwritten.
+        ``message`` are this learner's own entries at ``indices``, and may be overwritten. Here: learners have chosen
+        the same, and each entry is the mean of theirs.
         """
+        return entries(self.segments, indices, message) if self._average(message, usable) else None
 
     @torch.no_grad()
     def _reduce(self, usable: bool) -> bool:
@@ -106,14 +107,19 @@ class SparseFeedback(CompressedBackend):
         return super().state_dict() | {"memory": self.flat.named_views(self.memory)}
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
-        """Take back the own memory; with another number of learners each begins with the mean of all old ones.
-
-        That keeps what the learners together still owe the weights, the mean of m_i / beta, and there is nothing
-        closer: data are handed out anew too.
-        """
         super().load_state_dict(states, rank, world_size)
-        sources = [states[rank]] if len(states) == world_size else states
-        for name, view in self.flat.named_views(self.memory).items():
-            view.zero_()
-            for state in sources:
-                view.add_(state["memory"][name].to(view), alpha=1 / len(sources))
+        restore_memory(self.flat.named_views(self.memory), [state["memory"] for state in states], rank, world_size)
+
+
+def restore_memory(
+    views: Mapping[str, Tensor], memories: Sequence[Mapping[str, Tensor]], rank: int, world_size: int
+) -> None:
+    """Put a learner's own old memory into ``views``; if their number changed, each begins with the mean of all.
+
+    That keeps what the learners together still owe the weights, the mean of m_i / beta.
+    """
+    sources = [memories[rank]] if len(memories) == world_size else memories
+    for name, view in views.items():
+        view.zero_()
+        for memory in sources:
+            view.add_(memory[name].to(view), alpha=1 / len(sources))

@@ -13,7 +13,7 @@ from distributed.traffic import broadcast_copies_sent
 
 
 class Exchange:
-    """Collectives over all learners of a world; every learner calls them in the same order."""
+    """Collectives over all learners of a world, which all call in the same order; an empty tensor needs none."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -22,7 +22,7 @@ class Exchange:
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum a contiguous tensor over learners, in place; bitwise the same result everywhere."""
         self.payload_bytes += tensor.nbytes
-        if self.world.size > 1:
+        if self.world.size > 1 and tensor.numel():
             with self.world.traffic.waiting():
                 self.world.joined.allreduce([tensor]).wait()
             self.world.traffic.count_all_reduce(tensor.nbytes, self.world.size)
@@ -32,7 +32,7 @@ class Exchange:
         """Overwrite a tensor of bytes, uint8 and contiguous, with that of learner ``source``, in place."""
         self.payload_bytes += tensor.nbytes
         rank, size, traffic = self.world.rank, self.world.size, self.world.traffic
-        if size > 1:
+        if size > 1 and tensor.numel():
             with traffic.waiting():
                 self.world.joined.broadcast(tensor, source).wait()
             copies_sent = broadcast_copies_sent(rank, source, size)
@@ -43,11 +43,11 @@ class Exchange:
         """The tensors of all learners, of one contiguous shape (n,), as rows of (L, n) by rank."""
         size = self.world.size
         self.payload_bytes += tensor.nbytes * size
-        if size == 1:
-            return tensor.unsqueeze(0)
-        gathered = torch.empty(size, *tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        if size == 1 or not tensor.numel():
+            return tensor.expand(size, *tensor.shape)
+        gathered = torch.empty(size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
         with self.world.traffic.waiting():
             self.world.joined._allgather_base(gathered, tensor).wait()
         wire_bytes = (size - 1) * tensor.nbytes
         self.world.traffic.count(wire_bytes, wire_bytes)
-        return gathered
+        return gathered.view(size, -1)

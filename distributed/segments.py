@@ -17,7 +17,7 @@ from distributed.selection import chunks, offset_dtype, positions_of
 EVERYTHING = slice(None)
 Index = Tensor | slice
 Entries = tuple["Segment", Index, Tensor]  # of a segment: which, and their values (k,)
-OFFSETS_ALIGNMENT_BYTES = 4
+MESSAGE_ALIGNMENT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Offsets:
         for segment in segments:
             length = 0 if segment.rate == 1 else segment.chosen * offset_dtype(segment.rate).itemsize
             self._places.append((size, length))
-            size += -(-length // OFFSETS_ALIGNMENT_BYTES) * OFFSETS_ALIGNMENT_BYTES
+            size += -(-length // MESSAGE_ALIGNMENT_BYTES) * MESSAGE_ALIGNMENT_BYTES
         self.message = torch.zeros(size, dtype=torch.uint8, device=device)
 
     def write(self, offsets: Sequence[Tensor]) -> None:
