@@ -22,7 +22,7 @@ from distributed.backend import State
 from distributed.compressed import CompressedBackend
 from distributed.flat_parameters import FlatParameters
 from distributed.launch import World
-from distributed.ranges import Range
+from distributed.ranges import Count, Natural, Range
 from distributed.rates import rates_of
 from distributed.segments import Entries, Index, Segment, entries, gathered, segments_of
 from distributed.selection import update_memory
@@ -40,11 +40,11 @@ class SparseFeedback(CompressedBackend):
     def __init__(
         self,
         *,
-        rate: int,
-        rates: Sequence[tuple[str, int]],
+        rate: Count,
+        rates: list[tuple[str, int]],
         values: Values,
-        beta: float,
-        warmup_steps: int,
+        beta: Beta,
+        warmup_steps: Natural,
         world: World,
     ) -> None:
         super().__init__(warmup_steps=warmup_steps, world=world)

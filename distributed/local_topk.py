@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distributed.error_feedback import Beta, SparseFeedback, Values
-from distributed.launch import World
-from distributed.ranges import Count, Natural
+from distributed.error_feedback import SparseFeedback
 from distributed.scalecom import largest_offsets
 from distributed.segments import EVERYTHING, Entries, Index, Offsets, entries
 
@@ -23,18 +21,7 @@ from distributed.segments import EVERYTHING, Entries, Index, Offsets, entries
 class LocalTopK(SparseFeedback):
     """Dense segments are averaged by all-reduce; of the others values and offsets are gathered."""
 
-    def __init__(
-        self,
-        *,
-        rate: Count,
-        rates: list[tuple[str, int]],
-        values: Values,
-        beta: Beta,
-        warmup_steps: Natural,
-        world: World,
-    ) -> None:
-        super().__init__(rate=rate, rates=rates, values=values, beta=beta, warmup_steps=warmup_steps, world=world)
-        self._offsets: Offsets | None = None  # chosen in this step
+    _offsets: Offsets | None = None  # chosen in this step
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
         self._offsets = Offsets(self.segments, gradient[0].device)

@@ -15,9 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distributed.error_feedback import Beta, SparseFeedback, Values
-from distributed.launch import World
-from distributed.ranges import Count, Natural
+from distributed.error_feedback import SparseFeedback
 from distributed.segments import Index, Offsets, Segment
 from distributed.selection import largest_of_chunks
 from distributed.selection_figures import contraction, mean_cosine, overlap, union, units
@@ -25,18 +23,6 @@ from distributed.selection_figures import contraction, mean_cosine, overlap, uni
 
 class ScaleCom(SparseFeedback):
     """Cyclic local top-k, chunk by chunk, with filtered error feedback."""
-
-    def __init__(
-        self,
-        *,
-        rate: Count,
-        rates: list[tuple[str, int]],
-        values: Values,
-        beta: Beta,
-        warmup_steps: Natural,
-        world: World,
-    ) -> None:
-        super().__init__(rate=rate, rates=rates, values=values, beta=beta, warmup_steps=warmup_steps, world=world)
 
     @property
     def leader(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from asr.data.batch import Batch
 from asr.models.speech_model import SpeechModel
+from asr.training.metrics import Row
 from distributed.compressed import CompressedBackend
 from distributed.half_allreduce import HalfAllReduce
 from distributed.launch import World
@@ -36,8 +37,7 @@ from scripts.configuration import compose
 from scripts.environment import environment
 from scripts.startup import run_main
 
-Row = dict[str, Any]
-PIECES = 1024  # with so many outputs Conformer-S has 10.3 million parameters
+PIECES = 1024  # with so many outputs Conformer-S has 10.5 million parameters
 UTTERANCES, FRAMES, TOKENS = 4, 800, 40  # of the step that the selection is compared with: four utterances of 8 s
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 
