@@ -97,9 +97,9 @@ def prepared(backend: CompressedBackend, model: torch.nn.Module) -> CompressedBa
 
 def traffic(world: World, rate: int) -> list[Row]:
     """What one step hands to collectives and sends on the wire, per scheme; run by every learner."""
-    rows = []
+    rows, model = [], conformer()
     for name, make in schemes(rate).items():
-        backend = prepared(make(world), conformer())
+        backend = prepared(make(world), model)
         generator = torch.Generator().manual_seed(world.rank)
         for gradient in backend.flat.flat_grad:
             gradient.normal_(generator=generator)
