@@ -7,7 +7,7 @@ gradient until then, as optimizers would decay them. Each parameter starts at a 
 kernels; the padding between them is zero and stays zero.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import torch
@@ -20,13 +20,18 @@ class FlatParameters:
     """Moves the parameters of ``module`` into flat buffers, and their gradients if ``gradients``.
 
     ``flat`` and ``flat_grad`` hold one buffer of shape (elements,) per dtype and device, in order of appearance;
-    ``flat_grad`` is empty without ``gradients``. ValueError if two parameters share memory without being one object:
-    flattening would silently untie them.
+    ``flat_grad`` is empty without ``gradients``. ``order`` gives, by name, numbers to sort the parameters by; those of
+    the same number lie together, in order of appearance. ValueError if two parameters share memory without being one
+    object: flattening would silently untie them.
     """
 
-    def __init__(self, module: nn.Module, gradients: bool) -> None:
+    def __init__(
+        self, module: nn.Module, gradients: bool, order: Callable[[str, nn.Parameter], float] | None = None
+    ) -> None:
         self._module = module
         self._named = dict(module.named_parameters())
+        if order is not None:
+            self._named = dict(sorted(self._named.items(), key=lambda item: order(*item)))
         _refuse_shared_memory(self._named)
         sizes = _padded_sizes(self._named.values())
         self.flat = [torch.zeros(size, dtype=dtype, device=device) for (dtype, device), size in sizes.items()]
@@ -54,6 +59,10 @@ class FlatParameters:
     def views_of(self, buffers: list[Tensor]) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Every parameter with the view, in ``buffers`` like ``flat``, of the elements that belong to it."""
         return zip(self._named.values(), _carve(buffers, self._named.values()), strict=True)
+
+    def named_views(self, buffers: list[Tensor]) -> dict[str, Tensor]:
+        """The views that ``views_of`` gives, by the parameter's name."""
+        return dict(zip(self._named, _carve(buffers, self._named.values()), strict=True))
 
     def verify(self) -> None:
         """Check that every parameter of the module still lies in the flat buffer; ValueError names one that does not."""

@@ -38,10 +38,16 @@ class LossGradients:
         Collective. Every learner's part is taken at the weights that its model holds. Shape (trainable elements,), in
         the order of the model's parameters, on the host: what compares several needs no device memory.
         """
+        return self.world.all_reduce_sum(self.own(batches)).div_(self.world.size).cpu()
+
+    def own(self, batches: Sequence[Batch]) -> Tensor:
+        """This learner's part of that gradient: ``mean`` is the mean of all learners'.
+
+        Collective, as the divisor is the learners' mean weight; on the model's device.
+        """
         weight = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
         divisor = self.world.all_reduce_sum(weight).item() / self.world.size
-        own = self._own(batches, divisor or 1.0)  # without any weight there is no loss either
-        return self.world.all_reduce_sum(own).div_(self.world.size).cpu()
+        return self._own(batches, divisor or 1.0)  # without any weight there is no loss either
 
     def _own(self, batches: Sequence[Batch], divisor: float) -> Tensor:
         """This learner's part: gradients accumulate where a step's would, without being sent, and are dropped there."""

@@ -12,7 +12,8 @@ from distributed.launch import World
 from scripts.configuration import options
 
 MODIFIED = {"hierarchical": ["backend.group_size=1"], "dpsgd": ["backend.topology=random_pairwise"]}
-SYNCHRONOUS = ("allreduce", "ssgd_noise")
+COMPRESSED = ("scalecom", "local_topk", "random_k", "powersgd", "half_allreduce")
+SYNCHRONOUS = ("allreduce", "ssgd_noise", *COMPRESSED)
 
 
 @pytest.mark.parametrize("backend", [name for name in options("backend") if name != "single"])
@@ -44,6 +45,7 @@ def test_two_learners_train_evaluate_and_go_on(
         assert [row["global_step"] for row in steps] == [1, 2, 3, 4]
         assert all(row["comm/rounds_per_step"] == 1 for row in steps)
         assert all(row["comm/bytes_sent"] - row["comm/control_bytes_sent"] > 1000 for row in steps)
+    assert all((row.get("comm/compression_ratio", 1) > 1) == (backend in COMPRESSED) for row in steps)
     for row in evaluations:
         apart = {key: row[key] for key in row if key.startswith("consensus/")}
         if backend in SYNCHRONOUS:

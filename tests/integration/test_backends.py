@@ -4,6 +4,7 @@ With four learners DistributedDataParallel's first backward differs in the last 
 rehearsed; so this is where bitwise resumption can fail.
 """
 
+import copy
 import json
 import os
 import subprocess
@@ -22,15 +23,25 @@ from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
 from distributed.hierarchical import Hierarchical
 from distributed.launch import World, place, start, stop
+from distributed.local_topk import LocalTopK
+from distributed.powersgd import PowerSgd
+from distributed.random_k import RandomK
+from distributed.scalecom import ScaleCom
 from distributed.ssgd_noise import NoisyAllReduce
 
 STEPS = 6
 RESUME_AT = 3
 
 
+SPARSE = {"rate": 16, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0}
 SCHEMES = {
     "allreduce": lambda world: AllReduce(bucket_mb=0.002, world=world),
     "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.01, seed=1, bucket_mb=0.002, world=world),
+    "scalecom": lambda world: ScaleCom(**SPARSE | {"rates": [("2.*", 4)], "beta": 0.3, "warmup_steps": 1}, world=world),
+    "scalecom-bf16": lambda world: ScaleCom(**SPARSE | {"values": "bfloat16"}, world=world),
+    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
+    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
+    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
     "dpsgd": lambda world: DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world),
     "dpsgd-moments": lambda world: DecentralisedSgd(topology="random_pairwise", seed=1, mix_moments=True, world=world),
     "delay_by_one": lambda world: DelayByOne(mix_moments=True, world=world),
@@ -38,7 +49,10 @@ SCHEMES = {
         group_size=2, topology="exponential", seed=1, mix_moments=True, bucket_mb=0.002, world=world
     ),
 }
-DIFFERENT_WEIGHTS = {"allreduce": 1, "ssgd_noise": 1, "hierarchical": 2}  # of four learners; else every one has its own
+COMPRESSED = ("scalecom", "scalecom-bf16", "local_topk", "random_k", "powersgd")
+DIFFERENT_WEIGHTS = {"allreduce": 1, "ssgd_noise": 1, "hierarchical": 2} | dict.fromkeys(
+    COMPRESSED, 1
+)  # of four learners; else every one has its own
 
 
 def network() -> nn.Module:
@@ -86,7 +100,7 @@ class Run:
         return {
             "model": {name: value.clone() for name, value in self.model.state_dict().items()},
             "optimizer": torch.load(self._saved_optimizer(), weights_only=True),
-            "backend": [self.backend.state_dict()] * self.world.size,
+            "backend": [copy.deepcopy(self.backend.state_dict())] * self.world.size,
         }
 
     def _saved_optimizer(self) -> Path:

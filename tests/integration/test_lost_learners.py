@@ -22,7 +22,7 @@ LONG = (
     "trainer.checkpoint_every=4",
 )
 GOSSIP = {"dpsgd": [], "delay_by_one": [], "hierarchical": ["backend.group_size=2"], "adpsgd": []}
-SCHEMES = {"allreduce": [], "ssgd_noise": [], **GOSSIP}
+SCHEMES = {"allreduce": [], "ssgd_noise": [], "scalecom": [], **GOSSIP}
 NAMED_WITHIN_SECONDS = 10.0
 HOSTS = {  # where learner 0 is the victim, which also hosts the rendezvous' store and hears of all
     ("dpsgd", signal.SIGKILL),

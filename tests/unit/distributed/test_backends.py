@@ -10,8 +10,13 @@ from distributed.allreduce import AllReduce
 from distributed.async_gossip import AsynchronousGossip
 from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
+from distributed.half_allreduce import HalfAllReduce
 from distributed.hierarchical import Hierarchical
 from distributed.launch import World
+from distributed.local_topk import LocalTopK
+from distributed.powersgd import PowerSgd
+from distributed.random_k import RandomK
+from distributed.scalecom import ScaleCom
 from distributed.single import Single
 from distributed.ssgd_noise import NoisyAllReduce
 from scripts.startup import line_for_people
@@ -23,10 +28,16 @@ def hierarchical(world: World) -> Hierarchical:
     return Hierarchical(group_size=size, topology="ring", seed=1, mix_moments=False, bucket_mb=1, world=world)
 
 
+SPARSE = {"rate": 8, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0}
 BACKENDS = {
     "single": lambda world: Single(world=world),
     "allreduce": lambda world: AllReduce(bucket_mb=1, world=world),
     "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.1, seed=1, bucket_mb=1, world=world),
+    "scalecom": lambda world: ScaleCom(**SPARSE, world=world),
+    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
+    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
+    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
+    "half_allreduce": lambda world: HalfAllReduce(dtype="bfloat16", world=world),
     "dpsgd": lambda world, mix_moments=False: DecentralisedSgd(
         topology="ring", seed=1, mix_moments=mix_moments, world=world
     ),
@@ -36,7 +47,8 @@ BACKENDS = {
         topology="ring", rounds_per_step=1.0, max_staleness=4, mix_moments=mix_moments, seed=1, world=world
     ),
 }
-SYNCHRONOUS = ["allreduce", "ssgd_noise"]
+COMPRESSED = ["scalecom", "local_topk", "random_k", "powersgd", "half_allreduce"]
+SYNCHRONOUS = ["allreduce", "ssgd_noise", *COMPRESSED]
 LOCKSTEP_GOSSIP = ["dpsgd", "delay_by_one", "hierarchical"]
 LOCKSTEP = SYNCHRONOUS + LOCKSTEP_GOSSIP
 GOSSIP = [*LOCKSTEP_GOSSIP, "adpsgd"]
@@ -318,7 +330,14 @@ def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name:
         "dpsgd": 2 * payload_bytes,  # to two neighbours
         "delay_by_one": reduced_bytes,
         "hierarchical": payload_bytes + payload_bytes // 2 + payload_bytes // 2,  # gradient, share, gathered share
+        "scalecom": 2 * (size - 1) * (payload_bytes // 8) // size,
+        "local_topk": (size - 1) * (payload_bytes // 8 + 64),  # 62 offsets, filled up to 64 bytes
+        "random_k": 2 * (size - 1) * (payload_bytes // 8) // size,
+        "powersgd": 2 * (size - 1) * (2 * 16 * 4) // size + 2 * (size - 1) * (2 * 31 * 4) // size,
+        "half_allreduce": reduced_bytes // 2,
     }[name]
+    # In three steps each of three learners hands the others the offsets of its 62 chunks, filled up to 64 bytes.
+    offsets_bytes = 2 * 64 if name == "scalecom" else 0
     # A rehearsal that ends with a forward makes the next backward reduce too.
     rehearsals = 1 + ends_with_forward
     rehearsed_bytes = {"allreduce": reduced_bytes, "ssgd_noise": reduced_bytes, "hierarchical": payload_bytes}
@@ -326,7 +345,7 @@ def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, name:
     results = run_learners(size, run)
     for _, figures in results:
         assert figures["comm/control_bytes_sent"] == figures["comm/control_bytes_received"] == steps * weights_bytes
-        assert figures["comm/bytes_sent"] == steps * (wire_bytes + weights_bytes)
+        assert figures["comm/bytes_sent"] == steps * (wire_bytes + weights_bytes) + offsets_bytes
         assert figures["comm/bytes_received"] == figures["comm/bytes_sent"]
         assert figures["comm/rounds"] == steps
         assert figures["comm/rounds_per_step"] == 1

@@ -70,10 +70,19 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         ("~logger", ["~logger", "logger=[] for none"]),
         ("~hooks", ["~hooks", "hooks=[] for none"]),
         ("~trainer.epochs", ["~trainer.epochs", "hooks and logger"]),
-        ("backend=null", ["backend=null", "allreduce, delay_by_one, dpsgd, hierarchical, single, ssgd_noise"]),
+        (
+            "backend=null",
+            [
+                "backend=null",
+                "allreduce, delay_by_one, dpsgd, half_allreduce, hierarchical, local_topk, powersgd, random_k, scalecom, single, ssgd_noise",
+            ],
+        ),
         (
             "backend=[single,dpsgd]",
-            ["backend=[single,dpsgd]", "allreduce, delay_by_one, dpsgd, hierarchical, single, ssgd_noise"],
+            [
+                "backend=[single,dpsgd]",
+                "allreduce, delay_by_one, dpsgd, half_allreduce, hierarchical, local_topk, powersgd, random_k, scalecom, single, ssgd_noise",
+            ],
         ),
         ("backend@other=single", ["backend@other=single", "write backend="]),
         ("decode=3", ["decode=3", "greedy"]),

@@ -1,0 +1,82 @@
+"""What schemes that send compressed gradients share: clipping before, one pass after backward, agreement on bad steps.
+
+    g  <-  what the learners make together of  compressed(g_i)       the same on all, so that their weights stay the same
+
+Gradients accumulate in the flat buffer; nothing is sent before the last backward of a step. Each learner clips its own
+to max_norm / sqrt(L) before it is compressed, as in Deep Gradient Compression (arXiv 1712.01887, section 3.2): the sum
+of L independent gradients is sqrt(L) times as long as one, and clipping afterwards would break what error feedback
+conserves. A learner whose gradient is not finite sends NaN instead, so that all find the step bad without a further
+message; then nobody's state changes.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed.backend import GradientReport, State
+from distributed.base import SynchronousBackend
+from distributed.exchange import Exchange
+from distributed.gradients import clip_gradients
+from distributed.launch import World
+
+
+class CompressedBackend(SynchronousBackend):
+    """Gradients travel uncompressed for ``warmup_steps`` steps, then as the subclass says."""
+
+    def __init__(self, *, warmup_steps: int, world: World) -> None:
+        super().__init__(world=world)
+        self.warmup_steps = warmup_steps
+        self.step = 0  # of all learners, skipped ones included
+        self.exchange = Exchange(world)
+        self._dense_bytes = 0  # that the steps since the last figures would have sent uncompressed
+
+    @abstractmethod
+    def _reduce(self, usable: bool) -> bool:
+        """Put into the flat gradients what the learners agree on; whether everybody's were ``usable``.
+
+        If not, no state changes, and the gradients are of no use.
+        """
+
+    def reduce_gradients(self, max_norm: float | None) -> GradientReport:
+        """Norm and clipping are of this learner's own gradient, as it goes into the compression."""
+        limit = None if max_norm is None else max_norm / math.sqrt(self.world.size)
+        report = clip_gradients(self.optimizer.param_groups, limit)
+        self.traffic.rounds += 1
+        self._dense_bytes += sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        warming_up = self.step < self.warmup_steps
+        finite = self._average_all(report.finite) if warming_up else self._reduce(report.finite)
+        return report._replace(finite=finite)
+
+    def _average_all(self, usable: bool) -> bool:
+        return all(self._average(gradient, usable) for gradient in self.flat.flat_grad)
+
+    def _average(self, message: Tensor, usable: bool) -> bool:
+        """Mean over learners in place; whether it is finite, which it is not if anybody's is not ``usable``."""
+        if not usable:
+            message.fill_(math.nan)
+        self.exchange.all_reduce_sum(message).div_(self.world.size)
+        return bool(torch.isfinite(message).all())
+
+    @contextmanager
+    def updating(self, apply: bool) -> Iterator[None]:
+        self.step += 1
+        with super().updating(apply):
+            yield
+
+    def metrics(self) -> dict[str, float]:
+        figures = super().metrics()
+        if self.exchange.payload_bytes:
+            figures["comm/compression_ratio"] = self._dense_bytes / self.exchange.payload_bytes
+        self._dense_bytes = self.exchange.payload_bytes = 0
+        return figures
+
+    def state_dict(self) -> State:
+        return {"step": self.step}
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
+        self.step = states[0]["step"]

@@ -1,0 +1,125 @@
+"""Sparse gradients with error feedback: what is not sent now is remembered, and sent later.
+
+    p_i  =  m_i + g_i
+    g    =  mean of the learners' p_i, each at the positions that are sent
+    m_i  <-  (1 - beta) m_i + beta (p_i - sent_i)                sum over steps of (g_i - sent_i)  =  m_i / beta
+
+Exactly: after any steps, what a learner's gradients amount to beyond what it sent is m_i / beta. With beta = 1 this is
+classic error feedback; a smaller one is the low-pass filter of ScaleCom (arXiv 2104.11125, section 3.1), which keeps
+the noise of large learning rates out of the memory. Where values travel in bf16, what rounding takes from them stays in
+the memory too; the rounding of the sum over learners does not.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from distributed.backend import State
+from distributed.compressed import CompressedBackend
+from distributed.flat_parameters import FlatParameters
+from distributed.launch import World
+from distributed.ranges import Count, Natural, Range
+from distributed.rates import rates_of
+from distributed.segments import Entries, Index, Segment, entries, gathered, segments_of
+from distributed.selection import update_memory
+
+Beta = Annotated[float, Range(low=0, high=1, open_low=True)]
+Values = Literal["full", "bfloat16"]
+
+
+class SparseFeedback(CompressedBackend):
+    """Sends one entry in ``rate`` of the gradients; subclasses say which, and how they are averaged.
+
+    Parameters of optimizer groups with ``compress=False`` are dense. The memory lies as the gradients do.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: Count,
+        rates: list[tuple[str, int]],
+        values: Values,
+        beta: Beta,
+        warmup_steps: Natural,
+        world: World,
+    ) -> None:
+        super().__init__(warmup_steps=warmup_steps, world=world)
+        self.rate = rate
+        self.rates = rates
+        self.values = values
+        self.beta = beta
+        self.segments: list[Segment] = []
+        self.memory: list[Tensor] = []  # m, one buffer of shape (elements,) for each of the flat gradients
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        self._lay_out(model, [])
+        return model
+
+    def attach(self, optimizer: Optimizer) -> None:
+        super().attach(optimizer)
+        apart = [p for group in optimizer.param_groups if not group.get("compress", True) for p in group["params"]]
+        if apart:
+            self._lay_out(self.model, apart)
+
+    def _lay_out(self, model: nn.Module, uncompressed: Sequence[Tensor]) -> None:
+        rates = rates_of(model, self.rate, self.rates, uncompressed)
+        self._model = model
+        self._flat = FlatParameters(model, gradients=True, order=lambda name, _: rates[name])
+        self.segments = segments_of(self._flat, rates)
+        self.memory = [torch.zeros_like(gradient) for gradient in self._flat.flat_grad]
+
+    @abstractmethod
+    def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
+        """What this learner sends of each segment; may communicate."""
+
+    def _agree(self, indices: Sequence[Index], message: Tensor, usable: bool) -> list[Entries] | None:
+        """What all apply, as entries to be added up; None: somebody's were not ``usable``.
+
+        ``message`` are this learner's own entries at ``indices``, and may be overwritten. Here: learners have chosen
+        the same, and each entry is the mean of theirs.
+        """
+        return entries(self.segments, indices, message) if self._average(message, usable) else None
+
+    @torch.no_grad()
+    def _reduce(self, usable: bool) -> bool:
+        gradient = self.flat.flat_grad
+        indices = self._select(self.memory, gradient)
+        values = gathered(self.segments, self.memory, indices).add_(gathered(self.segments, gradient, indices))
+        message = values.to(torch.bfloat16 if self.values == "bfloat16" else values.dtype, copy=True)
+        unsent = values.sub_(message)
+        agreed = self._agree(indices, message, usable)
+        if agreed is None:
+            return False
+        for segment, index, rounding in entries(self.segments, indices, unsent):
+            own = segment.of(self.memory)
+            update_memory(own, segment.of(gradient), index, rounding.to(own.dtype), self.beta)
+        self.flat.zero_grad()
+        for segment, index, mean in agreed:
+            target = segment.of(gradient)
+            target[index] += mean.to(target.dtype)
+        return True
+
+    def state_dict(self) -> State:
+        return super().state_dict() | {"memory": self.flat.named_views(self.memory)}
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
+        super().load_state_dict(states, rank, world_size)
+        restore_memory(self.flat.named_views(self.memory), [state["memory"] for state in states], rank, world_size)
+
+
+def restore_memory(
+    views: Mapping[str, Tensor], memories: Sequence[Mapping[str, Tensor]], rank: int, world_size: int
+) -> None:
+    """Put a learner's own old memory into ``views``; if their number changed, each begins with the mean of all.
+
+    That keeps what the learners together still owe the weights, the mean of m_i / beta.
+    """
+    sources = [memories[rank]] if len(memories) == world_size else memories
+    for name, view in views.items():
+        view.zero_()
+        for memory in sources:
+            view.add_(memory[name].to(view), alpha=1 / len(sources))

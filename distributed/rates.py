@@ -1,0 +1,48 @@
+"""At which rate each parameter is compressed: by patterns of names, and what is small or first not at all.
+
+One entry in ``rate`` of a parameter is sent; 1 sends all. The first pattern that matches a name decides. Where none
+does, parameters of fewer than two dimensions (biases, normalisation) and the weight of the first convolution, which
+reads the features, are dense: they are few, and every step needs them. Source: ScaleCom, arXiv 2104.11125, section 4.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def rates_of(
+    model: nn.Module, rate: int, patterns: Sequence[tuple[str, int]], uncompressed: Collection[Tensor] = ()
+) -> dict[str, int]:
+    """The rate of every parameter by name; those in ``uncompressed`` are dense whatever patterns say.
+
+    Raises:
+        ValueError: a pattern's rate is below 1, or it matches no parameter, as a misspelt one would.
+    """
+    named = dict(model.named_parameters())
+    for pattern, own in patterns:
+        if own < 1:
+            raise ValueError(f"backend.rates: {pattern!r} has rate {own}; a rate is at least 1, which sends everything")
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise ValueError(
+                f"backend.rates: {pattern!r} matches no parameter of the model, which has names like "
+                f"{max(named, key=len, default='')!r}; correct the pattern or leave it out"
+            )
+    fixed = {id(parameter) for parameter in uncompressed}
+    defaults = default_rates(model, rate)
+    matching = {
+        name: next((own for pattern, own in patterns if fnmatchcase(name, pattern)), defaults[name]) for name in named
+    }
+    return {name: 1 if id(parameter) in fixed else matching[name] for name, parameter in named.items()}
+
+
+def default_rates(model: nn.Module, rate: int) -> Mapping[str, int]:
+    """The rate of every parameter where no pattern says another one."""
+    convolutions = (module for module in model.modules() if isinstance(module, CONVOLUTIONS))
+    first = next(convolutions, None)
+    return {
+        name: 1 if parameter.dim() < 2 or (first is not None and parameter is first.weight) else rate
+        for name, parameter in model.named_parameters()
+    }

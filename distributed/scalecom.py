@@ -1,0 +1,89 @@
+"""ScaleCom: all learners send the entries that one of them chooses, so that traffic does not grow with their number.
+
+    leader = step mod L        the leader sends the offsets of the largest |m + g| of each chunk of its own
+    g = (1/L) sum_i p_i        at these positions alone: a dense all-reduce of k values, no union of index sets
+
+Since all send the same positions, the mean of what is selected is what is selected of the mean. The memories of
+learners resemble each other, so that the leader's choice is nearly as good as the largest entries of the mean. One
+broadcast of offsets and one all-reduce of values, the dense parameters among them, per step.
+Source: arXiv 2104.11125, Algorithm 1; memory and its filter in distributed/error_feedback.py.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distributed.error_feedback import SparseFeedback
+from distributed.segments import Index, Offsets, Segment
+from distributed.selection import largest_of_chunks
+from distributed.selection_figures import contraction, mean_cosine, overlap, union, units
+
+
+class ScaleCom(SparseFeedback):
+    """Cyclic local top-k, chunk by chunk, with filtered error feedback."""
+
+    @property
+    def leader(self) -> int:
+        """Whose choice the current step follows."""
+        return self.step % self.world.size
+
+    def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
+        offsets = Offsets(self.segments, gradient[0].device)
+        if self.world.rank == self.leader:
+            offsets.write(largest_offsets(self.segments, memory, gradient))
+        return offsets.indices(self.exchange.broadcast(offsets.message, self.leader))
+
+    @torch.no_grad()
+    def selection_figures(self, gradient: Tensor) -> dict[str, float]:
+        """What the next leader's choice would be worth, were ``gradient`` this learner's next; changes nothing.
+
+        Collective. ``gradient``: shape (trainable elements,), in the order of the model's parameters. Figures under
+        ``comm/*``, of the parameters that are compressed (none where there are none), equal on all learners but for the
+        seconds that its own choice took.
+        """
+        sparse = [segment for segment in self.segments if segment.rate != 1]
+        if not sparse:
+            return {}
+        own = self._laid_out(gradient)
+        started = time.perf_counter()
+        offsets = Offsets(self.segments, gradient.device)
+        offsets.write(largest_offsets(self.segments, self.memory, own))
+        seconds = time.perf_counter() - started
+        local = _positions(offsets.indices(offsets.message))
+        leader = _positions(offsets.indices(self.world.broadcast(offsets.message, self.leader)))
+        learners, total = self.world.size, self.world.all_reduce_sum
+        means = [total(segment.of(self.memory) + segment.of(own)).div_(learners) for segment in sparse]
+        choices = [total(torch.zeros_like(mean).index_fill_(0, at, 1.0)) for mean, at in zip(means, local, strict=True)]
+        resemblance = [total(part) for part in units([segment.of(self.memory) for segment in sparse])]
+        return {
+            "comm/index_overlap": overlap(leader, means),
+            "comm/contraction": contraction(leader, means),
+            "comm/memory_cosine": mean_cosine(resemblance, learners),
+            "comm/local_union": union(choices, leader),
+            "comm/selection_seconds": seconds,
+        }
+
+    def _laid_out(self, gradient: Tensor) -> list[Tensor]:
+        """A gradient in the order of the model's parameters, as it lies in the flat buffers."""
+        flat = [torch.zeros_like(buffer) for buffer in self.flat.flat_grad]
+        views = self.flat.named_views(flat)
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        for (name, p), part in zip(trained, gradient.split([p.numel() for _, p in trained]), strict=True):
+            views[name].copy_(part.view_as(p))
+        return flat
+
+
+def _positions(indices: Sequence[Index]) -> list[Tensor]:
+    """Of the sparse segments."""
+    return [index for index in indices if isinstance(index, Tensor)]
+
+
+def largest_offsets(segments: Sequence[Segment], memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
+    """Of each sparse segment the offsets (k,) of the largest |m + g| of its chunks."""
+    return [
+        largest_of_chunks(segment.of(memory), segment.of(gradient), segment.rate)
+        for segment in segments
+        if segment.rate != 1
+    ]

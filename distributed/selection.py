@@ -1,0 +1,54 @@
+"""Which entries of a gradient are sent: the largest of every chunk, and what is remembered of the others.
+
+A flat vector is cut into chunks of ``rate`` entries (the last one may be shorter) and the entry of the largest
+magnitude of each is chosen: exactly ceil(N / rate) of N, in O(N) without sorting, and an index is an offset below
+``rate``. Source: ScaleCom, arXiv 2104.11125, section 3.2 ("chunk-wise sort") and Algorithm 1.
+
+N: entries of a vector; k = ceil(N / rate): its chunks. Vectors have shape (N,), offsets and positions (k,).
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK_ENTRIES = 1 << 16  # on a CPU temporaries of this size stay in its cache: one pass over memory instead of three
+
+
+def chunks(length: int, rate: int) -> int:
+    """How many chunks a vector of ``length`` entries has."""
+    return -(-length // rate)
+
+
+def offset_dtype(rate: int) -> torch.dtype:
+    """The smallest integer type that holds every offset below ``rate``."""
+    return torch.uint8 if rate <= 1 << 8 else torch.uint16 if rate <= 1 << 16 else torch.int32
+
+
+def largest_of_chunks(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
+    """Offset within its chunk of the entry with the largest |memory + gradient|, as int64 of shape (k,)."""
+    block = max(1, BLOCK_ENTRIES // rate) * rate if memory.device.type == "cpu" else max(1, memory.numel())
+    found = [_largest(m, g, rate) for m, g in zip(memory.split(block), gradient.split(block), strict=True) if m.numel()]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=memory.device)
+
+
+def _largest(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
+    magnitudes = memory.add(gradient).abs_()
+    whole = magnitudes.numel() // rate * rate
+    offsets = magnitudes[:whole].view(-1, rate).max(1).indices
+    rest = magnitudes[whole:]
+    return torch.cat([offsets, rest.max(0, keepdim=True).indices]) if rest.numel() else offsets
+
+
+def positions_of(offsets: Tensor, rate: int) -> Tensor:
+    """Positions (k,) within the vector of entries that offsets name, one of every chunk."""
+    return torch.arange(0, len(offsets) * rate, rate, device=offsets.device).add_(offsets)
+
+
+def update_memory(memory: Tensor, gradient: Tensor, index: Tensor | slice, unsent: Tensor, beta: float) -> None:
+    """m  <-  (1 - beta) m + beta (m + g - sent), in place.
+
+    ``unsent`` is m + g - sent where ``index`` says, shape (k,), and sent is zero elsewhere: there m += beta g. So where
+    everything was sent as it was, nothing of it remains, not even a rounding.
+    """
+    kept = memory[index].mul(1.0 - beta).add_(unsent, alpha=beta)
+    memory.add_(gradient, alpha=beta)
+    memory[index] = kept

@@ -1,0 +1,222 @@
+"""What compressed gradients cost and save: bytes for several numbers of learners, time of the selection, gradient build-up.
+
+    python scripts/bench/compression.py --json compression.json --plot build-up.svg
+
+Bytes are measured: real learners reduce one gradient of Conformer-S (10 million parameters) under each scheme, and what
+they hand to collectives is counted, indices and uncompressed parameters included. The time of selection and memory is
+measured against forward and backward of the same model on one learner, in turns, as medians. Build-up is simulated in
+one process: how many distinct entries all learners together send under local top-k and under ScaleCom.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from asr.data.batch import Batch
+from asr.models.speech_model import SpeechModel
+from asr.training.metrics import Row
+from distributed.compressed import CompressedBackend
+from distributed.half_allreduce import HalfAllReduce
+from distributed.launch import World
+from distributed.local_topk import LocalTopK
+from distributed.powersgd import PowerSgd
+from distributed.random_k import RandomK
+from distributed.scalecom import ScaleCom
+from distributed.selection import largest_of_chunks, positions_of, update_memory
+from scripts.bench.learners import run_learners
+from scripts.bench.report import save_figures
+from scripts.build import build
+from scripts.configuration import compose
+from scripts.environment import environment
+from scripts.startup import run_main
+
+PIECES = 1024  # with so many outputs Conformer-S has 10.5 million parameters
+UTTERANCES, FRAMES, TOKENS = 4, 800, 40  # of the step that the selection is compared with: four utterances of 8 s
+SIMULATED = (1, 2, 4, 8, 16, 32, 64)
+
+
+def schemes(rate: int) -> Mapping[str, Callable[[World], CompressedBackend]]:
+    """Everything that is compared, by the names of the figures."""
+    sparse: Any = {"rate": rate, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0}
+    return {
+        "scalecom": lambda world: ScaleCom(**sparse, world=world),
+        "scalecom-bf16": lambda world: ScaleCom(**sparse | {"values": "bfloat16"}, world=world),
+        "local_topk": lambda world: LocalTopK(**sparse, world=world),
+        "random_k": lambda world: RandomK(**sparse, seed=1, world=world),
+        "powersgd-r1": lambda world: PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world),
+        "powersgd-r4": lambda world: PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, seed=1, world=world),
+        "fp16": lambda world: HalfAllReduce(dtype="float16", world=world),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, simulate, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where to save the figures")
+    parser.add_argument("--plot", type=Path, help="where to save the curves of the build-up (.svg or .png)")
+    parser.add_argument("--quick", action="store_true", help="two and four learners, fewer repetitions: under a minute")
+    parser.add_argument("--learners", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--rate", type=int, default=400, help="one entry in so many is sent")
+    parser.add_argument("--repetitions", type=int, default=9, help="of the timed step")
+    parser.add_argument("--simulated-steps", type=int, default=40, help="of the simulation of build-up")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.learners, options.repetitions, options.simulated_steps = [2, 4], 3, 10
+    made_with = environment()
+    rows = [row for size in options.learners for row in run_learners(size, traffic, options.rate)[0]]
+    fraction = selection_fraction(options.rate, options.repetitions)
+    growth = build_up(options.rate, options.simulated_steps)
+    print(table(rows, growth))
+    print(f"\nselection and memory over forward and backward: {fraction['selection_fraction']:.4f}")
+    if options.plot:
+        plot(growth, options.plot)
+    if options.json:
+        how = {"bytes_ratio": "measured", "selection_fraction": "measured", "union": "simulated in one process"}
+        save_figures(options.json, figures(rows, growth) | fraction, [*rows, *growth], made_with, how=how)
+
+
+def conformer() -> SpeechModel:
+    """Conformer-S with its weights drawn at random."""
+    config = compose("train", ["model=conformer_s"])
+    model: SpeechModel = build(config.model, vocabulary_size=PIECES, feature_dimension=80)
+    return model
+
+
+def prepared(backend: CompressedBackend, model: torch.nn.Module) -> CompressedBackend:
+    """The backend around a model, ready for its first step."""
+    backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=0.0))
+    return backend
+
+
+def traffic(world: World, rate: int) -> list[Row]:
+    """What one step hands to collectives and sends on the wire, per scheme; run by every learner."""
+    rows, model = [], conformer()
+    for name, make in schemes(rate).items():
+        backend = prepared(make(world), model)
+        generator = torch.Generator().manual_seed(world.rank)
+        for gradient in backend.flat.flat_grad:
+            gradient.normal_(generator=generator)
+        backend.metrics()
+        backend.reduce_gradients(None)
+        payload_bytes, counted = backend.exchange.payload_bytes, backend.metrics()
+        row: Row = {"scheme": name, "learners": world.size, "payload_bytes": payload_bytes}
+        row["bytes_ratio"] = counted["comm/compression_ratio"]
+        row["wire_bytes_sent"] = counted["comm/bytes_sent"]
+        rows.append(row)
+    return rows
+
+
+def selection_fraction(rate: int, repetitions: int) -> dict[str, float]:
+    """Seconds of ScaleCom's pass over the gradient on one learner, its norm included, over those of a step's computation."""
+    torch.set_num_threads(1)
+    world = World(0, 1, 0, 1, torch.device("cpu"), None)
+    model, batch = conformer(), noise_batch()
+    backend = prepared(ScaleCom(rate=rate, rates=[], values="full", beta=1.0, warmup_steps=0, world=world), model)
+    computing, reducing = [], []
+    for _ in range(repetitions + 1):
+        backend.zero_grad()
+        started = time.perf_counter()
+        model(batch).total.backward()
+        computed = time.perf_counter()
+        backend.reduce_gradients(None)
+        reducing.append(time.perf_counter() - computed)
+        computing.append(computed - started)
+    seconds = {
+        "compute_seconds": statistics.median(computing[1:]),
+        "selection_seconds": statistics.median(reducing[1:]),
+    }
+    return seconds | {"selection_fraction": seconds["selection_seconds"] / seconds["compute_seconds"]}
+
+
+def noise_batch() -> Batch:
+    """Features of noise with random targets."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(UTTERANCES, FRAMES, 80, generator=generator)
+    targets = torch.randint(1, PIECES, (UTTERANCES, TOKENS), generator=generator)
+    names = [str(index) for index in range(UTTERANCES)]
+    frames, tokens = torch.full((UTTERANCES,), FRAMES), torch.full((UTTERANCES,), TOKENS)
+    return Batch(names, features, frames, targets, tokens, targets, float(UTTERANCES))
+
+
+def build_up(rate: int, steps: int, entries: int = 40_000, noise: float = 1.0) -> list[Row]:
+    """How many times more than entries / rate all learners together send, at the mean over the second half of ``steps``."""
+    rows: list[Row] = []
+    for scheme in ("local_topk", "scalecom"):
+        for learners in SIMULATED:
+            unions = simulate(scheme, learners, rate, steps, entries, noise)[steps // 2 :]
+            rows.append({"scheme": scheme, "learners": learners, "union": statistics.mean(unions)})
+    return rows
+
+
+def simulate(scheme: str, learners: int, rate: int, steps: int, entries: int, noise: float) -> list[float]:
+    """The union of what learners send over what one sends, step by step, with classic error feedback.
+
+    Gradients are a direction that all share, of entries of very unequal size, and normal ``noise`` of each learner's own
+    of the same sizes.
+    """
+    generator = torch.Generator().manual_seed(1)
+    scale = torch.randn(entries, generator=generator).exp()
+    common = torch.randn(entries, generator=generator) * scale
+    memory, unions = torch.zeros(learners, entries), []
+    for step in range(steps):
+        gradient = common + noise * scale * torch.randn(learners, entries, generator=generator)
+        if scheme == "scalecom":
+            chosen = [largest(memory[step % learners], gradient[step % learners], rate)] * learners
+        else:
+            chosen = [largest(m, g, rate) for m, g in zip(memory, gradient, strict=True)]
+        unions.append(len(torch.cat(chosen).unique()) / len(chosen[0]))
+        for m, g, index in zip(memory, gradient, chosen, strict=True):
+            update_memory(m, g, index, torch.zeros(len(index)), beta=1.0)
+    return unions
+
+
+def largest(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
+    """Positions (k,) of the largest entry of each chunk."""
+    return positions_of(largest_of_chunks(memory, gradient, rate), rate)
+
+
+def figures(rows: Sequence[Row], growth: Sequence[Row]) -> dict[str, float]:
+    """The rows as figures by scheme and number of learners."""
+    found = {f"bytes_ratio/{row['scheme']}/{row['learners']}": row["bytes_ratio"] for row in rows}
+    return found | {f"union/{row['scheme']}/{row['learners']}": row["union"] for row in growth}
+
+
+def table(rows: Sequence[Row], growth: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    lines = ["| scheme | learners | payload, kB | dense / sent | sent on the wire, kB |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{row['scheme']}` | {row['learners']} | {row['payload_bytes'] / 1e3:,.0f} | {row['bytes_ratio']:.1f} | "
+        f"{row['wire_bytes_sent'] / 1e3:,.0f} |"
+        for row in rows
+    ]
+    lines += ["", "| union over k, simulated | " + " | ".join(f"L = {learners}" for learners in SIMULATED) + " |"]
+    lines += ["|---|" + "---|" * len(SIMULATED)]
+    for scheme in ("local_topk", "scalecom"):
+        unions = (f"{row['union']:.2f}" for row in growth if row["scheme"] == scheme)
+        lines.append(f"| `{scheme}` | " + " | ".join(unions) + " |")
+    return "\n".join(lines)
+
+
+def plot(growth: Sequence[Row], path: Path) -> None:
+    """The union over the number of learners, both axes logarithmic."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot(
+        xscale="log", yscale="log", xlabel="learners", ylabel="distinct entries sent / k", title="Simulated build-up"
+    )
+    for scheme in ("local_topk", "scalecom"):
+        curve = [row for row in growth if row["scheme"] == scheme]
+        axes.plot([row["learners"] for row in curve], [row["union"] for row in curve], marker="o", label=scheme)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    run_main(main)

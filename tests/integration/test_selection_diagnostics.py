@@ -1,0 +1,65 @@
+"""Small runs under scalecom with its diagnostics: bitwise the same without them, and learners agree about the figures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from asr.hooks.selection_diagnostics import NoSelectionError, SelectionDiagnostics
+from asr.training.metrics import read_rows
+from asr.training.trainer import Trainer
+from distributed.launch import World
+
+RUN = (
+    "trainer.max_steps=4", "trainer.evaluate_every=2", "hooks=[]", "evaluation.unit_utterances=2",
+    "model.encoder.dropout=0", "model.predictor.dropout=0", "model.predictor.embedding_dropout=0",
+)  # fmt: skip
+KEYS = ("comm/index_overlap", "comm/contraction", "comm/memory_cosine", "comm/local_union")
+
+
+def test_figures_are_taken_at_marks_and_leave_no_trace(
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    run_learners: Callable[..., list[Any]],
+    tmp_path: Path,
+) -> None:
+    """Each learner starts from the weights of the first run's first one, as threads share torch's generator."""
+    config = small_config("backend=scalecom", "backend.rate=20", *RUN)
+    weights: dict[str, Any] = {}
+    for name in ("without", "with"):
+
+        def learner(world: World, name: str = name) -> None:
+            hooks = {"selection_diagnostics": SelectionDiagnostics(every=1)} if name == "with" else {}
+            trainer = make_trainer(config, tmp_path / name, world, hooks)
+            if not weights:
+                weights.update({k: v.clone() for k, v in trainer.parts.run.model.state_dict().items()})
+            trainer.parts.run.model.load_state_dict(weights)
+            trainer.fit(None)
+            trainer.parts.recorder.close()
+
+        run_learners(2, learner)
+    rows = {(name, rank): rows_of(tmp_path / name, rank) for name in ("with", "without") for rank in range(2)}
+    curves = {key: [row["train/loss"] for row in found if "train/loss" in row] for key, found in rows.items()}
+    assert curves["with", 0] == curves["without", 0]
+    assert len(curves["with", 0]) == 4
+    marks = [[row for row in rows["with", rank] if "comm/index_overlap" in row] for rank in range(2)]
+    assert [row["global_step"] for row in marks[0]] == [2, 4]
+    assert [[row[key] for key in KEYS] for row in marks[0]] == [[row[key] for key in KEYS] for row in marks[1]]
+    assert all(0 < row["comm/index_overlap"] <= 1 <= row["comm/local_union"] <= 2 for row in marks[0])
+    assert all(row["comm/compression_ratio"] > 5 for row in rows["with", 0] if "train/loss" in row)
+
+
+def rows_of(folder: Path, learner: int) -> list[dict[str, Any]]:
+    return read_rows(folder / "metrics" / f"{learner}.jsonl")
+
+
+def test_another_backend_is_refused(
+    small_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> None:
+    hooks = {"selection_diagnostics": SelectionDiagnostics(every=1)}
+    trainer = make_trainer(small_config("backend=single", *RUN), tmp_path, alone, hooks)
+    with pytest.raises(NoSelectionError, match=r"under backend=scalecom, but the backend is Single"):
+        trainer.fit(None)
+    trainer.parts.recorder.close()
