@@ -24,6 +24,8 @@ from distributed.base import FlatBackend
 from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
 from distributed.launch import World, place, start, stop
+from distributed.powersgd import PowerSgd
+from distributed.scalecom import ScaleCom
 from distributed.transport import NeighbourExchange
 from scripts.bench import plain_tcp
 from scripts.bench.namespaces import limit_bandwidth
@@ -33,6 +35,7 @@ ASYNCHRONOUS = ("adpsgd", "tcp")  # whose messages last as long as several steps
 COMPUTE_SECONDS = 0.17  # of one step, which the batch size is chosen for
 COMPUTE_STEPS = 5  # of computation alone, for each step of a scheme
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it
+SCALECOM_RATE = 400  # one entry in so many is sent
 ROUNDS_PER_STEP = 0.45  # of asynchronous gossip: a little more than 0.8 of what the faster link has room for
 
 
@@ -110,6 +113,9 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
         "dpsgd": ours(DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)),
         "delay_by_one": ours(DelayByOne(mix_moments=False, world=world)),
         "allreduce": ours(AllReduce(bucket_mb=25, world=world)),
+        "scalecom": ours(ScaleCom(rate=SCALECOM_RATE, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)),
+        "powersgd-r1": ours(PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
+        "powersgd-r4": ours(PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
         "ddp": theirs(DistributedDataParallel(network(width), gradient_as_bucket_view=True), message_bytes),
         "ddp_fp16": theirs(compressed, message_bytes // 2),
     }
