@@ -10,7 +10,6 @@ Source: ADPSGD, Lian et al. 2018 (arXiv 1710.06952); fixed and random rings for 
 """
 
 import itertools
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,17 +35,18 @@ _END_SECONDS = 5.0  # that a thread is given to end; one that is stuck with a lo
 def initiated(topology: Topology, rank: int, size: int, round: int) -> dict[int, float]:
     """Whom learner ``rank`` asks for an exchange in a round, with what weight a.
 
-    Every edge of T is initiated by one of its ends: by the learner from which the other is less than half of the circle
-    away, so that each has its share; across the very middle by both in turn, round by round. An edge of a matrix that is
-    not symmetric counts with the mean of its two weights.
+    Every edge of T is initiated by the learner from which the other is less than half of the circle away, so that each
+    has its share; across the very middle by both, with half the weight each: rounds of two learners are out of step, and
+    two exchanges with the whole weight, of the same pair of weights, would go past the mean and on from there. An edge of
+    a matrix that is not symmetric counts with the mean of its two weights.
     """
     row, column = topology.row(rank, size, round), topology.column(rank, size, round)
     edges: dict[int, float] = {}
     for peer in sorted({*row, *column} - {rank}):
+        weight = (row.get(peer, 0.0) + column.get(peer, 0.0)) / 2
         distance = (peer - rank) % size
-        in_turn = 2 * distance == size and (round % 2 == 0) == (rank < peer)
-        if 2 * distance < size or in_turn:
-            edges[peer] = (row.get(peer, 0.0) + column.get(peer, 0.0)) / 2
+        if 2 * distance <= size:
+            edges[peer] = weight / 2 if 2 * distance == size else weight
     return edges
 
 
@@ -129,8 +129,8 @@ class AsynchronousGossip(GossipBackend):
         self.traffic.steps += 1
         with self._changed:
             self._running = True
-            # What is left over of a step is kept up to a whole round: 1.5 shall be 1 and 2 in turn.
-            self._allowed = min(self._allowed + self.rounds_per_step, float(math.ceil(self.rounds_per_step)))
+            # What is left over of earlier steps is kept up to a whole round: 1.5 shall be 1 and 2 in turn.
+            self._allowed = min(self._allowed, 1.0) + self.rounds_per_step
             self._changed.notify_all()
         with self.traffic.waiting():
             self.mixing.wait_until_younger(self.max_staleness, self._failed)

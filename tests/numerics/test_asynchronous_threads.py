@@ -38,19 +38,20 @@ def step_for(seconds: float, backend: AsynchronousGossip) -> None:
         time.sleep(0.01)
 
 
-def test_half_rounds_are_saved_up_and_not_lost(run_learners):
+@pytest.mark.parametrize(("rounds_per_step", "steps"), [(1.5, 20), (0.75, 40), (0.375, 40)])
+def test_parts_of_rounds_are_saved_up_and_not_lost(run_learners, rounds_per_step: float, steps: int):
     def learn(world: World) -> float:
-        backend = synchronised(world, rounds_per_step=1.5)
-        for step in range(20):
+        backend = synchronised(world, rounds_per_step)
+        for step in range(steps):
             step_alone(backend)
             deadline = time.monotonic() + 10
-            while backend.round < int(1.5 * (step + 1)) and time.monotonic() < deadline:
+            while backend.round < int(rounds_per_step * (step + 1)) and time.monotonic() < deadline:
                 time.sleep(0.001)
         backend.drain()
         backend.close()
         return backend.round
 
-    assert run_learners(2, learn) == [30, 30]
+    assert run_learners(2, learn) == [rounds_per_step * steps] * 2
 
 
 def test_threads_end_when_all_work_is_done(run_learners):

@@ -15,7 +15,6 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         free = server.getsockname()[1]
     monkeypatch.setattr(plain_tcp, "PORT", free)
-    monkeypatch.setattr(plain_tcp, "PAUSE_SECONDS", 0.01)
     return free
 
 
@@ -33,14 +32,17 @@ def test_a_message_passes_each_way():
 def test_a_link_is_filled_until_both_leave():
     def learner(rank: int) -> int:
         with plain_tcp.saturated(rank, "127.0.0.1") as sent:
-            time.sleep(0.1 + 0.1 * rank)  # one leaves first, and still takes what the other sends
+            deadline = time.monotonic() + 20
+            while sent() < (1 + 3 * rank) * plain_tcp.MIB and time.monotonic() < deadline:
+                time.sleep(0.01)  # one leaves first, and still takes what the other sends
             return sent()
 
     with ThreadPoolExecutor(2) as pool:
         assert min(pool.map(learner, range(2))) >= plain_tcp.MIB
 
 
-def test_a_learner_that_nobody_listens_to_says_so(port: int):
+def test_a_learner_that_nobody_listens_to_says_so(port: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plain_tcp, "PAUSE_SECONDS", 0.01)
     refused = pytest.raises(ConnectionError, match=f"learner 0 does not listen at 127.0.0.1:{port} after 1 s")
     with refused, plain_tcp.connection(1, "127.0.0.1"):
         pass
