@@ -33,11 +33,12 @@ from scripts.bench.namespaces import limit_bandwidth
 LAYERS = 7
 ASYNCHRONOUS = ("adpsgd", "tcp")  # whose messages last as long as several steps
 COMPUTE_SECONDS = 0.17  # of one step, which the batch size is chosen for
-COMPUTE_STEPS = 5  # of computation alone, for each step of a scheme
+COMPUTE_STEPS = 5  # of computation alone or beside plain TCP, for each step of a scheme
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it
 SCALECOM_RATE = 400  # one entry in so many is sent
-ROUNDS_PER_STEP = 0.22  # that each of two learners initiates under asynchronous gossip: in all a little more exchanges
-# than 0.8 of what the faster link has room for
+ROUNDS_PER_STEP = (
+    0.22  # that each learner initiates under asynchronous gossip: both, 0.8 of what the faster link has room for
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +221,9 @@ class Measurement:
                 self.world.barrier()
                 figures["exchange_seconds"][name].append(transport())
             for name in self.found:
-                steps = COMPUTE_STEPS * plan.steps if name == "compute" else plan.steps
+                steps = COMPUTE_STEPS * plan.steps if name in ("compute", "tcp") else plan.steps
                 asynchronous_seconds = plan.exchanges * self.message.nbytes / goodput[-1]
-                self._turn(name, x, steps, asynchronous_seconds if name in ASYNCHRONOUS else 0.0, figures)
+                self._turn(name, x, steps, asynchronous_seconds if name == "adpsgd" else 0.0, figures)
         return {
             **{kind: dict(values) for kind, values in figures.items()},
             "goodput_bytes_per_second": goodput,
