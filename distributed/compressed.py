@@ -52,6 +52,11 @@ class CompressedBackend(SynchronousBackend):
         finite = self._average_all(report.finite) if warming_up else self._reduce(report.finite)
         return report._replace(finite=finite)
 
+    def _uncompressed(self) -> list[Tensor]:
+        """The parameters of the optimizer's groups with ``compress=False``."""
+        groups = self.optimizer.param_groups
+        return [p for group in groups if not group.get("compress", True) for p in group["params"]]
+
     def _average_all(self, usable: bool) -> bool:
         return all(self._average(gradient, usable) for gradient in self.flat.flat_grad)
 
