@@ -30,7 +30,9 @@ State = dict[str, Any]  # tensors, numbers, strings and containers of them: load
 class GradientReport(NamedTuple):
     """What came out of the reduction of one step's gradients."""
 
-    norm: float  # of the gradient that the optimizer will see, before clipping
+    norm: (
+        float  # of the gradient that the optimizer will see, before clipping; compressed: of the learner's own, before
+    )
     clipped: bool
     finite: bool  # agreed between learners in synchronous schemes, local in gossip
 

@@ -3,10 +3,10 @@
     g  <-  what the learners make together of  compressed(g_i)       the same on all, so that their weights stay the same
 
 Gradients accumulate in the flat buffer; nothing is sent before the last backward of a step. Each learner clips its own
-to max_norm / sqrt(L) before it is compressed, as in Deep Gradient Compression (arXiv 1712.01887, section 3.2): the sum
-of L independent gradients is sqrt(L) times as long as one, and clipping afterwards would break what error feedback
-conserves. A learner whose gradient is not finite sends NaN instead, so that all find the step bad without a further
-message; then nobody's state changes.
+to max_norm * sqrt(L) before it is compressed: the mean of L independent gradients is sqrt(L) times shorter than one. This
+is the rule of Deep Gradient Compression (arXiv 1712.01887, section 3.2), |g_i| / L <= max_norm / sqrt(L), whose gradients
+carry the 1/L already. Clipping afterwards would break what error feedback conserves. A learner whose gradient is not
+finite sends NaN instead, so that all find the step bad without a further message; then nobody's state changes.
 """
 
 import math
@@ -44,13 +44,18 @@ class CompressedBackend(SynchronousBackend):
 
     def reduce_gradients(self, max_norm: float | None) -> GradientReport:
         """Norm and clipping are of this learner's own gradient, as it goes into the compression."""
-        limit = None if max_norm is None else max_norm / math.sqrt(self.world.size)
+        limit = None if max_norm is None else max_norm * math.sqrt(self.world.size)
         report = clip_gradients(self.optimizer.param_groups, limit)
         self.traffic.rounds += 1
         self._dense_bytes += sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         warming_up = self.step < self.warmup_steps
         finite = self._average_all(report.finite) if warming_up else self._reduce(report.finite)
         return report._replace(finite=finite)
+
+    def _uncompressed(self) -> list[Tensor]:
+        """The parameters of the optimizer's groups with ``compress=False``."""
+        groups = self.optimizer.param_groups
+        return [p for group in groups if not group.get("compress", True) for p in group["params"]]
 
     def _average_all(self, usable: bool) -> bool:
         return all(self._average(gradient, usable) for gradient in self.flat.flat_grad)

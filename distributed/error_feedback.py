@@ -61,8 +61,7 @@ class SparseFeedback(CompressedBackend):
 
     def attach(self, optimizer: Optimizer) -> None:
         super().attach(optimizer)
-        apart = [p for group in optimizer.param_groups if not group.get("compress", True) for p in group["params"]]
-        if apart:
+        if apart := self._uncompressed():
             self._lay_out(self.model, apart)
 
     def _lay_out(self, model: nn.Module, uncompressed: Sequence[Tensor]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from distributed.backend import State
 from distributed.compressed import CompressedBackend
@@ -40,7 +41,10 @@ def orthonormal(matrix: Tensor) -> Tensor:
 
 
 class PowerSgd(CompressedBackend):
-    """Matrices travel as factors of rank ``rank`` where that is ``min_rate`` times smaller, all else whole."""
+    """Matrices travel as factors of rank ``rank`` where that is ``min_rate`` times smaller, all else whole.
+
+    Whole, too, are parameters of optimizer groups with ``compress=False``.
+    """
 
     def __init__(self, *, rank: Count, min_rate: Positive, warmup_steps: Natural, seed: int, world: World) -> None:
         super().__init__(warmup_steps=warmup_steps, world=world)
@@ -59,6 +63,13 @@ class PowerSgd(CompressedBackend):
             if worth_compressing(parameter.shape, self.rank, self.min_rate)
         }
         return model
+
+    def attach(self, optimizer: Optimizer) -> None:
+        super().attach(optimizer)
+        apart = {id(parameter) for parameter in self._uncompressed()}
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) in apart:
+                self.factors.pop(name, None)
 
     def _initial_factor(self, name: str, parameter: Tensor) -> Tensor:
         rows, columns = matrix_shape(parameter.shape)
@@ -85,7 +96,8 @@ class PowerSgd(CompressedBackend):
             approximation = left[name] @ right[name].T
             gradient[name].copy_(approximation.view_as(gradient[name]))
             memory[name].copy_(matrix.sub_(approximation).view_as(memory[name]))
-        self.factors = right
+        # A zero factor spans nothing to iterate on; means are equal on all learners, and so is what they keep.
+        self.factors = {name: torch.where(q.any(), q, self.factors[name]) for name, q in right.items()}
         return True
 
     def _mean(self, tensors: Mapping[str, Tensor], usable: bool) -> dict[str, Tensor] | None:

@@ -18,24 +18,34 @@ def rates_of(
 ) -> dict[str, int]:
     """The rate of every parameter by name; those in ``uncompressed`` are dense whatever patterns say.
 
+    A pattern sees all names of a tied parameter; the result has the first of them.
+
     Raises:
         ValueError: a pattern's rate is below 1, or it matches no parameter, as a misspelt one would.
     """
-    named = dict(model.named_parameters())
+    names, defaults = _all_names(model), default_rates(model, rate)
     for pattern, own in patterns:
         if own < 1:
             raise ValueError(f"backend.rates: {pattern!r} has rate {own}; a rate is at least 1, which sends everything")
-        if not any(fnmatchcase(name, pattern) for name in named):
+        if not any(fnmatchcase(name, pattern) for own_names in names.values() for name in own_names):
             raise ValueError(
                 f"backend.rates: {pattern!r} matches no parameter of the model, which has names like "
-                f"{max(named, key=len, default='')!r}; correct the pattern or leave it out"
+                f"{max(defaults, key=len, default='')!r}; correct the pattern or leave it out"
             )
     fixed = {id(parameter) for parameter in uncompressed}
-    defaults = default_rates(model, rate)
-    matching = {
-        name: next((own for pattern, own in patterns if fnmatchcase(name, pattern)), defaults[name]) for name in named
-    }
-    return {name: 1 if id(parameter) in fixed else matching[name] for name, parameter in named.items()}
+    rates = {}
+    for name, parameter in model.named_parameters():
+        matching = (own for pattern, own in patterns if any(fnmatchcase(n, pattern) for n in names[id(parameter)]))
+        rates[name] = 1 if id(parameter) in fixed else next(matching, defaults[name])
+    return rates
+
+
+def _all_names(model: nn.Module) -> dict[int, list[str]]:
+    """Names of every parameter by its id: several where it is tied."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
 
 
 def default_rates(model: nn.Module, rate: int) -> Mapping[str, int]:

@@ -56,11 +56,14 @@ class ScaleCom(SparseFeedback):
         learners, total = self.world.size, self.world.all_reduce_sum
         means = [total(segment.of(self.memory) + segment.of(own)).div_(learners) for segment in sparse]
         choices = [total(torch.zeros_like(mean).index_fill_(0, at, 1.0)) for mean, at in zip(means, local, strict=True)]
-        resemblance = [total(part) for part in units([segment.of(self.memory) for segment in sparse])]
+        directions = units([segment.of(self.memory) for segment in sparse])
+        remembers = any(bool(part.any()) for part in directions)
+        remembering = int(total(torch.tensor([float(remembers)], device=gradient.device)).item())
+        resemblance = [total(part) for part in directions]
         return {
             "comm/index_overlap": overlap(leader, means),
             "comm/contraction": contraction(leader, means),
-            "comm/memory_cosine": mean_cosine(resemblance, learners),
+            "comm/memory_cosine": mean_cosine(resemblance, remembering),
             "comm/local_union": union(choices, leader),
             "comm/selection_seconds": seconds,
         }

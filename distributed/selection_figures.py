@@ -2,7 +2,7 @@
 
     overlap      |I and top-k(mean p)| / k                     1 - d/k of arXiv 2104.11125, Lemma 1
     contraction  ||mean p - (mean p)_I||^2 / ||mean p||^2      gamma: what of the mean is left unsent
-    cosine       mean over pairs of learners of the cosine of their memories
+    cosine       mean of the cosine of two memories, over pairs of learners whose memory is not zero
     union        |I_1 or ... or I_L| / k                       what local top-k would have to send
 
 I: positions (k,) that are sent, of a vector (N,), one of each for every segment of the gradient.
@@ -31,11 +31,14 @@ def contraction(chosen: Sequence[Tensor], means: Sequence[Tensor]) -> float:
     return 1.0 - sent / total if total else math.nan
 
 
-def mean_cosine(sum_of_units: Sequence[Tensor], learners: int) -> float:
-    """Mean cosine over pairs of learners, from the sum of their vectors after each was scaled to length 1; NaN for one."""
-    if learners < 2:
+def mean_cosine(sum_of_units: Sequence[Tensor], vectors: int) -> float:
+    """Mean cosine over pairs of vectors, from their sum after each was scaled to length 1; NaN for fewer than two.
+
+    ``vectors``: how many of them are not zero; a zero vector has no direction, and is in no pair.
+    """
+    if vectors < 2:
         return math.nan
-    return (sum(_energy(part) for part in sum_of_units) - learners) / (learners * (learners - 1))
+    return (sum(_energy(part) for part in sum_of_units) - vectors) / (vectors * (vectors - 1))
 
 
 def units(vectors: Sequence[Tensor]) -> list[Tensor]:

@@ -138,6 +138,40 @@ def test_powersgd_is_exact_where_the_mean_has_the_rank(run_learners) -> None:
     run_learners(3, learner)
 
 
+def test_powersgd_sends_groups_that_must_not_be_compressed_whole(run_learners) -> None:
+    def learner(world: World) -> None:
+        backend: Any = PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world)
+        first, *others = backend.wrap(layers()).parameters()
+        backend.attach(torch.optim.SGD([{"params": [first], "compress": False}, {"params": others}], lr=1.0))
+        assert set(backend.factors) == {"1.weight"}
+        for number in range(2):
+            means = [world.all_reduce_sum(value).div_(3) for value in draw(number, world.rank)]
+            step(backend, draw(number, world.rank))
+            torch.testing.assert_close(first.grad, means[0], rtol=1e-12, atol=1e-14)
+            assert not torch.allclose(others[1].grad, means[2], rtol=0.1)
+
+    run_learners(3, learner)
+
+
+def test_powersgd_learns_after_steps_without_a_gradient(run_learners) -> None:
+    """Even in one corner, where the first rows and columns, to which an iteration from zero would turn, have nothing."""
+
+    def learner(world: World) -> None:
+        backend: Any = prepared(MAKE["powersgd"](world))
+        factors = {name: factor.clone() for name, factor in backend.factors.items()}
+        for _ in range(3):
+            step(backend, [torch.zeros_like(p) for p in backend.model.parameters()])
+        assert all(torch.equal(backend.factors[name], old) for name, old in factors.items())
+        values = [torch.zeros_like(p) for p in backend.model.parameters()]
+        values[0][-1, -1] = values[2][-1, -1] = 1.0 + world.rank
+        for _ in range(2):
+            step(backend, values)
+            for p, value in zip(backend.model.parameters(), values, strict=True):
+                torch.testing.assert_close(p.grad, value / (1.0 + world.rank) * 2.0)
+
+    run_learners(3, learner)
+
+
 def matrices(backend: CompressedBackend) -> dict[str, nn.Parameter]:
     return {name: p for name, p in backend.model.named_parameters() if p.dim() == 2}
 

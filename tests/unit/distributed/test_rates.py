@@ -35,6 +35,14 @@ def test_a_parameter_that_a_hook_keeps_out_is_dense_whatever_patterns_say():
     assert rates["1.weight"] == 100
 
 
+def test_a_pattern_may_mean_any_name_of_a_tied_parameter():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    assert rates_of(model, 100, [("1.weight", 7)])["0.weight"] == 7
+    assert rates_of(model, 100, [("0.*", 5), ("1.*", 7)]) == {"0.weight": 5, "0.bias": 5, "1.bias": 7}
+    assert rates_of(model, 100, [("1.*", 7), ("0.*", 5)]) == {"0.weight": 7, "0.bias": 5, "1.bias": 7}
+
+
 @pytest.mark.parametrize(
     ("patterns", "words"),
     [([("encoder.*", 5)], r"backend\.rates: 'encoder\.\*' matches no parameter"), ([("0.*", 0)], r"has rate 0; .* 1")],

@@ -28,6 +28,7 @@ def test_cosine_over_pairs_is_that_of_the_pairs():
     pairs = [torch.cosine_similarity(vectors[i], vectors[j], 0) for i in range(4) for j in range(i)]
     assert mean_cosine(total, 4) == pytest.approx(torch.stack(pairs).mean().item())
     assert math.isnan(mean_cosine(total, 1))
+    assert math.isnan(mean_cosine([torch.zeros(6)], 0))
     assert not torch.cat(units([torch.zeros(2), torch.zeros(1)])).any()
 
 
@@ -66,6 +67,23 @@ def test_figures_of_learners_alike_are_the_best_there_are_and_measuring_changes_
         assert 0.5 < figures["comm/index_overlap"] <= 1.0
         assert 0.0 < figures["comm/contraction"] < 0.6
         assert figures["comm/selection_seconds"] > 0
+
+
+def test_learners_without_a_memory_are_in_no_pair(run_learners):
+    def learner(world: World) -> list[float]:
+        backend = ScaleCom(rate=4, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
+        backend.wrap(torch.nn.Linear(10, 13))
+        cosines = []
+        for remembering in range(4):
+            backend.memory[0].fill_(float(world.rank < remembering))
+            cosines.append(backend.selection_figures(torch.ones(143))["comm/memory_cosine"])
+        return cosines
+
+    for none, one, two, three in run_learners(3, learner):
+        assert math.isnan(none)
+        assert math.isnan(one)
+        assert two == pytest.approx(1.0, abs=1e-5)
+        assert three == pytest.approx(1.0, abs=1e-5)
 
 
 def test_where_nothing_is_compressed_there_are_no_figures(alone: World):
