@@ -121,9 +121,11 @@ class Centre(Liveness):
             for _ in range(2):  # who has just connected, and said who it is, shall hear how this ends
                 self._serve(selector, 0.0)
             self._tell_own_failure()
-            self._tell("done")
             for peer in self._peers:
-                peer.connection.close()
+                peer.finish()
+            over = time.monotonic() + self.period_seconds
+            for peer in self._peers:
+                peer.close(over - time.monotonic())
 
     def _serve(self, selector: selectors.BaseSelector, seconds: float) -> None:
         for key, _ in selector.select(seconds):
@@ -244,8 +246,8 @@ class Member(Liveness):
                 last_beat = now
                 if now - self.centre.heard > self.patience_seconds:
                     self._lose(Loss(0, self._silent()))
-        self.centre.send("done")
-        self.centre.connection.close()
+        self.centre.finish()
+        self.centre.close(self.period_seconds)
 
     def _hear(self) -> None:
         lines = self.centre.read()

@@ -40,6 +40,7 @@ class Peer:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # every line counts on its own
         self.heard = time.monotonic()
         self.rank: int | None = None
         self.done = False
@@ -49,6 +50,25 @@ class Peer:
         """Send a line. What cannot be sent is left: the peer's silence will tell."""
         with suppress(OSError):
             self.connection.sendall(encoded(line))
+
+    def finish(self) -> None:
+        """Say that this side is done, and send nothing more."""
+        self.send("done")
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+
+    def close(self, seconds: float) -> None:
+        """Close the connection when the other side has finished too, at the latest after so long.
+
+        Whoever closes while something unread is coming in resets the connection, and what was just sent may be lost.
+        """
+        deadline = time.monotonic() + seconds
+        with suppress(OSError):
+            while (left := deadline - time.monotonic()) > 0:
+                self.connection.settimeout(left)
+                if not self.connection.recv(4096):
+                    break
+        self.connection.close()
 
     def read(self) -> list[str] | None:
         """The lines that came in; None at the end of the connection, or if it does not speak this language."""
