@@ -30,9 +30,7 @@ State = dict[str, Any]  # tensors, numbers, strings and containers of them: load
 class GradientReport(NamedTuple):
     """What came out of the reduction of one step's gradients."""
 
-    norm: (
-        float  # of the gradient that the optimizer will see, before clipping; compressed: of the learner's own, before
-    )
+    norm: float  # before clipping: of the gradient that the optimizer will see, or of the learner's own that is compressed
     clipped: bool
     finite: bool  # agreed between learners in synchronous schemes, local in gossip
 

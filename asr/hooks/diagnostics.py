@@ -10,23 +10,12 @@ both weights. Where all learners hold the same weights, g_0 is g_a.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
-import torch
-
-from asr.data.batch import Unit, keyed_seed
-from asr.data.plan import BatchPlan
-from asr.training.hook import Hook, Progress, Run
+from asr.data.batch import keyed_seed
+from asr.hooks.measurement import Measurement, drawn_batches
+from asr.training.hook import Progress, Run
 from distributed.diagnostics import StepGradients, weight_variance
 from distributed.ranges import Count
-
-
-def drawn_batches(plan: BatchPlan, epoch: int, seed: int, probe_batches: int) -> tuple[list[Unit], list[list[Unit]]]:
-    """A global batch of an epoch, and ``probe_batches`` others of it, or as many as it has; drawn by ``seed``."""
-    batches = plan.epoch(epoch)
-    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn, *others = (batches[place] for place in order[: 1 + probe_batches])
-    return drawn, others
 
 
 def measured_gradients(run: Run, progress: Progress, probe_batches: int) -> StepGradients:
@@ -46,7 +35,7 @@ class TooFewBatchesError(ValueError):
     """An epoch has not as many batches as a measurement takes."""
 
 
-class Diagnostics(Hook):
+class Diagnostics(Measurement):
     """Logs the figures at every ``every``-th evaluation, the gradient g from ``probe_batches`` global batches.
 
     alpha is the learning rate of the ordinary weights at the global batch before, as for plain SGD; gradients are those
@@ -54,13 +43,9 @@ class Diagnostics(Hook):
     tell how far gradients agree, but none of them is the length of a step.
     """
 
-    changes_training: ClassVar[bool] = False
-
     def __init__(self, *, every: Count, probe_batches: Count) -> None:
-        self.every = every
+        super().__init__(every=every)
         self.probe_batches = probe_batches
-        self.evaluations = 0
-        self.run: Run | None = None
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
         """Raises TooFewBatchesError where an epoch has not one more than the probe."""
@@ -70,22 +55,10 @@ class Diagnostics(Hook):
                 f"hooks.diagnostics.probe_batches={self.probe_batches} must be below the {batches} global batches of an "
                 f"epoch, as one more is needed: lower it, or make batches smaller (batch.units, batch.unit_utterances)"
             )
-        self.run = run
+        super().on_fit_start(run, resumed)
 
-    def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
-        run = self.run
-        assert run is not None
-        self.evaluations += 1
-        if self.evaluations % self.every:
-            return
+    def measure(self, run: Run, progress: Progress, metrics: Mapping[str, float]) -> dict[str, float]:
         gradients = measured_gradients(run, progress, self.probe_batches)
         alpha = run.learning_rate.at(max(0.0, progress.samples - run.plan.nominal_batch))
         distance = metrics.get("consensus/distance", 0.0)  # absent where learners hold the same weights
-        metrics |= gradients.diagnostics(alpha)
-        metrics["diagnostics/sigma_w2"] = weight_variance(distance, run.world.size)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"evaluations": self.evaluations}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.evaluations = state["evaluations"]
+        return gradients.diagnostics(alpha) | {"diagnostics/sigma_w2": weight_variance(distance, run.world.size)}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from asr.data.batch import Batch, Unit
 from asr.data.plan import BatchPlan
-from asr.hooks.diagnostics import Diagnostics, TooFewBatchesError, drawn_batches, measured_gradients
+from asr.hooks.diagnostics import Diagnostics, TooFewBatchesError, measured_gradients
+from asr.hooks.measurement import drawn_batches
 from asr.models.speech_model import LossOutput, SpeechModel
 from asr.training.hook import Hook, LossTerms, Progress, Run
 from asr.training.loss_gradients import LossGradients
