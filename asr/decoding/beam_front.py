@@ -58,7 +58,7 @@ class Front:
 
     @property
     def label_terms(self) -> Tensor:
-        """(B, K, V) what is added to labels; (B, K, 1) where that is nothing."""
+        """(B, K, V) what is added to labels, or (B, K, 1) to all of them."""
         return self.contexts.terms_nV.view(*self.score_BK.shape, -1)
 
     @property
@@ -74,7 +74,7 @@ class Front:
 
     def completed(self, log_probs_BKV: Tensor) -> Tensor:
         """Scores of the hypotheses that take the blank of the last frame; -inf for others."""
-        score_BK = self.score_BK + log_probs_BKV[..., BLANK] + self.label_terms[..., BLANK]
+        score_BK = self.score_BK + log_probs_BKV[..., BLANK] + self.contexts.end_n.view_as(self.score_BK)
         return score_BK.where(self.at_frame == self.frames_B[:, None] - 1, -math.inf)
 
     def promise(self, max_gain: float) -> Tensor:
