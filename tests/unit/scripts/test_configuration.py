@@ -164,7 +164,7 @@ def test_folders_with_an_equals_sign_are_paths_and_values(tmp_path: Path, monkey
 def test_help_lists_the_groups_of_the_entry_point(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_help("evaluate", ["--help"], "usage")
     shown = capsys.readouterr().out
-    assert "decode=ctc_greedy|greedy" in shown
+    assert "decode=beam|ctc_greedy|greedy" in shown
     assert "backend=" not in shown
     assert print_help("train", ["-h"], "usage")
     shown = capsys.readouterr().out
