@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +165,7 @@ def build_speech(config: DictConfig, folder: Path) -> Speech:
     return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"), alignments)
 
 
-def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Iterable[Hook]) -> BatchPlan:
+def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Collection[Hook]) -> BatchPlan:
     """The batch plan of the training split, with room for what the hooks make of it.
 
     Tokens take no room where the loss has no lattice.
@@ -178,6 +178,7 @@ def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Iter
         utterance_ids=[utterance.id for utterance in split.utterances],
         subsampling=model.subsampling,
         lengthening=math.prod(1.0 + hook.lengthens for hook in hooks) - 1.0,
+        target_lengthening=math.prod(1.0 + hook.lengthens_targets for hook in hooks) - 1.0,
         seed=config.seed,
     )
     return plan

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds."""
+"""Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds, n-best lists."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file
+from asr.data.tokenizer import Tokenizer
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
@@ -165,3 +167,24 @@ def make_trainer() -> Callable[..., Trainer]:
         return assemble(config, folder, world, build_hooks(config) | dict(hooks or {}))
 
     return make
+
+
+@pytest.fixture
+def write_lists(tmp_path: Path) -> Callable[..., Path]:
+    """Write n-best lists as scripts/make_nbest.py does; returns their folder. Changes are those of the header."""
+
+    def write(lists: Mapping[str, Sequence[Sequence[int]]], tokenizer: Tokenizer, **changes: Any) -> Path:
+        settings: dict[str, Any] = {
+            "format": FORMAT, "tokenizer": tokenizer.fingerprint, "run": "exp/a", "checkpoint": "step-1", "search": {},
+            "hypotheses": 20, "split": "train", "utterances": len(lists), "corpus": 1, "shard_utterances": 2,
+        }  # fmt: skip
+        header, folder = Header(**(settings | changes)), tmp_path / "nbest"
+        folder.mkdir(exist_ok=True)
+        (folder / HEADER).write_text(header.text())
+        rows = [NBest(name, found, [-float(rank) for rank in range(len(found))]) for name, found in lists.items()]
+        for shard in range(header.shards):
+            own = rows[shard * header.shard_utterances :][: header.shard_utterances]
+            shard_file(folder, shard).write_text("".join(each.line() for each in own))
+        return folder
+
+    return write

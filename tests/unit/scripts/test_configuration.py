@@ -22,6 +22,7 @@ NEEDED = {  # what has no default
     ("data", "manifests"): ["data.train=train.jsonl"],
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
+    ("hooks", "nbest_label_smoothing"): ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"],
 }
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
@@ -114,7 +115,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
     run = ["run=exp/some"]
-    needed = {"evaluate": run, "transcribe": run, "align": run, "train_tokenizer": ["out=pieces"]}
+    needed = {"make_nbest": run, "evaluate": run, "transcribe": run, "align": run, "train_tokenizer": ["out=pieces"]}
     assert compose(name, needed.get(name, []))
 
 
