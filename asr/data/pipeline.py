@@ -95,7 +95,7 @@ class UnitDataset(Dataset[Batch]):
             BadUtterance: an utterance cannot be used and ``on_bad`` is ``stop``.
             HookError: a hook left something that cannot be a batch.
         """
-        raw = RawBatch(self.seed, unit.epoch, [], [], [], [])
+        raw = RawBatch(self.seed, unit.epoch, [], [], [], [], vocabulary_size=self.tokenizer.vocabulary_size)
         seconds = 0.0
         for index in unit.utterances:
             utterance = self.utterances[index]
