@@ -42,6 +42,13 @@ class BatchHook(Protocol):
         """Change a unit before it is padded."""
 
 
+class UnitBatches(Protocol):
+    """Loads units: from speech as ``UnitDataset`` does, or from whatever else a model learns from."""
+
+    def __getitem__(self, unit: Unit, /) -> Batch:
+        """The padded batch of a unit, a function of the unit alone."""
+
+
 class FrameTargets(Protocol):
     """Where per-frame targets come from: classes of an alignment, or whatever else each frame is to be like."""
 
@@ -242,7 +249,7 @@ def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> B
 class _RefusalsAsValues(Dataset[Batch | BadUtterance | HookError]):
     """Hands what users can mend over as values: a DataLoader would wrap the one line in a worker's traceback."""
 
-    def __init__(self, dataset: UnitDataset) -> None:
+    def __init__(self, dataset: UnitBatches) -> None:
         self.dataset = dataset
 
     def __getitem__(self, unit: Unit) -> Batch | BadUtterance | HookError:
@@ -252,7 +259,7 @@ class _RefusalsAsValues(Dataset[Batch | BadUtterance | HookError]):
             return error
 
 
-def unit_loader(dataset: UnitDataset, units: Iterable[Unit], *, num_workers: int, prefetch: int) -> Iterator[Batch]:
+def unit_loader(dataset: UnitBatches, units: Iterable[Unit], *, num_workers: int, prefetch: int) -> Iterator[Batch]:
     """The batches of ``units``, in their order, the same whatever the number of workers.
 
     Args:
