@@ -28,7 +28,7 @@ from asr.data.tokenizer import BLANK, Tokenizer, UnknownSymbol
 
 
 class HookError(ValueError):
-    """A hook left what cannot be a batch; the message names the utterance and what is wrong."""
+    """A hook cannot do its work, or left what cannot be a batch; the message names what is wrong, and the utterance."""
 
 
 class BatchHook(Protocol):

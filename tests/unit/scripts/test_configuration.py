@@ -22,6 +22,7 @@ NEEDED = {  # what has no default
     ("data", "manifests"): ["data.train=train.jsonl"],
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
+    ("hooks", "scheduled_sampling"): ["hooks.scheduled_sampling.lm=exp/lm"],
 }
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
