@@ -19,6 +19,7 @@ from asr.data.batch import RawBatch, Stage
 from asr.data.nbest import NBestError, NBestLists, read_nbest
 from asr.data.plan import planned_tokens
 from asr.data.tokenizer import load_tokenizer
+from asr.hooks.epochs import Epochs
 from asr.training.hook import Hook, Run
 from distributed.ranges import Count, Fraction, Natural, NonNegative
 
@@ -64,8 +65,7 @@ class NBestLabelSmoothing(Hook):
         self.hypotheses = hypotheses
         self.max_lengthening = max_lengthening
         self.missing = missing
-        self.from_epoch = from_epoch
-        self.until_epoch = until_epoch
+        self.epochs = Epochs(KEY, from_epoch, until_epoch)
 
     @property
     def lengthens_targets(self) -> float:
@@ -94,7 +94,7 @@ class NBestLabelSmoothing(Hook):
         log.info("%s: lists of %d utterances by %s%s", KEY, len(self.nbest.rows), header.run, kept)
 
     def on_batch(self, raw: RawBatch) -> None:
-        if raw.epoch < self.from_epoch or (self.until_epoch is not None and raw.epoch >= self.until_epoch):
+        if raw.epoch not in self.epochs:
             return
         differing = 0
         for position, truth in enumerate(raw.targets):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import RawBatch, Stage
+from asr.hooks.epochs import Epochs
 from asr.training.hook import Hook
 from distributed.ranges import Fraction, Natural, NonNegative
 
@@ -53,11 +54,10 @@ class SequenceNoise(Hook):
     ) -> None:
         self.probability = probability
         self.scale = scale
-        self.from_epoch = from_epoch
-        self.until_epoch = until_epoch
+        self.epochs = Epochs("hooks.sequence_noise", from_epoch, until_epoch)
 
     def on_batch(self, raw: RawBatch) -> None:
-        if raw.epoch < self.from_epoch or (self.until_epoch is not None and raw.epoch >= self.until_epoch):
+        if raw.epoch not in self.epochs:
             return
         given = list(raw.signals)
         mixed = 0

@@ -72,7 +72,6 @@ def test_labels_are_replaced_with_probability_epsilon_by_each_hypothesis_as_like
         ({"hypotheses": 2, "max_lengthening": 0.0}, {tuple(TRUTH)}),
         ({"epsilon": 0.0}, {tuple(TRUTH)}),
         ({"from_epoch": 1}, {tuple(TRUTH)}),
-        ({"until_epoch": 0}, {tuple(TRUTH)}),
     ],
 )
 def test_what_labels_can_become(write_lists: Write, changes: dict[str, Any], possible: set[tuple[int, ...]]) -> None:
