@@ -10,8 +10,9 @@ the noise of large learning rates out of the memory. Where values travel in bf16
 the memory too; the rounding of the sum over learners does not.
 """
 
+import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,24 +24,28 @@ from distributed.compressed import CompressedBackend
 from distributed.flat_parameters import FlatParameters
 from distributed.launch import World
 from distributed.ranges import Count, Natural, Range
-from distributed.rates import rates_of
+from distributed.rates import rates_of, summary
 from distributed.segments import Entries, Index, Segment, entries, gathered, segments_of
 from distributed.selection import update_memory
+from distributed.uses import count_uses, rate_by_uses
 
+Rate = Count | Literal["auto"]
 Beta = Annotated[float, Range(low=0, high=1, open_low=True)]
 Values = Literal["full", "bfloat16"]
+
+log = logging.getLogger(__name__)
 
 
 class SparseFeedback(CompressedBackend):
     """Sends one entry in ``rate`` of the gradients; subclasses say which, and how they are averaged.
 
-    Parameters of optimizer groups with ``compress=False`` are dense. The memory lies as the gradients do.
+    ``auto`` gives each parameter the rate that follows from how often it is used (distributed/uses.py). Parameters of optimizer groups with ``compress=False`` are dense. The memory lies as the gradients do.
     """
 
     def __init__(
         self,
         *,
-        rate: Count,
+        rate: Rate,
         rates: list[tuple[str, int]],
         values: Values,
         beta: Beta,
@@ -52,8 +57,18 @@ class SparseFeedback(CompressedBackend):
         self.rates = rates
         self.values = values
         self.beta = beta
+        self.rate_by_uses: dict[str, int] = {}  # of every parameter under ``auto``, before patterns and what is dense
+        self.rates_found: dict[str, int] = {}  # of every parameter, in the end
         self.segments: list[Segment] = []
         self.memory: list[Tensor] = []  # m, one buffer of shape (elements,) for each of the flat gradients
+
+    def examine(self, model: nn.Module, forward: Callable[[], object]) -> None:
+        """Under ``auto`` count uses; all learners take the counts of learner 0."""
+        if self.rate == "auto":
+            counted = count_uses(model, forward)
+            uses = torch.tensor(list(counted.values()), dtype=torch.float64)
+            self.world.broadcast(uses, source=0)
+            self.rate_by_uses = {name: rate_by_uses(each) for name, each in zip(counted, uses.tolist(), strict=True)}
 
     def wrap(self, model: nn.Module) -> nn.Module:
         self._lay_out(model, [])
@@ -63,9 +78,13 @@ class SparseFeedback(CompressedBackend):
         super().attach(optimizer)
         if apart := self._uncompressed():
             self._lay_out(self.model, apart)
+        log.info("%s", summary(self.model, self.rates_found))
 
     def _lay_out(self, model: nn.Module, uncompressed: Sequence[Tensor]) -> None:
-        rates = rates_of(model, self.rate, self.rates, uncompressed)
+        if self.rate == "auto" and not self.rate_by_uses:
+            raise RuntimeError("with backend.rate=auto, backend.examine(model, forward) comes before wrap")
+        rate = self.rate_by_uses if self.rate == "auto" else self.rate
+        self.rates_found = rates = rates_of(model, rate, self.rates, uncompressed)
         self._model = model
         self._flat = FlatParameters(model, gradients=True, order=lambda name, _: rates[name])
         self.segments = segments_of(self._flat, rates)
