@@ -1,8 +1,8 @@
 """At which rate each parameter is compressed: by patterns of names, and what is small or first not at all.
 
 One entry in ``rate`` of a parameter is sent; 1 sends all. The first pattern that matches a name decides. Where none
-does, parameters of fewer than two dimensions (biases, normalisation) and the weight of the first convolution, which
-reads the features, are dense: they are few, and every step needs them. All others have one rate, or each its own by how
+does, parameters of fewer than two dimensions (biases, normalisation) and those of the first convolution, which reads
+the features, are dense: they are few, and every step needs them. All others have one rate, or each its own by how
 often it is used (distributed/uses.py). Source: ScaleCom, arXiv 2104.11125, section 4.
 """
 
@@ -55,10 +55,11 @@ def _all_names(model: nn.Module) -> dict[int, list[str]]:
 def default_rates(model: nn.Module, rate: int | Mapping[str, int]) -> Mapping[str, int]:
     """The rate of every parameter where no pattern says another one."""
     convolutions = (module for module in model.modules() if isinstance(module, CONVOLUTIONS))
-    first = next(convolutions, None)
+    first = next(convolutions, nn.Identity())
+    dense = {id(parameter) for parameter in first.parameters()}  # of which a parametrisation may make the weight
     rates = dict.fromkeys(dict(model.named_parameters()), rate) if isinstance(rate, int) else rate
     return {
-        name: 1 if parameter.dim() < 2 or (first is not None and parameter is first.weight) else rates[name]
+        name: 1 if parameter.dim() < 2 or id(parameter) in dense else rates[name]
         for name, parameter in model.named_parameters()
     }
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distributed.ages import Ages
-from distributed.error_feedback import SparseFeedback
+from distributed.error_feedback import SparseFeedback, copy_views
 from distributed.segments import EVERYTHING, Entries, Index, Offsets, Segment
 from distributed.selection import largest_of_chunks
 from distributed.selection_figures import contraction, mean_cosine, overlap, union, units
@@ -31,6 +31,13 @@ class ScaleCom(SparseFeedback):
     def leader(self) -> int:
         """Whose choice the current step follows."""
         return self.step % self.world.size
+
+    def _lay_out(self) -> None:
+        before = self._flat
+        super()._lay_out()
+        if self.ages is not None and before is not None:
+            sent_at, self.ages.sent_at = self.ages.sent_at, Ages(self.flat.flat_grad).sent_at
+            copy_views(before.named_views(sent_at), self.flat.named_views(self.ages.sent_at))
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
         offsets = Offsets(self.segments, gradient[0].device)
@@ -100,7 +107,7 @@ class ScaleCom(SparseFeedback):
         if self.ages is None:
             return {}
         views = self.flat.named_views(self.ages.sent_at)
-        return self.ages.figures([view for name, view in views.items() if self.rates_found[name] != 1])
+        return self.ages.figures([view for name, view in views.items() if self.rates_found.get(name, 1) != 1])
 
     def _laid_out(self, gradient: Tensor) -> list[Tensor]:
         """A gradient in the order of the model's parameters, as it lies in the flat buffers."""

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
 from distributed.flat_parameters import FlatParameters
 from distributed.launch import World
@@ -24,6 +25,18 @@ def test_biases_norms_and_the_first_convolution_are_dense_unless_a_pattern_says_
     dense = {name for name, rate in rates.items() if rate == 1}
     assert dense == {*("0.weight", "0.bias", "1.bias", "2.weight", "2.bias", "3.bias", "4.bias_ih_l0", "4.bias_hh_l0")}
     assert {rate for name, rate in rates.items() if name not in dense} == {100}
+
+
+@pytest.mark.parametrize("parametrised", [orthogonal, weight_norm])
+def test_a_first_convolution_whose_weight_is_parametrised_is_dense(parametrised):
+    model = network()
+    parametrised(model[0])
+    parametrised(model[1])
+    rates = rates_of(model, 100, [])
+    first, second = ({name for name in rates if name.startswith(f"{place}.parametrizations")} for place in (0, 1))
+    assert first
+    assert {rates[name] for name in first} == {1}
+    assert 100 in {rates[name] for name in second}
 
 
 def test_the_first_pattern_that_matches_decides():
