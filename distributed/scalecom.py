@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distributed.error_feedback import SparseFeedback
-from distributed.segments import Index, Offsets, Segment
+from distributed.ages import Ages
+from distributed.error_feedback import SparseFeedback, copy_views
+from distributed.segments import EVERYTHING, Entries, Index, Offsets, Segment
 from distributed.selection import largest_of_chunks
 from distributed.selection_figures import contraction, mean_cosine, overlap, union, units
 
@@ -24,16 +25,48 @@ from distributed.selection_figures import contraction, mean_cosine, overlap, uni
 class ScaleCom(SparseFeedback):
     """Cyclic local top-k, chunk by chunk, with filtered error feedback."""
 
+    ages: Ages | None = None  # since somebody asked for them
+
     @property
     def leader(self) -> int:
         """Whose choice the current step follows."""
         return self.step % self.world.size
+
+    def _lay_out(self) -> None:
+        before = self._flat
+        super()._lay_out()
+        if self.ages is not None and before is not None:
+            sent_at, self.ages.sent_at = self.ages.sent_at, Ages(self.flat.flat_grad).sent_at
+            copy_views(before.named_views(sent_at), self.flat.named_views(self.ages.sent_at))
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
         offsets = Offsets(self.segments, gradient[0].device)
         if self.world.rank == self.leader:
             offsets.write(largest_offsets(self.segments, memory, gradient))
         return offsets.indices(self.exchange.broadcast(offsets.message, self.leader))
+
+    def _agree(self, indices: Sequence[Index], message: Tensor, usable: bool) -> list[Entries] | None:
+        agreed = super()._agree(indices, message, usable)
+        if agreed is not None:
+            self._note_sent(indices)
+        return agreed
+
+    def _average_all(self, usable: bool) -> bool:
+        finite = super()._average_all(usable)
+        if finite:
+            self._note_sent([EVERYTHING] * len(self.segments))
+        return finite
+
+    def _note_sent(self, indices: Sequence[Index]) -> None:
+        if self.ages is not None:
+            self.ages.after_step(self.segments, indices)
+
+    def count_ages(self) -> None:
+        """From now on know when each entry was last sent; ``selection_figures`` then says for how long they wait.
+
+        That is not in checkpoints, in which it would take as much room as the memory does: a resumed run counts anew.
+        """
+        self.ages = Ages(self.flat.flat_grad)
 
     @torch.no_grad()
     def selection_figures(self, gradient: Tensor) -> dict[str, float]:
@@ -66,7 +99,15 @@ class ScaleCom(SparseFeedback):
             "comm/memory_cosine": mean_cosine(resemblance, remembering),
             "comm/local_union": union(choices, leader),
             "comm/selection_seconds": seconds,
+            **self._age_figures(),
         }
+
+    def _age_figures(self) -> dict[str, float]:
+        """Of the parameters that are compressed; the gaps between them, which nobody wants, are left out."""
+        if self.ages is None:
+            return {}
+        views = self.flat.named_views(self.ages.sent_at)
+        return self.ages.figures([view for name, view in views.items() if self.rates_found.get(name, 1) != 1])
 
     def _laid_out(self, gradient: Tensor) -> list[Tensor]:
         """A gradient in the order of the model's parameters, as it lies in the flat buffers."""

@@ -18,6 +18,7 @@ EVERYTHING = slice(None)
 Index = Tensor | slice
 Entries = tuple["Segment", Index, Tensor]  # of a segment: which, and their values (k,)
 MESSAGE_ALIGNMENT_BYTES = 4
+NEVER_SENT = 1 << 62  # in place of a rate, behind all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,21 @@ class Segment:
 
 
 def segments_of(flat: FlatParameters, rates: Mapping[str, int]) -> list[Segment]:
-    """The stretches of ``flat``, whose parameters lie in the order of ``rates``, by name; those of rate 1 are dense."""
+    """The stretches of ``flat``, whose parameters lie in the order of ``rates``, by name; those of rate 1 are dense.
+
+    Parameters without a rate lie behind the others, and in no segment.
+    """
     found = []
     starts: dict[tuple[int, int], int] = {}  # of each (buffer, rate)
     places = {buffer.data_ptr(): index for index, buffer in enumerate(flat.flat)}
     for name, view in flat.named_views(flat.flat).items():
         buffer = places[view.untyped_storage().data_ptr()]
-        starts.setdefault((buffer, rates[name]), int(view.storage_offset()))
+        starts.setdefault((buffer, rates.get(name, NEVER_SENT)), int(view.storage_offset()))
     for buffer, tensor in enumerate(flat.flat):
         begins = [(start, rate) for (index, rate), start in starts.items() if index == buffer]
         ends = [start for start, _ in begins[1:]] + [tensor.numel()]
-        found += [Segment(buffer, start, end - start, rate) for (start, rate), end in zip(begins, ends, strict=True)]
+        stretches = [Segment(buffer, start, end - start, rate) for (start, rate), end in zip(begins, ends, strict=True)]
+        found += [segment for segment in stretches if segment.rate != NEVER_SENT]
     return found
 
 

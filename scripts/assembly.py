@@ -29,6 +29,7 @@ from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
 from asr.training.trainer import Parts, Trainer
+from asr.training.typical import run_typical
 from asr.training.units import LockstepUnits, PooledUnits, UnitSource, total_samples
 from distributed.backend import Backend
 from distributed.launch import World
@@ -67,6 +68,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
+    backend.examine(model, lambda: run_typical(model, plan, speech.features.dimension))
     module = backend.wrap(model.to(world.device))
     optimizer = _optimizer(config, model, hooks)
     backend.attach(optimizer)

@@ -1,7 +1,7 @@
 """What happens around the training loop. The loop, with the points at which hooks run:
 
     model = hook.on_model(model)                       # may replace modules
-    model = backend.wrap(model)
+    backend.examine(model, forward);  model = backend.wrap(model)
     groups = hook.on_parameter_groups(model)           # parameters with rules of their own
     optimizer(groups);  backend.attach(optimizer);  load checkpoint
     hook.on_fit_start(run, resumed)
