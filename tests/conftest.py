@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from hypothesis import settings
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributed import HashStore
 
@@ -197,3 +197,26 @@ def write_lists(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
+    """``lm_config(*overrides)``: a language model that trains in a second on the tiny corpus' transcripts."""
+    return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
+
+
+@pytest.fixture
+def lm_run(
+    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> Callable[..., Path]:
+    """``lm_run(*overrides, name="lm")``: trains a small language model on the tiny corpus; its run folder."""
+
+    def train(*overrides: str, name: str = "lm") -> Path:
+        config, folder = lm_config(*overrides), tmp_path / name
+        trainer = make_trainer(config, folder, alone)
+        OmegaConf.save(config, folder / "config.yaml")
+        trainer.fit(trainer.parts.checkpoints.newest()[0])
+        trainer.parts.recorder.close()
+        return folder
+
+    return train

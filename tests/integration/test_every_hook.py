@@ -41,10 +41,14 @@ TABLE = {
     "pruned_warmup": Row(("model/loss=pruned", "hooks.pruned_warmup.steps=5", "trainer.memory_probe=false")),
     "replicas": Row(),
     "reverberation": Row(("hooks.reverberation.manifest={files}/rooms.jsonl",)),
+    "scheduled_sampling": Row(
+        ("hooks.scheduled_sampling.lm={files}/lm", "hooks.scheduled_sampling.keep_probability=0.5"), "substitution_rate"
+    ),
     "selection_diagnostics": Row(("backend=scalecom", "evaluation.sets=[dev]", "trainer.evaluate_every=2")),
     "sequence_noise": Row(metric="mixed"),
     "spec_augment": Row(("hooks.spec_augment.time_width=5",)),
     "speed_perturbation": Row(),
+    "switchout": Row(metric="substitution_rate"),
     "tempo_perturbation": Row(),
 }  # fmt: skip
 
@@ -66,9 +70,10 @@ def files(
     tiny_corpus: Path,
     small_config: Callable[..., DictConfig],
     write_lists: Callable[..., Path],
+    lm_run: Callable[..., Path],
     alone: World,
 ) -> Path:
-    """What some hooks read: noises, rooms, n-best lists of the tiny corpus."""
+    """What some hooks read: noises, rooms, n-best lists of the tiny corpus, a language model of its texts."""
     rng = np.random.default_rng(0)
     for name, samples in (("noises", 8000), ("rooms", 800)):
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(samples), 8000)
@@ -76,6 +81,7 @@ def files(
     fit_tokenizer(small_config(), tmp_path, alone)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
     said = {each.id: tokenizer.encode(each.text) for each in read_manifest(tiny_corpus / "train.jsonl")}
+    lm_run("trainer.max_steps=2", "evaluation.sets=[]")
     write_lists({name: [tokens[1:], tokens[::-1]] for name, tokens in said.items()}, tokenizer)
     return tmp_path
 

@@ -11,36 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
 from asr.training.metrics import read_rows
-from asr.training.trainer import Trainer
-from distributed.launch import World
 from scripts.build import build_material
-from scripts.configuration import compose, load_run_config
+from scripts.configuration import load_run_config
 from scripts.language_model import load_token_model
 from scripts.startup import UsageError
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
-    return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
-
-
-@pytest.fixture
-def lm_run(
-    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
-) -> Callable[..., Path]:
-    """Train a small language model on the tiny corpus; returns its run folder."""
-
-    def train(*overrides: str, name: str = "lm") -> Path:
-        config, folder = lm_config(*overrides), tmp_path / name
-        trainer = make_trainer(config, folder, alone)
-        OmegaConf.save(config, folder / "config.yaml")
-        trainer.fit(trainer.parts.checkpoints.newest()[0])
-        trainer.parts.recorder.close()
-        return folder
-
-    return train
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
