@@ -3,8 +3,10 @@
 import logging
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
@@ -31,18 +33,19 @@ from asr.training.units import LockstepUnits, PooledUnits, UnitSource, total_sam
 from distributed.backend import Backend
 from distributed.launch import World
 from scripts.build import (
-    Speech,
     build,
     build_backend,
-    build_model,
+    build_material,
     build_plan,
-    build_speech,
     count_parameters,
     evaluation_set,
     fit_tokenizer,
+    hooked_model,
     plain,
 )
-from scripts.initial_weights import load_initial_weights
+from scripts.language_model import load_token_model
+from scripts.material import Material
+from scripts.settings import trains_on_text
 from scripts.startup import UsageError
 
 log = logging.getLogger(__name__)
@@ -53,14 +56,14 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     backend = build_backend(config, world)
     options: TrainerOptions = build(config.trainer)
     fit_tokenizer(config, folder, world)
-    speech = build_speech(config, folder)
-    model = hooked_model(config, speech, hooks, initialise=True)
-    split = speech.split("train")
+    material = build_material(config, folder)
+    model = hooked_model(config, material, hooks, initialise=True)
+    split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
     _check_same_plan(world, plan)
     loader: LoaderOptions = build(config.loader)
     cache = SignalCache(loader.cache_gb_per_process)
-    evaluated = [evaluation_set(config, speech, name, cache) for name in config.evaluation.sets]
+    evaluated = [evaluation_set(config, material, name, cache) for name in config.evaluation.sets]
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
@@ -68,9 +71,8 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     optimizer = _optimizer(config, model, hooks)
     backend.attach(optimizer)
     horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
-    seconds = sum(utterance.duration for utterance in split.utterances)
-    log.info("%s", _headline(world, plan, seconds, model, options, folder))
-    dataset = speech.dataset(split, list(hooks.items()), config.seed, cache)
+    log.info("%s", _headline(world, plan, material.amount(split), model, options, folder))
+    dataset = material.dataset(split, list(hooks.items()), config.seed, cache)
     memory = MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets)
     objective = Objective(
         module=module, backend=backend, hooks=hooks, memory=memory, device=world.device, precision=options.precision,
@@ -80,6 +82,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
         model=model, backend=backend, folder=folder, seed=config.seed, world=world, plan=plan,
         learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
         gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world),
+        token_model=partial(load_token_model, device=torch.device("cpu"), tokenizer=material.tokenizer),
     )  # fmt: skip
     return Trainer(
         Parts(
@@ -89,7 +92,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             hooks=hooks,
             units=_unit_source(plan, options, world, backend),
             dataset=dataset,
-            evaluator=_evaluator(config, model, speech, evaluated, world, loader),
+            evaluator=_evaluator(config, model, material, evaluated, world, loader),
             checkpoints=CheckpointFolder(
                 folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
             ),
@@ -105,16 +108,6 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
         ),
         options,
     )
-
-
-def hooked_model(config: DictConfig, speech: Speech, hooks: Mapping[str, Hook], initialise: bool) -> SpeechModel:
-    """The model after hooks have replaced modules; before that, ``initialise`` gives it the weights of ``init_from``."""
-    model = build_model(config, speech)
-    if initialise:
-        load_initial_weights(model, config, speech.tokenizer)
-    for hook in hooks.values():
-        model = hook.on_model(model)
-    return model
 
 
 def _optimizer(config: DictConfig, model: SpeechModel, hooks: Mapping[str, Hook]) -> Optimizer:
@@ -152,14 +145,15 @@ def _unit_source(plan: BatchPlan, options: TrainerOptions, world: World, backend
 def _evaluator(
     config: DictConfig,
     model: SpeechModel,
-    speech: Speech,
+    material: Material,
     evaluated: list[EvaluationSet],
     world: World,
     loader: LoaderOptions,
 ) -> Evaluator:
+    decode = None if trains_on_text(config) else build(config.decode)
     return Evaluator(
         sets=evaluated,
-        measure=measure_of(model, build(config.decode), speech.tokenizer),
+        measure=measure_of(model, decode, material.tokenizer),
         world=world,
         loader=loader,
         precision=config.trainer.precision,
@@ -176,11 +170,11 @@ def _sinks(config: DictConfig, folder: Path, world: World, horizon: Horizon) -> 
 
 
 def _headline(
-    world: World, plan: BatchPlan, seconds: float, model: SpeechModel, options: TrainerOptions, folder: Path
+    world: World, plan: BatchPlan, amount: str, model: SpeechModel, options: TrainerOptions, folder: Path
 ) -> str:
     learners = "1 learner" if world.size == 1 else f"{world.size} learners"
     return (
-        f"{learners}, {plan.utterances} utterances ({seconds / 3600:.2f} h), "
+        f"{learners}, {amount}, "
         f"{count_parameters(model) / 1e6:.2f} million parameters, "
         f"{plan.nominal_batch:.4g} utterances per global batch, at most {options.epochs} epochs, in {folder}"
     )

@@ -3,13 +3,11 @@
 Parts are handed over ready-made; no class of the project builds another one from a configuration.
 """
 
-import logging
 import math
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +20,18 @@ from torch import nn
 from asr.data.batch import Unit
 from asr.data.cache import SignalCache
 from asr.data.corpus import Corpus
-from asr.data.features import LogMel
-from asr.data.frame_targets import SUFFIX, read_alignment
-from asr.data.manifest import Utterance, read_manifest
-from asr.data.pipeline import BatchHook, FrameTargets, UnitDataset
+from asr.data.manifest import read_manifest
 from asr.data.plan import BatchPlan, Budgets, chunk
-from asr.data.screening import Screened, refusal_summary, screen
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.speech_model import SpeechModel
 from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
 from distributed.launch import World
+from scripts.initial_weights import load_initial_weights
+from scripts.material import Material, Speech, Split, Text, TextSources
+from scripts.settings import trains_on_text
 from scripts.startup import REPOSITORY, UsageError
-
-log = logging.getLogger(__name__)
-
-REFUSALS_SHOWN = 5  # in the log; all are listed in the run's folder
-MANIFEST_SUFFIXES = (".jsonl", ".json")
 
 
 @contextmanager
@@ -69,76 +61,6 @@ def build(node: DictConfig, **runtime: Any) -> Any:
     return instantiate(node, _partial_=True, _convert_="all")(**runtime)
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The usable utterances of one split, with what the batch plan needs to know of them."""
-
-    name: str
-    screened: Screened
-
-    @property
-    def utterances(self) -> Sequence[Utterance]:
-        """Usable utterances, in the manifest's order."""
-        return self.screened.usable
-
-
-@dataclass(frozen=True, slots=True)
-class Speech:
-    """What a model reads and writes. The corpus is looked at only when a split is asked for."""
-
-    corpus: Corpus
-    features: LogMel
-    tokenizer: Tokenizer
-    alignments: Path | None  # folder with the frame targets of each split; None: the model needs none
-
-    def split(self, name: str) -> Split:
-        """A split of the corpus, or the manifest that ``name`` is the path of, screened."""
-        path = Path(name)
-        if path.suffix in MANIFEST_SUFFIXES:
-            return self._screened(path.stem, path)
-        manifests = self.corpus.prepare()
-        if name not in manifests:
-            raise UsageError(
-                f"the corpus has no split {name!r}; it has {', '.join(manifests)} (evaluation.sets=[] trains without one)"
-            )
-        return self._screened(name, manifests[name])
-
-    def _screened(self, name: str, manifest: Path) -> Split:
-        utterances = read_manifest(manifest)
-        screened = screen(
-            utterances,
-            tokenizer=self.tokenizer,
-            features=self.features,
-            on_bad=self.corpus.on_bad,
-            resample=self.corpus.resample,
-        )
-        for line in refusal_summary(screened.refused, REFUSALS_SHOWN):
-            log.warning("%s: %s", name, line)
-        return Split(name, screened)
-
-    def dataset(
-        self, split: Split, hooks: Sequence[tuple[str, BatchHook]], seed: int, cache: SignalCache
-    ) -> UnitDataset:
-        """Batches of a split, through the batch hooks."""
-        return UnitDataset(
-            utterances=split.utterances,
-            tokenizer=self.tokenizer,
-            features=self.features,
-            hooks=hooks,
-            seed=seed,
-            on_bad=self.corpus.on_bad,
-            resample=self.corpus.resample,
-            cache=cache,
-            frame_targets=self._frame_targets(split.name),
-        )
-
-    def _frame_targets(self, split: str) -> FrameTargets | None:
-        if self.alignments is None:
-            return None
-        file = self.alignments / f"{split}{SUFFIX}"
-        return read_alignment(file, frame_seconds=self.features.frame_seconds, tokenizer=self.tokenizer)
-
-
 def training_texts(corpus: Corpus) -> list[str]:
     """The texts of the split train, from which tokenizers learn."""
     manifests = corpus.prepare()
@@ -147,10 +69,16 @@ def training_texts(corpus: Corpus) -> list[str]:
     return [utterance.text for utterance in read_manifest(manifests["train"])]
 
 
+def _texts_to_learn(config: DictConfig) -> list[str]:
+    if trains_on_text(config):
+        return [utterance.text for utterance in build_text_sources(config).training()]
+    return training_texts(build(config.data))
+
+
 def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
     """Put the tokenizer into a run's folder: made anew until the run is established by its config.yaml."""
     if world.rank == 0 and not (folder / "config.yaml").is_file():
-        tokenizer: Tokenizer = build(config.tokenizer).fit(training_texts(build(config.data)))
+        tokenizer: Tokenizer = build(config.tokenizer).fit(_texts_to_learn(config))
         for leftover in (folder / "tokenizer", folder / ".tokenizer"):
             if leftover.is_dir():
                 shutil.rmtree(leftover)
@@ -163,6 +91,18 @@ def build_speech(config: DictConfig, folder: Path) -> Speech:
     """Corpus, features and the tokenizer that lies in the run's folder."""
     alignments = None if config.frame_targets is None else Path(config.frame_targets)
     return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"), alignments)
+
+
+def build_text_sources(config: DictConfig) -> TextSources:
+    """Where a language model's texts come from."""
+    return TextSources(build(config.data), config.transcripts, [Path(each) for each in config.texts])
+
+
+def build_material(config: DictConfig, folder: Path) -> Material:
+    """What the run's model is trained on, with the tokenizer that lies in the run's folder."""
+    if trains_on_text(config):
+        return Text(build_text_sources(config), load_tokenizer(folder / "tokenizer"))
+    return build_speech(config, folder)
 
 
 def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Iterable[Hook]) -> BatchPlan:
@@ -183,20 +123,26 @@ def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Iter
     return plan
 
 
-def build_model(config: DictConfig, speech: Speech) -> SpeechModel:
+def build_model(config: DictConfig, material: Material) -> SpeechModel:
     """The model with its initial weights, which depend on the seed alone."""
     torch.manual_seed(config.seed)
-    model: SpeechModel = build(
-        config.model,
-        vocabulary_size=speech.tokenizer.vocabulary_size,
-        feature_dimension=speech.features.dimension,
-    )
+    model: SpeechModel = build(config.model, **material.sizes)
     if model.reads_frame_targets and config.frame_targets is None:
         raise UsageError(
             "this model needs a target for every frame: write them with python scripts/align.py run=exp/... train dev, "
             "then set frame_targets=exp/.../alignment"
         )
     return model.double() if config.trainer.precision == "fp64" else model
+
+
+def hooked_model(config: DictConfig, material: Material, hooks: Mapping[str, Hook], initialise: bool) -> SpeechModel:
+    """The model after hooks have replaced modules; before that, ``initialise`` gives it the weights of ``init_from``."""
+    model = build_model(config, material)
+    if initialise:
+        load_initial_weights(model, config, material.tokenizer)
+    for hook in hooks.values():
+        model = hook.on_model(model)
+    return model
 
 
 def build_hooks(config: DictConfig) -> dict[str, Hook]:
@@ -210,9 +156,9 @@ def build_backend(config: DictConfig, world: World) -> Backend:
     return backend
 
 
-def evaluation_set(config: DictConfig, speech: Speech, name: str, cache: SignalCache) -> EvaluationSet:
+def evaluation_set(config: DictConfig, material: Material, name: str, cache: SignalCache) -> EvaluationSet:
     """A split as units of similar length for decoding; no hook touches it."""
-    split = speech.split(name)
+    split = material.split(name)
     frames = split.screened.frames
     order = sorted(range(len(frames)), key=frames.__getitem__)
     budgets = Budgets(config.evaluation.unit_utterances, config.batch.max_frames, config.batch.max_cells)
@@ -220,7 +166,7 @@ def evaluation_set(config: DictConfig, speech: Speech, name: str, cache: SignalC
     units = chunk(order, frames, frames, [0] * len(frames), budgets)
     return EvaluationSet(
         name=split.name,
-        dataset=speech.dataset(split, [], config.seed, cache),
+        dataset=material.dataset(split, [], config.seed, cache),
         units=[Unit(0, index, 0, tuple(members)) for index, members in enumerate(units)],
         screened=split.screened,
     )

@@ -20,7 +20,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from scripts.settings import TrainSettings
+from scripts.settings import RunSettings, TrainSettings, settings_of_run
 from scripts.startup import REPOSITORY, UsageError
 from scripts.validation import validate
 
@@ -248,15 +248,16 @@ def _leaves(node: DictConfig) -> Iterator[tuple[str, Any]]:
     return walk(OmegaConf.to_container(node, resolve=True), "")
 
 
-def load_run_config(run: Path) -> DictConfig:
-    """The configuration that a run folder was trained with, checked like a fresh one.
+def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key: str = "run") -> DictConfig:
+    """The configuration that a run folder was trained with, checked like a fresh one; errors call the folder ``key``.
 
     Raises:
-        UsageError: the folder holds no run, or its configuration is damaged or names code outside this project.
+        UsageError: the folder holds no run, or one of another kind than ``settings``, or its configuration is damaged or
+            names code outside this project.
     """
     path = run / "config.yaml"
     if not path.is_file():
-        raise UsageError(f"run={run}: no {path.name} there; give the folder of a run, such as exp/demo")
+        raise UsageError(f"{key}={run}: no {path.name} there; give the folder of a run, such as exp/demo")
     try:
         config = OmegaConf.load(path)
         OmegaConf.resolve(config)
@@ -265,7 +266,12 @@ def load_run_config(run: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise UsageError(f"{path}: not a configuration")
     validate(config)
-    needed = {"_target_", *(field.name for field in fields(TrainSettings))} - set(SEVERAL)
+    found = settings_of_run(config)
+    if found is not None and found is not settings:
+        raise UsageError(
+            f"{key}={run}: a run of scripts/{found.script}, where one of scripts/{settings.script} is needed"
+        )
+    needed = {"_target_", *(field.name for field in fields(settings))} - set(SEVERAL)
     missing = sorted(needed - set(map(str, config)))
     if missing:
         raise UsageError(f"{path}: {', '.join(missing)} missing; it is written when a run starts, and not to be edited")

@@ -12,13 +12,14 @@ import torch
 from omegaconf import DictConfig, open_dict
 
 from asr.data.cache import SignalCache
+from asr.data.manifest import MANIFEST_SUFFIXES
 from asr.data.pipeline import unit_loader
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
 from asr.training.evaluation import Decoded, EvaluationSet, decode_set
 from asr.training.measures import Decode
 from scripts.against import command_for, read_earlier, write_against
-from scripts.build import MANIFEST_SUFFIXES, build, evaluation_set, plain, readable
+from scripts.build import build, evaluation_set, plain, readable
 from scripts.configuration import compose, print_help
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained

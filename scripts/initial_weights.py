@@ -42,7 +42,7 @@ def load_initial_weights(model: nn.Module, config: DictConfig, tokenizer: Tokeni
         )
     loaded = select(best.model_state(), model.state_dict(), modules, f"init_from={run}")
     model.load_state_dict(loaded, strict=False)
-    if differing := differing_keys(_features(run), config.features):
+    if "features" in config and (differing := differing_keys(_features(run), config.features)):
         log.warning("init_from=%s: that run hears other features: %s differ", run, ", ".join(differing))
     what = "all weights" if modules is None else f"weights of {', '.join(modules)}"
     log.info("%s (%d tensors) of %s", what, len(loaded), best.folder)

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from omegaconf import DictConfig
 
 from distributed.ranges import Count, Natural
 
@@ -12,8 +14,10 @@ Groups = Any  # several of them by name, or none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings:
-    """conf/train.yaml."""
+class RunSettings:
+    """What every training run has: conf/training.yaml, and the groups around it."""
+
+    script: ClassVar[str]  # the entry point
 
     name: str | int | None
     exp_dir: Path
@@ -21,7 +25,6 @@ class TrainSettings:
     resume: bool
     init_from: Path | None
     init_modules: list[str] | None
-    frame_targets: Path | None
     data: Group
     tokenizer: Group
     model: Group
@@ -29,15 +32,45 @@ class TrainSettings:
     optimizer: Group
     schedule: Group
     hooks: Groups
-    decode: Group
     logger: Groups
-    features: Group
     batch: Group
     loader: Group
     evaluation: Group
     launch: Group
     trainer: Group
     checkpoint: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings(RunSettings):
+    """conf/train.yaml."""
+
+    script: ClassVar[str] = "train.py"
+
+    frame_targets: Path | None
+    decode: Group
+    features: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainLmSettings(RunSettings):
+    """conf/train_lm.yaml."""
+
+    script: ClassVar[str] = "train_lm.py"
+
+    transcripts: bool
+    texts: list[Path]
+
+
+def settings_of_run(config: DictConfig) -> type[RunSettings] | None:
+    """What the configuration of a run was checked against; None if it is of no run."""
+    known: tuple[type[RunSettings], ...] = (TrainSettings, TrainLmSettings)
+    return next((each for each in known if config.get("_target_") == f"{__name__}.{each.__name__}"), None)
+
+
+def trains_on_text(config: DictConfig) -> bool:
+    """Whether a run's model is a language model, which hears nothing."""
+    return settings_of_run(config) is TrainLmSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import fcntl
 import json
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoint
 from asr.training.emergency import Survivor, save_mean
 from asr.training.files import write_atomically
 from asr.training.loggers import setup_logging
-from asr.training.measures import LABELS
+from asr.training.measures import SHOWN
 from asr.training.metrics import cut_former_learners, merge
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
@@ -44,11 +44,16 @@ FREE_KEYS = (
 
 
 def main(arguments: list[str]) -> None:
-    """Compose, check, join the other learners, train."""
-    if print_help("train", arguments, __doc__ or ""):
+    """Train a recogniser."""
+    train("train", arguments, __doc__ or "")
+
+
+def train(config_name: str, arguments: list[str], usage: str) -> None:
+    """Compose conf/<config_name>.yaml, check, join the other learners, train; ``usage`` is what --help says."""
+    if print_help(config_name, arguments, usage):
         return
     place = launch.place()
-    config = compose("train", arguments)
+    config = compose(config_name, arguments)
     folder = Path(config.exp_dir) / (str(config.name) if config.name is not None else run_name(arguments))
     _check_folder(folder, config)
     flush_denormals()
@@ -184,13 +189,17 @@ def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2))
     if best is not None and best.figure is not None:
-        told = (LABELS[figure], 100 * best.figure, best.folder.name)
-        log.info("done: best %s on the first evaluation set %.2f %% (%s)", *told)
+        log.info("done: best on the first evaluation set: %s (%s)", SHOWN[figure](best.figure), best.folder.name)
 
 
-if __name__ == "__main__":
+def run_and_leave(main: Callable[[list[str]], None]) -> None:
+    """Run an entry point that trains, and end the process as learners do."""
     try:
         run_main(main)
     except SystemExit as ended:
         launch.leave(int(ended.code or 0))
     launch.leave(0)
+
+
+if __name__ == "__main__":
+    run_and_leave(main)

@@ -21,9 +21,9 @@ from asr.training.checkpoint import (
     ranked_checkpoints,
 )
 from asr.training.precision import choose_matmul, flush_denormals
-from scripts.assembly import hooked_model
-from scripts.build import Speech, build_hooks, build_speech, readable
+from scripts.build import build_hooks, build_speech, hooked_model, readable
 from scripts.configuration import load_run_config
+from scripts.material import Speech
 from scripts.startup import UsageError
 
 log = logging.getLogger(__name__)

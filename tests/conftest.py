@@ -86,6 +86,8 @@ SMALL_LSTM = (
     "model.predictor.embedding=8", "model.joiner.dimension=16",
 )  # fmt: skip
 
+SMALL_LM = ("backend=single", "model.predictor.embedding=8", "model.predictor.dimension=24")
+
 Step = Sequence[tuple[Tensor, Tensor]]  # this learner's units: inputs (B, F) and targets (B, O)
 
 
@@ -148,6 +150,13 @@ def small_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
         return [*SMALL_RUN, f"data.root={tiny_corpus}", *chosen, *overrides]
 
     return make
+
+
+@pytest.fixture
+def small_lm_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
+    """Overrides for a run of seconds of a small language model on the texts of the tiny corpus, then those given."""
+    run = [each for each in SMALL_RUN if not each.startswith("features.")]
+    return lambda *overrides: [*run, f"data.root={tiny_corpus}", *SMALL_LM, *overrides]
 
 
 @pytest.fixture

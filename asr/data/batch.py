@@ -51,6 +51,7 @@ class RawBatch:
     refused: list[BadUtterance] = field(default_factory=list)  # of the unit, found unusable while loading
     metrics: dict[str, float] = field(default_factory=dict)  # what hooks report; averaged over units when logged
     frame_targets: list[Tensor] = field(default_factory=list)  # (T, ...) per utterance; none where no source is given
+    vocabulary_size: int = 0  # of the tokenizer, blank included; set by the pipeline
 
     def generator(self, position: int) -> torch.Generator:
         """Random numbers of the running hook for one utterance, keyed by (seed, epoch, utterance, hook's name)."""

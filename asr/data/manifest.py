@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MANIFEST_SUFFIXES = (".jsonl", ".json")  # by which a manifest's path is told from other names
+
 
 class ManifestError(ValueError):
     """A manifest that cannot be read; the message names the file, the line and the remedy."""

@@ -28,7 +28,7 @@ from asr.data.tokenizer import BLANK, Tokenizer, UnknownSymbol
 
 
 class HookError(ValueError):
-    """A hook left what cannot be a batch; the message names the utterance and what is wrong."""
+    """A hook cannot do its work, or left what cannot be a batch; the message names what is wrong, and the utterance."""
 
 
 class BatchHook(Protocol):
@@ -40,6 +40,13 @@ class BatchHook(Protocol):
 
     def on_batch(self, raw: RawBatch) -> None:
         """Change a unit before it is padded."""
+
+
+class UnitBatches(Protocol):
+    """Loads units: from speech as ``UnitDataset`` does, or from whatever else a model learns from."""
+
+    def __getitem__(self, unit: Unit, /) -> Batch:
+        """The padded batch of a unit, a function of the unit alone."""
 
 
 class FrameTargets(Protocol):
@@ -95,7 +102,7 @@ class UnitDataset(Dataset[Batch]):
             BadUtterance: an utterance cannot be used and ``on_bad`` is ``stop``.
             HookError: a hook left something that cannot be a batch.
         """
-        raw = RawBatch(self.seed, unit.epoch, [], [], [], [])
+        raw = RawBatch(self.seed, unit.epoch, [], [], [], [], vocabulary_size=self.tokenizer.vocabulary_size)
         seconds = 0.0
         for index in unit.utterances:
             utterance = self.utterances[index]
@@ -242,7 +249,7 @@ def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> B
 class _RefusalsAsValues(Dataset[Batch | BadUtterance | HookError]):
     """Hands what users can mend over as values: a DataLoader would wrap the one line in a worker's traceback."""
 
-    def __init__(self, dataset: UnitDataset) -> None:
+    def __init__(self, dataset: UnitBatches) -> None:
         self.dataset = dataset
 
     def __getitem__(self, unit: Unit) -> Batch | BadUtterance | HookError:
@@ -252,7 +259,7 @@ class _RefusalsAsValues(Dataset[Batch | BadUtterance | HookError]):
             return error
 
 
-def unit_loader(dataset: UnitDataset, units: Iterable[Unit], *, num_workers: int, prefetch: int) -> Iterator[Batch]:
+def unit_loader(dataset: UnitBatches, units: Iterable[Unit], *, num_workers: int, prefetch: int) -> Iterator[Batch]:
     """The batches of ``units``, in their order, the same whatever the number of workers.
 
     Args:

@@ -80,7 +80,7 @@ def screen(
         screened.usable.append(utterance)
         screened.frames.append(frames)
         screened.target_lengths.append(num_targets)
-    _apply_policy(screened, on_bad)
+    apply_policy(screened, on_bad)
     return screened
 
 
@@ -130,7 +130,8 @@ def count_targets(utterance: Utterance, tokenizer: Tokenizer) -> int:
         raise BadUtterance(utterance.id, utterance.audio_filepath, str(error)) from None
 
 
-def _apply_policy(screened: Screened, on_bad: OnBad) -> None:
+def apply_policy(screened: Screened, on_bad: OnBad) -> None:
+    """Raise BadUtterance if any utterance was refused under ``stop``, or all were under ``skip``."""
     refused, total = screened.refused, len(screened.refused) + len(screened.usable)
     if not refused:
         return

@@ -61,14 +61,23 @@ def read_sentences(path: Path) -> list[str]:
     if path.suffix == ".jsonl":
         lines = [utterance.text for utterance in read_manifest(path)]
     else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(f"data.texts={path}: cannot read the sentences to speak: {error}") from None
+        lines = read_lines(path, "data.texts")
     sentences = [line.strip() for line in lines if line.strip()]
     if not sentences:
         raise CorpusError(f"data.texts={path}: there is no sentence in it; write one a line")
     return sentences
+
+
+def read_lines(path: Path, key: str) -> list[str]:
+    """The lines of a text file; ``key`` is the configuration key that errors name.
+
+    Raises:
+        CorpusError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{key}={path}: cannot read the sentences: {error}") from None
 
 
 def _integer(generator: torch.Generator, below: int) -> int:

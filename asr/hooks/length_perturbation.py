@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import RawBatch, Stage
+from asr.hooks.epochs import Epochs
 from asr.training.hook import Hook
 from distributed.ranges import Count, Fraction, Natural
 
@@ -72,8 +73,7 @@ class LengthPerturbation(Hook):
         self.insert_probability = insert_probability
         self.insert_ratio = insert_ratio
         self.insert_span = insert_span
-        self.from_epoch = from_epoch
-        self.until_epoch = until_epoch
+        self.epochs = Epochs("hooks.length_perturbation", from_epoch, until_epoch)
 
     @property
     def lengthens(self) -> float:
@@ -81,7 +81,7 @@ class LengthPerturbation(Hook):
         return self.insert_ratio * self.insert_span if self.insert_probability > 0 else 0.0
 
     def on_batch(self, raw: RawBatch) -> None:
-        if raw.epoch < self.from_epoch or (self.until_epoch is not None and raw.epoch >= self.until_epoch):
+        if raw.epoch not in self.epochs:
             return
         before = sum(map(len, raw.signals))
         for position, features_TF in enumerate(raw.signals):

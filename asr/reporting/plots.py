@@ -85,6 +85,7 @@ def training_charts(records: Sequence[RunRecord]) -> list[Html]:
     evaluations = [
         evaluation_chart(records, "wer", "Word error rate", "percent, evaluated while training", 100.0),
         evaluation_chart(records, "frame_error", "Frame error rate", "percent, evaluated while training", 100.0),
+        evaluation_chart(records, "perplexity", "Perplexity", "per token, evaluated while training", 1.0),
         evaluation_chart(records, "loss", "Evaluation loss", "nats per utterance, evaluated while training", 1.0),
     ]
     return [chart for chart in (charts[0], *evaluations, *charts[1:]) if chart is not None]
@@ -112,7 +113,9 @@ def other_figures(
     keys = sorted({key for record in records for key in record.keys()} - shown)  # noqa: SIM118 - a method of the record
     charts, constants = [], []
     for key in keys:
-        if elsewhere(key) or (key.startswith("eval/") and key.endswith(("/wer", "/frame_error", "/loss"))):
+        if elsewhere(key) or (
+            key.startswith("eval/") and key.endswith(("/wer", "/frame_error", "/perplexity", "/loss"))
+        ):
             continue
         low = min((record.least(key) for record in records if math.isfinite(record.least(key))), default=math.nan)
         high = max((record.most(key) for record in records if math.isfinite(record.most(key))), default=math.nan)

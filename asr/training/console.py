@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from asr.training.loggers import Logger
-from asr.training.measures import LABELS
+from asr.training.measures import SHOWN
 from asr.training.metrics import Row
 
 # What a step's line is made of: the figure and how it reads.
@@ -24,6 +24,7 @@ STEP_PARTS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("train/lr", "lr {:.1e}".format),
     ("train/grad_norm", "grad {:.1f}".format),
     ("throughput/audio_seconds_per_second", "{:.1f} audio-s/s".format),
+    ("throughput/tokens_per_second", "{:.0f} tokens/s".format),
 )
 
 
@@ -48,13 +49,9 @@ def evaluation_line(row: Row) -> str:
     for name in sets:
         loss = row.get(f"eval/{name}/loss")
         shown = [f"loss {loss:.2f}"] if loss is not None else []
-        shown += [_percent(figure, row[key]) for figure in LABELS if (key := f"eval/{name}/{figure}") in row]
+        shown += [text(row[key]) for figure, text in SHOWN.items() if (key := f"eval/{name}/{figure}") in row]
         parts.append(f"{name}: " + "  ".join(shown))
     return "  ".join(parts)
-
-
-def _percent(figure: str, value: float) -> str:
-    return f"{LABELS[figure]} {100 * value:.2f} %"
 
 
 def console_logger(total_samples: int, file: TextIO | None = None) -> Logger:
@@ -98,7 +95,7 @@ class ProgressLogger:
             self._task = self._progress.add_task("", total=self.total_samples, completed=row["samples"])
         if is_evaluation(row):
             figures = ((key.rpartition("/")[2], row[key]) for key in row if key.startswith("eval/"))
-            self._figure = next((_percent(name, value) for name, value in figures if name in LABELS), self._figure)
+            self._figure = next((SHOWN[name](value) for name, value in figures if name in SHOWN), self._figure)
             self._progress.console.print(evaluation_line(row), markup=False, highlight=False)
             return
         text: dict[str, Any] = {"description": "  ".join(filter(None, [step_line(row), self._figure]))}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from asr.data.batch import Batch, Unit
-from asr.data.pipeline import UnitDataset, unit_loader
+from asr.data.pipeline import UnitBatches, unit_loader
 from asr.data.screening import Screened
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.search import Hypothesis
@@ -26,7 +26,7 @@ class EvaluationSet:
     """A named set of utterances, cut into units of similar length."""
 
     name: str
-    dataset: UnitDataset
+    dataset: UnitBatches
     units: Sequence[Unit]
     screened: Screened
 
@@ -121,7 +121,7 @@ class Evaluator:
         self.precision = precision
 
     def evaluate(self, model: SpeechModel) -> dict[str, float]:
-        """``eval/<set>/loss`` per utterance and ``eval/<set>/<measure>``, over all learners."""
+        """``eval/<set>/loss`` per utterance and ``eval/<set>/<figure>`` of the measure, over all learners."""
         metrics: dict[str, float] = {}
         for evaluated in self.sets:
             own = evaluated.units[self.world.rank :: self.world.size]
@@ -133,7 +133,8 @@ class Evaluator:
                 sums += measure_batch(model, batch, self.measure, self.world.device, self.precision)
             loss, weight, errors, total = self.world.all_reduce_sum(sums).tolist()
             metrics[f"eval/{evaluated.name}/loss"] = loss / max(weight, 1.0)
-            metrics[f"eval/{evaluated.name}/{self.measure.name}"] = errors / max(total, 1.0)
+            figures = self.measure.figures(errors, total)
+            metrics |= {f"eval/{evaluated.name}/{name}": value for name, value in figures.items()}
         return metrics
 
     def selecting_figure(self, metrics: Mapping[str, float]) -> float | None:

@@ -37,7 +37,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ from distributed.launch import World
 
 if TYPE_CHECKING:
     from asr.models.speech_model import LossOutput, SpeechModel
+    from asr.models.token_lm import TokenLanguageModel
     from asr.training.loss_gradients import LossGradients
 
 
@@ -64,6 +65,13 @@ class Progress:
     global_step: int = 0  # floor(samples / nominal batch): names checkpoints
 
 
+class TokenModelLoader(Protocol):
+    """Loads a trained language model, on the CPU."""
+
+    def __call__(self, folder: Path, *, key: str) -> "TokenLanguageModel":
+        """The best model of the run in ``folder``; errors, a ValueError, call the folder ``key``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a hook may know of the run it is part of."""
@@ -76,6 +84,7 @@ class Run:
     plan: BatchPlan
     learning_rate: LearningRate
     gradients: "LossGradients"  # measured where the hook asks for them, without a trace
+    token_model: "TokenModelLoader"  # language models over the run's tokens, from the folders of their runs
 
 
 @dataclass(frozen=True, slots=True)

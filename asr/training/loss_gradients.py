@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import Batch, Unit
-from asr.data.pipeline import UnitDataset
+from asr.data.pipeline import UnitBatches
 from asr.models.speech_model import SpeechModel
 from asr.training.objective import Objective
 from asr.training.state import gradients_dropped, untouched
@@ -22,7 +22,7 @@ from distributed.launch import World
 class LossGradients:
     """Loads units and differentiates them, on all learners together."""
 
-    def __init__(self, *, model: SpeechModel, objective: Objective, dataset: UnitDataset, world: World) -> None:
+    def __init__(self, *, model: SpeechModel, objective: Objective, dataset: UnitBatches, world: World) -> None:
         self.model = model
         self.objective = objective
         self.dataset = dataset

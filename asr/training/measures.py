@@ -2,11 +2,15 @@
 
     figure = sum of errors / sum of what they are errors of        over all utterances of all learners; lower is better
 
+Of a language model the errors are nats, and the figure is the exponential of their mean, the perplexity.
+
 B utterances   S encoder states   D state dimension
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -15,10 +19,18 @@ from asr.data.tokenizer import Tokenizer
 from asr.decoding.search import Hypothesis
 from asr.decoding.wer import score
 from asr.models.speech_model import LossOutput, Recogniser, SpeechModel
+from asr.models.token_lm import TokenLanguageModel
 
 Texts = dict[str, str]  # by utterance id
 
-LABELS = {"wer": "WER", "frame_error": "frame error"}  # how figures are written for people
+LARGEST_EXPONENT = 700.0  # whose exponential is still a number; a model that is off by more has diverged
+
+SHOWN: dict[str, Callable[[float], str]] = {  # how figures are written for people
+    "wer": lambda rate: f"WER {100 * rate:.2f} %",
+    "frame_error": lambda rate: f"frame error {100 * rate:.2f} %",
+    "perplexity": "perplexity {:.3f}".format,
+    "bits_per_token": "{:.3f} bits per token".format,
+}
 
 
 class Decode(Protocol):
@@ -33,16 +45,22 @@ class Decode(Protocol):
         """Decode a batch of encoder states (B, S, D) with their lengths (B,)."""
 
 
-class Measure(Protocol):
+class Measure(ABC):
     """A way of counting errors."""
 
-    name: str
+    name: ClassVar[str]
+    """Of the figure that chooses the best checkpoint, among those of ``figures``."""
 
+    @abstractmethod
     def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
         """Errors in one batch, and what they are errors of; ``output`` is the model's for ``batch``."""
 
+    def figures(self, errors: float, total: float) -> dict[str, float]:
+        """What is logged of a whole set, by name; 0 errors of nothing are none."""
+        return {self.name: errors / max(total, 1.0)}
 
-class WordErrors:
+
+class WordErrors(Measure):
     """Word errors of a search, per reference word."""
 
     name = "wer"
@@ -58,7 +76,7 @@ class WordErrors:
         return counts.errors, counts.reference_words
 
 
-class FrameErrors:
+class FrameErrors(Measure):
     """Frames classified wrongly, per frame that has a target: the terms ``frame_errors`` and ``frames`` of a loss."""
 
     name = "frame_error"
@@ -70,14 +88,34 @@ class FrameErrors:
         return float(output.terms["frame_errors"]), float(output.terms["frames"])
 
 
-def measure_of(model: SpeechModel, decode: Decode, tokenizer: Tokenizer) -> Measure:
-    """How ``model`` is judged: by word errors if it writes text, by frame errors if it gives frames a class.
+class Perplexity(Measure):
+    """exp of the mean -log P of a token, where the end of a text is one more token."""
+
+    name = "perplexity"
+
+    def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
+        """Nats of the whole batch, and its tokens and ends."""
+        return output.total.item(), float((batch.target_lengths + 1).sum())
+
+    def figures(self, errors: float, total: float) -> dict[str, float]:
+        """The perplexity, and its logarithm in bits."""
+        nats = errors / max(total, 1.0)
+        return {"perplexity": math.exp(min(nats, LARGEST_EXPONENT)), "bits_per_token": nats / math.log(2)}
+
+
+def measure_of(model: SpeechModel, decode: Decode | None, tokenizer: Tokenizer) -> Measure:
+    """How ``model`` is judged: by word errors if it writes text, by its perplexity if it reads it, otherwise by frame errors.
+
+    ``decode`` is needed where the model writes text.
 
     Raises:
         SearchError: the model writes text, but not by this search.
     """
+    if isinstance(model, TokenLanguageModel):
+        return Perplexity()
     if not isinstance(model, Recogniser):
         return FrameErrors()
+    assert decode is not None
     decode.check(model)
     return WordErrors(decode, tokenizer)
 

@@ -18,6 +18,7 @@ class Window:
         self.step_seconds = 0.0
         self.waited_seconds = 0.0
         self.audio_seconds = 0.0
+        self.tokens = 0
         self.frames = 0
         self.padded_frames = 0
         self.cells = 0
@@ -33,6 +34,7 @@ class Window:
             states = -(-batch.feature_lengths // subsampling)
             self.units += 1
             self.audio_seconds += batch.audio_seconds
+            self.tokens += int(batch.target_lengths.sum())
             self.frames += int(batch.feature_lengths.sum())
             self.padded_frames += batch.features.shape[0] * batch.features.shape[1]
             self.cells += int((states * (batch.target_lengths + 1)).sum())
@@ -49,11 +51,12 @@ class Window:
         steps = max(self.steps, 1)
         wait = self.waited_seconds / steps
         step = self.step_seconds / steps
+        what, amount = ("audio_seconds", self.audio_seconds) if self.audio_seconds else ("tokens", self.tokens)
         return {
             "time/step": step,
             "time/data_wait": wait,
             "time/compute": max(step - wait - comm_exposed_seconds, 0.0),
-            "throughput/audio_seconds_per_second": self.audio_seconds / max(self.step_seconds, 1e-9),
+            f"throughput/{what}_per_second": amount / max(self.step_seconds, 1e-9),
             "data/padding_fraction": 1 - self.frames / max(self.padded_frames, 1),
             "data/lattice_cells": self.cells / max(self.units, 1),
         } | {name: total / count for name, (total, count) in self.hook_sums.items()}

@@ -14,7 +14,7 @@ import torch
 from torch.optim import Optimizer
 
 from asr.data.batch import Batch
-from asr.data.pipeline import UnitDataset, unit_loader
+from asr.data.pipeline import UnitBatches, unit_loader
 from asr.data.plan import BatchPlan
 from asr.training.bad_steps import BadSteps
 from asr.training.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ class Parts:
     optimizer: Optimizer
     hooks: Mapping[str, Hook]
     units: UnitSource
-    dataset: UnitDataset
+    dataset: UnitBatches
     evaluator: Evaluator
     checkpoints: CheckpointFolder
     recorder: Recorder

@@ -21,7 +21,7 @@ import soundfile
 
 from asr.data.corpus import Corpus
 from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.data.pipeline import unit_loader
+from asr.data.pipeline import UnitDataset, unit_loader
 from asr.training.metrics import metrics_file, read_rows
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
@@ -112,8 +112,10 @@ def write_flac(path: Path, samples: np.ndarray, text: str) -> Utterance:
 def measure(variant: str, folder: Path, size: Size, world: World) -> dict[str, Any]:
     """The figures of one way of loading."""
     trainer = make_trainer(variant, folder, size, world)
-    seconds = sum(utterance.duration for utterance in trainer.parts.dataset.utterances)
-    if trainer.parts.dataset.cache.limit_gb > 0:
+    dataset = trainer.parts.dataset
+    assert isinstance(dataset, UnitDataset)
+    seconds = sum(utterance.duration for utterance in dataset.utterances)
+    if dataset.cache.limit_gb > 0:
         list(load(trainer))  # what is measured is a later epoch
     loaded = load_alone(trainer)
     trainer.fit(None)
@@ -124,7 +126,7 @@ def measure(variant: str, folder: Path, size: Size, world: World) -> dict[str, A
         "variant": variant,
         "settings": list(VARIANTS[variant]),
         "utterances_per_second": loaded,
-        "audio_seconds_per_utterance": seconds / len(trainer.parts.dataset.utterances),
+        "audio_seconds_per_utterance": seconds / len(dataset.utterances),
         "steps": len(rows),
         "step_seconds": step_seconds / len(rows),
         "data_wait_seconds": wait_seconds / len(rows),

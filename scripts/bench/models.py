@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from asr.data.frame_targets import SUFFIX, write_alignment
 from asr.data.manifest import read_manifest
+from asr.data.tokenizer import load_tokenizer
 from asr.training.hook import Hook, Progress
 from asr.training.meter import Meter, meter_of
 from asr.training.metrics import read_rows
@@ -121,7 +122,7 @@ def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, 
             trainer.parts.recorder.close()
             launch.stop(world)
         rows = [row for row in read_rows(folder / "metrics" / "0.jsonl") if "train/loss" in row]
-        outputs = trainer.parts.dataset.tokenizer.vocabulary_size if config.frame_targets is None else TARGETS
+        outputs = load_tokenizer(folder / "tokenizer").vocabulary_size if config.frame_targets is None else TARGETS
         parameters = count_parameters(trainer.parts.run.model)
     return summary(model, rows, meter) | {"parameters": parameters, "outputs": outputs}
 

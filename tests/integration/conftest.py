@@ -20,6 +20,7 @@ class Launcher:
 
     folder: Path
     small: Callable[..., list[str]]
+    entry: str = "train"  # or train_lm
 
     def command(self, learners: int, overrides: Sequence[str]) -> list[str]:
         """The command line of a training run on the tiny corpus."""
@@ -28,7 +29,7 @@ class Launcher:
 
     def script_line(self, overrides: Sequence[str]) -> list[str]:
         """What a launcher starts."""
-        script = str(REPOSITORY / "scripts" / "train.py")
+        script = str(REPOSITORY / "scripts" / f"{self.entry}.py")
         return [script, *self.small("trainer.evaluate_every=4", "trainer.checkpoint_every=2", *overrides)]
 
     def start(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
@@ -101,3 +102,9 @@ def free_port() -> int:
 def launcher(tmp_path: Path, small_overrides: Callable[..., list[str]]) -> Launcher:
     """A launcher in a fresh working directory."""
     return Launcher(tmp_path, small_overrides)
+
+
+@pytest.fixture
+def lm_launcher(tmp_path: Path, small_lm_overrides: Callable[..., list[str]]) -> Launcher:
+    """A launcher of language models in a fresh working directory."""
+    return Launcher(tmp_path, small_lm_overrides, "train_lm")

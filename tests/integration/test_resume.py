@@ -11,19 +11,15 @@ from typing import Any
 
 import pytest
 
-RUN = (
-    "trainer.max_steps=24",
-    "trainer.checkpoint_every=5",
-    "trainer.evaluate_every=10",
-    "model.encoder.hidden=128",
-    "seed=3",
-)
+STEPS = ("trainer.max_steps=24", "trainer.checkpoint_every=5", "trainer.evaluate_every=10", "seed=3")
+RUN = (*STEPS, "model.encoder.hidden=128")
+LM_RUN = (*STEPS, "model.predictor.dimension=384")
 
 
 def learner_pids(agent: subprocess.Popen[str]) -> list[int]:
     """The learners of a torchrun agent, by rank."""
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    learners = [pid for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    learners = [pid for pid in children if b"scripts/train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return sorted(map(int, learners))
 
 
@@ -38,7 +34,7 @@ def wait_for_rows(agent: subprocess.Popen[str], path: Path, rows: int) -> None:
 
 def kill_after(launcher: Any, learners: int, rows: int, victim: int | None, *overrides: str) -> None:
     """Start a run, wait until learner 0 has logged ``rows`` rows, then kill -9 one learner, or everything."""
-    agent = launcher.start(learners, "name=killed", *RUN, *overrides)
+    agent = launcher.start(learners, "name=killed", *overrides)
     wait_for_rows(agent, launcher.folder / "exp" / "killed" / "metrics" / "0.jsonl", rows)
     if victim is None:
         for pid in [*learner_pids(agent), agent.pid]:
@@ -74,17 +70,27 @@ def check_same_curves(launcher: Any, learners: int) -> None:
 def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learners: int, backend: str) -> None:
     choice = (f"backend={backend}", "+hooks=[diagnostics]", "hooks.diagnostics.probe_batches=2")
     launcher.train(learners, "name=whole", *RUN, *choice)
-    kill_after(launcher, learners, 7, learners - 1, *choice)  # one learner, between two checkpoints
-    kill_after(launcher, learners, 14, None, *choice)  # everything at once
+    kill_after(launcher, learners, 7, learners - 1, *RUN, *choice)  # one learner, between two checkpoints
+    kill_after(launcher, learners, 14, None, *RUN, *choice)  # everything at once
     output = launcher.train(learners, "name=killed", *RUN, *choice)
     assert "resuming from checkpoint" in output
     check_same_curves(launcher, learners)
     assert sum("diagnostics/alpha_e" in row for row in launcher.rows("killed", 0)) == 3
 
 
+@pytest.mark.parametrize("backend", ["dpsgd", pytest.param("allreduce", marks=pytest.mark.long)])
+def test_a_language_model_that_is_killed_ends_bitwise_like_one_that_is_not(lm_launcher: Any, backend: str) -> None:
+    run = (*LM_RUN, f"backend={backend}")
+    lm_launcher.train(2, "name=whole", *run)
+    kill_after(lm_launcher, 2, 7, 1, *run)
+    assert "resuming from checkpoint" in lm_launcher.train(2, "name=killed", *run)
+    check_same_curves(lm_launcher, 2)
+    assert "eval/dev/perplexity" in lm_launcher.rows("killed", 0)[-1]
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) -> None:
     launcher.train(2, "name=whole", *RUN)
-    kill_after(launcher, 2, 13, None)
+    kill_after(launcher, 2, 13, None, *RUN)
     newest = sorted((launcher.folder / "exp" / "killed" / "checkpoints").glob("step-*"))[-1]
     victim = newest / "learner-1.pt"
     victim.write_bytes(victim.read_bytes()[:-100])
@@ -97,7 +103,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) ->
 def test_allreduce_goes_on_with_another_number_of_learners(launcher: Any) -> None:
     """The plan does not depend on the number of learners, so the curve goes on, to rounding, and the log says so."""
     launcher.train(2, "name=whole", *RUN, "model.encoder.dropout=0")
-    kill_after(launcher, 2, 8, None, "model.encoder.dropout=0")
+    kill_after(launcher, 2, 8, None, *RUN, "model.encoder.dropout=0")
     output = launcher.train(4, "name=killed", *RUN, "model.encoder.dropout=0")
     assert "written by 2 learners, going on with 4 under the same batch plan" in output
     whole, resumed = launcher.rows("whole", 0), launcher.rows("killed", 0)

@@ -157,6 +157,7 @@ def test_every_option_builds(group: str) -> None:
             "manifests": ["data.train=train.jsonl"],
             "additive_noise": ["hooks.additive_noise.manifest=noise.jsonl"],
             "reverberation": ["hooks.reverberation.manifest=rooms.jsonl"],
+            "scheduled_sampling": ["hooks.scheduled_sampling.lm=exp/lm"],
         }.get(option, [])
         config = compose("train", [chosen, *needed])
         nodes = [config.hooks[option]] if group == "hooks" else [config[group]]

@@ -1,0 +1,109 @@
+"""Scheduled sampling from a language model: what the prediction network reads may be what a recogniser would confuse it with.
+
+Cui et al. 2021 (arXiv 2108.10803, section 3); Bengio et al. 2015 (arXiv 1506.03099). From the first token of a text to its
+last: it is kept with probability p, and otherwise one of the k tokens that the language model finds most likely after what
+has been read so far, replacements included. What is to be written stays the text.
+
+    y~_u = y_u  with probability p,  else uniform on the top k of P(. | y~_1 .. y~_{u-1})
+
+B texts   U tokens   V vocabulary size, blank included   k
+"""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.data.batch import RawBatch
+from asr.data.pipeline import HookError
+from asr.data.tokenizer import BLANK
+from asr.hooks.epochs import Epochs
+from asr.hooks.perturbed_history import PerturbedHistory
+from asr.models.token_lm import TokenLanguageModel
+from asr.training.hook import Run
+from distributed.ranges import Count, Fraction, Natural
+
+
+@torch.no_grad()
+def sample_history(
+    model: TokenLanguageModel, tokens_BU: Tensor, sampled_BU: Tensor, ranks_BU: Tensor, top_k: int
+) -> Tensor:
+    """Tokens (B, U), those where ``sampled_BU`` is set replaced by entry ``ranks_BU`` of the ``top_k`` most likely ones.
+
+    These are taken in the order of their numbers, so that rounding decides nothing as long as it leaves them the same ones.
+    Nothing is drawn here: no text depends on another one of the batch. Padding is read and changes nothing.
+    """
+    read_BU = tokens_BU.clone()
+    state = model.start(len(tokens_BU), tokens_BU.device, next(model.parameters()).dtype)
+    last_B = torch.full((len(tokens_BU),), BLANK)
+    for u in range(_steps(sampled_BU)):
+        log_probs_BV, state = model.step(last_B, state)
+        likely_BK = 1 + log_probs_BV[:, 1:].topk(top_k).indices.sort().values  # without blank, which is the end
+        chosen_B = likely_BK.gather(1, ranks_BU[:, u : u + 1]).squeeze(1)
+        read_BU[:, u] = last_B = torch.where(sampled_BU[:, u], chosen_B, tokens_BU[:, u])
+    return read_BU
+
+
+def _steps(sampled_BU: Tensor) -> int:
+    """How far the longest history has to be read: to the last token that is sampled."""
+    places = sampled_BU.any(0).nonzero()
+    return int(places[-1]) + 1 if len(places) else 0
+
+
+class ScheduledSampling(PerturbedHistory):
+    """Samples in the loader, on the CPU, all texts of a unit together; keyed by (seed, epoch, utterance, name) alone.
+
+    Args:
+        lm: run folder of scripts/train_lm.py, whose tokens are the recogniser's.
+        keep_probability: p, of a token to stay.
+        top_k: k, the tokens that one is replaced by, each as likely; the true one may be among them.
+        from_epoch: the first epoch in which it acts, counted from 0.
+        until_epoch: the first epoch without it again; None: never.
+    """
+
+    def __init__(
+        self,
+        *,
+        lm: Path,
+        keep_probability: Fraction,
+        top_k: Count,
+        from_epoch: Natural,
+        until_epoch: Natural | None,
+    ) -> None:
+        super().__init__(Epochs("hooks.scheduled_sampling", from_epoch, until_epoch))
+        self.lm = Path(lm)
+        self.keep_probability = keep_probability
+        self.top_k = top_k
+        self.model: TokenLanguageModel | None = None  # until training starts: a trained recogniser is used without it
+
+    def on_fit_start(self, run: Run, resumed: bool) -> None:
+        """Loads the language model; loading processes get copies of it.
+
+        Raises:
+            ValueError: the model cannot be loaded or reads other tokens.
+            HookError: it has fewer than ``top_k`` of them.
+        """
+        self.model = run.token_model(self.lm, key="hooks.scheduled_sampling.lm")
+        if self.top_k >= self.model.vocabulary_size:
+            raise HookError(
+                f"hooks.scheduled_sampling.top_k={self.top_k}: the model has {self.model.vocabulary_size - 1} tokens "
+                "beside blank; set so many or fewer"
+            )
+
+    def perturb(self, raw: RawBatch) -> None:
+        assert self.model is not None, "on_fit_start has loaded it"
+        started = time.perf_counter()
+        draws = [self.draw(len(tokens), raw.generator(i)) for i, tokens in enumerate(raw.predictor_inputs)]
+        sampled_BU, ranks_BU = (pad_sequence(list(each), batch_first=True) for each in zip(*draws, strict=True))
+        tokens = [torch.tensor(each, dtype=torch.int64) for each in raw.predictor_inputs]
+        tokens_BU = pad_sequence(tokens, batch_first=True, padding_value=BLANK)
+        read_BU = sample_history(self.model, tokens_BU, sampled_BU, ranks_BU, self.top_k)
+        raw.predictor_inputs[:] = [row[: len(each)] for row, each in zip(read_BU.tolist(), tokens, strict=True)]
+        raw.metrics[f"time/{raw.hook}"] = time.perf_counter() - started
+
+    def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """For each token of a text whether it is sampled, (U,) bool, and which of the likely ones it becomes, (U,) int64."""
+        sampled_U = torch.rand(tokens, generator=generator, dtype=torch.float64) >= self.keep_probability
+        return sampled_U, torch.randint(self.top_k, (tokens,), generator=generator)

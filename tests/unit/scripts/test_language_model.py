@@ -1,0 +1,144 @@
+"""Runs of language models: from texts to a trained model, resumed bitwise, and loaded beside a recogniser."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
+from asr.models.token_lm import TokenLanguageModel
+from asr.training.metrics import read_rows
+from asr.training.trainer import Trainer
+from distributed.launch import World
+from scripts.build import build_material
+from scripts.configuration import compose, load_run_config
+from scripts.language_model import load_token_model
+from scripts.startup import UsageError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
+    return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
+
+
+@pytest.fixture
+def lm_run(
+    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> Callable[..., Path]:
+    """Train a small language model on the tiny corpus; returns its run folder."""
+
+    def train(*overrides: str, name: str = "lm") -> Path:
+        config, folder = lm_config(*overrides), tmp_path / name
+        trainer = make_trainer(config, folder, alone)
+        OmegaConf.save(config, folder / "config.yaml")
+        trainer.fit(trainer.parts.checkpoints.newest()[0])
+        trainer.parts.recorder.close()
+        return folder
+
+    return train
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    clock = ("time/", "throughput/", "wall_seconds")
+    return [
+        {key: value for key, value in row.items() if not key.startswith(clock)}
+        for row in read_rows(folder / "metrics" / "0.jsonl")
+    ]
+
+
+def test_a_model_learns_the_transcripts_and_is_judged_by_perplexity(lm_run: Callable[..., Path]) -> None:
+    folder = lm_run("trainer.epochs=10", "trainer.evaluate_every=5", "schedule=constant", "optimizer.lr=0.02")
+    evaluations = [row for row in rows_of(folder) if "eval/dev/perplexity" in row]
+    assert evaluations[-1]["eval/dev/perplexity"] < 0.7 * evaluations[0]["eval/dev/perplexity"]
+    bits = torch.tensor([row["eval/dev/bits_per_token"] for row in evaluations])
+    perplexities = torch.tensor([row["eval/dev/perplexity"] for row in evaluations])
+    torch.testing.assert_close(perplexities.log2(), bits)
+    assert "throughput/tokens_per_second" in read_rows(folder / "metrics" / "0.jsonl")[0]
+
+
+def test_a_resumed_run_is_bitwise_like_an_uninterrupted_one(lm_run: Callable[..., Path]) -> None:
+    run = ("trainer.checkpoint_every=3", "trainer.evaluate_every=4", "schedule=constant")
+    whole = lm_run(*run, "trainer.max_steps=8", name="whole")
+    lm_run(*run, "trainer.max_steps=6", name="cut")
+    resumed = lm_run(*run, "trainer.max_steps=8", name="cut")
+    assert rows_of(whole)[-1] == rows_of(resumed)[-1]
+    last = [load_token_model(each, CPU, load_tokenizer(whole / "tokenizer")).state_dict() for each in (whole, resumed)]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+def test_the_best_model_is_loaded_for_use(lm_run: Callable[..., Path]) -> None:
+    folder = lm_run("trainer.max_steps=4")
+    model = load_token_model(folder, CPU, load_tokenizer(folder / "tokenizer"))
+    assert isinstance(model, TokenLanguageModel)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_other_tokens_other_runs_and_damage_are_refused_in_one_line(
+    lm_run: Callable[..., Path], small_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    folder = lm_run("trainer.max_steps=2")
+    own = load_tokenizer(folder / "tokenizer")
+    refused: list[tuple[Path, Tokenizer, str]] = [
+        (
+            folder,
+            CharacterTokenizer(alphabet=" nogyestp", case="lower"),
+            "lm=.*reads other tokens .* than the recogniser",
+        ),
+        (tmp_path / "none", own, "lm=.*none: no config.yaml there"),
+    ]
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    OmegaConf.save(small_config(), speech / "config.yaml")
+    refused.append((speech, own, "lm=.*speech: a run of scripts/train.py, where one of scripts/train_lm.py is needed"))
+    for run, tokenizer, message in refused:
+        with pytest.raises(UsageError, match=message) as caught:
+            load_token_model(run, CPU, tokenizer)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(
+        UsageError, match=r"run=.*a run of scripts/train_lm.py, where one of scripts/train.py is needed"
+    ):
+        load_run_config(folder)
+    weights = next((folder / "checkpoints").glob("*/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"model.safetensors: missing, truncated or altered"):
+        load_token_model(folder, CPU, own)
+
+
+def test_files_alone_need_no_corpus(
+    lm_config: Callable[..., DictConfig], lm_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("more.txt", "held.txt"):
+        (tmp_path / name).write_text("go stop\nyes no\n" * 20)
+    files = (
+        f"texts=[{tmp_path / 'more.txt'}]",
+        f"evaluation.sets=[{tmp_path / 'held.txt'}]",
+        "data.train=nothing.jsonl",
+    )
+    folder = lm_run("transcripts=false", *files, "trainer.max_steps=2")
+    assert "eval/held/perplexity" in rows_of(folder)[-1]
+    both = build_material(lm_config(f"texts=[{tmp_path / 'more.txt'}]"), folder)
+    assert both.amount(both.split("train")).startswith("80 sentences (")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["transcripts=false"], "there is no text to train on: set transcripts=true, or name files"),
+        (["transcripts=false", "texts=[FILE]"], r"evaluation.sets=\[dev\]: with transcripts=false no corpus is read"),
+        (["evaluation.sets=[nothing]"], "the corpus has no split 'nothing'; it has train, dev"),
+        (["hooks=[switchout]"], r"hooks=\[switchout\]: it changes batches of speech, and a language model has none"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(
+    lm_run: Callable[..., Path], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    file = tmp_path / "some.txt"
+    file.write_text("go\n" * 50)
+    with pytest.raises(UsageError, match=message):
+        lm_run(*(each.replace("FILE", str(file)) for each in overrides))
