@@ -13,6 +13,7 @@ B utterances still searched   T encoder frames   D dimension   J joint dimension
 K hypotheses of a beam   V classes with blank
 """
 
+import math
 from copy import copy
 
 import torch
@@ -86,8 +87,12 @@ def beam_search(
     front = Front.start(reader, encoder_BTJ, lengths_B, max_labels_B.to(lengths_B.device), beam)
     while len(front.row_B):
         log_probs_BKV = front.log_probs(model.joiner, encoder_BTJ)
-        complete.add(front.row_B, front.completed(log_probs_BKV), front.node_BK)
+        last_BK = front.in_last_frame
+        some_last = bool(last_BK.any())
+        if some_last:
+            complete.add(front.row_B, front.completed(log_probs_BKV).where(last_BK, -math.inf), front.node_BK)
         front = extend(front, log_probs_BKV, histories)
-        front = front.of(front.promise(terms.max_gain) > complete.score_BN[front.row_B, -1])
+        if some_last:
+            front = front.of(front.promise(terms.max_gain) > complete.score_BN[front.row_B, -1])
         front.read(reader)
     return complete.hypotheses(histories)

@@ -134,7 +134,7 @@ class Complete:
 
     def add(self, rows_A: Tensor, score_AK: Tensor, node_AK: Tensor) -> None:
         """Take up further ones of some utterances."""
-        score_AM = torch.cat([self.score_BN[rows_A], score_AK], 1)
+        score_AM = torch.cat([self.score_BN[rows_A], score_AK.where(score_AK > -math.inf, -math.inf)], 1)  # no NaN
         node_AM = torch.cat([self.node_BN[rows_A], node_AK], 1)
         self.score_BN[rows_A], order_AN = score_AM.topk(self.score_BN.shape[1])
         self.node_BN[rows_A] = node_AM.gather(1, order_AN)
@@ -143,6 +143,6 @@ class Complete:
         """As lists, best first. A model whose scores are no numbers completes nothing, and says nothing: [], -inf."""
         kept_BN = self.score_BN > -math.inf
         kept_BN[:, 0] = True
-        tokens, frames = histories.read(self.node_BN[kept_BN])
+        tokens, frames = histories.read(self.node_BN.where(self.score_BN > -math.inf, ROOT)[kept_BN])
         found = map(Hypothesis, tokens, self.score_BN[kept_BN].tolist(), frames)
         return [[next(found) for _ in range(count)] for count in kept_BN.sum(1).tolist()]
