@@ -22,8 +22,8 @@ class Hypothesis:
     """What was recognised in one utterance."""
 
     tokens: list[int]
-    score: float  # log probability of the alignment that was followed, blanks included
-    frames: list[int]  # encoder frame at which each token was emitted
+    score: float  # log probability, blanks included: of one alignment in greedy search, of all that were kept in beam search
+    frames: list[int]  # encoder frame at which each token was emitted, in the alignment (of those) that was followed
 
 
 class Stepper(Protocol):
@@ -68,3 +68,25 @@ class CtcModel(Protocol):
     @property
     def ctc_head(self) -> Callable[[Tensor], Tensor]:
         """(B, S, D) to scores (B, S, V)."""
+
+
+class NBestSearch(Protocol):
+    """A search that also tells what else it found."""
+
+    name: str
+
+    def check(self, model: object) -> None:
+        """Raise SearchError unless the model has what this search reads."""
+
+    def n_best(self, model: Model, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[list[Hypothesis]]:
+        """The best hypotheses of each utterance, distinct and best first: at least one, and at most a configured number."""
+
+
+class TokenModel(Protocol):
+    """A language model over the tokenizer's vocabulary, which reads one token per hypothesis at a time."""
+
+    def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The state that has read nothing; the first ``step`` reads BLANK, the start symbol."""
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """Log probabilities (B, V) of what follows, entry BLANK being the end of the sentence, after one token (B,)."""

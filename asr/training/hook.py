@@ -146,6 +146,11 @@ class Hook:
         """How much longer ``on_batch`` makes an utterance at most, as a fraction; ``batch.frame_margin`` has room for it."""
         return 0.0
 
+    @property
+    def lengthens_targets(self) -> float:
+        """How many more tokens ``on_batch`` gives an utterance at most, as a fraction rounded up; for ``batch.target_margin``."""
+        return 0.0
+
     def on_model(self, model: "SpeechModel") -> "SpeechModel":
         """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
         return model

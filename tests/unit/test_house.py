@@ -158,6 +158,7 @@ def test_every_option_builds(group: str) -> None:
             "additive_noise": ["hooks.additive_noise.manifest=noise.jsonl"],
             "reverberation": ["hooks.reverberation.manifest=rooms.jsonl"],
             "scheduled_sampling": ["hooks.scheduled_sampling.lm=exp/lm"],
+            "nbest_label_smoothing": ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"],
         }.get(option, [])
         config = compose("train", [chosen, *needed])
         nodes = [config.hooks[option]] if group == "hooks" else [config[group]]

@@ -23,6 +23,7 @@ NEEDED = {  # what has no default
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
     ("hooks", "scheduled_sampling"): ["hooks.scheduled_sampling.lm=exp/lm"],
+    ("hooks", "nbest_label_smoothing"): ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"],
 }
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
@@ -115,7 +116,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
     run = ["run=exp/some"]
-    needed = {"evaluate": run, "transcribe": run, "align": run, "train_tokenizer": ["out=pieces"]}
+    needed = {"make_nbest": run, "evaluate": run, "transcribe": run, "align": run, "train_tokenizer": ["out=pieces"]}
     assert compose(name, needed.get(name, []))
 
 
@@ -164,7 +165,7 @@ def test_folders_with_an_equals_sign_are_paths_and_values(tmp_path: Path, monkey
 def test_help_lists_the_groups_of_the_entry_point(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_help("evaluate", ["--help"], "usage")
     shown = capsys.readouterr().out
-    assert "decode=ctc_greedy|greedy" in shown
+    assert "decode=beam|ctc_greedy|greedy" in shown
     assert "backend=" not in shown
     assert print_help("train", ["-h"], "usage")
     shown = capsys.readouterr().out

@@ -1,0 +1,80 @@
+"""Alignment-length synchronous beam search (Saon, Tüske, Audhkhasi 2020, ICASSP), of a whole batch at once.
+
+Step i extends alignments of i symbols: a hypothesis of u labels is at frame t = i - u, and takes a blank (t + 1) or a
+label (u + 1). All are equally long, so that their probabilities compare, and alignments of the same labels are at the
+same frame, so that they merge: the blank extension of a hypothesis and the label extension of its prefix become one.
+
+    alpha(t, u) = alpha(t-1, u) p(blank | t-1, u) + alpha(t, u-1) p(y_u | t, u-1)
+
+A hypothesis that takes the blank of its last frame is complete and leaves the beam. All others of all utterances share
+one call of the joiner per step, and one of the prediction network, which reads only where a label was added.
+
+B utterances still searched   T encoder frames   D dimension   J joint dimension
+K hypotheses of a beam   V classes with blank
+"""
+
+import torch
+from torch import Tensor
+
+from asr.decoding.beam_front import Front, extend
+from asr.decoding.beam_state import Complete, Histories, LabelTerms, NoTerms, Reader
+from asr.decoding.search import Hypothesis, Model, SearchError
+from distributed.ranges import Count, Positive
+
+
+class BeamSearch:
+    """The search as an option of the configuration."""
+
+    def __init__(self, *, beam: Count, max_labels_per_frame: Positive, n_best: Count) -> None:
+        self.beam = beam
+        self.max_labels_per_frame = max_labels_per_frame
+        self.count = n_best
+        self.name = f"beam{beam}"
+
+    def check(self, model: object) -> None:
+        """Raise SearchError for a model without a prediction network."""
+        if not hasattr(model, "predictor"):
+            raise SearchError("decode=beam searches a transducer, and this model is one of CTC: choose decode=greedy")
+
+    def __call__(self, model: Model, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
+        """The best hypothesis of each utterance."""
+        return [best for best, *_ in self._search(model, encoder_states_BTD, lengths_B, 1)]
+
+    def n_best(self, model: Model, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[list[Hypothesis]]:
+        """The ``n_best`` best hypotheses of each utterance, distinct and best first; fewer where no more were found."""
+        return self._search(model, encoder_states_BTD, lengths_B, self.count)
+
+    def _search(self, model: Model, states_BTD: Tensor, lengths_B: Tensor, count: int) -> list[list[Hypothesis]]:
+        self.check(model)
+        max_labels_B = (lengths_B * self.max_labels_per_frame).long().clamp(min=1)
+        return beam_search(model, states_BTD, lengths_B, NoTerms(), beam=self.beam, max_labels_B=max_labels_B, n=count)
+
+
+@torch.no_grad()
+def beam_search(
+    model: Model,
+    encoder_states_BTD: Tensor,
+    lengths_B: Tensor,
+    terms: LabelTerms,
+    *,
+    beam: int,
+    max_labels_B: Tensor,
+    n: int,
+) -> list[list[Hypothesis]]:
+    """The best ``n`` complete hypotheses of each utterance, best first, found with ``beam`` hypotheses at a time.
+
+    A score is the log probability of all alignments of these labels that stayed in the beam, plus the labels' terms.
+    An utterance has at most ``max_labels_B`` labels; one of no frames has the empty hypothesis. The search for it ends
+    as soon as nothing in its beam can become better than the ``n`` hypotheses it has.
+    """
+    lengths_B = lengths_B.to(encoder_states_BTD.device)
+    encoder_BTJ = model.joiner.project_encoder(encoder_states_BTD)
+    reader, histories, complete = Reader(model, terms), Histories(), Complete(lengths_B, n)
+    front = Front.start(reader, encoder_BTJ, lengths_B, max_labels_B.to(lengths_B.device), beam)
+    while len(front.row_B):
+        log_probs_BKV = front.log_probs(model.joiner, encoder_BTJ)
+        complete.add(front.row_B, front.completed(log_probs_BKV), front.node_BK)
+        front = extend(front, log_probs_BKV, histories)
+        front = front.of(front.promise(terms.max_gain) > complete.score_BN[front.row_B, -1])
+        front.read(reader)
+    return complete.hypotheses(histories)
