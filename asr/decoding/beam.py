@@ -13,23 +13,35 @@ B utterances still searched   T encoder frames   D dimension   J joint dimension
 K hypotheses of a beam   V classes with blank
 """
 
+import math
+from copy import copy
+
 import torch
 from torch import Tensor
 
 from asr.decoding.beam_front import Front, extend
-from asr.decoding.beam_state import Complete, Histories, LabelTerms, NoTerms, Reader
-from asr.decoding.search import Hypothesis, Model, SearchError
+from asr.decoding.beam_state import Complete, Histories, LabelTerms, Reader
+from asr.decoding.fusion import Fusion
+from asr.decoding.search import Hypothesis, Model, SearchError, TokenModel
 from distributed.ranges import Count, Positive
 
 
 class BeamSearch:
     """The search as an option of the configuration."""
 
-    def __init__(self, *, beam: Count, max_labels_per_frame: Positive, n_best: Count) -> None:
+    def __init__(self, *, beam: Count, max_labels_per_frame: Positive, n_best: Count, fusion: Fusion) -> None:
         self.beam = beam
         self.max_labels_per_frame = max_labels_per_frame
         self.count = n_best
-        self.name = f"beam{beam}"
+        self.fusion = fusion
+        self.terms: LabelTerms | None = None if fusion.names_models else fusion.terms(None, None)
+        self.name = f"beam{beam}{fusion.suffix}"
+
+    def with_models(self, external: TokenModel | None, source: TokenModel | None) -> "BeamSearch":
+        """The same search, with the language models that ``fusion`` names."""
+        fused = copy(self)
+        fused.terms = self.fusion.terms(external, source)
+        return fused
 
     def check(self, model: object) -> None:
         """Raise SearchError for a model without a prediction network."""
@@ -46,8 +58,10 @@ class BeamSearch:
 
     def _search(self, model: Model, states_BTD: Tensor, lengths_B: Tensor, count: int) -> list[list[Hypothesis]]:
         self.check(model)
+        if self.terms is None:
+            raise SearchError("decode.fusion names language models, which this search was not given: see with_models")
         max_labels_B = (lengths_B * self.max_labels_per_frame).long().clamp(min=1)
-        return beam_search(model, states_BTD, lengths_B, NoTerms(), beam=self.beam, max_labels_B=max_labels_B, n=count)
+        return beam_search(model, states_BTD, lengths_B, self.terms, beam=self.beam, max_labels_B=max_labels_B, n=count)
 
 
 @torch.no_grad()
@@ -73,8 +87,12 @@ def beam_search(
     front = Front.start(reader, encoder_BTJ, lengths_B, max_labels_B.to(lengths_B.device), beam)
     while len(front.row_B):
         log_probs_BKV = front.log_probs(model.joiner, encoder_BTJ)
-        complete.add(front.row_B, front.completed(log_probs_BKV), front.node_BK)
+        last_BK = front.in_last_frame
+        some_last = bool(last_BK.any())
+        if some_last:
+            complete.add(front.row_B, front.completed(log_probs_BKV).where(last_BK, -math.inf), front.node_BK)
         front = extend(front, log_probs_BKV, histories)
-        front = front.of(front.promise(terms.max_gain) > complete.score_BN[front.row_B, -1])
+        if some_last:
+            front = front.of(front.promise(terms.max_gain) > complete.score_BN[front.row_B, -1])
         front.read(reader)
     return complete.hypotheses(histories)

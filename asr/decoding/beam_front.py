@@ -57,8 +57,13 @@ class Front:
         return (self.length - self.labels_BK).minimum(self.frames_B[:, None] - 1)
 
     @property
+    def in_last_frame(self) -> Tensor:
+        """(B, K) where the next blank completes a hypothesis."""
+        return self.at_frame == self.frames_B[:, None] - 1
+
+    @property
     def label_terms(self) -> Tensor:
-        """(B, K, V) what is added to labels; (B, K, 1) where that is nothing."""
+        """(B, K, V) what is added to labels, or (B, K, 1) to all of them."""
         return self.contexts.terms_nV.view(*self.score_BK.shape, -1)
 
     @property
@@ -73,9 +78,8 @@ class Front:
         return logits_BKV.log_softmax(-1, dtype=torch.promote_types(logits_BKV.dtype, torch.float32))
 
     def completed(self, log_probs_BKV: Tensor) -> Tensor:
-        """Scores of the hypotheses that take the blank of the last frame; -inf for others."""
-        score_BK = self.score_BK + log_probs_BKV[..., BLANK] + self.label_terms[..., BLANK]
-        return score_BK.where(self.at_frame == self.frames_B[:, None] - 1, -math.inf)
+        """(B, K) scores of hypotheses that take a blank and end there."""
+        return self.score_BK + log_probs_BKV[..., BLANK] + self.contexts.end_n.view_as(self.score_BK)
 
     def promise(self, max_gain: float) -> Tensor:
         """(B,) no hypothesis of the beam, nor anything that comes of it, gets a higher score."""
@@ -110,7 +114,7 @@ def extend(front: Front, log_probs_BKV: Tensor, histories: Histories) -> Front:
     """The beam after one more symbol of every alignment; the contexts are still to read it."""
     beam = front.score_BK.shape[1]
     blank_BK = front.score_BK + log_probs_BKV[..., BLANK]
-    blank_BK = blank_BK.where(front.at_frame < front.frames_B[:, None] - 1, -math.inf)  # those are complete
+    blank_BK = blank_BK.where(~front.in_last_frame, -math.inf)  # those are complete, and leave
     label_BKV = log_probs_BKV + front.label_terms
     merged_BK, prefix_BK = take_merging_labels(front, label_BKV)
 

@@ -21,14 +21,15 @@ ROOT = -1  # the node of no labels
 class LabelTerms(Protocol):
     """What is added to the score of a label that follows some others, beside the transducer's."""
 
-    max_gain: float
-    """No label's term is above this, and no end's above 0; infinite if there is no limit."""
+    @property
+    def max_gain(self) -> float:
+        """No label's term is above this, and no end's above 0; infinite if there is no limit."""
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """The state that has read nothing; the first ``step`` reads BLANK."""
 
-    def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, State]:
-        """Terms (n, V) of what may follow after one more label (n,); entry BLANK is added at the end of the text."""
+    def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """After one more label (n,): terms of the labels that may follow, (n, V) or (n, 1) for all, and of the end (n,)."""
 
 
 class NoTerms:
@@ -40,9 +41,10 @@ class NoTerms:
         """No state."""
         return ()
 
-    def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, State]:
-        """One zero per hypothesis (n, 1), for all labels."""
-        return torch.zeros(len(tokens_n), 1, device=tokens_n.device), ()
+    def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Zeros (n, 1) and (n,)."""
+        zeros_n1 = torch.zeros(len(tokens_n), 1, device=tokens_n.device)
+        return zeros_n1, zeros_n1[:, 0], ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,15 @@ class Contexts:
     """What the networks made of the labels of n hypotheses."""
 
     prediction_nJ: Tensor  # projected
-    terms_nV: Tensor
+    terms_nV: Tensor  # of labels that may follow; (n, 1) where all have the same
+    end_n: Tensor  # of the end of the text
     predictor: State
     terms: State
 
     def __getitem__(self, rows_m: Tensor) -> "Contexts":
         """Those of some hypotheses."""
         predictor, terms = (tuple(part[rows_m] for part in state) for state in (self.predictor, self.terms))
-        return Contexts(self.prediction_nJ[rows_m], self.terms_nV[rows_m], predictor, terms)
+        return Contexts(self.prediction_nJ[rows_m], self.terms_nV[rows_m], self.end_n[rows_m], predictor, terms)
 
     def put(self, rows_m: Tensor, new: "Contexts") -> None:
         """Overwrite those of some hypotheses."""
@@ -66,7 +69,7 @@ class Contexts:
 
     @property
     def _parts(self) -> State:
-        return (self.prediction_nJ, self.terms_nV, *self.predictor, *self.terms)
+        return (self.prediction_nJ, self.terms_nV, self.end_n, *self.predictor, *self.terms)
 
 
 class Reader:
@@ -89,8 +92,9 @@ class Reader:
 
     def _step(self, tokens_n: Tensor, predictor: State, terms: State) -> Contexts:
         output_nD, predictor = self.model.predictor.step(tokens_n, predictor)
-        terms_nV, terms = self.terms.step(tokens_n, terms)
-        return Contexts(self.model.joiner.project_predictor(output_nD[:, None])[:, 0], terms_nV, predictor, terms)
+        terms_nV, end_n, terms = self.terms.step(tokens_n, terms)
+        prediction_nJ = self.model.joiner.project_predictor(output_nD[:, None])[:, 0]
+        return Contexts(prediction_nJ, terms_nV, end_n, predictor, terms)
 
 
 class Histories:
@@ -130,7 +134,7 @@ class Complete:
 
     def add(self, rows_A: Tensor, score_AK: Tensor, node_AK: Tensor) -> None:
         """Take up further ones of some utterances."""
-        score_AM = torch.cat([self.score_BN[rows_A], score_AK], 1)
+        score_AM = torch.cat([self.score_BN[rows_A], score_AK.where(score_AK > -math.inf, -math.inf)], 1)  # no NaN
         node_AM = torch.cat([self.node_BN[rows_A], node_AK], 1)
         self.score_BN[rows_A], order_AN = score_AM.topk(self.score_BN.shape[1])
         self.node_BN[rows_A] = node_AM.gather(1, order_AN)
@@ -139,6 +143,6 @@ class Complete:
         """As lists, best first. A model whose scores are no numbers completes nothing, and says nothing: [], -inf."""
         kept_BN = self.score_BN > -math.inf
         kept_BN[:, 0] = True
-        tokens, frames = histories.read(self.node_BN[kept_BN])
+        tokens, frames = histories.read(self.node_BN.where(self.score_BN > -math.inf, ROOT)[kept_BN])
         found = map(Hypothesis, tokens, self.score_BN[kept_BN].tolist(), frames)
         return [[next(found) for _ in range(count)] for count in kept_BN.sum(1).tolist()]

@@ -12,11 +12,13 @@ from torch import Tensor
 from asr.data.tokenizer import BLANK
 from asr.decoding.beam import BeamSearch, beam_search
 from asr.decoding.beam_state import NoTerms
+from asr.decoding.fusion import Fusion
 from asr.decoding.search import Hypothesis, SearchError
 from asr.losses.reference import reference_loss
 
 Make = Callable[..., SimpleNamespace]
 Found = list[list[Hypothesis]]
+ALONE = Fusion(external=None, source=None, external_weight=1.0, source_weight=1.0, label_bonus=0.0, end_of_text=False)
 
 
 def random_states(lengths: list[int], seed: int) -> tuple[Tensor, Tensor]:
@@ -131,7 +133,7 @@ def test_frames_are_those_of_an_alignment(toy_transducer: Make) -> None:
 def test_lists_are_distinct_and_best_first_and_begin_with_the_result(toy_transducer: Make) -> None:
     model = toy_transducer(2, 6)
     states_BTD, lengths_B = random_states(LENGTHS, seed=8)
-    decode = BeamSearch(beam=4, max_labels_per_frame=0.5, n_best=6)
+    decode = BeamSearch(beam=4, max_labels_per_frame=0.5, n_best=6, fusion=ALONE)
     found = decode.n_best(model, states_BTD, lengths_B)
     assert {len(each) for each in found} == {1, 4, 5}, "no frames have one hypothesis"
     for each, length in zip(found, LENGTHS, strict=True):
@@ -158,7 +160,7 @@ def test_ending_early_changes_nothing(toy_transducer: Make) -> None:
 def test_an_utterance_does_not_depend_on_its_batch(toy_transducer: Make) -> None:
     model = toy_transducer(1, 6)
     states_BTD, lengths_B = random_states(LENGTHS, seed=4)
-    decode = BeamSearch(beam=4, max_labels_per_frame=1.5, n_best=3)
+    decode = BeamSearch(beam=4, max_labels_per_frame=1.5, n_best=3, fusion=ALONE)
     together = decode.n_best(model, states_BTD, lengths_B)
     order = [4, 0, 3, 5, 2, 1]
     permuted = decode.n_best(model, states_BTD[order], lengths_B[order])
@@ -214,11 +216,11 @@ def test_single_precision_finds_the_same(toy_transducer: Make) -> None:
 
 def test_ctc_models_are_refused() -> None:
     with pytest.raises(SearchError, match="choose decode=greedy"):
-        BeamSearch(beam=2, max_labels_per_frame=1.0, n_best=1).check(SimpleNamespace(ctc_head=None))
+        BeamSearch(beam=2, max_labels_per_frame=1.0, n_best=1, fusion=ALONE).check(SimpleNamespace(ctc_head=None))
 
 
 def test_results_are_named_by_the_width() -> None:
-    assert BeamSearch(beam=8, max_labels_per_frame=1.0, n_best=1).name == "beam8"
+    assert BeamSearch(beam=8, max_labels_per_frame=1.0, n_best=1, fusion=ALONE).name == "beam8"
 
 
 def test_runs_under_autocast(toy_transducer: Make) -> None:

@@ -1,0 +1,85 @@
+"""Language models in the search: shallow fusion, and the density ratio method (McDermott et al. 2019, arXiv 2002.11268).
+
+    score(y) = log p(y|x) - mu log p_source(y) + lambda log p_external(y) + rho |y|
+
+A transducer has learnt a language model of its own from its transcripts. One of the same transcripts, the source model,
+stands for that and is taken out before another one comes in; without it (mu 0) this is shallow fusion. In the search
+every label brings its terms as it is added, blanks bring none (Saon et al. 2021, arXiv 2103.09935, section 3).
+
+n hypotheses   V classes, blank, which is the end of the text in a language model, included
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asr.data.tokenizer import BLANK
+from asr.decoding.search import TokenModel
+from asr.models.predictor import State
+from distributed.ranges import NonNegative
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """Which language models, and what they weigh, as options of the configuration."""
+
+    external: Path | None
+    source: Path | None
+    external_weight: NonNegative  # lambda
+    source_weight: NonNegative  # mu
+    label_bonus: float  # rho
+    end_of_text: bool
+
+    @property
+    def names_models(self) -> bool:
+        """There are language models to load."""
+        return self.external is not None or self.source is not None
+
+    @property
+    def suffix(self) -> str:
+        """What tells the results of such a search from those without."""
+        return "-lm" if self.names_models else "-bonus" if self.label_bonus else ""
+
+    def terms(self, external: TokenModel | None, source: TokenModel | None) -> "FusedTerms":
+        """The terms of labels, by the models that ``external`` and ``source`` name; None where there is none."""
+        pairs = ((self.external_weight, external), (-self.source_weight, source))
+        weighed = [(weight, model) for weight, model in pairs if model is not None and weight]
+        return FusedTerms(weighed, self.label_bonus, self.end_of_text)
+
+
+class FusedTerms:
+    """Weighted log probabilities of token models, and a bonus, as the search adds them to labels."""
+
+    def __init__(self, models: Sequence[tuple[float, TokenModel]], label_bonus: float, end_of_text: bool) -> None:
+        self.models = models
+        self.label_bonus = label_bonus
+        self.end_of_text = end_of_text
+
+    @property
+    def max_gain(self) -> float:
+        """No label gains more: a log probability is at most 0, and without limit where it is subtracted."""
+        return math.inf if any(weight < 0 for weight, _ in self.models) else max(0.0, self.label_bonus)
+
+    def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The models' states, one behind the other."""
+        return tuple(part for _, model in self.models for part in model.start(batch_size, device, dtype))
+
+    def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Terms of the labels (n, V), or (n, 1) where all have the same, and of the end of the text (n,)."""
+        zeros_n1 = torch.zeros(len(tokens_n), 1, device=tokens_n.device)
+        terms_nV, states = zeros_n1, list[Tensor]()
+        for (weight, model), size in zip(self.models, self._state_sizes, strict=True):
+            log_probs_nV, advanced = model.step(tokens_n, state[len(states) : len(states) + size])
+            terms_nV = terms_nV + weight * log_probs_nV
+            states += advanced
+        end_n = terms_nV[:, BLANK] if self.end_of_text else zeros_n1[:, 0]
+        return terms_nV + self.label_bonus, end_n, tuple(states)
+
+    @cached_property
+    def _state_sizes(self) -> list[int]:
+        return [len(model.start(0, torch.device("cpu"), torch.float32)) for _, model in self.models]

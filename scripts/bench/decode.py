@@ -1,0 +1,206 @@
+"""Searches of a trained transducer: recognised utterances per second and word error rates, beside torchaudio's search.
+
+    python scripts/bench/decode.py --run exp/demo --json docs/results/decode.json
+
+One thread; the same model on the same utterances, method after method on each unit in turn, seconds of processor time
+from features to labels, encoder included. torchaudio's RNNTBeamSearch (1-best) takes one utterance at a time, as it must;
+the others take a unit, or one at a time to tell what batching brings. By default torchaudio ranks hypotheses by
+score per label; "by score" is that search with the ranking of ours. Ratios are of the faster of the two.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchaudio.models import RNNTBeamSearch
+
+from asr.data.batch import Batch
+from asr.data.pipeline import unit_loader
+from asr.data.tokenizer import Tokenizer
+from asr.decoding.wer import score
+from asr.models.transducer import Transducer
+from asr.training.measures import Decode
+from scripts.bench.report import save_figures
+from scripts.build import build
+from scripts.configuration import compose
+from scripts.evaluate import named_set
+from scripts.startup import UsageError, run_main
+from scripts.trained import load_trained
+
+THEIRS = "torchaudio"
+QUICK_UTTERANCES = 16
+
+Recognise = Callable[[Batch], list[list[int]]]  # labels of each utterance
+
+
+def main(arguments: list[str]) -> None:
+    """Print a table in Markdown and save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a trained run's folder")
+    parser.add_argument("--checkpoint", default="best", help="best, last, avg:N or best:N")
+    parser.add_argument("--set", default="test", help="a split of the run's corpus")
+    parser.add_argument("--utterances", type=int, default=128, help="at most so many, spread over all lengths")
+    parser.add_argument("--batch", type=int, default=16, help="utterances decoded together by ours")
+    parser.add_argument("--beam", type=int, default=8, help="hypotheses of all beam searches")
+    parser.add_argument("--json", type=Path, help="where to save the figures")
+    parser.add_argument("--quick", action="store_true", help=f"on {QUICK_UTTERANCES} utterances, in less than a minute")
+    options = parser.parse_args(arguments)
+    trained = load_trained(options.run, options.checkpoint, threads=1)
+    if not isinstance(trained.model, Transducer):
+        raise UsageError(f"--run={options.run}: its model is no transducer, which beam search needs")
+    evaluated = named_set(trained, options.set, options.batch)
+    wanted = QUICK_UTTERANCES if options.quick else options.utterances
+    units = spread(evaluated.units, max(1, wanted // options.batch))
+    batches = list(unit_loader(evaluated.dataset, units, num_workers=0, prefetch=1))
+    rows = measure(batches, methods(trained.model, options.beam), trained.speech.tokenizer)
+    report(rows)
+    if options.json is not None:
+        save_figures(options.json, figures(rows), rows, run=str(options.run), set=options.set, batch=options.batch)
+
+
+def spread(units: Sequence[Any], count: int) -> list[Any]:
+    """``count`` of the units at even distances, or all if there are fewer."""
+    step = max(1.0, len(units) / count)
+    return [units[int((index + 0.5) * step)] for index in range(min(count, len(units)))]
+
+
+class TorchaudioTransducer(torch.nn.Module):
+    """A transducer with the methods and the token numbers that RNNTBeamSearch wants: labels from 0 on, blank last."""
+
+    def __init__(self, model: Transducer) -> None:
+        super().__init__()
+        self.model = model
+
+    def transcribe(self, features_1TF: Tensor, lengths_1: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected encoder states (1, T, J)."""
+        states_1TD, lengths_1 = self.model.encode(features_1TF, lengths_1)
+        return self.model.joiner.project_encoder(states_1TD), lengths_1
+
+    def predict(
+        self, tokens_K1: Tensor, lengths_K: Tensor, state: list[list[Tensor]] | None
+    ) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+        """Projected predictions (K, 1, J) and states after one token each."""
+        predictor, joiner = self.model.predictor, self.model.joiner
+        fresh = predictor.start(len(tokens_K1), tokens_K1.device, joiner.output.weight.dtype)
+        ours_K = (tokens_K1[:, 0] + 1) % self.model.vocabulary_size
+        output_KD, advanced = predictor.step(ours_K, fresh if state is None else tuple(state[0]))
+        return joiner.project_predictor(output_KD[:, None]), lengths_K, [list(advanced)]
+
+    def join(
+        self, encoder_11J: Tensor, lengths_1: Tensor, predictor_K1J: Tensor, lengths_K: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (K, 1, 1, V)."""
+        logits_K1V = self.model.joiner.logits(encoder_11J, predictor_K1J)
+        return logits_K1V.roll(-1, dims=-1)[:, :, None], lengths_1, lengths_K
+
+
+def methods(model: Transducer, beam: int) -> dict[str, Recognise]:
+    """Every way of decoding that is compared, by name."""
+    greedy: Decode = build(compose("evaluate", ["run=."]).decode)
+    ours: Decode = build(compose("evaluate", ["run=.", "decode=beam", f"decode.beam={beam}"]).decode)
+    blank = model.vocabulary_size - 1
+    theirs = TorchaudioTransducer(model)
+    by_score = RNNTBeamSearch(theirs, blank, hypo_sort_key=lambda hypothesis: hypothesis[3])
+    return {
+        "greedy": batched(model, greedy),
+        ours.name: batched(model, ours),
+        f"{ours.name}, one at a time": one_by_one(batched(model, ours)),
+        THEIRS: one_by_one(torchaudio_search(RNNTBeamSearch(theirs, blank), beam)),
+        f"{THEIRS}, by score": one_by_one(torchaudio_search(by_score, beam)),
+    }
+
+
+def batched(model: Transducer, decode: Decode) -> Recognise:
+    """A search of ours on a whole unit."""
+
+    def recognise(batch: Batch) -> list[list[int]]:
+        states_BTD, lengths_B = model.encode(batch.features, batch.feature_lengths)
+        return [hypothesis.tokens for hypothesis in decode(model, states_BTD, lengths_B)]
+
+    return recognise
+
+
+def torchaudio_search(decode: RNNTBeamSearch, beam: int) -> Recognise:
+    """torchaudio's search on a unit of one utterance."""
+
+    def recognise(batch: Batch) -> list[list[int]]:
+        best, *_ = decode(batch.features, batch.feature_lengths, beam)
+        return [[token + 1 for token in best[0][1:]]]  # its hypotheses begin with blank
+
+    return recognise
+
+
+def one_by_one(recognise: Recognise) -> Recognise:
+    """The utterances of a unit one after the other, without padding."""
+    return lambda batch: [
+        tokens for index in range(len(batch.utterance_ids)) for tokens in recognise(batch.part(index, index + 1))
+    ]
+
+
+@torch.inference_mode()
+def measure(batches: Sequence[Batch], recognisers: dict[str, Recognise], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """One row per method."""
+    references, found = {}, {name: dict[str, str]() for name in recognisers}
+    seconds: dict[str, list[float]] = {name: [] for name in recognisers}
+    for recognise in recognisers.values():
+        recognise(batches[0].part(0, 1))  # what is set up at the first call
+    for batch in batches:
+        ids, targets = batch.utterance_ids, batch.targets.tolist()
+        labels = [row[:length] for row, length in zip(targets, batch.target_lengths.tolist(), strict=True)]
+        references.update(zip(ids, map(tokenizer.decode, labels), strict=True))
+        for name, recognise in recognisers.items():
+            start = time.thread_time()
+            tokens = recognise(batch)
+            seconds[name].append(time.thread_time() - start)
+            found[name].update(zip(ids, map(tokenizer.decode, tokens), strict=True))
+    rows = []
+    for name in recognisers:
+        errors = score(references, found[name])
+        speed = len(references) / sum(seconds[name])
+        agree = sum(text == found[THEIRS][each] for each, text in found[name].items())
+        rows.append(
+            {
+                "method": name,
+                "utterances": len(references),
+                "utterances_per_second": speed,
+                "speed_vs_torchaudio": speed
+                * min(sum(seconds[each]) for each in seconds if THEIRS in each)
+                / len(references),
+                "wer": errors.wer,
+                "cer": errors.cer,
+                "same_as_torchaudio": agree / len(references),
+                "unit_seconds": seconds[name],
+            }
+        )
+    return rows
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Speeds, and the error rate of each method."""
+    greedy, ours, alone = rows[:3]
+    return {
+        "beam_speed_ratio_vs_torchaudio": ours["speed_vs_torchaudio"],
+        "beam_speed_ratio_vs_torchaudio_one_at_a_time": alone["speed_vs_torchaudio"],
+        "beam_utterances_per_second": ours["utterances_per_second"],
+        "greedy_utterances_per_second": greedy["utterances_per_second"],
+        **{f"wer/{row['method']}": row["wer"] for row in rows},
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """The table in Markdown."""
+    print(f"{rows[0]['utterances']} utterances")
+    print("| method | utterances/s | x torchaudio | WER | CER | as torchaudio |\n|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['method']} | {row['utterances_per_second']:.1f} | {row['speed_vs_torchaudio']:.2f} | "
+            f"{row['wer']:.2%} | {row['cer']:.2%} | {row['same_as_torchaudio']:.1%} |"
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)
