@@ -46,6 +46,7 @@ from scripts.build import (
 )
 from scripts.language_model import load_token_model
 from scripts.material import Material
+from scripts.search import with_language_models
 from scripts.settings import trains_on_text
 from scripts.startup import UsageError
 
@@ -153,7 +154,7 @@ def _evaluator(
     world: World,
     loader: LoaderOptions,
 ) -> Evaluator:
-    decode = None if trains_on_text(config) else build(config.decode)
+    decode = None if trains_on_text(config) else with_language_models(build(config.decode), model, material.tokenizer)
     return Evaluator(
         sets=evaluated,
         measure=measure_of(model, decode, material.tokenizer),

@@ -21,6 +21,7 @@ from asr.training.measures import Decode
 from scripts.against import command_for, read_earlier, write_against
 from scripts.build import build, evaluation_set, plain, readable
 from scripts.configuration import compose, print_help
+from scripts.search import with_language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
 
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> None:
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
     decode.check(trained.recogniser)
+    decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
     print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
     record = {"checkpoint": trained.checkpoint, **method}
     results = [evaluate_set(trained, each, config.unit_utterances, decode, normalise, record) for each in config.sets]

@@ -22,6 +22,7 @@ from asr.training.evaluation import decode_batch
 from asr.training.metrics import merge
 from scripts.build import build, readable
 from scripts.configuration import compose, print_help, split_arguments
+from scripts.search import with_language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import check_checkpoint, load_trained
 
@@ -70,7 +71,8 @@ def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
     first = Unit(0, 0, 0, tuple(range(min(config.lattices, len(split.utterances)))))
     dataset = trained.speech.dataset(split, [], trained.config.seed, cache=SignalCache(limit_gb=0))
     batch = next(unit_loader(dataset, [first], num_workers=0, prefetch=1))
-    hypotheses = decode_batch(model, batch, build(config.decode), torch.device("cpu"), trained.config.trainer.precision)
+    decode = with_language_models(build(config.decode), model, trained.speech.tokenizer)
+    hypotheses = decode_batch(model, batch, decode, torch.device("cpu"), trained.config.trainer.precision)
     texts = [trained.speech.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
     return lattice_pictures(
         model,

@@ -18,6 +18,7 @@ from asr.data.resampling import resampler
 from asr.training.measures import Decode
 from scripts.build import build
 from scripts.configuration import compose, print_help, split_arguments
+from scripts.search import with_language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
 
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> None:
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
     decode: Decode = build(config.decode)
     decode.check(trained.recogniser)
+    decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
     for start in range(0, len(files), config.unit_utterances):
         group = files[start : start + config.unit_utterances]
         for file, text in zip(group, transcribe(trained, decode, group), strict=True):

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds, n-best lists."""
+"""Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds, n-best lists, language models."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,6 +179,29 @@ def make_trainer() -> Callable[..., Trainer]:
 
 
 @pytest.fixture
+def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
+    """The configuration of a language model's run on the tiny corpus, with overrides."""
+    return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
+
+
+@pytest.fixture
+def lm_run(
+    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> Callable[..., Path]:
+    """Train a small language model on the texts of the tiny corpus, as scripts/train_lm.py does; returns its run folder."""
+
+    def train(*overrides: str, name: str = "lm") -> Path:
+        config, folder = lm_config(*overrides), tmp_path / name
+        trainer = make_trainer(config, folder, alone)
+        OmegaConf.save(config, folder / "config.yaml")
+        trainer.fit(trainer.parts.checkpoints.newest()[0])
+        trainer.parts.recorder.close()
+        return folder
+
+    return train
+
+
+@pytest.fixture
 def write_lists(tmp_path: Path) -> Callable[..., Path]:
     """Write n-best lists as scripts/make_nbest.py does; returns their folder. Changes are those of the header."""
 
@@ -197,26 +220,3 @@ def write_lists(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
-
-
-@pytest.fixture
-def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
-    """``lm_config(*overrides)``: a language model that trains in a second on the tiny corpus' transcripts."""
-    return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
-
-
-@pytest.fixture
-def lm_run(
-    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
-) -> Callable[..., Path]:
-    """``lm_run(*overrides, name="lm")``: trains a small language model on the tiny corpus; its run folder."""
-
-    def train(*overrides: str, name: str = "lm") -> Path:
-        config, folder = lm_config(*overrides), tmp_path / name
-        trainer = make_trainer(config, folder, alone)
-        OmegaConf.save(config, folder / "config.yaml")
-        trainer.fit(trainer.parts.checkpoints.newest()[0])
-        trainer.parts.recorder.close()
-        return folder
-
-    return train

@@ -73,7 +73,7 @@ class LengthPerturbation(Hook):
         self.insert_probability = insert_probability
         self.insert_ratio = insert_ratio
         self.insert_span = insert_span
-        self.epochs = Epochs("hooks.length_perturbation", from_epoch, until_epoch)
+        self.epochs = Epochs(from_epoch, until_epoch)
 
     @property
     def lengthens(self) -> float:

@@ -65,7 +65,7 @@ class NBestLabelSmoothing(Hook):
         self.hypotheses = hypotheses
         self.max_lengthening = max_lengthening
         self.missing = missing
-        self.epochs = Epochs(KEY, from_epoch, until_epoch)
+        self.epochs = Epochs(from_epoch, until_epoch)
 
     @property
     def lengthens_targets(self) -> float:

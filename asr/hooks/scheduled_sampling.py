@@ -72,7 +72,7 @@ class ScheduledSampling(PerturbedHistory):
         from_epoch: Natural,
         until_epoch: Natural | None,
     ) -> None:
-        super().__init__(Epochs("hooks.scheduled_sampling", from_epoch, until_epoch))
+        super().__init__(Epochs(from_epoch, until_epoch))
         self.lm = Path(lm)
         self.keep_probability = keep_probability
         self.top_k = top_k

@@ -54,7 +54,7 @@ class SequenceNoise(Hook):
     ) -> None:
         self.probability = probability
         self.scale = scale
-        self.epochs = Epochs("hooks.sequence_noise", from_epoch, until_epoch)
+        self.epochs = Epochs(from_epoch, until_epoch)
 
     def on_batch(self, raw: RawBatch) -> None:
         if raw.epoch not in self.epochs:

@@ -26,7 +26,7 @@ STEPS = ("trainer.max_steps=6", "trainer.checkpoint_every=2", "evaluation.sets=[
 class Row:
     """How a hook is used in a run of six steps."""
 
-    overrides: tuple[str, ...] = ()  # {files}: the folder of noises, rooms and lists
+    overrides: tuple[str, ...] = ()  # {files}: the folder of noises, rooms, lists and a language model
     metric: str | None = None  # what its rows hold, below the hook's name
 
 

@@ -1,18 +1,11 @@
 """Evaluation from its command line, on models with random weights: batches, normalisation, comparison with another run."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from omegaconf import DictConfig, OmegaConf
 
-from asr.training.checkpoint import Retention
-from asr.training.checkpoint_folder import CheckpointFolder
-from asr.training.hook import Progress
-from distributed.launch import World
-from scripts.build import build_model, build_speech, fit_tokenizer
 from scripts.evaluate import main
 from scripts.startup import UsageError
 
@@ -20,36 +13,6 @@ CONFORMER = (
     "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.dimension=32", "model.encoder.heads=2",
     "model.joiner.dimension=32",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """Entry points flush them to zero for their whole process, which here is that of all tests."""
-    yield
-    torch.set_flush_denormal(False)
-
-
-@pytest.fixture
-def random_run(tmp_path: Path, alone: World, small_config: Callable[..., DictConfig]) -> Callable[..., Path]:
-    """A run folder whose only checkpoint holds random weights."""
-
-    def make(name: str, *overrides: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        config = small_config("launch.matmul=mkl", *overrides)  # no choice that outlasts the test
-        fit_tokenizer(config, folder, alone)
-        OmegaConf.save(config, folder / "config.yaml")
-        model = build_model(config, build_speech(config, folder))
-        with torch.no_grad():
-            for weight in model.joiner.parameters():
-                weight *= 4  # far from uniform: labels that follow the input
-        state = model.state_dict()
-        retention = Retention(keep_last=1, keep_best=1)
-        checkpoints = CheckpointFolder(folder / "checkpoints", alone, retention, "Single", plan=1)
-        checkpoints.save(Progress(global_step=1, samples=1), {"model": state}, state, 0.5)
-        return folder
-
-    return make
 
 
 def results(folder: Path) -> dict[str, str]:

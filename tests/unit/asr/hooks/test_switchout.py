@@ -102,17 +102,15 @@ def test_what_is_drawn_depends_on_seed_epoch_utterance_and_the_name_alone() -> N
         assert changed.predictor_inputs[0] != alone.predictor_inputs[1]
 
 
-@pytest.mark.parametrize(("epoch", "acts"), [(0, False), (1, True), (4, True), (5, False)])
-def test_it_acts_in_its_epochs_alone(epoch: int, acts: bool) -> None:
+@pytest.mark.parametrize(
+    ("epoch", "until", "acts"),
+    [(0, 5, False), (1, 5, True), (4, 5, True), (5, 5, False), (5, None, True), (1, 0, False)],
+)
+def test_it_acts_in_its_epochs_alone(epoch: int, until: int | None, acts: bool) -> None:
     raw = raw_batch([[1] * 200], epoch=epoch)
-    hook(temperature=0.001, from_epoch=1, until_epoch=5).on_batch(raw)
+    hook(temperature=0.001, from_epoch=1, until_epoch=until).on_batch(raw)
     assert (raw.predictor_inputs != raw.targets) == acts
     assert bool(raw.metrics) == acts
-
-
-def test_a_schedule_without_an_epoch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"hooks.switchout.until_epoch=2 leaves no epoch from .*from_epoch=3 on"):
-        SwitchOut(temperature=0.1, reading="inverse", from_epoch=3, until_epoch=2)
 
 
 def test_without_another_token_it_is_refused() -> None:

@@ -1,0 +1,37 @@
+"""The search of a configuration, with the language models that it names."""
+
+from pathlib import Path
+
+from asr.data.tokenizer import Tokenizer
+from asr.decoding.beam import BeamSearch
+from asr.decoding.fusion import Fusion
+from asr.models.speech_model import SpeechModel
+from asr.models.token_lm import TokenLanguageModel
+from asr.training.measures import Decode
+from scripts.language_model import load_token_model
+
+
+def with_language_models(decode: Decode, model: SpeechModel, tokenizer: Tokenizer) -> Decode:
+    """The same search, with the language models that it names; see ``language_models``."""
+    if not isinstance(decode, BeamSearch) or not decode.fusion.names_models:
+        return decode
+    return decode.with_models(*language_models(decode.fusion, model, tokenizer))
+
+
+def language_models(
+    fusion: Fusion, model: SpeechModel, tokenizer: Tokenizer
+) -> tuple[TokenLanguageModel | None, TokenLanguageModel | None]:
+    """The external and the source model, or None, loaded to where the recogniser ``model`` is, in its precision.
+
+    Raises:
+        UsageError: a folder holds no run of a language model, or one of other tokens.
+    """
+    weight = next(model.parameters())
+    folders = {"external": fusion.external, "source": fusion.source}
+    external, source = (
+        None
+        if folder is None
+        else load_token_model(Path(folder), weight.device, tokenizer, f"decode.fusion.{name}").to(weight.dtype)
+        for name, folder in folders.items()
+    )
+    return external, source

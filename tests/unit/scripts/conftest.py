@@ -1,0 +1,62 @@
+"""Runs that were never trained, for entry points that read run folders."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from asr.models.transducer import Transducer
+from asr.training.checkpoint import Retention
+from asr.training.checkpoint_folder import CheckpointFolder
+from asr.training.hook import Progress
+from distributed.launch import World
+from scripts.build import build_material, build_model, fit_tokenizer
+from scripts.configuration import compose
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Entry points flush them to zero for their whole process, which here is that of all tests."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def save_random_run(tmp_path: Path, alone: World) -> Callable[[str, DictConfig], Path]:
+    """Make a run folder whose only checkpoint holds random weights, far from uniform."""
+
+    def save(name: str, config: DictConfig) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        fit_tokenizer(config, folder, alone)
+        OmegaConf.save(config, folder / "config.yaml")
+        model = build_model(config, build_material(config, folder))
+        with torch.no_grad():
+            for weight in (model.joiner if isinstance(model, Transducer) else model).parameters():
+                weight *= 4  # labels that follow the input
+        state = model.state_dict()
+        retention = Retention(keep_last=1, keep_best=1)
+        checkpoints = CheckpointFolder(folder / "checkpoints", alone, retention, "Single", plan=1)
+        checkpoints.save(Progress(global_step=1, samples=1), {"model": state}, state, 0.5)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def random_run(
+    save_random_run: Callable[[str, DictConfig], Path], small_config: Callable[..., DictConfig]
+) -> Callable[..., Path]:
+    """A recogniser's run folder, of a name and with overrides."""
+    mkl = "launch.matmul=mkl"  # no choice that outlasts the test
+    return lambda name, *overrides: save_random_run(name, small_config(mkl, *overrides))
+
+
+@pytest.fixture
+def random_lm_run(
+    save_random_run: Callable[[str, DictConfig], Path], small_lm_overrides: Callable[..., list[str]]
+) -> Callable[..., Path]:
+    """A language model's run folder, of a name and with overrides."""
+    return lambda name, *overrides: save_random_run(name, compose("train_lm", small_lm_overrides(*overrides)))
