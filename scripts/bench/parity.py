@@ -3,7 +3,8 @@
     python scripts/bench/parity.py --experiment demo --learners 4 --seeds 1 2 3 --folder exp/parity --json parity.json \\
         --variant allreduce backend=allreduce --variant dpsgd backend=dpsgd --override batch.units=4
 
-The first variant is what the others are compared with, paired by seed and utterance. ``--fold NAME SETTING`` trains all
+The first variant is what the others are compared with, paired by utterance, with the errors of all its seeds together.
+Intervals are therefore over utterances: how much training runs differ shows in the rates by seed. ``--fold NAME SETTING`` trains all
 of it once more with another setting, as with another speaker left out; the errors of all folds are pooled. Every run lies
 in a folder of its own, so that the same command goes on where it was interrupted; a folder of another configuration is
 refused.
@@ -44,7 +45,7 @@ class Recipe:
     evaluated_set: str
 
     def errors(self, fold: str, variant: str, overrides: Sequence[str], seed: int) -> dict[str, ErrorCounts]:
-        """Train and evaluate one run, errors by fold, seed and utterance.
+        """Train and evaluate one run, errors by fold and utterance.
 
         Also where the run is there: training refuses a folder of another configuration, and has nothing to do in that
         of a finished run.
@@ -58,7 +59,7 @@ class Recipe:
         if not is_of_best(results / "wer-greedy.json", run):
             self._call(run, str(REPOSITORY / "scripts/evaluate.py"), f"run={run}", f"sets=[{self.evaluated_set}]")
         return {
-            f"{fold}/{seed}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
+            f"{fold}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
             for each in read_transcripts(results / "recogs-greedy.txt")
         }
 
@@ -132,7 +133,10 @@ def total(errors: Mapping[str, ErrorCounts]) -> ErrorCounts:
 
 
 def row(name: str, settings: Sequence[str], errors: Errors, baseline: Errors) -> dict[str, Any]:
-    """A variant's figures, and its paired difference from the first one over all folds and seeds."""
+    """A variant's figures, and its paired difference from the first one over all folds and seeds.
+
+    What one resample draws is an utterance with all its seeds: the same words are hard for every seed.
+    """
     own, first = (merged(each.values()) for each in (errors, baseline))
     comparison: Comparison = compare(own, first, replications=REPLICATIONS, seed=0)
     folds, seeds = (list(dict.fromkeys(each)) for each in zip(*errors, strict=True))
@@ -149,8 +153,12 @@ def row(name: str, settings: Sequence[str], errors: Errors, baseline: Errors) ->
 
 
 def merged(parts: Iterable[Mapping[str, ErrorCounts]]) -> dict[str, ErrorCounts]:
-    """Several runs' errors together; their keys differ."""
-    return {key: counts for part in parts for key, counts in part.items()}
+    """The errors of several runs together, summed by utterance."""
+    sums: dict[str, ErrorCounts] = {}
+    for part in parts:
+        for key, counts in part.items():
+            sums[key] = sums.get(key, ErrorCounts()) + counts
+    return sums
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
