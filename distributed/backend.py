@@ -55,6 +55,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def check_clipping(self, max_norm: float | None) -> None:
+        """Raise ValueError where gradients cannot be clipped to ``max_norm``; None clips nothing."""
+
+    @abstractmethod
     def wrap(self, model: nn.Module) -> nn.Module:
         """Put the parameters into one flat buffer per dtype and return the module that the loop calls."""
 

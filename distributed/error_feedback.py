@@ -99,11 +99,20 @@ class SparseFeedback(CompressedBackend):
         trained, every = self._trained(), rates_of(self.model, rate, self.rates, self._uncompressed())
         self.rates_found = rates = {name: own for name, own in every.items() if name in trained}
         before, memory = self._flat, self.memory
-        self._flat = FlatParameters(self.model, gradients=True, order=lambda name, _: rates.get(name, NEVER_SENT))
-        self.segments = segments_of(self._flat, rates)
+        buckets = self._buckets(list(rates))
+        self._flat = FlatParameters(
+            self.model,
+            gradients=True,
+            order=lambda name, _: (buckets[name], rates[name]) if name in rates else (NEVER_SENT,),
+        )
+        self.segments = segments_of(self._flat, rates, buckets)
         self.memory = [torch.zeros_like(gradient) for gradient in self._flat.flat_grad]
         if before is not None:
             copy_views(before.named_views(memory), self._flat.named_views(self.memory))
+
+    def _buckets(self, trained: Sequence[str]) -> dict[str, int]:
+        """Which parameters are sent together, by numbers in the order of sending; here all of them."""
+        return dict.fromkeys(trained, 0)
 
     @abstractmethod
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
@@ -119,22 +128,29 @@ class SparseFeedback(CompressedBackend):
 
     @torch.no_grad()
     def _reduce(self, usable: bool) -> bool:
-        gradient = self.flat.flat_grad
-        indices = self._select(self.memory, gradient)
-        values = gathered(self.segments, self.memory, indices).add_(gathered(self.segments, gradient, indices))
-        message = values.to(torch.bfloat16 if self.values == "bfloat16" else values.dtype, copy=True)
-        unsent = values.sub_(message)
+        indices = self._select(self.memory, self.flat.flat_grad)
+        message, unsent = self._taken(self.segments, indices)
         agreed = self._agree(indices, message, usable)
-        if agreed is None:
-            return False
-        for segment, index, rounding in entries(self.segments, indices, unsent):
+        if agreed is not None:
+            self._apply(entries(self.segments, indices, unsent), agreed)
+        return agreed is not None
+
+    def _taken(self, segments: Sequence[Segment], indices: Sequence[Index]) -> tuple[Tensor, Tensor]:
+        """This learner's p at the chosen positions, as it travels, and what of it does not."""
+        values = gathered(segments, self.memory, indices).add_(gathered(segments, self.flat.flat_grad, indices))
+        message = values.to(torch.bfloat16 if self.values == "bfloat16" else values.dtype, copy=True)
+        return message, values.sub_(message)
+
+    def _apply(self, unsent: Sequence[Entries], agreed: Sequence[Entries]) -> None:
+        """Remember what was not sent, and make the gradient what all have agreed upon."""
+        gradient = self.flat.flat_grad
+        for segment, index, rounding in unsent:
             own = segment.of(self.memory)
             update_memory(own, segment.of(gradient), index, rounding.to(own.dtype), self.beta)
         self.flat.zero_grad()
         for segment, index, mean in agreed:
             target = segment.of(gradient)
             target[index] += mean.to(target.dtype)
-        return True
 
     def _average_all(self, usable: bool) -> bool:
         ends = {segment.buffer: segment.start + segment.length for segment in self.segments}  # the last of each buffer

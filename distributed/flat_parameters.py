@@ -20,13 +20,13 @@ class FlatParameters:
     """Moves the parameters of ``module`` into flat buffers, and their gradients if ``gradients``.
 
     ``flat`` and ``flat_grad`` hold one buffer of shape (elements,) per dtype and device, in order of appearance;
-    ``flat_grad`` is empty without ``gradients``. ``order`` gives, by name, numbers to sort the parameters by; those of
-    the same number lie together, in order of appearance. ValueError if two parameters share memory without being one
+    ``flat_grad`` is empty without ``gradients``. ``order`` gives, by name, what to sort the parameters by; those of
+    the same order lie together, in order of appearance. ValueError if two parameters share memory without being one
     object: flattening would silently untie them.
     """
 
     def __init__(
-        self, module: nn.Module, gradients: bool, order: Callable[[str, nn.Parameter], float] | None = None
+        self, module: nn.Module, gradients: bool, order: Callable[[str, nn.Parameter], tuple[int, ...]] | None = None
     ) -> None:
         self._module = module
         self._named = dict(module.named_parameters())

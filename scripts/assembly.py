@@ -57,6 +57,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     """Every part of a run, ready to fit."""
     backend = build_backend(config, world)
     options: TrainerOptions = build(config.trainer)
+    backend.check_clipping(options.max_norm)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
     model = hooked_model(config, material, hooks, initialise=True)

@@ -115,7 +115,18 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
         "dpsgd": ours(DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)),
         "delay_by_one": ours(DelayByOne(mix_moments=False, world=world)),
         "allreduce": ours(AllReduce(bucket_mb=25, world=world)),
-        "scalecom": ours(ScaleCom(rate=SCALECOM_RATE, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)),
+        "scalecom": ours(
+            ScaleCom(
+                rate=SCALECOM_RATE,
+                rates=[],
+                values="full",
+                beta=1.0,
+                warmup_steps=0,
+                overlap=False,
+                bucket_mb=1,
+                world=world,
+            )
+        ),
         "powersgd-r1": ours(PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
         "powersgd-r4": ours(PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
         "ddp": theirs(DistributedDataParallel(network(width), gradient_as_bucket_view=True), message_bytes),

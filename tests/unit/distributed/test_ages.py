@@ -22,7 +22,7 @@ def step(backend: ScaleCom, gradient: list[float]) -> bool:
 
 def make(world: World, **options: object) -> ScaleCom:
     chosen = {"rate": 2, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0} | options
-    backend = ScaleCom(**chosen, world=world)
+    backend = ScaleCom(**chosen, overlap=False, bucket_mb=1, world=world)
     model = nn.Linear(4, 1, bias=False)
     backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
     backend.count_ages()
@@ -86,7 +86,9 @@ def test_percentiles_are_by_nearest_rank(size: int, expected: tuple[float, ...])
 
 
 def test_nobody_counts_unless_asked(alone: World):
-    backend = ScaleCom(rate=2, rates=[], values="full", beta=1.0, warmup_steps=0, world=alone)
+    backend = ScaleCom(
+        rate=2, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=alone
+    )
     backend.attach(torch.optim.SGD(backend.wrap(nn.Linear(4, 1, bias=False)).parameters(), lr=1.0))
     step(backend, [1.0, 0.0, 0.0, 2.0])
     assert backend.ages is None

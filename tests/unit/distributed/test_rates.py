@@ -68,7 +68,7 @@ AUTO = {"rate": "auto", "rates": [("2.*", 7)], "values": "full", "beta": 1.0, "w
 @pytest.mark.parametrize(
     "make",
     [
-        lambda world: ScaleCom(**AUTO, world=world),
+        lambda world: ScaleCom(**AUTO, overlap=False, bucket_mb=1, world=world),
         lambda world: LocalTopK(**AUTO, world=world),
         lambda world: RandomK(**AUTO, seed=1, world=world),
     ],
@@ -101,9 +101,11 @@ def test_under_auto_rates_follow_the_uses_that_learner_0_counts(run_learners, ca
 
 
 def test_with_a_rate_nothing_is_counted_and_without_counting_there_is_no_auto(alone: World):
-    ScaleCom(**AUTO | {"rate": 4}, world=alone).examine(network(), lambda: pytest.fail("nobody asked for it"))
+    ScaleCom(**AUTO | {"rate": 4}, overlap=False, bucket_mb=1, world=alone).examine(
+        network(), lambda: pytest.fail("nobody asked for it")
+    )
     with pytest.raises(RuntimeError, match=r"rate=auto, backend\.examine"):
-        ScaleCom(**AUTO, world=alone).wrap(network())
+        ScaleCom(**AUTO, overlap=False, bucket_mb=1, world=alone).wrap(network())
 
 
 @pytest.mark.parametrize(
@@ -118,8 +120,8 @@ def test_patterns_that_cannot_be_meant_are_refused(patterns: list[tuple[str, int
 def test_parameters_of_a_rate_lie_together_and_segments_cover_everything_once():
     model = network().append(nn.Linear(2, 2).double())
     rates = rates_of(model, 100, [("3.weight", 7)])
-    flat = FlatParameters(model, gradients=True, order=lambda name, _: rates[name])
-    segments = segments_of(flat, rates)
+    flat = FlatParameters(model, gradients=True, order=lambda name, _: (rates[name],))
+    segments = segments_of(flat, rates, {})
     assert [(segment.buffer, segment.rate) for segment in segments] == [(0, 1), (0, 7), (0, 100), (1, 1), (1, 100)]
     counts = [torch.zeros_like(buffer, dtype=torch.int64) for buffer in flat.flat]
     for segment in segments:
