@@ -203,3 +203,11 @@ def test_it_runs_on_tokens_in_training_alone() -> None:
     assert ScheduledSampling.stage == "targets"
     assert ScheduledSampling.changes_training
     assert CONF.read_text().startswith("# @package hooks.scheduled_sampling\n")
+
+
+def test_after_another_hook_the_rate_is_that_of_its_own_changes() -> None:
+    raw = raw_batch([[1] * 40])
+    raw.predictor_inputs[0] = [2] * 40
+    hook(keep_probability=1.0).on_batch(raw)
+    assert raw.predictor_inputs == [[2] * 40]
+    assert raw.metrics["a/substitution_rate"] == 0
