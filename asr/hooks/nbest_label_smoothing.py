@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 
 from asr.data.batch import RawBatch, Stage
-from asr.data.nbest import NBestError, NBestLists, read_nbest
+from asr.data.nbest import NBestError, NBestLists, read_nbest, truth_of
 from asr.data.plan import planned_tokens
 from asr.data.tokenizer import load_tokenizer
 from asr.hooks.epochs import Epochs
@@ -76,13 +76,21 @@ class NBestLabelSmoothing(Hook):
         """Read the lists; loading processes share what was read here.
 
         Raises:
-            NBestError: they are not for this run's tokens or utterances, not complete, or shorter than K.
+            NBestError: they are not for this run's tokens or utterances, or for others of the same names, not complete, or
+                shorter than K.
         """
         header, self.nbest = read_nbest(self.lists, load_tokenizer(run.folder / "tokenizer"))
         if header.hypotheses < self.hypotheses:
             raise NBestError(
                 f"{KEY}.hypotheses={self.hypotheses}: {self.lists} keeps {header.hypotheses} of each utterance; set "
                 f"{header.hypotheses} or less, or write longer lists: scripts/make_nbest.py hypotheses={self.hypotheses}"
+            )
+        decoded = (each for each in run.utterances if each.id in self.nbest)
+        if other := next((each for each in decoded if self.nbest.truth(each.id) != truth_of(each)), None):
+            raise NBestError(
+                f"{self.lists}: its list of {other.id} is of another utterance of that name, with another text or duration: "
+                f"{header.run} was trained on other data (data.seed, data.held_out, ...); train a run on this data, and "
+                "decode its training set: python scripts/make_nbest.py run=exp/..."
             )
         without = [each for each in run.plan.utterance_ids if each not in self.nbest]
         if without and self.missing == "refuse":
