@@ -19,8 +19,8 @@ from asr.data.batch import RawBatch, Stage
 from asr.data.nbest import NBestError, NBestLists, read_nbest, truth_of
 from asr.data.plan import planned_tokens
 from asr.data.tokenizer import load_tokenizer
-from asr.hooks.epochs import Epochs
-from asr.training.hook import Hook, Run
+from asr.hooks.epochs import Epochs, HookOfEpochs
+from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural, NonNegative
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def usable(lengths: list[int], longest: int) -> list[int]:
     return [rank for rank, length in enumerate(lengths) if 0 < length <= longest]
 
 
-class NBestLabelSmoothing(Hook):
+class NBestLabelSmoothing(HookOfEpochs):
     """Replaces the labels of some training utterances; the choice depends on (seed, epoch, utterance, hook's name) alone.
 
     Args:
@@ -60,12 +60,12 @@ class NBestLabelSmoothing(Hook):
         from_epoch: Natural,
         until_epoch: Natural | None,
     ) -> None:
+        super().__init__(Epochs(from_epoch, until_epoch))
         self.lists = Path(lists)
         self.epsilon = epsilon
         self.hypotheses = hypotheses
         self.max_lengthening = max_lengthening
         self.missing = missing
-        self.epochs = Epochs(from_epoch, until_epoch)
 
     @property
     def lengthens_targets(self) -> float:
@@ -79,6 +79,7 @@ class NBestLabelSmoothing(Hook):
             NBestError: they are not for this run's tokens or utterances, or for others of the same names, not complete, or
                 shorter than K.
         """
+        super().on_fit_start(run, resumed)
         header, self.nbest = read_nbest(self.lists, load_tokenizer(run.folder / "tokenizer"))
         if header.hypotheses < self.hypotheses:
             raise NBestError(
