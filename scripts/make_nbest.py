@@ -12,23 +12,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
 
 from asr.data.batch import Unit
 from asr.data.cache import SignalCache
-from asr.data.nbest import FORMAT, HEADER, Header, NBest, read_header, shard_file
+from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header, shard_file, truth_of
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Model, NBestSearch
 from asr.training.evaluation import evaluating, in_place, told
 from asr.training.files import write_atomically
 from distributed import launch
-from distributed.keyed import keyed_seed
 from scripts.build import Split, build, plain, readable
 from scripts.configuration import compose, print_help
+from scripts.search import with_language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
 
@@ -43,10 +43,11 @@ def main(arguments: list[str]) -> None:
     place = launch.place()
     config = compose("make_nbest", arguments)
     with readable():
-        search, device = build(config.decode), launch.chosen_device(place, config.device)
+        named, device = build(config.decode), launch.chosen_device(place, config.device)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    search.check(trained.recogniser)
     trained.model.to(device)
+    search = cast(NBestSearch, with_language_models(named, trained.model, trained.speech.tokenizer))
+    search.check(trained.recogniser)
     with readable():
         split = trained.speech.split(config.split)
     header = header_of(trained, split, config)
@@ -69,25 +70,37 @@ def header_of(trained: Trained, split: Split, config: DictConfig) -> Header:
     return Header(
         format=FORMAT,
         tokenizer=trained.speech.tokenizer.fingerprint,
-        run=str(trained.folder),
+        run=str(trained.folder.resolve()),
         checkpoint=trained.checkpoint,
-        search=plain(config.decode),
+        search=search_of(config.decode),
         hypotheses=config.hypotheses,
         split=split.name,
         utterances=len(split.utterances),
-        corpus=keyed_seed(*(utterance.id for utterance in split.utterances)),
+        corpus=corpus_of(split.utterances),
         shard_utterances=config.shard_utterances,
     )
 
 
+def search_of(decode: DictConfig) -> dict[str, Any]:
+    """A search's settings, in which runs of language models are named alike from wherever this is called."""
+    settings = plain(decode)
+    fusion = settings.get("fusion") or {}
+    fusion |= {name: str(Path(fusion[name]).resolve()) for name in ("external", "source") if fusion.get(name)}
+    return settings
+
+
 def begin(folder: Path, header: Header) -> None:
-    """Write the header, or check that it is that of the lists there; every process does, before its first shard.
+    """Write the header, or check that it is that of the shards there; every process does, before its first shard.
 
     Raises:
-        UsageError: the folder holds other lists; names what they differ in.
+        UsageError: the folder holds other lists, and what they differ in, or shards that nothing tells the origin of.
     """
-    if (folder / HEADER).is_file():
-        earlier, new = asdict(read_header(folder)), asdict(header)
+    shards = list(folder.glob("*.jsonl"))
+    if shards and not (folder / HEADER).is_file():
+        raise UsageError(f"{folder} holds shards without {HEADER}: choose another out=, or remove the folder")
+    if shards:
+        with readable():
+            earlier, new = asdict(read_header(folder)), asdict(header)
         if differing := [key for key in new if earlier[key] != new[key]]:
             raise UsageError(
                 f"{folder} holds lists of another {', '.join(differing)}: repeat their command to go on, choose another "
@@ -119,8 +132,8 @@ class Decoder:
         self.dataset: UnitDataset = trained.speech.dataset(split, [], trained.config.seed, SignalCache(limit_gb=0))
 
     def shard(self, shard: int) -> list[NBest]:
-        """The lists of a shard's utterances, in the order of their ids; utterances that cannot be read are said."""
-        lists: list[NBest] = []
+        """The lists of a shard's utterances, in the order of their ids; empty ones of those that cannot be read, and said."""
+        lists = dict[str, tuple[list[Sequence[int]], list[float]]]()
         batches = unit_loader(self.dataset, self.units(shard), num_workers=0, prefetch=1)
         precision = self.trained.config.trainer.precision
         for batch in told(batches):
@@ -132,15 +145,19 @@ class Decoder:
                 found = self.search.n_best(cast(Model, self.trained.recogniser), states_BSD, lengths_B)
             for utterance_id, hypotheses in zip(batch.utterance_ids, found, strict=True):
                 kept = hypotheses[: self.header.hypotheses]
-                lists.append(NBest(utterance_id, [each.tokens for each in kept], [each.score for each in kept]))
-        return sorted(lists, key=lambda each: each.utterance_id)
+                lists[utterance_id] = [each.tokens for each in kept], [each.score for each in kept]
+        members = sorted((self.split.utterances[index] for index in self.members(shard)), key=lambda each: each.id)
+        return [NBest(each.id, truth_of(each), *lists.get(each.id, ((), ()))) for each in members]
+
+    def members(self, shard: int) -> range:
+        """Where the utterances of a shard are in the split."""
+        begin = shard * self.header.shard_utterances
+        return range(begin, min(begin + self.header.shard_utterances, self.header.utterances))
 
     def units(self, shard: int) -> Sequence[Unit]:
         """Units of similar length; without targets, since decoding has no lattice."""
         frames = self.split.screened.frames
-        begin = shard * self.header.shard_utterances
-        members = range(begin, min(begin + self.header.shard_utterances, self.header.utterances))
-        order = sorted(members, key=frames.__getitem__)
+        order = sorted(self.members(shard), key=frames.__getitem__)
         units = chunk(order, frames, frames, [0] * len(frames), self.budgets)
         return [Unit(0, index, 0, tuple(unit)) for index, unit in enumerate(units)]
 

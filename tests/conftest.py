@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from asr.data.manifest import Utterance, write_manifest
-from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file
+from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
 from asr.data.tokenizer import Tokenizer
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
@@ -203,9 +203,17 @@ def lm_run(
 
 @pytest.fixture
 def write_lists(tmp_path: Path) -> Callable[..., Path]:
-    """Write n-best lists as scripts/make_nbest.py does; returns their folder. Changes are those of the header."""
+    """Write n-best lists of ``utterances`` as scripts/make_nbest.py does; returns their folder.
 
-    def write(lists: Mapping[str, Sequence[Sequence[int]]], tokenizer: Tokenizer, **changes: Any) -> Path:
+    Changes are those of the header.
+    """
+
+    def write(
+        lists: Mapping[str, Sequence[Sequence[int]]],
+        tokenizer: Tokenizer,
+        utterances: Sequence[Utterance] = (),
+        **changes: Any,
+    ) -> Path:
         settings: dict[str, Any] = {
             "format": FORMAT, "tokenizer": tokenizer.fingerprint, "run": "exp/a", "checkpoint": "step-1", "search": {},
             "hypotheses": 20, "split": "train", "utterances": len(lists), "corpus": 1, "shard_utterances": 2,
@@ -213,7 +221,11 @@ def write_lists(tmp_path: Path) -> Callable[..., Path]:
         header, folder = Header(**(settings | changes)), tmp_path / "nbest"
         folder.mkdir(exist_ok=True)
         (folder / HEADER).write_text(header.text())
-        rows = [NBest(name, found, [-float(rank) for rank in range(len(found))]) for name, found in lists.items()]
+        truths = {each.id: truth_of(each) for each in utterances}
+        rows = [
+            NBest(name, truths.get(name, 0), found, [-float(rank) for rank in range(len(found))])
+            for name, found in lists.items()
+        ]
         for shard in range(header.shards):
             own = rows[shard * header.shard_utterances :][: header.shard_utterances]
             shard_file(folder, shard).write_text("".join(each.line() for each in own))

@@ -1,9 +1,9 @@
 """N-best lists: what a search found in each utterance of a split, best first, written by scripts/make_nbest.py.
 
     <folder>/header.json            what made them, the split and the tokens they are for
-    <folder>/00000.jsonl, ...       utterances, a shard of them per file: {"id", "hypotheses": [[token]], "scores": [log p]}
+    <folder>/00000.jsonl, ...       utterances, a shard of them per file: {"id", "truth", "hypotheses": [[token]], "scores"}
 
-A shard is there whole or not at all, and which utterances it holds follows from the header: whoever writes can stop and
+Corpora name other utterances alike, so that ``truth`` tells by text and length which one a list is of. A shard is there whole or not at all, and which utterances it holds follows from the header: whoever writes can stop and
 go on. Read, all hypotheses of a split are one tensor of small integers, which loading processes share.
 
 N tokens of all hypotheses   H hypotheses   U utterances
@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
+from distributed.keyed import keyed_seed
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "header.json"
 REMEDY = "write the lists anew: python scripts/make_nbest.py run=exp/..."
 
@@ -42,7 +44,7 @@ class Header:
     hypotheses: int  # kept of each utterance, at most
     split: str
     utterances: int  # of the split, the usable ones
-    corpus: int  # fingerprint of their ids, in their order
+    corpus: int  # fingerprint of their ids and truths, in their order
     shard_utterances: int
 
     @property
@@ -60,13 +62,24 @@ class NBest:
     """The list of one utterance."""
 
     utterance_id: str
+    truth: int  # fingerprint of what was decoded, see ``truth_of``
     hypotheses: Sequence[Sequence[int]]  # tokens, best first
-    scores: Sequence[float]  # log probabilities, as the search gives them
+    scores: Sequence[float]  # their log probabilities, as the search gives them
 
     def line(self) -> str:
         """As it is written."""
-        row = {"id": self.utterance_id, "hypotheses": self.hypotheses, "scores": self.scores}
+        row = {"id": self.utterance_id, "truth": self.truth, "hypotheses": self.hypotheses, "scores": self.scores}
         return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def truth_of(utterance: Utterance) -> int:
+    """A fingerprint of text and length, to the millisecond: what differs where only the name is the same."""
+    return keyed_seed(utterance.text, f"{utterance.duration:.3f}")
+
+
+def corpus_of(utterances: Iterable[Utterance]) -> int:
+    """A fingerprint of utterances, in their order."""
+    return keyed_seed(*(part for each in utterances for part in (each.id, truth_of(each))))
 
 
 def shard_file(folder: Path, shard: int) -> Path:
@@ -97,10 +110,15 @@ class NBestLists:
     tokens_N: Tensor  # int16 where the vocabulary fits, else int32
     ends_H: Tensor  # (H + 1,) int64: hypothesis h is tokens ends[h] to ends[h + 1]
     firsts_U: Tensor  # (U + 1,) int64: utterance u has hypotheses firsts[u] to firsts[u + 1]
+    truths_U: Tensor  # int64, see ``truth_of``
     rows: Mapping[str, int]  # utterance id -> u
 
     def __contains__(self, utterance_id: str) -> bool:
         return utterance_id in self.rows
+
+    def truth(self, utterance_id: str) -> int:
+        """The fingerprint of what was decoded."""
+        return int(self.truths_U[self.rows[utterance_id]])
 
     def lengths(self, utterance_id: str, best: int) -> list[int]:
         """Tokens of each of the ``best`` first hypotheses of an utterance."""
@@ -139,17 +157,19 @@ def read_nbest(folder: Path, tokenizer: Tokenizer) -> tuple[Header, NBestLists]:
 def packed(lists: Iterable[NBest], dtype: type[np.signedinteger[Any]]) -> NBestLists:
     """Lists as flat tensors; of an utterance that comes twice the later list counts."""
     rows: dict[str, int] = {}
-    tokens, ends, firsts = [np.zeros(0, dtype)], [0], [0]
+    tokens, ends, firsts, truths = [np.zeros(0, dtype)], [0], [0], list[int]()
     for row, each in enumerate(lists):
         rows[each.utterance_id] = row
         lengths = [len(hypothesis) for hypothesis in each.hypotheses]
         tokens.append(np.fromiter((t for hypothesis in each.hypotheses for t in hypothesis), dtype, sum(lengths)))
         ends.extend(lengths)
         firsts.append(len(lengths))
+        truths.append(each.truth)
     return NBestLists(
         torch.from_numpy(np.concatenate(tokens)),
         torch.tensor(ends, dtype=torch.int64).cumsum(0),
         torch.tensor(firsts, dtype=torch.int64).cumsum(0),
+        torch.tensor(truths, dtype=torch.int64),
         rows,
     )
 
@@ -160,6 +180,6 @@ def _read_shards(folder: Path, header: Header) -> Iterator[NBest]:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 row = json.loads(line)
-                yield NBest(row["id"], row["hypotheses"], row["scores"])
+                yield NBest(row["id"], row["truth"], row["hypotheses"], row["scores"])
             except (json.JSONDecodeError, TypeError, KeyError) as error:
                 raise NBestError(f"{file}:{number}: damaged ({error!r}); delete the file and {REMEDY}") from None

@@ -5,8 +5,9 @@ al. 2018, arXiv 1708.02182, section 2, and Saon et al. 2021, arXiv 2103.09935, s
 
     h_t = f(W x_t + (M o U) h_{t-1})        M elements 0 with probability p, else 1 / (1 - p)
 
-M is drawn once per forward and LSTM, for all time steps of all sequences in it. Parameters stay what and where they were:
-checkpoints, flat buffers of backends and optimizers see U; only the module's list of operands is exchanged during a forward.
+M is drawn once per forward and LSTM, for all time steps of all sequences in it: of a unit, or of a part of one that memory
+splits. Parameters stay what and where they were: checkpoints, flat buffers of backends and optimizers see U; only the
+module's list of operands is exchanged during a forward.
 """
 
 from collections.abc import Sequence

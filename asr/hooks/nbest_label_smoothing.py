@@ -16,11 +16,11 @@ from typing import ClassVar, Literal
 import torch
 
 from asr.data.batch import RawBatch, Stage
-from asr.data.nbest import NBestError, NBestLists, read_nbest
+from asr.data.nbest import NBestError, NBestLists, read_nbest, truth_of
 from asr.data.plan import planned_tokens
 from asr.data.tokenizer import load_tokenizer
-from asr.hooks.epochs import Epochs
-from asr.training.hook import Hook, Run
+from asr.hooks.epochs import Epochs, HookOfEpochs
+from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural, NonNegative
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def usable(lengths: list[int], longest: int) -> list[int]:
     return [rank for rank, length in enumerate(lengths) if 0 < length <= longest]
 
 
-class NBestLabelSmoothing(Hook):
+class NBestLabelSmoothing(HookOfEpochs):
     """Replaces the labels of some training utterances; the choice depends on (seed, epoch, utterance, hook's name) alone.
 
     Args:
@@ -60,12 +60,12 @@ class NBestLabelSmoothing(Hook):
         from_epoch: Natural,
         until_epoch: Natural | None,
     ) -> None:
+        super().__init__(Epochs(from_epoch, until_epoch))
         self.lists = Path(lists)
         self.epsilon = epsilon
         self.hypotheses = hypotheses
         self.max_lengthening = max_lengthening
         self.missing = missing
-        self.epochs = Epochs(from_epoch, until_epoch)
 
     @property
     def lengthens_targets(self) -> float:
@@ -76,13 +76,22 @@ class NBestLabelSmoothing(Hook):
         """Read the lists; loading processes share what was read here.
 
         Raises:
-            NBestError: they are not for this run's tokens or utterances, not complete, or shorter than K.
+            NBestError: they are not for this run's tokens or utterances, or for others of the same names, not complete, or
+                shorter than K.
         """
+        super().on_fit_start(run, resumed)
         header, self.nbest = read_nbest(self.lists, load_tokenizer(run.folder / "tokenizer"))
         if header.hypotheses < self.hypotheses:
             raise NBestError(
                 f"{KEY}.hypotheses={self.hypotheses}: {self.lists} keeps {header.hypotheses} of each utterance; set "
                 f"{header.hypotheses} or less, or write longer lists: scripts/make_nbest.py hypotheses={self.hypotheses}"
+            )
+        decoded = (each for each in run.utterances if each.id in self.nbest)
+        if other := next((each for each in decoded if self.nbest.truth(each.id) != truth_of(each)), None):
+            raise NBestError(
+                f"{self.lists}: its list of {other.id} is of another utterance of that name, with another text or duration: "
+                f"{header.run} was trained on other data (data.seed, data.held_out, ...); train a run on this data, and "
+                "decode its training set: python scripts/make_nbest.py run=exp/..."
             )
         without = [each for each in run.plan.utterance_ids if each not in self.nbest]
         if without and self.missing == "refuse":

@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from asr.data.batch import RawBatch, Stage
-from asr.hooks.epochs import Epochs
-from asr.training.hook import Hook
+from asr.hooks.epochs import HookOfEpochs
 
 
-class PerturbedHistory(Hook):
+class PerturbedHistory(HookOfEpochs):
     """Perturbs what the prediction network reads within its epochs, and says how much of it."""
 
     stage: ClassVar[Stage | None] = "targets"
-
-    def __init__(self, epochs: Epochs) -> None:
-        self.epochs = epochs
 
     def on_batch(self, raw: RawBatch) -> None:
         if raw.epoch in self.epochs:

@@ -85,6 +85,7 @@ class ScheduledSampling(PerturbedHistory):
             ValueError: the model cannot be loaded or reads other tokens.
             HookError: it has fewer than ``top_k`` of them.
         """
+        super().on_fit_start(run, resumed)
         self.model = run.token_model(self.lm, key="hooks.scheduled_sampling.lm")
         if self.top_k >= self.model.vocabulary_size:
             raise HookError(

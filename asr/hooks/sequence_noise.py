@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import RawBatch, Stage
-from asr.hooks.epochs import Epochs
-from asr.training.hook import Hook
+from asr.hooks.epochs import Epochs, HookOfEpochs
 from distributed.ranges import Fraction, Natural, NonNegative
 
 
@@ -35,7 +34,7 @@ def add_spectrum(mel_TF: Tensor, partner_SF: Tensor, scale: float) -> Tensor:
     return torch.logaddexp(mel_TF, repeated_TF + math.log(scale))
 
 
-class SequenceNoise(Hook):
+class SequenceNoise(HookOfEpochs):
     """Adds utterances of the unit to each other; the draw depends on (seed, epoch, utterance, the hook's name) alone.
 
     Partners are as the stages before left them, not as this hook does: nothing is added twice over.
@@ -52,9 +51,9 @@ class SequenceNoise(Hook):
     def __init__(
         self, *, probability: Fraction, scale: NonNegative, from_epoch: Natural, until_epoch: Natural | None
     ) -> None:
+        super().__init__(Epochs(from_epoch, until_epoch))
         self.probability = probability
         self.scale = scale
-        self.epochs = Epochs(from_epoch, until_epoch)
 
     def on_batch(self, raw: RawBatch) -> None:
         if raw.epoch not in self.epochs:

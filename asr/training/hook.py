@@ -34,7 +34,7 @@ Batch hooks declare a ``stage``. Within the loader the order is: stage, then pos
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -43,6 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.data.batch import Batch, RawBatch, Stage
+from asr.data.manifest import Utterance
 from asr.data.plan import BatchPlan
 from asr.training.schedule import LearningRate
 from distributed.backend import Backend, GradientReport
@@ -82,6 +83,7 @@ class Run:
     seed: int
     world: World
     plan: BatchPlan
+    utterances: Sequence[Utterance]  # that the plan's indices point into
     learning_rate: LearningRate
     gradients: "LossGradients"  # measured where the hook asks for them, without a trace
     token_model: "TokenModelLoader"  # language models over the run's tokens, from the folders of their runs

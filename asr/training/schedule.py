@@ -105,11 +105,11 @@ class Noam(Schedule):
 
 
 class WarmupAnneal(Schedule):
-    """Linear warm-up over whole epochs, then a smaller rate in every epoch (Cui et al. 2021, arXiv 2110.11199, IV-B).
+    """Linear warm-up over whole epochs, then a smaller rate every few epochs (Cui et al. 2021, arXiv 2110.11199, IV-B).
 
-    With e = samples / epoch, w = ``warmup_epochs`` and h = w + ``hold_epochs``: start + (1 - start) e / w for e < w, 1 up to
-    h, afterwards 2 ^ (-(floor(e) - h + 1) / halving_epochs): epoch h, counted from 0, is the first annealed one. From epoch
-    ``raised_from`` on all of it times ``raise_factor``, as where regularisation is lifted for the last epochs (Cui et al. 2021,
+    With e = samples / epoch, w = ``warmup_epochs``, h = w + ``hold_epochs`` and s = ``anneal_every_epochs``:
+    start + (1 - start) e / w for e < w, 1 up to h, afterwards 2 ^ (-s (floor((e - h) / s) + 1) / halving_epochs): epochs h to
+    h + s - 1, counted from 0, are the first annealed ones. From epoch ``raised_from`` on all of it times ``raise_factor``, as where regularisation is lifted for the last epochs (Cui et al. 2021,
     arXiv 2108.10803, section 4; 2022, arXiv 2203.15176, section 4).
     """
 
@@ -120,6 +120,7 @@ class WarmupAnneal(Schedule):
         hold_epochs: Natural,
         start_factor: Fraction,
         halving_epochs: Positive,
+        anneal_every_epochs: Count,
         raised_from: Natural | None,
         raise_factor: Positive,
         reference_batch: Count | None,
@@ -130,6 +131,7 @@ class WarmupAnneal(Schedule):
         self.hold_epochs = hold_epochs
         self.start_factor = start_factor
         self.halving_epochs = halving_epochs
+        self.anneal_every_epochs = anneal_every_epochs
         self.raised_from = raised_from
         self.raise_factor = raise_factor
 
@@ -138,8 +140,9 @@ class WarmupAnneal(Schedule):
         raised = self.raise_factor if self.raised_from is not None and epochs >= self.raised_from else 1.0
         if epochs < self.warmup_epochs:
             return raised * (self.start_factor + (1 - self.start_factor) * epochs / self.warmup_epochs)
-        annealed = max(0, math.floor(epochs) - self.warmup_epochs - self.hold_epochs + 1)
-        return raised * float(2 ** (-annealed / self.halving_epochs))
+        width = self.anneal_every_epochs
+        steps = max(0, (math.floor(epochs) - self.warmup_epochs - self.hold_epochs) // width + 1)
+        return raised * float(2 ** (-steps * width / self.halving_epochs))
 
 
 class LearningRate:

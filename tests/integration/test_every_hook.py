@@ -80,9 +80,10 @@ def files(
         write_manifest(tmp_path / f"{name}.jsonl", [Utterance(name, tmp_path / f"{name}.wav", samples / 8000, "")])
     fit_tokenizer(small_config(), tmp_path, alone)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
-    said = {each.id: tokenizer.encode(each.text) for each in read_manifest(tiny_corpus / "train.jsonl")}
+    utterances = read_manifest(tiny_corpus / "train.jsonl")
+    said = {each.id: tokenizer.encode(each.text) for each in utterances}
     lm_run("trainer.max_steps=2", "evaluation.sets=[]")
-    write_lists({name: [tokens[1:], tokens[::-1]] for name, tokens in said.items()}, tokenizer)
+    write_lists({name: [tokens[1:], tokens[::-1]] for name, tokens in said.items()}, tokenizer, utterances)
     return tmp_path
 
 

@@ -8,12 +8,11 @@ import pytest
 import soundfile
 from omegaconf import DictConfig
 
-from asr.data.tokenizer import load_tokenizer
 from asr.training.metrics import read_rows
 from asr.training.schedule import Horizon
 from asr.training.trainer import Trainer
 from distributed.launch import World
-from scripts.build import build, fit_tokenizer
+from scripts.build import build, build_speech, fit_tokenizer
 from scripts.configuration import compose, options
 
 STEPS = 20
@@ -23,6 +22,18 @@ TINY = (
     "backend=single", "batch.unit_utterances=2", "logger=[]",
 )  # fmt: skip
 NEEDS_LISTS = ("nbest", "combined")
+LENGTH, SMOOTHING = "length_perturbation/length_ratio", "nbest_label_smoothing/epsilon"
+PHASES: dict[str, tuple[list[str], dict[str, set[int]]]] = {  # epochs for a test, and those in which a figure is there
+    "length_perturbation": (["hooks.length_perturbation.until_epoch=2"], {LENGTH: {0, 1}}),
+    "nbest": (["hooks.nbest_label_smoothing.until_epoch=2"], {SMOOTHING: {0, 1}}),
+    "combined": (
+        [
+            "hooks.nbest_label_smoothing.until_epoch=1", "hooks.length_perturbation.from_epoch=1",
+            "hooks.length_perturbation.until_epoch=2", "schedule.raised_from=2",
+        ],
+        {SMOOTHING: {0}, LENGTH: {1}},
+    ),
+}  # fmt: skip
 WORDS = ("yeah", "uh-huh", "i mean", "okay", "that's right", "a lot of")
 RATE = 8000
 
@@ -49,13 +60,13 @@ def switchboard(tmp_path: Path) -> Path:
     return root
 
 
-def lists_for(
-    config: DictConfig, folder: Path, alone: World, utterances: list[str], write_lists: Callable[..., Path]
-) -> Path:
+def lists_for(config: DictConfig, folder: Path, alone: World, write_lists: Callable[..., Path]) -> Path:
     """N-best lists of the training utterances, in the tokens of the run."""
     fit_tokenizer(config, folder, alone)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    return write_lists({name: [tokenizer.encode("oh"), tokenizer.encode("ok")] for name in utterances}, tokenizer)
+    speech = build_speech(config, folder)
+    utterances, encode = speech.split("train").utterances, speech.tokenizer.encode
+    found = {each.id: [encode("oh"), encode("ok")] for each in utterances}
+    return write_lists(found, speech.tokenizer, utterances)
 
 
 @pytest.mark.parametrize("recipe", [name for name in options("experiment") if name.startswith("swb300_")])
@@ -67,23 +78,29 @@ def test_a_recipe_for_switchboard_trains(
     tmp_path: Path,
     alone: World,
 ) -> None:
+    changes, figures = PHASES.get(recipe.removeprefix("swb300_"), ([], {}))
     overrides = [*TINY, f"data.root={switchboard}", f"data.cache={tmp_path / 'cache'}"]
     if recipe.endswith(NEEDS_LISTS):
-        names = [line.split()[0] for line in (switchboard / "data/train_nodup/text").read_text().splitlines()]
         plain = compose("train", ["experiment=swb300_baseline", *overrides])
-        lists = lists_for(plain, tmp_path, alone, names, write_lists)
+        lists = lists_for(plain, tmp_path, alone, write_lists)
         overrides.append(f"hooks.nbest_label_smoothing.lists={lists}")
-    trainer = make_trainer(compose("train", [f"experiment={recipe}", *overrides]), tmp_path / "run", alone)
+    trainer = make_trainer(compose("train", [f"experiment={recipe}", *overrides, *changes]), tmp_path / "run", alone)
     assert trainer.fit(None).step == STEPS
     trainer.parts.recorder.close()
-    losses = [row["train/loss"] for row in read_rows(tmp_path / "run" / "metrics" / "0.jsonl") if "train/loss" in row]
-    assert len(losses) == STEPS
-    assert np.isfinite(losses).all()
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics" / "0.jsonl") if "train/loss" in row]
+    assert len(rows) == STEPS
+    assert np.isfinite([row["train/loss"] for row in rows]).all()
+    plan = trainer.parts.run.plan
+    epochs = [epoch for epoch in range(STEPS) for _ in plan.epoch(epoch)][:STEPS]
+    assert epochs[-1] >= 2, "a phase was not reached"
+    for figure in (LENGTH, SMOOTHING):
+        there = [figure in row for row in rows]
+        assert there == [epoch in figures.get(figure, ()) for epoch in epochs]
 
 
 @pytest.mark.parametrize("recipe", [name for name in options("experiment") if name.startswith("swb300_")])
 def test_a_recipe_has_a_small_twin_with_the_same_hooks(recipe: str) -> None:
-    twin = recipe.replace("swb300_", "fsdd_quarter_")
+    twin = recipe.replace("swb300_", "fsdd_quarter_").replace("2203_", "")
     needed = ["hooks.nbest_label_smoothing.lists=lists"] if recipe.endswith(NEEDS_LISTS) else []
     large, small = (compose("train", [f"experiment={name}", *needed]) for name in (recipe, twin))
     assert list(large.hooks) == list(small.hooks)
@@ -102,5 +119,21 @@ def test_the_rates_of_the_combined_recipe_are_those_of_the_paper() -> None:
     rates = [config.optimizer.lr * schedule.factor(5 * epoch) for epoch in range(35)]
     assert rates[0] == pytest.approx(1e-4)
     assert rates[10:16] == pytest.approx([1e-3] * 6)
-    assert rates[17] == pytest.approx(rates[16] / 2**0.5)
+    assert rates[16] == pytest.approx(7.0711e-4, rel=1e-4)
+    assert rates[25] == pytest.approx(3.125e-5)
     assert rates[30] == pytest.approx(2**0.5 * rates[29])
+    passes = [config.optimizer.lr * schedule.factor(each) for each in range(80, 130)]
+    assert passes[:5] == pytest.approx([7.0711e-4] * 5, rel=1e-4), "all five passes of the 17th"
+    assert passes[45:] == pytest.approx([3.125e-5] * 5), "and of the 26th"
+
+
+def test_recipes_of_a_paper_differ_from_its_baseline_in_their_hooks_alone() -> None:
+    needed = "hooks.nbest_label_smoothing.lists=lists"
+    baseline, length, nbest = (
+        compose("train", [f"experiment=swb300_{name}", *([needed] if name == "nbest" else [])])
+        for name in ("2203_baseline", "length_perturbation", "nbest")
+    )
+    for recipe, method in ((length, "length_perturbation"), (nbest, "nbest_label_smoothing")):
+        assert recipe.hooks.keys() - baseline.hooks.keys() == {method}
+        assert all(recipe.hooks[name] == hook for name, hook in baseline.hooks.items())
+        assert all(recipe[key] == value for key, value in baseline.items() if key != "hooks")

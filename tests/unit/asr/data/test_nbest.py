@@ -2,7 +2,9 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.data.nbest import HEADER, NBest, NBestError, packed, read_nbest, shard_file
+from asr.data.manifest import Utterance
+from asr.data.nbest import HEADER, NBest, NBestError, corpus_of, packed, read_nbest, shard_file, truth_of
 from asr.data.tokenizer import CharacterTokenizer
 
 LETTERS = CharacterTokenizer(alphabet=" abc", case="lower")
@@ -21,9 +24,12 @@ LISTS = {"u1": [[1, 2], [2], []], "u2": [], "u3": [[4, 4, 4]], "u4": [[1], [2]],
     st.dictionaries(st.text(max_size=3), st.lists(st.lists(st.integers(1, 300), max_size=6), max_size=5), max_size=6)
 )
 def test_packed_lists_hold_what_was_packed(lists: dict[str, list[list[int]]]) -> None:
-    packed_lists = packed((NBest(name, found, [0.0] * len(found)) for name, found in lists.items()), dtype=np.int16)
+    packed_lists = packed(
+        (NBest(name, len(name), found, [0.0] * len(found)) for name, found in lists.items()), dtype=np.int16
+    )
     for name, found in lists.items():
         assert name in packed_lists
+        assert packed_lists.truth(name) == len(name)
         assert packed_lists.lengths(name, best=20) == [len(each) for each in found]
         assert packed_lists.lengths(name, best=2) == [len(each) for each in found[:2]]
         assert [packed_lists.hypothesis(name, rank) for rank in range(len(found))] == found
@@ -40,6 +46,14 @@ def test_what_is_written_is_read(write_lists: Callable[..., Path]) -> None:
     assert "u6" not in lists
     copied = pickle.loads(pickle.dumps(lists))
     assert copied.hypothesis("u3", 0) == [4, 4, 4]
+
+
+@pytest.mark.parametrize("changes", [{"text": "stop"}, {"duration": 1.251}, {"text": "", "duration": 1.0}])
+def test_other_utterances_of_the_same_name_are_told_apart(changes: dict[str, Any]) -> None:
+    one = Utterance("train-000001", Path("a.wav"), 1.25, "go")
+    other, moved = replace(one, **changes), replace(one, audio_filepath=Path("b.wav"))
+    assert truth_of(one) == truth_of(moved) != truth_of(other)
+    assert corpus_of([one]) == corpus_of([moved]) != corpus_of([other])
 
 
 def test_large_vocabularies_have_room(write_lists: Callable[..., Path]) -> None:
@@ -59,14 +73,14 @@ def test_what_is_not_complete_or_damaged_is_refused(write_lists: Callable[..., P
     with refused(r"none/header\.json: no n-best lists that can be read .*; write the lists anew"):
         read_nbest(tmp_path / "none", LETTERS)
     folder = write_lists(LISTS, LETTERS)
-    shard_file(folder, 1).write_text('{"id": "u3", "hypotheses": [[1]]}\n')
+    shard_file(folder, 1).write_text('{"id": "u3", "truth": 0, "hypotheses": [[1]]}\n')
     with refused(r"00001\.jsonl:1: damaged"):
         read_nbest(folder, LETTERS)
     shard_file(folder, 1).unlink()
     with refused(r"1 of 3 shards are missing, 00001\.jsonl first; repeat the command"):
         read_nbest(folder, LETTERS)
     (folder / HEADER).write_text('{"format": 0}')
-    with refused("of another format than 1"):
+    with refused("of another format than 2"):
         read_nbest(folder, LETTERS)
 
 

@@ -3,6 +3,7 @@
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,9 @@ def test_a_run_leaves_room_and_loads_the_same_in_other_processes(
     fitted = make_trainer(small_config("evaluation.sets=[]", "backend=single"), tmp_path / "plain", alone)
     ids, tokenizer = fitted.parts.plan.utterance_ids, load_tokenizer(tmp_path / "plain" / "tokenizer")
     truths = {each.id: tokenizer.encode(each.text) for each in fitted.parts.dataset.utterances}
-    folder = write_lists({name: [[*truth, 1], [2]] for name, truth in truths.items()}, tokenizer)
+    folder = write_lists(
+        {name: [[*truth, 1], [2]] for name, truth in truths.items()}, tokenizer, fitted.parts.run.utterances
+    )
     config = small_config(
         "hooks=[nbest_label_smoothing]", f"hooks.nbest_label_smoothing.lists={folder}", "evaluation.sets=[]",
         "hooks.nbest_label_smoothing.epsilon=0.5", "backend=single", "trainer.max_steps=2", "batch.max_cells=300",
@@ -151,7 +154,11 @@ def test_lists_that_do_not_fit_the_run_are_refused(
     write_lists({"train-0": [[1]]}, tokenizer, hypotheses=10)
     with pytest.raises(NBestError, match=r"hypotheses=20: .* keeps 10 of each utterance; set 10 or less"):
         hook.on_fit_start(run, resumed=False)
-    write_lists({"train-0": [[1]]}, tokenizer)
+    others = [replace(each, text="no") for each in run.utterances]
+    write_lists({"train-0": [[1]], "train-1": [[1]]}, tokenizer, others)
+    with pytest.raises(NBestError, match=r"^[^\n]*its list of train-[01] is of another utterance of that name[^\n]*$"):
+        hook.on_fit_start(run, resumed=False)
+    write_lists({"train-0": [[1]]}, tokenizer, run.utterances)
     with pytest.raises(NBestError, match=r"no list for 39 of 40 training utterances, train-1 first; .*missing=keep"):
         hook.on_fit_start(run, resumed=False)
     hook.missing = "keep"

@@ -59,8 +59,8 @@ def test_noam(samples: int, expected: float) -> None:
 
 def warmup_anneal(**changes: Any) -> WarmupAnneal:
     settings: dict[str, Any] = {
-        "warmup_epochs": 10, "hold_epochs": 0, "start_factor": 0.1, "halving_epochs": 2.0, "raised_from": None,
-        "raise_factor": 2.0, "reference_batch": None, "horizon": HORIZON,
+        "warmup_epochs": 10, "hold_epochs": 0, "start_factor": 0.1, "halving_epochs": 2.0, "anneal_every_epochs": 1,
+        "raised_from": None, "raise_factor": 2.0, "reference_batch": None, "horizon": HORIZON,
     }  # fmt: skip
     return WarmupAnneal(**(settings | changes))
 
@@ -94,6 +94,24 @@ def test_a_recipe_that_holds_the_peak_and_raises_the_rate_for_its_last_epochs(ep
     """arXiv 2108.10803, section 4: 2e-4 to 2e-3 in 10 epochs, held for 6, annealed from the 17th; 1.2e-4 in the 26th."""
     schedule = warmup_anneal(warmup_epochs=10, hold_epochs=6, raised_from=25)
     assert 2e-3 * schedule.factor(100 * epoch) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [(0, 0.1), (25, 0.55), (50, 1), (79.9, 1), (80, 2**-0.5), (84.9, 2**-0.5), (85, 0.5), (125, 2**-5), (129.9, 2**-5)],
+)
+def test_epochs_of_a_paper_that_are_several_passes_keep_one_rate(epoch: float, expected: float) -> None:
+    schedule = warmup_anneal(warmup_epochs=50, hold_epochs=30, halving_epochs=10, anneal_every_epochs=5)
+    assert schedule.factor(100 * epoch) == pytest.approx(expected)
+
+
+@given(epoch=st.floats(0, 40), width=st.integers(1, 7))
+def test_the_rate_falls_in_steps_of_a_width(epoch: float, width: int) -> None:
+    """It is that of steps of one epoch at the last epoch of its step."""
+    start = 12
+    last = start + width * (math.floor(epoch) // width + 1) - 1
+    wide, narrow = (warmup_anneal(hold_epochs=2, anneal_every_epochs=each) for each in (width, 1))
+    assert wide.factor(100 * (start + math.floor(epoch))) == pytest.approx(narrow.factor(100 * last))
 
 
 def test_flags_of_the_groups_are_honoured() -> None:
