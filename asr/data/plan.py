@@ -121,6 +121,7 @@ class BatchPlan:
 
     ``lengthening`` is what the run's hooks may do to an utterance, as a fraction of its frames, ``target_lengthening`` of
     its tokens. A margin of None makes room for just that; a number keeps the plan the same for runs with other hooks.
+    Without a lattice (``has_lattice``) tokens take no room, and the plan is the same whatever they are.
     ``fingerprint`` is a number that differs whenever the plan does: learners compare it, and a resume with its checkpoint.
     """
 
@@ -140,6 +141,7 @@ class BatchPlan:
         lengthening: float,
         seed: int,
         target_lengthening: float = 0.0,
+        has_lattice: bool = True,
     ) -> None:
         self.units = units
         self.budgets = Budgets(unit_utterances, max_frames, max_cells)
@@ -150,11 +152,12 @@ class BatchPlan:
         target_room = _room("batch.target_margin", target_margin, target_lengthening, "their targets")
         self.planned_frames = planned_frames(self.frames, frame_room)
         self.encoder_frames = -(-self.planned_frames // subsampling)
-        planned = [planned_tokens(tokens, target_room) for tokens in self.target_lengths.tolist()]
+        counted = self.target_lengths.tolist() if has_lattice else [0] * len(self.target_lengths)
+        planned = [planned_tokens(tokens, target_room) for tokens in counted]
         self.planned_targets = np.asarray(planned, dtype=np.int64)
         self.seed = seed
         facts = [units, self.budgets, target_room, subsampling, seed]
-        rows = zip(utterance_ids, self.planned_frames.tolist(), self.target_lengths.tolist(), strict=False)
+        rows = zip(utterance_ids, self.planned_frames.tolist(), counted, strict=False)
         self.fingerprint = keyed_seed(*facts, *(value for row in rows for value in row))
         self._check_budgets(utterance_ids)
         self._check_divisible()

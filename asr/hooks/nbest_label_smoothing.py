@@ -10,8 +10,9 @@ stays in its list, as the paper leaves it open: ``<hook>/epsilon`` logs how ofte
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -20,6 +21,7 @@ from asr.data.nbest import NBestError, NBestLists, read_nbest, truth_of
 from asr.data.plan import planned_tokens
 from asr.data.tokenizer import load_tokenizer
 from asr.hooks.epochs import Epochs, HookOfEpochs
+from asr.hooks.pinned import Pinned, fingerprint
 from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural, NonNegative
 
@@ -66,6 +68,7 @@ class NBestLabelSmoothing(HookOfEpochs):
         self.hypotheses = hypotheses
         self.max_lengthening = max_lengthening
         self.missing = missing
+        self.pinned = Pinned(f"{KEY}.lists")
 
     @property
     def lengthens_targets(self) -> float:
@@ -78,6 +81,7 @@ class NBestLabelSmoothing(HookOfEpochs):
         Raises:
             NBestError: they are not for this run's tokens or utterances, or for others of the same names, not complete, or
                 shorter than K.
+            HookError: they are not those of the other learners and of the run's start.
         """
         super().on_fit_start(run, resumed)
         header, self.nbest = read_nbest(self.lists, load_tokenizer(run.folder / "tokenizer"))
@@ -99,8 +103,16 @@ class NBestLabelSmoothing(HookOfEpochs):
                 f"{self.lists} has no list for {len(without)} of {run.plan.utterances} training utterances, {without[0]} "
                 f"first; decode the training set as it is now, or let them keep their labels: {KEY}.missing=keep"
             )
+        tensors = (self.nbest.tokens_N, self.nbest.ends_H, self.nbest.firsts_U)
+        self.pinned.pin(fingerprint("\n".join([header.text(), *self.nbest.rows]), tensors), self.lists, run.world)
         kept = f", {len(without)} without one keep their labels" if without else ""
         log.info("%s: lists of %d utterances by %s%s", KEY, len(self.nbest.rows), header.run, kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.pinned.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.pinned.take_back(state)
 
     def on_batch(self, raw: RawBatch) -> None:
         if raw.epoch not in self.epochs:

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from asr.data.batch import Unit
 from asr.data.manifest import Utterance, read_manifest, write_manifest
-from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file
+from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.launch import World
@@ -88,7 +88,7 @@ def write_files(folder: Path, utterances: int, model: str) -> None:
     config = compose("train", overrides(NONE, folder, utterances, model))
     corpus = build(config.data)
     tokenizer = build(config.tokenizer).fit(training_texts(corpus))
-    said = {each.id: tokenizer.encode(each.text) for each in read_manifest(corpus.prepare()["train"])}
+    said = {each: tokenizer.encode(each.text) for each in read_manifest(corpus.prepare()["train"])}
     header = Header(
         format=FORMAT, tokenizer=tokenizer.fingerprint, run="random", checkpoint="none", search={}, hypotheses=20,
         split="train", utterances=len(said), corpus=0, shard_utterances=len(said),
@@ -96,8 +96,8 @@ def write_files(folder: Path, utterances: int, model: str) -> None:
     (folder / "nbest").mkdir()
     (folder / "nbest" / HEADER).write_text(header.text())
     rows = [
-        NBest(name, [tokens[cut:] for cut in range(1, 21)], [-float(cut) for cut in range(20)])
-        for name, tokens in said.items()
+        NBest(each.id, truth_of(each), [tokens[cut:] for cut in range(1, 21)], [-float(cut) for cut in range(20)])
+        for each, tokens in said.items()
     ]
     shard_file(folder / "nbest", 0).write_text("".join(row.line() for row in rows))
     write_language_model(folder, utterances)

@@ -12,8 +12,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from asr.data.batch import RawBatch
-from asr.data.nbest import NBestError, read_nbest
-from asr.data.pipeline import unit_loader
+from asr.data.nbest import NBestError, read_header, read_nbest
+from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, load_tokenizer
 from asr.hooks.nbest_label_smoothing import NBestLabelSmoothing, usable
 from asr.training.trainer import Trainer
@@ -31,7 +31,7 @@ Write = Callable[..., Path]
 def make(folder: Path, **changes: Any) -> NBestLabelSmoothing:
     node = OmegaConf.load(CONF / "hooks" / "nbest_label_smoothing.yaml")
     built: NBestLabelSmoothing = build(OmegaConf.merge(node, {"lists": str(folder), **changes}))
-    if folder.is_dir():
+    if (folder / "header.json").is_file() and read_header(folder).tokenizer == LETTERS.fingerprint:
         _, built.nbest = read_nbest(folder, LETTERS)
     return built
 
@@ -165,4 +165,12 @@ def test_lists_that_do_not_fit_the_run_are_refused(
     caplog.set_level("INFO")
     hook.on_fit_start(run, resumed=False)
     assert "39 without one keep their labels" in caplog.text
+    resumed = make(hook.lists, missing="keep")
+    resumed.load_state_dict(hook.state_dict())
+    resumed.on_fit_start(run, resumed=True)
+    write_lists({"train-0": [[2]]}, tokenizer, run.utterances)
+    with pytest.raises(
+        HookError, match=r"^hooks.nbest_label_smoothing.lists=.* not what this run began with; .*name=$"
+    ):
+        resumed.on_fit_start(run, resumed=True)
     trainer.parts.recorder.close()

@@ -49,6 +49,16 @@ def test_the_number_is_distributed_as_the_papers_figures_ask() -> None:
     assert torch.allclose(probabilities[1:] / probabilities[:-1], torch.tensor(-0.1).exp().double())
 
 
+def test_a_text_stays_whole_where_n_is_zero_or_no_token_happens_to_be_replaced() -> None:
+    probabilities = number_probabilities(50, 0.1, "inverse")
+    whole = float((probabilities * (1 - torch.arange(51) / 50) ** 50).sum())
+    assert whole == pytest.approx(0.142, abs=5e-4)
+    raw = raw_batch([[5] * 50] * 3000)
+    hook().on_batch(raw)
+    found = sum(read == [5] * 50 for read in raw.predictor_inputs) / 3000
+    assert found == pytest.approx(whole, abs=0.025), "4 standard deviations"
+
+
 def test_as_printed_the_temperature_of_the_papers_does_nothing() -> None:
     assert float(number_probabilities(50, 0.1, "printed")[0]) == pytest.approx(0.99995, abs=1e-5)
     assert torch.allclose(number_probabilities(50, 10.0, "printed"), number_probabilities(50, 0.1, "inverse"))

@@ -1,11 +1,19 @@
 """The typical sample: how often it uses the parameters of the models, counted by hand, and that it leaves no trace."""
 
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
+from asr.training.trainer import Trainer
 from asr.training.typical import run_typical, typical_batch
+from distributed.launch import World
 from distributed.uses import count_uses, rate_by_uses
 from scripts.build import build
 from scripts.configuration import compose, options
@@ -61,6 +69,20 @@ def test_an_acoustic_models_sample_is_a_segment_as_in_the_paper(plan: BatchPlan)
     weights = {count for name, count in uses.items() if "weight" in name}
     assert weights == {21}
     assert rate_by_uses(21) == 400
+
+
+def test_a_language_model_is_used_once_per_token_and_for_the_end(
+    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> None:
+    """As its plan is built of texts, where no lattice counts their tokens."""
+    parts = make_trainer(lm_config(), tmp_path, alone).parts
+    parts.recorder.close()
+    tokens = statistics.median(parts.dataset[Unit(0, 0, 0, (each,))].targets.shape[1] for each in range(40))
+    model = parts.run.model
+    uses = count_uses(model, lambda: run_typical(model, parts.plan, feature_dimension=0))
+    recurrent = {count for name, count in uses.items() if name.startswith("predictor.lstm.weight")}
+    assert recurrent == {round(tokens) + 1} != {1}
+    assert uses["output.weight"] == round(tokens) + 1
 
 
 @pytest.mark.parametrize("model", [name for name in options("model") if "tiny" in name])
