@@ -56,7 +56,9 @@ def make(world: World, kind: type[ScaleCom] = ScaleCom, **options: Any) -> Any:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"values": "bfloat16", "warmup_steps": 2}, {"bucket_mb": 5e-4}])
-def test_it_is_bitwise_what_is_sent_after_backward(laboratory, run_learners, size: int, options: dict[str, Any]) -> None:
+def test_it_is_bitwise_what_is_sent_after_backward(
+    laboratory, run_learners, size: int, options: dict[str, Any]
+) -> None:
     """Over steps of several units; with one bucket it is bitwise the scheme without overlap."""
     steps = laboratory.global_steps([3, 2, 4, 1, 2, 2], steps=6, dtype=torch.float32)
 
@@ -175,7 +177,6 @@ def test_what_is_frozen_on_the_way_is_no_longer_waited_for(run_learners) -> None
     for whole, part, again in run_learners(2, learner):
         assert sorted(whole) == sorted(again)
         assert len(part) == len(whole) - 4  # two buckets, offsets and values
-
 
 
 def test_clipping_is_refused_in_a_line_that_names_both_keys(alone: World) -> None:
