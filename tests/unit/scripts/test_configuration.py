@@ -115,7 +115,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
     run = ["run=exp/some"]
-    needed = {"evaluate": run, "transcribe": run, "align": run, "train_tokenizer": ["out=pieces"]}
+    needed = {"evaluate": run, "transcribe": run, "align": run, "tune_fusion": run, "train_tokenizer": ["out=pieces"]}
     assert compose(name, needed.get(name, []))
 
 
