@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from omegaconf import DictConfig
 
-from distributed.ranges import Count, Natural
+from distributed.ranges import Count, Natural, NonNegative
 
 Group = Callable[..., Any]  # a node with a target of its own
 Groups = Any  # several of them by name, or none
@@ -144,6 +144,22 @@ class TranscribeSettings:
     unit_utterances: Count
     threads: Count
     decode: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneFusionSettings:
+    """conf/tune_fusion.yaml."""
+
+    run: Path
+    checkpoint: str
+    set: str
+    unit_utterances: Count
+    threads: Count
+    external_weights: list[NonNegative]
+    source_weights: list[NonNegative]
+    label_bonuses: list[float]
+    decode: Group
+    text: Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@
 
 A transducer has learnt a language model of its own from its transcripts. One of the same transcripts, the source model,
 stands for that and is taken out before another one comes in; without it (mu 0) this is shallow fusion. In the search
-every label brings its terms as it is added, blanks bring none (Saon et al. 2021, arXiv 2103.09935, section 3).
+every label brings its terms as it is added, blanks bring none (Saon et al. 2021, arXiv 2103.09935).
 
 n hypotheses   V classes, blank, which is the end of the text in a language model, included
 """
@@ -83,3 +83,21 @@ class FusedTerms:
     @cached_property
     def _state_sizes(self) -> list[int]:
         return [len(model.start(0, torch.device("cpu"), torch.float32)) for _, model in self.models]
+
+
+@torch.no_grad()
+def text_scores(
+    model: TokenModel, texts: Sequence[Sequence[int]], end_of_text: bool, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """log p (n,) float64 of some label sequences, read side by side; their ends judged too if ``end_of_text``."""
+    lengths_n = torch.tensor([len(text) for text in texts], device=device)
+    rows = [torch.tensor([BLANK, *text], device=device) for text in texts]
+    read_nU = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=BLANK)
+    score_n, state = torch.zeros(len(texts), dtype=torch.float64, device=device), model.start(len(texts), device, dtype)
+    for position in range(read_nU.shape[1]):
+        log_probs_nV, state = model.step(read_nU[:, position], state)
+        inside_n = lengths_n > position
+        follows_n = read_nU[:, min(position + 1, read_nU.shape[1] - 1)].where(inside_n, BLANK)
+        counted_n = inside_n | ((lengths_n == position) & end_of_text)
+        score_n += log_probs_nV.gather(1, follows_n[:, None])[:, 0].where(counted_n, 0.0)
+    return score_n

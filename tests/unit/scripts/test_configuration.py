@@ -122,7 +122,10 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
     run = ["run=exp/some"]
-    needed = {"make_nbest": run, "evaluate": run, "transcribe": run, "align": run, "train_tokenizer": ["out=pieces"]}
+    needed = {
+        **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion"), run),
+        "train_tokenizer": ["out=pieces"],
+    }
     assert compose(name, needed.get(name, []))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asr.data.tokenizer import BLANK
 from asr.decoding.beam import BeamSearch
-from asr.decoding.fusion import Fusion
+from asr.decoding.fusion import Fusion, text_scores
 from asr.decoding.search import Hypothesis, SearchError
 from asr.losses.reference import joiner_logits, reference_loss
 from asr.models.predictor import State
@@ -155,3 +155,10 @@ def test_models_that_were_not_loaded_are_not_left_out(toy_transducer: Callable[.
         decode(toy_transducer(3, CLASSES), *states([3]))
     with pytest.raises(SearchError, match="names language models"):
         decode.check(toy_transducer(3, CLASSES))
+
+
+@pytest.mark.parametrize("end_of_text", [False, True])
+def test_texts_are_scored_side_by_side(end_of_text: bool) -> None:
+    texts = [[1, 2, 3], [], [3], [2, 2]]
+    found = text_scores(EXTERNAL, texts, end_of_text, torch.device("cpu"), torch.float64)
+    assert found.tolist() == pytest.approx([EXTERNAL.score(tuple(text), end_of_text) for text in texts])
