@@ -30,7 +30,8 @@ from asr.decoding.wer import ErrorCounts, count_errors
 from asr.training.evaluation import evaluating, in_place, told
 from scripts.build import build, plain, readable
 from scripts.configuration import compose, print_help
-from scripts.evaluate import named_set, set_name
+from scripts.evaluate import named_set
+from scripts.material import manifest_name
 from scripts.search import language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> None:
         "text": plain(config.text),
         "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
     }
-    path = trained.folder / "eval" / set_name(config.set) / f"fusion-{named.name}.json"
+    path = trained.folder / "eval" / manifest_name(config.set) / f"fusion-{named.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"all {len(settings)} settings: {path}\n{command(config, settings[best])}")
