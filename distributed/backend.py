@@ -48,6 +48,17 @@ class Backend(ABC):
     """One learner's share of a full global batch, set before training: what schemes without lockstep divide by."""
 
     @abstractmethod
+    def examine(self, model: nn.Module, forward: Callable[[], object]) -> None:
+        """Learn before ``wrap`` how the model is used; collective, and may not call ``forward`` at all.
+
+        ``forward`` runs the loss of one typical sample on the model, which may leave no trace.
+        """
+
+    @abstractmethod
+    def check_clipping(self, max_norm: float | None) -> None:
+        """Raise ValueError where gradients cannot be clipped to ``max_norm``; None clips nothing."""
+
+    @abstractmethod
     def wrap(self, model: nn.Module) -> nn.Module:
         """Put the parameters into one flat buffer per dtype and return the module that the loop calls."""
 

@@ -38,6 +38,12 @@ class FlatBackend(Backend):
 
     # The model
 
+    def examine(self, model: nn.Module, forward: Callable[[], object]) -> None:
+        """Nothing to learn, unless a subclass says so."""
+
+    def check_clipping(self, max_norm: float | None) -> None:
+        """Every norm will do, unless a subclass says so."""
+
     def wrap(self, model: nn.Module) -> nn.Module:
         self._model, self._flat = model, FlatParameters(model, gradients=True)
         return model

@@ -53,8 +53,8 @@ class CompressedBackend(SynchronousBackend):
         return report._replace(finite=finite)
 
     def _uncompressed(self) -> list[Tensor]:
-        """The parameters of the optimizer's groups with ``compress=False``."""
-        groups = self.optimizer.param_groups
+        """The parameters of the optimizer's groups with ``compress=False``; none before there is an optimizer."""
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
         return [p for group in groups if not group.get("compress", True) for p in group["params"]]
 
     def _average_all(self, usable: bool) -> bool:

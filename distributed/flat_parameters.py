@@ -7,7 +7,7 @@ gradient until then, as optimizers would decay them. Each parameter starts at a 
 kernels; the padding between them is zero and stays zero.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -20,13 +20,13 @@ class FlatParameters:
     """Moves the parameters of ``module`` into flat buffers, and their gradients if ``gradients``.
 
     ``flat`` and ``flat_grad`` hold one buffer of shape (elements,) per dtype and device, in order of appearance;
-    ``flat_grad`` is empty without ``gradients``. ``order`` gives, by name, numbers to sort the parameters by; those of
-    the same number lie together, in order of appearance. ValueError if two parameters share memory without being one
+    ``flat_grad`` is empty without ``gradients``. ``order`` gives, by name, what to sort the parameters by; those of
+    the same order lie together, in order of appearance. ValueError if two parameters share memory without being one
     object: flattening would silently untie them.
     """
 
     def __init__(
-        self, module: nn.Module, gradients: bool, order: Callable[[str, nn.Parameter], float] | None = None
+        self, module: nn.Module, gradients: bool, order: Callable[[str, nn.Parameter], tuple[int, ...]] | None = None
     ) -> None:
         self._module = module
         self._named = dict(module.named_parameters())
@@ -37,11 +37,11 @@ class FlatParameters:
         self.flat = [torch.zeros(size, dtype=dtype, device=device) for (dtype, device), size in sizes.items()]
         self.flat_grad = [torch.zeros_like(flat) for flat in self.flat] if gradients else []
         with torch.no_grad():
-            self._views = _carve(self.flat, self._named.values())
+            self._views = self._carve(self.flat)
             for parameter, view in zip(self._named.values(), self._views, strict=True):
                 view.copy_(parameter)
                 parameter.data = view
-        self._grad_views = _carve(self.flat_grad, self._named.values()) if gradients else []
+        self._grad_views = self._carve(self.flat_grad) if gradients else []
         self.zero_grad()
 
     def zero_grad(self) -> None:
@@ -56,13 +56,13 @@ class FlatParameters:
             if parameter.grad is not wanted:
                 parameter.grad = wanted
 
-    def views_of(self, buffers: list[Tensor]) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Every parameter with the view, in ``buffers`` like ``flat``, of the elements that belong to it."""
-        return zip(self._named.values(), _carve(buffers, self._named.values()), strict=True)
+    def views_of(self, buffers: Sequence[Tensor]) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every parameter with the view, in ``buffers`` of the shapes of ``flat``, of the elements that belong to it."""
+        return zip(self._named.values(), self._carve(buffers), strict=True)
 
-    def named_views(self, buffers: list[Tensor]) -> dict[str, Tensor]:
+    def named_views(self, buffers: Sequence[Tensor]) -> dict[str, Tensor]:
         """The views that ``views_of`` gives, by the parameter's name."""
-        return dict(zip(self._named, _carve(buffers, self._named.values()), strict=True))
+        return dict(zip(self._named, self._carve(buffers), strict=True))
 
     def verify(self) -> None:
         """Check that every parameter of the module still lies in the flat buffer; ValueError names one that does not."""
@@ -73,6 +73,17 @@ class FlatParameters:
                     f"parameter {name!r} no longer lies in the flat buffer: something replaced it or moved its storage "
                     "after the backend wrapped the model; replace modules in hook.on_model, which runs before"
                 )
+
+    def _carve(self, buffers: Sequence[Tensor]) -> list[Tensor]:
+        """One view per parameter, laid out in order within the buffer that stands for its dtype and device."""
+        keys = [_key(flat) for flat in self.flat]
+        by_key, used = dict(zip(keys, buffers, strict=True)), dict.fromkeys(keys, 0)
+        views = []
+        for parameter in self._named.values():
+            start = used[_key(parameter)]
+            views.append(by_key[_key(parameter)][start : start + parameter.numel()].view(parameter.shape))
+            used[_key(parameter)] = start + _padded_size(parameter)
+        return views
 
 
 def _key(parameter: Tensor) -> tuple[torch.dtype, torch.device]:
@@ -89,17 +100,6 @@ def _padded_sizes(parameters: Iterable[Tensor]) -> dict[tuple[torch.dtype, torch
     for parameter in parameters:
         sizes[_key(parameter)] = sizes.get(_key(parameter), 0) + _padded_size(parameter)
     return sizes
-
-
-def _carve(buffers: list[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
-    """One view per parameter, laid out in order within the buffer of its dtype and device."""
-    by_key, used = {_key(buffer): buffer for buffer in buffers}, dict.fromkeys(map(_key, buffers), 0)
-    views = []
-    for parameter in parameters:
-        start = used[_key(parameter)]
-        views.append(by_key[_key(parameter)][start : start + parameter.numel()].view(parameter.shape))
-        used[_key(parameter)] = start + _padded_size(parameter)
-    return views
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

@@ -203,7 +203,7 @@ def start(
     Raises:
         LaunchError: this host has fewer GPUs than learners.
     """
-    chosen = _device(place, device)
+    chosen = chosen_device(place, device)
     torch.set_num_threads(threads)
     one_host = place.local_size == place.size
     if one_host:
@@ -264,7 +264,12 @@ def _integer(name: str) -> int:
         raise LaunchError(f"environment variable {name} must be an integer, got {value!r}") from None
 
 
-def _device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+def chosen_device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Where a process computes; ``auto`` is its own GPU where there are any.
+
+    Raises:
+        LaunchError: this host has fewer GPUs than learners.
+    """
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cpu" or (device == "auto" and gpus == 0):
         return torch.device("cpu")

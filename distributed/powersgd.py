@@ -43,7 +43,8 @@ def orthonormal(matrix: Tensor) -> Tensor:
 class PowerSgd(CompressedBackend):
     """Matrices travel as factors of rank ``rank`` where that is ``min_rate`` times smaller, all else whole.
 
-    Whole, too, are parameters of optimizer groups with ``compress=False``.
+    Whole, too, are parameters of optimizer groups with ``compress=False``; frozen ones are not sent. What a memory owes of a
+    parameter that is no longer compressed, as after a resume with other settings, is sent at once.
     """
 
     def __init__(self, *, rank: Count, min_rate: Positive, warmup_steps: Natural, seed: int, world: World) -> None:
@@ -78,8 +79,10 @@ class PowerSgd(CompressedBackend):
 
     @torch.no_grad()
     def _reduce(self, usable: bool) -> bool:
-        p = self.flat.named_views([m + g for m, g in zip(self.memory, self.flat.flat_grad, strict=True)])
-        matrices = {name: p[name].view(matrix_shape(p[name].shape)) for name in self.factors}
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        views = self.flat.named_views([m + g for m, g in zip(self.memory, self.flat.flat_grad, strict=True)])
+        p = {name: value for name, value in views.items() if name not in frozen}
+        matrices = {name: p[name].view(matrix_shape(p[name].shape)) for name in self.factors if name in p}
         rest = {name: value for name, value in p.items() if name not in matrices}
         left = {name: matrix @ orthonormal(self.factors[name]) for name, matrix in matrices.items()}
         means = self._mean(rest | left, usable)
@@ -92,12 +95,13 @@ class PowerSgd(CompressedBackend):
         gradient, memory = (self.flat.named_views(each) for each in (self.flat.flat_grad, self.memory))
         for name in rest:
             gradient[name].copy_(means[name])
+            memory[name].zero_()
         for name, matrix in matrices.items():
             approximation = left[name] @ right[name].T
             gradient[name].copy_(approximation.view_as(gradient[name]))
             memory[name].copy_(matrix.sub_(approximation).view_as(memory[name]))
         # A zero factor spans nothing to iterate on; means are equal on all learners, and so is what they keep.
-        self.factors = {name: torch.where(q.any(), q, self.factors[name]) for name, q in right.items()}
+        self.factors |= {name: torch.where(q.any(), q, self.factors[name]) for name, q in right.items()}
         return True
 
     def _mean(self, tensors: Mapping[str, Tensor], usable: bool) -> dict[str, Tensor] | None:
@@ -122,4 +126,8 @@ class PowerSgd(CompressedBackend):
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         super().load_state_dict(states, rank, world_size)
         restore_memory(self.flat.named_views(self.memory), [state["memory"] for state in states], rank, world_size)
-        self.factors = {name: states[0]["factors"][name].to(q) for name, q in self.factors.items()}
+        for name, old in states[0][
+            "factors"
+        ].items():  # others were not compressed, or at another rank: they begin anew
+            if name in self.factors and self.factors[name].shape == old.shape:
+                self.factors[name] = old.to(self.factors[name])

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distributed.error_feedback import Beta, SparseFeedback, Values
+from distributed.error_feedback import Beta, Rate, SparseFeedback, Values
 from distributed.keyed import keyed_seed
 from distributed.launch import World
-from distributed.ranges import Count, Natural
+from distributed.ranges import Natural
 from distributed.segments import EVERYTHING, Index, Segment
 from distributed.selection import positions_of
 
@@ -23,7 +23,7 @@ class RandomK(SparseFeedback):
     def __init__(
         self,
         *,
-        rate: Count,
+        rate: Rate,
         rates: list[tuple[str, int]],
         values: Values,
         beta: Beta,

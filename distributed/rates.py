@@ -1,8 +1,9 @@
 """At which rate each parameter is compressed: by patterns of names, and what is small or first not at all.
 
 One entry in ``rate`` of a parameter is sent; 1 sends all. The first pattern that matches a name decides. Where none
-does, parameters of fewer than two dimensions (biases, normalisation) and the weight of the first convolution, which
-reads the features, are dense: they are few, and every step needs them. Source: ScaleCom, arXiv 2104.11125, section 4.
+does, parameters of fewer than two dimensions (biases, normalisation) and those of the first convolution, which reads
+the features, are dense: they are few, and every step needs them. All others have one rate, or each its own by how
+often it is used (distributed/uses.py). Source: ScaleCom, arXiv 2104.11125, section 4.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,11 +15,14 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def rates_of(
-    model: nn.Module, rate: int, patterns: Sequence[tuple[str, int]], uncompressed: Collection[Tensor] = ()
+    model: nn.Module,
+    rate: int | Mapping[str, int],
+    patterns: Sequence[tuple[str, int]],
+    uncompressed: Collection[Tensor] = (),
 ) -> dict[str, int]:
     """The rate of every parameter by name; those in ``uncompressed`` are dense whatever patterns say.
 
-    A pattern sees all names of a tied parameter; the result has the first of them.
+    ``rate``: that of all to which nothing else applies, or of each of them by name. A pattern sees all names of a tied parameter; the result has the first of them.
 
     Raises:
         ValueError: a pattern's rate is below 1, or it matches no parameter, as a misspelt one would.
@@ -48,11 +52,24 @@ def _all_names(model: nn.Module) -> dict[int, list[str]]:
     return names
 
 
-def default_rates(model: nn.Module, rate: int) -> Mapping[str, int]:
+def default_rates(model: nn.Module, rate: int | Mapping[str, int]) -> Mapping[str, int]:
     """The rate of every parameter where no pattern says another one."""
     convolutions = (module for module in model.modules() if isinstance(module, CONVOLUTIONS))
-    first = next(convolutions, None)
+    first = next(convolutions, nn.Identity())
+    dense = {id(parameter) for parameter in first.parameters()}  # of which a parametrisation may make the weight
+    rates = dict.fromkeys(dict(model.named_parameters()), rate) if isinstance(rate, int) else rate
     return {
-        name: 1 if parameter.dim() < 2 or (first is not None and parameter is first.weight) else rate
+        name: 1 if parameter.dim() < 2 or id(parameter) in dense else rates[name]
         for name, parameter in model.named_parameters()
     }
+
+
+def summary(model: nn.Module, rates: Mapping[str, int]) -> str:
+    """How much of the model is sent at which rate, in one line."""
+    parameters = dict(model.named_parameters())
+    parts = []
+    for rate in sorted(set(rates.values())):
+        sizes = [parameters[name].numel() for name, own in rates.items() if own == rate]
+        what = "all" if rate == 1 else f"1 in {rate}"
+        parts.append(f"{what} of {len(sizes)} parameters ({sum(sizes):,} entries)")
+    return "of the gradient are sent: " + ", ".join(parts)

@@ -18,6 +18,7 @@ EVERYTHING = slice(None)
 Index = Tensor | slice
 Entries = tuple["Segment", Index, Tensor]  # of a segment: which, and their values (k,)
 MESSAGE_ALIGNMENT_BYTES = 4
+NEVER_SENT = 1 << 62  # in place of a rate, behind all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Segment:
     start: int
     length: int
     rate: int
+    bucket: int = 0  # of those that are sent one after the other
 
     def of(self, buffers: Sequence[Tensor]) -> Tensor:
         """The stretch of ``buffers``, a view of shape (length,)."""
@@ -39,18 +41,24 @@ class Segment:
         return chunks(self.length, self.rate)
 
 
-def segments_of(flat: FlatParameters, rates: Mapping[str, int]) -> list[Segment]:
-    """The stretches of ``flat``, whose parameters lie in the order of ``rates``, by name; those of rate 1 are dense."""
+def segments_of(flat: FlatParameters, rates: Mapping[str, int], buckets: Mapping[str, int]) -> list[Segment]:
+    """The stretches of ``flat``, whose parameters lie in the order of buckets and rates, by name; those of rate 1 are dense.
+
+    Parameters without a rate lie behind the others, and in no segment; those without a bucket are in bucket 0.
+    """
     found = []
-    starts: dict[tuple[int, int], int] = {}  # of each (buffer, rate)
+    starts: dict[tuple[int, int, int], int] = {}  # of each (buffer, rate, bucket)
     places = {buffer.data_ptr(): index for index, buffer in enumerate(flat.flat)}
     for name, view in flat.named_views(flat.flat).items():
         buffer = places[view.untyped_storage().data_ptr()]
-        starts.setdefault((buffer, rates[name]), int(view.storage_offset()))
+        key = (buffer, rates.get(name, NEVER_SENT), buckets.get(name, 0))
+        starts.setdefault(key, int(view.storage_offset()))
     for buffer, tensor in enumerate(flat.flat):
-        begins = [(start, rate) for (index, rate), start in starts.items() if index == buffer]
-        ends = [start for start, _ in begins[1:]] + [tensor.numel()]
-        found += [Segment(buffer, start, end - start, rate) for (start, rate), end in zip(begins, ends, strict=True)]
+        begins = [(start, *key) for (index, *key), start in starts.items() if index == buffer]
+        ends = [start for start, *_ in begins[1:]] + [tensor.numel()]
+        for (start, rate, bucket), end in zip(begins, ends, strict=True):
+            if rate != NEVER_SENT:
+                found.append(Segment(buffer, start, end - start, rate, bucket))
     return found
 
 

@@ -29,6 +29,7 @@ from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
 from asr.training.trainer import Parts, Trainer
+from asr.training.typical import run_typical
 from asr.training.units import LockstepUnits, PooledUnits, UnitSource, total_samples
 from distributed.backend import Backend
 from distributed.launch import World
@@ -56,6 +57,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     """Every part of a run, ready to fit."""
     backend = build_backend(config, world)
     options: TrainerOptions = build(config.trainer)
+    backend.check_clipping(options.max_norm)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
     model = hooked_model(config, material, hooks, initialise=True)
@@ -68,6 +70,8 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
+    feature_dimension = material.sizes.get("feature_dimension", 0)  # texts have none
+    backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
     module = backend.wrap(model.to(world.device))
     optimizer = _optimizer(config, model, hooks)
     backend.attach(optimizer)
@@ -81,7 +85,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     )  # fmt: skip
     run = Run(
         model=model, backend=backend, folder=folder, seed=config.seed, world=world, plan=plan,
-        learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
+        utterances=split.utterances, learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
         gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world),
         token_model=partial(load_token_model, device=torch.device("cpu"), tokenizer=material.tokenizer),
     )  # fmt: skip

@@ -6,7 +6,7 @@ Parts are handed over ready-made; no class of the project builds another one fro
 import math
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,19 +105,17 @@ def build_material(config: DictConfig, folder: Path) -> Material:
     return build_speech(config, folder)
 
 
-def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Iterable[Hook]) -> BatchPlan:
-    """The batch plan of the training split, with room for what the hooks make of it.
-
-    Tokens take no room where the loss has no lattice.
-    """
-    target_lengths = split.screened.target_lengths
+def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Collection[Hook]) -> BatchPlan:
+    """The batch plan of the training split, with room for what the hooks make of it."""
     plan: BatchPlan = build(
         config.batch,
         frames=split.screened.frames,
-        target_lengths=target_lengths if model.has_lattice else [0] * len(target_lengths),
+        target_lengths=split.screened.target_lengths,
         utterance_ids=[utterance.id for utterance in split.utterances],
         subsampling=model.subsampling,
         lengthening=math.prod(1.0 + hook.lengthens for hook in hooks) - 1.0,
+        target_lengthening=math.prod(1.0 + hook.lengthens_targets for hook in hooks) - 1.0,
+        has_lattice=model.has_lattice,
         seed=config.seed,
     )
     return plan

@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> None:
     against = None if config.against is None else Path(config.against)
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    decode.check(trained.recogniser)
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
+    decode.check(trained.recogniser)
     print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
     record = {"checkpoint": trained.checkpoint, **method}
     results = [evaluate_set(trained, each, config.unit_utterances, decode, normalise, record) for each in config.sets]

@@ -1,6 +1,7 @@
 """``init_from``: the weights of another run, or of some of its modules, before training.
 
 init_from=exp/ctc-run init_modules=[encoder]       # the encoder of a CTC model, everything else drawn anew
+init_from=exp/lm init_modules=[predictor]          # the prediction network of a language model over the same tokens
 """
 
 import logging
@@ -42,7 +43,8 @@ def load_initial_weights(model: nn.Module, config: DictConfig, tokenizer: Tokeni
         )
     loaded = select(best.model_state(), model.state_dict(), modules, f"init_from={run}")
     model.load_state_dict(loaded, strict=False)
-    if "features" in config and (differing := differing_keys(_features(run), config.features)):
+    heard, hears = _features(run), config.get("features")
+    if heard is not None and hears is not None and (differing := differing_keys(heard, hears)):
         log.warning("init_from=%s: that run hears other features: %s differ", run, ", ".join(differing))
     what = "all weights" if modules is None else f"weights of {', '.join(modules)}"
     log.info("%s (%d tensors) of %s", what, len(loaded), best.folder)
@@ -59,11 +61,11 @@ def _best(run: Path) -> Checkpoint:
     return best
 
 
-def _features(run: Path) -> DictConfig:
-    """What a run hears; not the whole configuration, which may be one of an earlier version."""
+def _features(run: Path) -> DictConfig | None:
+    """What a run hears, None if that is nothing; not the whole configuration, which may be one of an earlier version."""
     earlier = OmegaConf.load(run / "config.yaml")
     assert isinstance(earlier, DictConfig)
-    features: DictConfig = earlier.features
+    features: DictConfig | None = earlier.get("features")
     return features
 
 

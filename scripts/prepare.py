@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.corpus import Corpus
-from asr.data.manifest import read_manifest
+from asr.data.manifest import Utterance, read_manifest
 from asr.data.readers.base import TableCorpus, read_refused, read_removed
-from asr.data.statistics import Summary, examine
+from asr.data.statistics import Summary, examine, shared_recordings
 from asr.data.tokenizer import SPACE_SYMBOL, Tokenizer
 from asr.training.files import write_atomically
 from scripts.build import build, readable, training_texts
@@ -93,9 +93,12 @@ def main(arguments: list[str]) -> None:
         corpus: Corpus = build(config.data)
         tokenizer = build(config.tokenizer).fit(training_texts(corpus)) if "tokenizer" in config else None
         manifests = corpus.prepare()
-        reports = {split: report_on(corpus, split, manifest, tokenizer) for split, manifest in manifests.items()}
+        splits = {split: read_manifest(manifest) for split, manifest in manifests.items()}
+        reports = {split: report_on(corpus, split, manifests[split], splits[split], tokenizer) for split in splits}
     for split, report in reports.items():
         print(*report.lines(split, config.examples), sep="\n")
+    for (one, other), ids in shared_recordings(splits).items():
+        print(f"warning: {one} and {other} have {counted(len(ids), 'recording')} in common, {ids[0]} first")
     path = Path(config.report or next(iter(manifests.values())).parent / "report.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({s: r.record() for s, r in reports.items()}, ensure_ascii=False, indent=2) + "\n")
@@ -103,9 +106,11 @@ def main(arguments: list[str]) -> None:
     check(list(reports.values()), corpus.on_bad)
 
 
-def report_on(corpus: Corpus, split: str, manifest: Path, tokenizer: Tokenizer | None) -> SplitReport:
+def report_on(
+    corpus: Corpus, split: str, manifest: Path, utterances: Sequence[Utterance], tokenizer: Tokenizer | None
+) -> SplitReport:
     """Look at every utterance of a manifest, and at what the reader left out of it."""
-    summary, refused = examine(read_manifest(manifest), corpus.sample_rate, tokenizer, resample=corpus.resample)
+    summary, refused = examine(utterances, corpus.sample_rate, tokenizer, resample=corpus.resample)
     by_reader = isinstance(corpus, TableCorpus)
     left_out = read_refused(manifest.parent, split) if by_reader else []
     return SplitReport(

@@ -120,6 +120,22 @@ class AlignSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MakeNbestSettings:
+    """conf/make_nbest.yaml."""
+
+    run: Path
+    checkpoint: str
+    split: str
+    hypotheses: Count
+    out: Path | None
+    unit_utterances: Count
+    shard_utterances: Count
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Count
+    decode: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TranscribeSettings:
     """conf/transcribe.yaml."""
 

@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> None:
         raise UsageError("no audio files given: python scripts/transcribe.py run=exp/my-run audio/*.flac")
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
     decode: Decode = build(config.decode)
-    decode.check(trained.recogniser)
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
+    decode.check(trained.recogniser)
     for start in range(0, len(files), config.unit_utterances):
         group = files[start : start + config.unit_utterances]
         for file, text in zip(group, transcribe(trained, decode, group), strict=True):

@@ -61,7 +61,6 @@ def main(arguments: list[str]) -> None:
     if not named.fusion.names_models:
         raise UsageError("no language model: give the folder of one, decode.fusion.external=exp/my-lm")
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    named.check(trained.recogniser)
     settings = grid(config, named)
     listed = collect(trained, config, named, normalise)
     lists = as_lists(list(listed.values()))
@@ -99,6 +98,7 @@ def collect(trained: Trained, config: DictConfig, named: BeamSearch, normalise: 
     alone = config.decode.copy()
     alone.fusion.update(external=None, source=None, label_bonus=0.0)
     search: BeamSearch = build(alone)
+    search.check(trained.recogniser)
     models = language_models(named.fusion, trained.model, trained.speech.tokenizer)
     evaluated = named_set(trained, config.set, config.unit_utterances)
     precision, listed = trained.config.trainer.precision, dict[str, Listed]()

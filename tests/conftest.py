@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds."""
+"""Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds, n-best lists, language models."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +10,13 @@ import pytest
 import soundfile
 import torch
 from hypothesis import settings
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
+from asr.data.tokenizer import Tokenizer
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
@@ -174,3 +176,59 @@ def make_trainer() -> Callable[..., Trainer]:
         return assemble(config, folder, world, build_hooks(config) | dict(hooks or {}))
 
     return make
+
+
+@pytest.fixture
+def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
+    """The configuration of a language model's run on the tiny corpus, with overrides."""
+    return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
+
+
+@pytest.fixture
+def lm_run(
+    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> Callable[..., Path]:
+    """Train a small language model on the texts of the tiny corpus, as scripts/train_lm.py does; returns its run folder."""
+
+    def train(*overrides: str, name: str = "lm") -> Path:
+        config, folder = lm_config(*overrides), tmp_path / name
+        trainer = make_trainer(config, folder, alone)
+        OmegaConf.save(config, folder / "config.yaml")
+        trainer.fit(trainer.parts.checkpoints.newest()[0])
+        trainer.parts.recorder.close()
+        return folder
+
+    return train
+
+
+@pytest.fixture
+def write_lists(tmp_path: Path) -> Callable[..., Path]:
+    """Write n-best lists of ``utterances`` as scripts/make_nbest.py does; returns their folder.
+
+    Changes are those of the header.
+    """
+
+    def write(
+        lists: Mapping[str, Sequence[Sequence[int]]],
+        tokenizer: Tokenizer,
+        utterances: Sequence[Utterance] = (),
+        **changes: Any,
+    ) -> Path:
+        settings: dict[str, Any] = {
+            "format": FORMAT, "tokenizer": tokenizer.fingerprint, "run": "exp/a", "checkpoint": "step-1", "search": {},
+            "hypotheses": 20, "split": "train", "utterances": len(lists), "corpus": 1, "shard_utterances": 2,
+        }  # fmt: skip
+        header, folder = Header(**(settings | changes)), tmp_path / "nbest"
+        folder.mkdir(exist_ok=True)
+        (folder / HEADER).write_text(header.text())
+        truths = {each.id: truth_of(each) for each in utterances}
+        rows = [
+            NBest(name, truths.get(name, 0), found, [-float(rank) for rank in range(len(found))])
+            for name, found in lists.items()
+        ]
+        for shard in range(header.shards):
+            own = rows[shard * header.shard_utterances :][: header.shard_utterances]
+            shard_file(folder, shard).write_text("".join(each.line() for each in own))
+        return folder
+
+    return write

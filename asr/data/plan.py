@@ -99,23 +99,29 @@ def planned_frames(frames: NDArray[np.int64], margin: float) -> NDArray[np.int64
     return frames if margin == 0 else np.ceil(frames * (1.0 + margin)).astype(np.int64) + EDGE_FRAMES
 
 
-def _room(frame_margin: float | None, lengthening: float) -> float:
-    """The fraction by which utterances may become longer."""
-    if frame_margin is None:
+def planned_tokens(tokens: int, margin: float) -> int:
+    """Tokens that an utterance may have after hooks gave it more, by at most the fraction ``margin``, rounded up."""
+    return math.ceil(tokens * (1.0 + margin))
+
+
+def _room(key: str, margin: float | None, lengthening: float, what: str) -> float:
+    """The fraction by which ``what`` may become longer."""
+    if margin is None:
         return lengthening
-    if frame_margin < lengthening:
+    if margin < lengthening:
         raise ValueError(
-            f"batch.frame_margin={frame_margin:g} leaves less room than the hooks need, which make utterances up to "
-            f"{lengthening:.1%} longer; set batch.frame_margin={math.ceil(lengthening * 1000) / 1000:g} or more, or null"
+            f"{key}={margin:g} leaves less room than the hooks need, which make {what} up to "
+            f"{lengthening:.1%} longer; set {key}={math.ceil(lengthening * 1000) / 1000:g} or more, or null"
         )
-    return frame_margin
+    return margin
 
 
 class BatchPlan:
     """The plan of a run. ``frames`` and the like describe the usable utterances, in the dataset's order.
 
-    ``lengthening`` is what the run's hooks may do to an utterance, as a fraction of its frames. A ``frame_margin`` of None
-    makes room for just that; a number keeps the plan the same for runs with other hooks.
+    ``lengthening`` is what the run's hooks may do to an utterance, as a fraction of its frames, ``target_lengthening`` of
+    its tokens. A margin of None makes room for just that; a number keeps the plan the same for runs with other hooks.
+    Without a lattice (``has_lattice``) tokens take no room, and the plan is the same whatever they are.
     ``fingerprint`` is a number that differs whenever the plan does: learners compare it, and a resume with its checkpoint.
     """
 
@@ -127,24 +133,31 @@ class BatchPlan:
         max_frames: Count,
         max_cells: Count,
         frame_margin: NonNegative | None,
-        target_margin: NonNegative,
+        target_margin: NonNegative | None,
         frames: Sequence[int],
         target_lengths: Sequence[int],
         utterance_ids: Sequence[str],
         subsampling: int,
         lengthening: float,
         seed: int,
+        target_lengthening: float = 0.0,
+        has_lattice: bool = True,
     ) -> None:
         self.units = units
         self.budgets = Budgets(unit_utterances, max_frames, max_cells)
         self.frames = np.asarray(frames, dtype=np.int64)
         self.target_lengths = np.asarray(target_lengths, dtype=np.int64)
-        self.planned_frames = planned_frames(self.frames, _room(frame_margin, lengthening))
+        self.utterance_ids = tuple(utterance_ids)
+        frame_room = _room("batch.frame_margin", frame_margin, lengthening, "utterances")
+        target_room = _room("batch.target_margin", target_margin, target_lengthening, "their targets")
+        self.planned_frames = planned_frames(self.frames, frame_room)
         self.encoder_frames = -(-self.planned_frames // subsampling)
-        self.planned_targets = np.ceil(self.target_lengths * (1.0 + target_margin)).astype(np.int64)
+        counted = self.target_lengths.tolist() if has_lattice else [0] * len(self.target_lengths)
+        planned = [planned_tokens(tokens, target_room) for tokens in counted]
+        self.planned_targets = np.asarray(planned, dtype=np.int64)
         self.seed = seed
-        facts = [units, self.budgets, target_margin, subsampling, seed]
-        rows = zip(utterance_ids, self.planned_frames.tolist(), self.target_lengths.tolist(), strict=False)
+        facts = [units, self.budgets, target_room, subsampling, seed]
+        rows = zip(utterance_ids, self.planned_frames.tolist(), counted, strict=False)
         self.fingerprint = keyed_seed(*facts, *(value for row in rows for value in row))
         self._check_budgets(utterance_ids)
         self._check_divisible()

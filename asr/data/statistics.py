@@ -3,8 +3,9 @@
 Only headers are read, as in screening before training; the features of a run are not needed.
 """
 
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,20 @@ def examine(
         file_of[utterance.id] = utterance.audio_filepath
         usable.append(utterance)
     return summarise(usable, None if tokenizer is None else tokens), refused
+
+
+def shared_recordings(splits: Mapping[str, Sequence[Utterance]]) -> dict[tuple[str, str], list[str]]:
+    """For each two splits that have recordings in common, the first one's ids of these: figures on what was trained on."""
+    found = {}
+    for one, other in itertools.combinations(splits, 2):
+        heard = {_recording(utterance) for utterance in splits[other]}
+        if both := [utterance.id for utterance in splits[one] if _recording(utterance) in heard]:
+            found[one, other] = both
+    return found
+
+
+def _recording(utterance: Utterance) -> tuple[Path, float | None, int | None]:
+    return utterance.audio_filepath, utterance.offset, utterance.channel
 
 
 def summarise(utterances: Sequence[Utterance], tokens: int | None) -> Summary:

@@ -44,9 +44,11 @@ class BeamSearch:
         return fused
 
     def check(self, model: object) -> None:
-        """Raise SearchError for a model without a prediction network."""
+        """Raise SearchError for a model without a prediction network, and where named language models were not loaded."""
         if not hasattr(model, "predictor"):
             raise SearchError("decode=beam searches a transducer, and this model is one of CTC: choose decode=greedy")
+        if self.terms is None:
+            raise SearchError("decode.fusion names language models, which this search was not given: see with_models")
 
     def __call__(self, model: Model, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
         """The best hypothesis of each utterance."""
@@ -58,8 +60,7 @@ class BeamSearch:
 
     def _search(self, model: Model, states_BTD: Tensor, lengths_B: Tensor, count: int) -> list[list[Hypothesis]]:
         self.check(model)
-        if self.terms is None:
-            raise SearchError("decode.fusion names language models, which this search was not given: see with_models")
+        assert self.terms is not None, "just checked"
         max_labels_B = (lengths_B * self.max_labels_per_frame).long().clamp(min=1)
         return beam_search(model, states_BTD, lengths_B, self.terms, beam=self.beam, max_labels_B=max_labels_B, n=count)
 

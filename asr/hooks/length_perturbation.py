@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import RawBatch, Stage
-from asr.hooks.epochs import Epochs
-from asr.training.hook import Hook
+from asr.hooks.epochs import Epochs, HookOfEpochs
 from distributed.ranges import Count, Fraction, Natural
 
 
@@ -43,7 +42,7 @@ def draw_spans(frames: int, ratio: float, longest: int, generator: torch.Generat
     return starts_S, torch.randint(1, longest + 1, (spans,), generator=generator)
 
 
-class LengthPerturbation(Hook):
+class LengthPerturbation(HookOfEpochs):
     """Perturbs training utterances; what is drawn depends on (seed, epoch, utterance, the hook's name) alone.
 
     Args:
@@ -67,13 +66,13 @@ class LengthPerturbation(Hook):
         from_epoch: Natural,
         until_epoch: Natural | None,
     ) -> None:
+        super().__init__(Epochs(from_epoch, until_epoch))
         self.drop_probability = drop_probability
         self.drop_ratio = drop_ratio
         self.drop_span = drop_span
         self.insert_probability = insert_probability
         self.insert_ratio = insert_ratio
         self.insert_span = insert_span
-        self.epochs = Epochs("hooks.length_perturbation", from_epoch, until_epoch)
 
     @property
     def lengthens(self) -> float:

@@ -5,33 +5,31 @@ In training it reads what was said, in use what was recognised, errors included.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from asr.data.batch import RawBatch, Stage
-from asr.hooks.epochs import Epochs
-from asr.training.hook import Hook
+from asr.hooks.epochs import HookOfEpochs
 
 
-class PerturbedHistory(Hook):
+class PerturbedHistory(HookOfEpochs):
     """Perturbs what the prediction network reads within its epochs, and says how much of it."""
 
     stage: ClassVar[Stage | None] = "targets"
 
-    def __init__(self, epochs: Epochs) -> None:
-        self.epochs = epochs
-
     def on_batch(self, raw: RawBatch) -> None:
         if raw.epoch in self.epochs:
+            before = list(raw.predictor_inputs)
             self.perturb(raw)
-            raw.metrics[f"{raw.hook}/substitution_rate"] = substitution_rate(raw)
+            raw.metrics[f"{raw.hook}/substitution_rate"] = substitution_rate(before, raw.predictor_inputs)
 
     @abstractmethod
     def perturb(self, raw: RawBatch) -> None:
-        """Replace entries of ``raw.predictor_inputs`` by others of the same length, and touch nothing else."""
+        """Put other lists, of the same lengths, in the place of those in ``raw.predictor_inputs``; touch nothing else."""
 
 
-def substitution_rate(raw: RawBatch) -> float:
-    """Tokens read that differ from those to be written, as a part of all; 0 without any."""
-    pairs = zip(raw.targets, raw.predictor_inputs, strict=True)
-    differing = sum(one != other for tokens, read in pairs for one, other in zip(tokens, read, strict=True))
-    return differing / max(1, sum(map(len, raw.targets)))
+def substitution_rate(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> float:
+    """Tokens that differ between texts of the same lengths, as a part of all; 0 without any."""
+    texts = zip(before, after, strict=True)
+    differing = sum(one != other for text, read in texts for one, other in zip(text, read, strict=True))
+    return differing / max(1, sum(map(len, before)))

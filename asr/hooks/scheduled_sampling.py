@@ -10,7 +10,9 @@ B texts   U tokens   V vocabulary size, blank included   k
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +23,12 @@ from asr.data.pipeline import HookError
 from asr.data.tokenizer import BLANK
 from asr.hooks.epochs import Epochs
 from asr.hooks.perturbed_history import PerturbedHistory
+from asr.hooks.pinned import Pinned, fingerprint
 from asr.models.token_lm import TokenLanguageModel
 from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural
+
+KEY = "hooks.scheduled_sampling"
 
 
 @torch.no_grad()
@@ -55,6 +60,8 @@ def _steps(sampled_BU: Tensor) -> int:
 class ScheduledSampling(PerturbedHistory):
     """Samples in the loader, on the CPU, all texts of a unit together; keyed by (seed, epoch, utterance, name) alone.
 
+    The model is that of the run's start: when its run has found a better one since, a resume is refused.
+
     Args:
         lm: run folder of scripts/train_lm.py, whose tokens are the recogniser's.
         keep_probability: p, of a token to stay.
@@ -72,25 +79,35 @@ class ScheduledSampling(PerturbedHistory):
         from_epoch: Natural,
         until_epoch: Natural | None,
     ) -> None:
-        super().__init__(Epochs("hooks.scheduled_sampling", from_epoch, until_epoch))
+        super().__init__(Epochs(from_epoch, until_epoch))
         self.lm = Path(lm)
         self.keep_probability = keep_probability
         self.top_k = top_k
         self.model: TokenLanguageModel | None = None  # until training starts: a trained recogniser is used without it
+        self.pinned = Pinned(f"{KEY}.lm")
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
         """Loads the language model; loading processes get copies of it.
 
         Raises:
             ValueError: the model cannot be loaded or reads other tokens.
-            HookError: it has fewer than ``top_k`` of them.
+            HookError: it has fewer than ``top_k`` of them, or is not the one of the other learners and of the run's start.
         """
-        self.model = run.token_model(self.lm, key="hooks.scheduled_sampling.lm")
+        super().on_fit_start(run, resumed)
+        self.model = run.token_model(self.lm, key=f"{KEY}.lm")
         if self.top_k >= self.model.vocabulary_size:
             raise HookError(
-                f"hooks.scheduled_sampling.top_k={self.top_k}: the model has {self.model.vocabulary_size - 1} tokens "
+                f"{KEY}.top_k={self.top_k}: the model has {self.model.vocabulary_size - 1} tokens "
                 "beside blank; set so many or fewer"
             )
+        weights = self.model.state_dict()
+        self.pinned.pin(fingerprint(" ".join(weights), weights.values()), self.lm, run.world)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.pinned.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.pinned.take_back(state)
 
     def perturb(self, raw: RawBatch) -> None:
         assert self.model is not None, "on_fit_start has loaded it"

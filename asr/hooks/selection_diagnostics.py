@@ -2,7 +2,8 @@
 
 Every learner takes the gradient of its part of a global batch, drawn from the training plan, and the backend says what
 the next leader would choose of memory plus gradient, and what that is worth: the figures of
-distributed/selection_figures.py (arXiv 2104.11125, section 3.3).
+distributed/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it also has
+the backend note when each entry was sent: distributed/ages.py.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ class SelectionDiagnostics(Measurement):
                 f"hooks.selection_diagnostics measures the leader's choice under backend=scalecom, but the backend is "
                 f"{type(run.backend).__name__}: leave the hook out, or choose backend=scalecom"
             )
+        run.backend.count_ages()
         super().on_fit_start(run, resumed)
 
     def measure(self, run: Run, progress: Progress, metrics: Mapping[str, float]) -> dict[str, float]:

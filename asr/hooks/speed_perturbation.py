@@ -5,20 +5,16 @@ which changes tempo and pitch together, as ``sox speed`` and Kaldi's ``perturb_d
 samples at f Hz are taken for such at a x f Hz, and brought back to f. The paper's factors are 0.9, 1.0 and 1.1.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Annotated, ClassVar
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from asr.data.batch import RawBatch, Stage
 from asr.data.resampling import resampler
-from asr.training.hook import Hook
-from distributed.ranges import Range
+from asr.hooks.changed_rate import ChangedRate, Factor, Version
 
 PRECISION = 100  # factors are multiples of 1 / PRECISION: the filter has as many phases
-
-Factor = Annotated[float, Range(low=0.5, high=2.0)]
 
 
 def change_speed(waveform: Tensor, factor: float) -> Tensor:
@@ -30,25 +26,19 @@ def change_speed(waveform: Tensor, factor: float) -> Tensor:
     return resampler(ratio.numerator, ratio.denominator)(waveform)
 
 
-class SpeedPerturbation(Hook):
-    """Gives every training utterance one of the speeds, drawn anew in every epoch, each as likely as the others."""
+def speeds(key: str, factors: Sequence[float]) -> list[Version]:
+    """A version for each factor; ValueError, naming the configuration's ``key``, for one that cannot be had."""
+    if any(abs(factor * PRECISION - round(factor * PRECISION)) > 1e-9 for factor in factors):
+        raise ValueError(
+            f"{key} must be multiples of {1 / PRECISION:g}, got {list(factors)}; round them, e.g. [0.9, 1.0, 1.1]"
+        )
+    return [(factor, partial(change_speed, factor=factor)) for factor in factors]
 
-    stage: ClassVar[Stage | None] = "waveform"
+
+class SpeedPerturbation(ChangedRate):
+    """Gives every training utterance one of the speeds."""
 
     def __init__(self, *, factors: list[Factor]) -> None:
-        if not factors or any(abs(factor * PRECISION - round(factor * PRECISION)) > 1e-9 for factor in factors):
-            raise ValueError(
-                f"hooks.speed_perturbation.factors must be one or more multiples of {1 / PRECISION:g}, got {factors}; "
-                "round them, e.g. [0.9, 1.0, 1.1]"
-            )
-        self.factors = list(factors)
-
-    @property
-    def lengthens(self) -> float:
-        """The slowest speed makes the longest utterance."""
-        return max(0.0, 1.0 / min(self.factors) - 1.0)
-
-    def on_batch(self, raw: RawBatch) -> None:
-        for position, waveform in enumerate(raw.signals):
-            chosen = int(torch.randint(len(self.factors), (), generator=raw.generator(position)))
-            raw.signals[position] = change_speed(waveform, self.factors[chosen])
+        if not factors:
+            raise ValueError("hooks.speed_perturbation.factors is empty; name one or more speeds, e.g. [0.9, 1.0, 1.1]")
+        super().__init__(speeds("hooks.speed_perturbation.factors", factors))

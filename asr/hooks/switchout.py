@@ -53,7 +53,7 @@ class SwitchOut(PerturbedHistory):
     def __init__(
         self, *, temperature: Positive, reading: Reading, from_epoch: Natural, until_epoch: Natural | None
     ) -> None:
-        super().__init__(Epochs("hooks.switchout", from_epoch, until_epoch))
+        super().__init__(Epochs(from_epoch, until_epoch))
         self.temperature = temperature
         self.reading: Reading = reading
 

@@ -5,6 +5,9 @@ whatever cells are not wanted. With occupancy = blank posterior + label posterio
 
     d(-log P)/dz[k] = occupancy softmax(z)[k] - blank posterior [k = blank] - label posterior [k = y(u+1)]
 
+which sums to zero over k. Where a model is sure, one arc's entry is the small difference of two numbers near one, and as
+computed mostly rounding; as minus the sum of the others it is as exact as they are.
+
 R encoder rows   Q predictor rows   J joint dimension   V classes with blank   n cells of a tile
 """
 
@@ -113,6 +116,8 @@ class TiledJoiner:
             tile = self.index.locate(part.packed_K)
             hidden_nJ = self._hidden(tile)
             gradient_nV = self._logits_gradient(hidden_nJ, tile, part)
+            surest_n = torch.where(part.blank_K.abs() > part.label_K.abs(), self.blank, tile.label_n)
+            balance(gradient_nV, surest_n, self.wide)
             total.bias_V += gradient_nV.sum(0, dtype=self.wide)
             gradient_nV = self._narrow("gradient", gradient_nV)
             _add_product(total.weight_VJ, gradient_nV.t(), self._narrow("hidden", hidden_nJ))
@@ -174,6 +179,13 @@ class TiledJoiner:
         if x_nX.dtype == self.dtype:
             return x_nX
         return self.space.take(f"narrow {name}", x_nX.shape, self.dtype).copy_(x_nX)
+
+
+def balance(gradient_nV: Tensor, class_n: Tensor, wide: torch.dtype) -> None:
+    """Make each row sum to zero by its entry of ``class_n``; in place."""
+    gradient_nV.scatter_(1, class_n[:, None], 0.0)
+    others_n1 = gradient_nV.sum(1, keepdim=True, dtype=wide)
+    gradient_nV.scatter_(1, class_n[:, None], others_n1.neg_().to(gradient_nV.dtype))
 
 
 def tanh_(x: Tensor) -> Tensor:

@@ -39,6 +39,9 @@ class SpeechModel(nn.Module, ABC):
     subsampling: int
     """Feature frames per state."""
 
+    unroll_frames: int | None = None
+    """Frames of a segment, where the loss is one of segments that do not see each other; None: of whole utterances."""
+
     @abstractmethod
     def forward(self, batch: Batch) -> LossOutput:
         """The summed loss of ``batch``. Every trainable parameter takes part, also in a unit emptied of utterances."""

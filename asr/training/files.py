@@ -8,6 +8,7 @@ interrupted, ``sweep`` deletes what is left over.
 import hashlib
 import itertools
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,9 @@ DELETED = ".deleted-"
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file under another name, force it to disk and rename it: readers see the old or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(
+        f".{path.name}.{secrets.token_hex(8)}.tmp"
+    )  # other hosts have processes of the same number
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -1,7 +1,7 @@
 """What happens around the training loop. The loop, with the points at which hooks run:
 
     model = hook.on_model(model)                       # may replace modules
-    model = backend.wrap(model)
+    backend.examine(model, forward);  model = backend.wrap(model)
     groups = hook.on_parameter_groups(model)           # parameters with rules of their own
     optimizer(groups);  backend.attach(optimizer);  load checkpoint
     hook.on_fit_start(run, resumed)
@@ -34,7 +34,7 @@ Batch hooks declare a ``stage``. Within the loader the order is: stage, then pos
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -43,6 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.data.batch import Batch, RawBatch, Stage
+from asr.data.manifest import Utterance
 from asr.data.plan import BatchPlan
 from asr.training.schedule import LearningRate
 from distributed.backend import Backend, GradientReport
@@ -82,6 +83,7 @@ class Run:
     seed: int
     world: World
     plan: BatchPlan
+    utterances: Sequence[Utterance]  # that the plan's indices point into
     learning_rate: LearningRate
     gradients: "LossGradients"  # measured where the hook asks for them, without a trace
     token_model: "TokenModelLoader"  # language models over the run's tokens, from the folders of their runs
@@ -144,6 +146,11 @@ class Hook:
     @property
     def lengthens(self) -> float:
         """How much longer ``on_batch`` makes an utterance at most, as a fraction; ``batch.frame_margin`` has room for it."""
+        return 0.0
+
+    @property
+    def lengthens_targets(self) -> float:
+        """How many more tokens ``on_batch`` gives an utterance at most, as a fraction rounded up; for ``batch.target_margin``."""
         return 0.0
 
     def on_model(self, model: "SpeechModel") -> "SpeechModel":

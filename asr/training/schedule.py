@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from torch.optim import Optimizer
 
-from distributed.ranges import Count, Fraction, Positive, Range
+from distributed.ranges import Count, Fraction, Natural, Positive, Range
 
 Warmup = Annotated[float, Range(low=0, high=1, open_high=True)]  # a part of the run, never all of it
 
@@ -105,32 +105,44 @@ class Noam(Schedule):
 
 
 class WarmupAnneal(Schedule):
-    """Linear warm-up over whole epochs, then a smaller rate in every epoch (Cui et al. 2021, arXiv 2110.11199, IV-B).
+    """Linear warm-up over whole epochs, then a smaller rate every few epochs (Cui et al. 2021, arXiv 2110.11199, IV-B).
 
-    With e = samples / epoch and w = ``warmup_epochs``: start + (1 - start) e / w for e < w, afterwards
-    2 ^ (-(floor(e) - w + 1) / halving_epochs): the first epoch after the warm-up is the first annealed one.
+    With e = samples / epoch, w = ``warmup_epochs``, h = w + ``hold_epochs`` and s = ``anneal_every_epochs``:
+    start + (1 - start) e / w for e < w, 1 up to h, afterwards 2 ^ (-s (floor((e - h) / s) + 1) / halving_epochs): epochs h to
+    h + s - 1, counted from 0, are the first annealed ones. From epoch ``raised_from`` on all of it times ``raise_factor``, as where regularisation is lifted for the last epochs (Cui et al. 2021,
+    arXiv 2108.10803, section 4; 2022, arXiv 2203.15176, section 4).
     """
 
     def __init__(
         self,
         *,
         warmup_epochs: Count,
+        hold_epochs: Natural,
         start_factor: Fraction,
         halving_epochs: Positive,
+        anneal_every_epochs: Count,
+        raised_from: Natural | None,
+        raise_factor: Positive,
         reference_batch: Count | None,
         horizon: Horizon,
     ) -> None:
         super().__init__(reference_batch=reference_batch, horizon=horizon)
         self.warmup_epochs = warmup_epochs
+        self.hold_epochs = hold_epochs
         self.start_factor = start_factor
         self.halving_epochs = halving_epochs
+        self.anneal_every_epochs = anneal_every_epochs
+        self.raised_from = raised_from
+        self.raise_factor = raise_factor
 
     def factor(self, samples: float) -> float:
         epochs = samples / self.horizon.epoch_samples
+        raised = self.raise_factor if self.raised_from is not None and epochs >= self.raised_from else 1.0
         if epochs < self.warmup_epochs:
-            return self.start_factor + (1 - self.start_factor) * epochs / self.warmup_epochs
-        annealed = math.floor(epochs) - self.warmup_epochs + 1
-        return float(2 ** (-annealed / self.halving_epochs))
+            return raised * (self.start_factor + (1 - self.start_factor) * epochs / self.warmup_epochs)
+        width = self.anneal_every_epochs
+        steps = max(0, (math.floor(epochs) - self.warmup_epochs - self.hold_epochs) // width + 1)
+        return raised * float(2 ** (-steps * width / self.halving_epochs))
 
 
 class LearningRate:

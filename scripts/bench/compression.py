@@ -46,8 +46,10 @@ def schemes(rate: int) -> Mapping[str, Callable[[World], CompressedBackend]]:
     """Everything that is compared, by the names of the figures."""
     sparse: Any = {"rate": rate, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0}
     return {
-        "scalecom": lambda world: ScaleCom(**sparse, world=world),
-        "scalecom-bf16": lambda world: ScaleCom(**sparse | {"values": "bfloat16"}, world=world),
+        "scalecom": lambda world: ScaleCom(**sparse, overlap=False, bucket_mb=1, world=world),
+        "scalecom-bf16": lambda world: ScaleCom(
+            **sparse | {"values": "bfloat16"}, overlap=False, bucket_mb=1, world=world
+        ),
         "local_topk": lambda world: LocalTopK(**sparse, world=world),
         "random_k": lambda world: RandomK(**sparse, seed=1, world=world),
         "powersgd-r1": lambda world: PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world),
@@ -118,7 +120,10 @@ def selection_fraction(rate: int, repetitions: int) -> dict[str, float]:
     torch.set_num_threads(1)
     world = World(0, 1, 0, 1, torch.device("cpu"), None)
     model, batch = conformer(), noise_batch()
-    backend = prepared(ScaleCom(rate=rate, rates=[], values="full", beta=1.0, warmup_steps=0, world=world), model)
+    backend = prepared(
+        ScaleCom(rate=rate, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=world),
+        model,
+    )
     computing, reducing = [], []
     for _ in range(repetitions + 1):
         backend.zero_grad()

@@ -144,7 +144,8 @@ def one_by_one(recognise: Recognise) -> Recognise:
 @torch.inference_mode()
 def measure(batches: Sequence[Batch], recognisers: dict[str, Recognise], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """One row per method."""
-    references, found = dict[str, str](), {name: dict[str, str]() for name in recognisers}
+    references: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {name: {} for name in recognisers}
     seconds: dict[str, list[float]] = {name: [] for name in recognisers}
     for recognise in recognisers.values():
         recognise(batches[0].part(0, 1))  # what is set up at the first call

@@ -36,6 +36,7 @@ COMPUTE_SECONDS = 0.17  # of one step, which the batch size is chosen for
 COMPUTE_STEPS = 5  # of computation alone or beside plain TCP, for each step of a scheme
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it
 SCALECOM_RATE = 400  # one entry in so many is sent
+BUCKET_MB = 1  # less than a layer of the smallest model here
 ROUNDS_PER_STEP = (
     0.22  # that each learner initiates under asynchronous gossip: both, 0.8 of what the faster link has room for
 )
@@ -115,12 +116,27 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
         "dpsgd": ours(DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)),
         "delay_by_one": ours(DelayByOne(mix_moments=False, world=world)),
         "allreduce": ours(AllReduce(bucket_mb=25, world=world)),
-        "scalecom": ours(ScaleCom(rate=SCALECOM_RATE, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)),
+        "scalecom": ours(scalecom(world, overlap=False)),
+        "scalecom-overlap": ours(scalecom(world, overlap=True)),
         "powersgd-r1": ours(PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
         "powersgd-r4": ours(PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
         "ddp": theirs(DistributedDataParallel(network(width), gradient_as_bucket_view=True), message_bytes),
         "ddp_fp16": theirs(compressed, message_bytes // 2),
     }
+
+
+def scalecom(world: World, overlap: bool) -> ScaleCom:
+    """Compressed gradients, with overlap one layer in each bucket."""
+    return ScaleCom(
+        rate=SCALECOM_RATE,
+        rates=[],
+        values="full",
+        beta=1.0,
+        warmup_steps=0,
+        overlap=overlap,
+        bucket_mb=BUCKET_MB,
+        world=world,
+    )
 
 
 def asynchronous_gossip(world: World) -> AsynchronousGossip:

@@ -37,8 +37,10 @@ SPARSE = {"rate": 16, "rates": [], "values": "full", "beta": 1.0, "warmup_steps"
 SCHEMES = {
     "allreduce": lambda world: AllReduce(bucket_mb=0.002, world=world),
     "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.01, seed=1, bucket_mb=0.002, world=world),
-    "scalecom": lambda world: ScaleCom(**SPARSE | {"rates": [("2.*", 4)], "beta": 0.3, "warmup_steps": 1}, world=world),
-    "scalecom-bf16": lambda world: ScaleCom(**SPARSE | {"values": "bfloat16"}, world=world),
+    "scalecom": lambda world: ScaleCom(
+        **SPARSE | {"rates": [("2.*", 4)], "beta": 0.3, "warmup_steps": 1}, overlap=False, bucket_mb=1, world=world
+    ),
+    "scalecom-bf16": lambda world: ScaleCom(**SPARSE | {"values": "bfloat16"}, overlap=False, bucket_mb=1, world=world),
     "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
     "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
     "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),

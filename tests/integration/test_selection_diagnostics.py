@@ -16,7 +16,10 @@ RUN = (
     "trainer.max_steps=4", "trainer.evaluate_every=2", "hooks=[]", "evaluation.unit_utterances=2",
     "model.encoder.dropout=0", "model.predictor.dropout=0", "model.predictor.embedding_dropout=0",
 )  # fmt: skip
-KEYS = ("comm/index_overlap", "comm/contraction", "comm/memory_cosine", "comm/local_union")
+KEYS = (
+    *("comm/index_overlap", "comm/contraction", "comm/memory_cosine", "comm/local_union"),
+    *("comm/age_p50", "comm/age_p95", "comm/age_max"),
+)
 
 
 def test_figures_are_taken_at_marks_and_leave_no_trace(
@@ -48,6 +51,7 @@ def test_figures_are_taken_at_marks_and_leave_no_trace(
     assert [row["global_step"] for row in marks[0]] == [2, 4]
     assert [[row[key] for key in KEYS] for row in marks[0]] == [[row[key] for key in KEYS] for row in marks[1]]
     assert all(0 < row["comm/index_overlap"] <= 1 <= row["comm/local_union"] <= 2 for row in marks[0])
+    assert [row["comm/age_max"] for row in marks[0]] == [2, 4]  # at rate 20 hardly anything was sent so far
     assert all(row["comm/compression_ratio"] > 5 for row in rows["with", 0] if "train/loss" in row)
 
 

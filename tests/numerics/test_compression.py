@@ -1,5 +1,6 @@
 """Comparators of ScaleCom: conservation, exactness, torch's PowerSGD as a reference, bad steps, traffic."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -151,6 +152,85 @@ def test_powersgd_sends_groups_that_must_not_be_compressed_whole(run_learners) -
             assert not torch.allclose(others[1].grad, means[2], rtol=0.1)
 
     run_learners(3, learner)
+
+
+@pytest.mark.parametrize(
+    ("options", "whole"),
+    [
+        ({"rank": 1}, False),  # other factors
+        ({"rank": 4}, False),
+        ({"min_rate": 3.0}, True),  # the second matrix is no longer worth it
+        ({"compress": False}, True),
+    ],
+)
+def test_powersgd_resumes_with_other_settings_and_sends_what_is_owed(
+    run_learners, options: dict[str, Any], whole: bool
+) -> None:
+    """There and back; what was given and not applied stays the mean of the memories."""
+    settings = {"rank": 2, "min_rate": 1.0}
+
+    def make(world: World, compress: bool = True, **other: Any) -> Any:
+        backend = PowerSgd(**settings | other, warmup_steps=0, seed=1, world=world)
+        *first, last, bias = backend.wrap(layers()).parameters()
+        groups = [{"params": [*first, bias]}, {"params": [last], "compress": compress}]
+        backend.attach(torch.optim.SGD(groups, lr=1.0))
+        return backend
+
+    def learner(world: World) -> tuple[Tensor, Tensor, Tensor]:
+        backend = make(world)
+        given, applied = torch.zeros_like(backend.memory[0]), torch.zeros_like(backend.memory[0])
+        for resume, other in enumerate([{}, options, {}]):
+            state, backend = copy.deepcopy(backend.state_dict()), make(world, **other)
+            backend.load_state_dict([state] * world.size, world.rank, world.size)
+            for number in range(3):
+                _, own, common = step(backend, draw(10 * resume + number, world.rank))
+                given += own
+                applied += common
+            owed = backend.flat.named_views(backend.memory)["1.weight"]
+            assert bool(owed.any()) != (whole and bool(other))
+        return given, applied, backend.memory[0]
+
+    results = run_learners(3, learner)
+    given, _, owed = (torch.stack(each).mean(0) for each in zip(*results, strict=True))
+    torch.testing.assert_close(given - results[0][1], owed, rtol=1e-10, atol=1e-10)
+    assert all(torch.equal(applied, results[0][1]) for _, applied, _ in results)
+
+
+@pytest.mark.parametrize("scheme", MAKE)
+def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_owes(run_learners, scheme: str) -> None:
+    def learner(world: World) -> tuple[dict[str, Tensor], ...]:
+        backend: Any = prepared(MAKE[scheme](world))
+        frozen = backend.model[0].weight
+        given, applied = ({n: torch.zeros_like(p) for n, p in backend.model.named_parameters()} for _ in range(2))
+        payloads = []
+        for number in range(9):
+            frozen.requires_grad_(number // 3 != 1)
+            backend.exchange.payload_bytes = 0
+            values = draw(number, world.rank)
+            backend.zero_grad()
+            backend.begin_step(1.0)
+            for (name, p), value in zip(backend.model.named_parameters(), values, strict=True):
+                if p.requires_grad:
+                    p.grad.copy_(value)
+                    given[name] += value
+            owed = backend.flat.named_views(backend.memory)["0.weight"].clone()
+            assert backend.reduce_gradients(None).finite
+            payloads.append(backend.exchange.payload_bytes)
+            for name, p in backend.model.named_parameters():
+                if p.requires_grad:
+                    applied[name] += p.grad
+            with backend.updating(apply=True):
+                backend.zero_grad()
+            kept = backend.flat.named_views(backend.memory)["0.weight"]
+            assert torch.equal(kept, owed) == (number // 3 == 1)
+        assert payloads[0] == payloads[8] > payloads[4]
+        memory = backend.flat.named_views(backend.memory)
+        return given, applied, {n: m / (1.0 if scheme == "powersgd" else SPARSE["beta"]) for n, m in memory.items()}
+
+    results = run_learners(3, learner)
+    for name in results[0][0]:
+        given, applied, owed = (torch.stack([each[kind][name] for each in results]).mean(0) for kind in range(3))
+        torch.testing.assert_close(given - applied, owed, rtol=1e-10, atol=1e-10)
 
 
 def test_powersgd_learns_after_steps_without_a_gradient(run_learners) -> None:

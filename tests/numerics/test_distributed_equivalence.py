@@ -34,7 +34,9 @@ def pairs(world: World) -> Hierarchical:
 SCHEMES = {
     "allreduce": lambda world: AllReduce(bucket_mb=1, world=world),
     "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.0, seed=1, bucket_mb=1, world=world),
-    "scalecom": lambda world: ScaleCom(rate=1, rates=[], values="full", beta=0.5, warmup_steps=0, world=world),
+    "scalecom": lambda world: ScaleCom(
+        rate=1, rates=[], values="full", beta=0.5, warmup_steps=0, overlap=False, bucket_mb=1, world=world
+    ),
     "powersgd": lambda world: PowerSgd(rank=99, min_rate=1.0, warmup_steps=0, seed=1, world=world),
     "dpsgd": gossip,
     "delay_by_one": lambda world: DelayByOne(mix_moments=False, world=world),

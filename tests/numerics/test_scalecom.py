@@ -42,7 +42,7 @@ class Recorded(ScaleCom):
 def make(world: World, dtype: torch.dtype = torch.float64, **options: Any) -> Recorded:
     """A backend on ``Vectors``, ready for steps."""
     chosen = {"rate": 10, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0} | options
-    backend = Recorded(**chosen, world=world)
+    backend = Recorded(**chosen, overlap=False, bucket_mb=1, world=world)
     backend.attach(torch.optim.SGD(backend.wrap(Vectors(dtype)).parameters(), lr=1.0))
     return backend
 
@@ -284,7 +284,9 @@ def test_the_mean_of_clipped_gradients_is_at_most_sqrt_l_times_max_norm_long(run
 
 
 def test_groups_that_must_not_be_compressed_are_sent_whole(alone: World) -> None:
-    backend = Recorded(rate=10, rates=[], values="full", beta=1.0, warmup_steps=0, world=alone)
+    backend = Recorded(
+        rate=10, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=alone
+    )
     model = backend.wrap(Vectors(torch.float64))
     first, *others = model.parameters()
     backend.attach(torch.optim.SGD([{"params": [first], "compress": False}, {"params": others}], lr=1.0))

@@ -16,10 +16,13 @@ def vectors() -> nn.Module:
     return nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in [(7, 9), (5,), (11, 13), (33,)]])
 
 
-def payload(world: World, model: nn.Module, rate: int) -> tuple[int, float]:
+def payload(world: World, model: nn.Module, rate: int, warmup_steps: int = 0) -> tuple[int, float]:
     """Bytes handed to collectives in one step, and how many times more they are uncompressed."""
-    backend = ScaleCom(rate=rate, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
-    backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
+    backend = ScaleCom(
+        rate=rate, rates=[], values="full", beta=1.0, warmup_steps=warmup_steps, overlap=False, bucket_mb=1, world=world
+    )
+    trained = [parameter for parameter in backend.wrap(model).parameters() if parameter.requires_grad]
+    backend.attach(torch.optim.SGD(trained, lr=1.0))
     backend.begin_step(1.0)
     for gradient in backend.flat.flat_grad:
         gradient.fill_(1.0)
@@ -33,6 +36,21 @@ def test_the_payload_is_the_same_for_2_to_8_learners(run_learners) -> None:
     assert found == {(364, 4 * 244 / 364)}
     # Parameters begin at multiples of 16 elements: 16 + 48 are sent whole, and 64 + 144 make 21 chunks.
     assert 364 == 4 * (16 + 48) + 4 * 21 + 24  # of the last, 3 bytes fill up
+
+
+def test_frozen_parameters_cost_no_entries(run_learners) -> None:
+    """Neither one that would be compressed nor one that would be sent whole; warm-up does not send them either."""
+
+    def learner(world: World) -> tuple[int, int]:
+        sent = []
+        for warmup_steps in (0, 1):
+            model = vectors()
+            for place in (1, 2):
+                model[place].requires_grad_(False)
+            sent.append(payload(world, model, 10, warmup_steps)[0])
+        return sent[0], sent[1]
+
+    assert set(run_learners(2, learner)) == {(4 * 48 + 4 * 7 + 8, 4 * (48 + 64))}
 
 
 def test_dense_over_sent_is_at_least_65_at_rate_400_with_ten_million_parameters(

@@ -157,6 +157,7 @@ def test_every_option_builds(group: str) -> None:
             "manifests": ["data.train=train.jsonl"],
             "additive_noise": ["hooks.additive_noise.manifest=noise.jsonl"],
             "reverberation": ["hooks.reverberation.manifest=rooms.jsonl"],
+            "nbest_label_smoothing": ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"],
             "scheduled_sampling": ["hooks.scheduled_sampling.lm=exp/lm"],
         }.get(option, [])
         config = compose("train", [chosen, *needed])

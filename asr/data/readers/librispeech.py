@@ -49,15 +49,19 @@ class LibriSpeech(NamedSplits):
 
 def untold_chapter(chapter: Path) -> Iterator[Defect]:
     """The audio of a chapter whose transcripts are not there."""
-    for name, file in sorted(_audio(chapter).items()):
+    for name, files in sorted(_audio(chapter).items()):
         yield Defect(
-            str(file), name, "has no transcript: there is no *.trans.txt beside it; copy that or remove the file"
+            str(files[0]), name, "has no transcript: there is no *.trans.txt beside it; copy that or remove the file"
         )
 
 
-def _audio(chapter: Path) -> dict[str, Path]:
-    files = chapter.glob("[!.]*")  # macOS leaves ._* files beside those it copies
-    return {file.stem: file for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
+def _audio(chapter: Path) -> dict[str, list[Path]]:
+    """The files of each name, which should be one."""
+    named: dict[str, list[Path]] = {}
+    for file in sorted(chapter.glob("[!.]*")):  # macOS leaves ._* files beside those it copies
+        if file.suffix.lower() in AUDIO_SUFFIXES:
+            named.setdefault(file.stem, []).append(file)
+    return named
 
 
 def read_chapter(transcripts: Path) -> Iterator[Entry | Defect]:
@@ -66,9 +70,15 @@ def read_chapter(transcripts: Path) -> Iterator[Entry | Defect]:
     yield from table.defects
     audio = _audio(transcripts.parent)
     for name, row in table.rows.items():
-        if name in audio:
-            yield Entry(row.where, name, audio[name], row.value, transcripts.parent.parent.name)
+        files = audio.get(name, [])
+        if len(files) == 1:
+            yield Entry(row.where, name, files[0], row.value, transcripts.parent.parent.name)
+        elif files:
+            twins = " and ".join(file.name for file in files)
+            yield Defect(row.where, name, f"{twins} lie beside it, and which is meant is not told; remove all but one")
         else:
             yield Defect(row.where, name, f"there is no {name}.flac beside it; copy the file or remove the line")
     for name in sorted(audio.keys() - table.rows.keys()):
-        yield Defect(str(audio[name]), name, f"has no transcript in {transcripts.name}; add a line or remove the file")
+        yield Defect(
+            str(audio[name][0]), name, f"has no transcript in {transcripts.name}; add a line or remove the file"
+        )

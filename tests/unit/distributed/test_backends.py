@@ -33,7 +33,7 @@ BACKENDS = {
     "single": lambda world: Single(world=world),
     "allreduce": lambda world: AllReduce(bucket_mb=1, world=world),
     "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.1, seed=1, bucket_mb=1, world=world),
-    "scalecom": lambda world: ScaleCom(**SPARSE, world=world),
+    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
     "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
     "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
     "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),

@@ -40,7 +40,9 @@ def test_figures_of_learners_alike_are_the_best_there_are_and_measuring_changes_
     """With equal gradients: the leader chooses for all, memories are parallel, nobody would choose otherwise."""
 
     def learner(world: World) -> dict[str, float]:
-        backend = ScaleCom(rate=4, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
+        backend = ScaleCom(
+            rate=4, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=world
+        )
         model = torch.nn.Sequential(torch.nn.Linear(10, 13), torch.nn.Linear(13, 3))
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
         generator = torch.Generator().manual_seed(0)
@@ -71,7 +73,9 @@ def test_figures_of_learners_alike_are_the_best_there_are_and_measuring_changes_
 
 def test_learners_without_a_memory_are_in_no_pair(run_learners):
     def learner(world: World) -> list[float]:
-        backend = ScaleCom(rate=4, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
+        backend = ScaleCom(
+            rate=4, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=world
+        )
         backend.wrap(torch.nn.Linear(10, 13))
         cosines = []
         for remembering in range(4):
@@ -87,6 +91,8 @@ def test_learners_without_a_memory_are_in_no_pair(run_learners):
 
 
 def test_where_nothing_is_compressed_there_are_no_figures(alone: World):
-    backend = ScaleCom(rate=1, rates=[], values="full", beta=1.0, warmup_steps=0, world=alone)
+    backend = ScaleCom(
+        rate=1, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=alone
+    )
     backend.wrap(torch.nn.Linear(2, 2))
     assert backend.selection_figures(torch.zeros(6)) == {}

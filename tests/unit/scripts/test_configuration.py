@@ -18,11 +18,18 @@ from scripts.configuration import (
 from scripts.startup import UsageError
 
 ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")} - {"training"}  # which two of them begin with
+LISTS = ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"]
 NEEDED = {  # what has no default
     ("data", "manifests"): ["data.train=train.jsonl"],
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
     ("hooks", "scheduled_sampling"): ["hooks.scheduled_sampling.lm=exp/lm"],
+    ("hooks", "nbest_label_smoothing"): LISTS,
+    **{
+        ("experiment", f"{corpus}_{recipe}"): LISTS
+        for corpus in ("swb300", "fsdd_quarter")
+        for recipe in ("nbest", "combined")
+    },
 }
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
@@ -115,7 +122,8 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
     run = ["run=exp/some"]
-    needed = {"evaluate": run, "transcribe": run, "align": run, "tune_fusion": run, "train_tokenizer": ["out=pieces"]}
+    run_alone = ("make_nbest", "evaluate", "transcribe", "align", "tune_fusion")
+    needed = {"train_tokenizer": ["out=pieces"]} | dict.fromkeys(run_alone, run)
     assert compose(name, needed.get(name, []))
 
 

@@ -1,4 +1,4 @@
-"""``init_from``: an encoder taken from a CTC run, what stays fresh, and what is refused."""
+"""``init_from``: an encoder taken from a CTC run, a prediction network from a language model, what stays fresh, and what is refused."""
 
 import logging
 from collections.abc import Callable
@@ -9,11 +9,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from asr.data.tokenizer import load_tokenizer
 from asr.models.ctc import CtcModel
 from asr.models.transducer import Transducer
 from asr.training.trainer import Trainer
 from distributed.launch import World
 from scripts.initial_weights import select
+from scripts.language_model import load_token_model
 from scripts.startup import UsageError
 from scripts.trained import load_trained
 
@@ -68,6 +70,34 @@ def test_modules_of_a_ctc_run_are_taken_over_bitwise_and_the_rest_is_fresh(
     rest, drawn = weights(model, modules), weights(fresh, modules)
     assert rest
     assert all(torch.equal(rest[name], drawn[name]) for name in drawn)
+
+
+def test_a_language_models_network_becomes_a_prediction_network_and_the_other_way_round(
+    small_config: Config,
+    lm_config: Config,
+    lm_run: Callable[..., Path],
+    make_trainer: Make,
+    tmp_path: Path,
+    alone: World,
+) -> None:
+    lm, size = lm_run("trainer.max_steps=2"), ("model.predictor.embedding=8", "model.predictor.dimension=24")
+    source = load_token_model(lm, torch.device("cpu"), load_tokenizer(lm / "tokenizer")).predictor.state_dict()
+    taken = f"init_from={lm}", "init_modules=[predictor]"
+    config = small_config(*STEPS, "model=conformer_tiny", *size, "model.joiner.dimension=16", *taken)
+    trainer = make_trainer(config, tmp_path / "next", alone)
+    model = trainer.parts.run.model
+    assert isinstance(model, Transducer)
+    assert all(torch.equal(value, source[name]) for name, value in model.predictor.state_dict().items())
+    trainer.fit(None)
+    trainer.parts.recorder.close()
+    assert not all(torch.equal(value, source[name]) for name, value in model.predictor.state_dict().items())
+    OmegaConf.save(config, tmp_path / "next" / "config.yaml")
+    back = lm_config(f"init_from={tmp_path / 'next'}", "init_modules=[predictor]")
+    fresh = make_trainer(back, tmp_path / "back", alone)
+    fresh.parts.recorder.close()
+    trained = {name: value for name, value in model.state_dict().items() if name.startswith("predictor.")}
+    assert trained
+    assert all(torch.equal(fresh.parts.run.model.state_dict()[name], value) for name, value in trained.items())
 
 
 def test_a_ctc_run_is_evaluated_by_words_and_ends_with_its_figures(ctc_run: Path) -> None:

@@ -8,39 +8,18 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
 from scripts.build import build_material
-from scripts.configuration import compose, load_run_config
+from scripts.configuration import load_run_config
 from scripts.language_model import load_token_model
 from scripts.startup import UsageError
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
-    return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
-
-
-@pytest.fixture
-def lm_run(
-    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
-) -> Callable[..., Path]:
-    """Train a small language model on the tiny corpus; returns its run folder."""
-
-    def train(*overrides: str, name: str = "lm") -> Path:
-        config, folder = lm_config(*overrides), tmp_path / name
-        trainer = make_trainer(config, folder, alone)
-        OmegaConf.save(config, folder / "config.yaml")
-        trainer.fit(trainer.parts.checkpoints.newest()[0])
-        trainer.parts.recorder.close()
-        return folder
-
-    return train
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -142,3 +121,38 @@ def test_what_cannot_be_trained_on_is_refused(
     file.write_text("go\n" * 50)
     with pytest.raises(UsageError, match=message):
         lm_run(*(each.replace("FILE", str(file)) for each in overrides))
+
+
+def test_what_is_sampled_does_not_depend_on_the_loading_processes(
+    lm_run: Callable[..., Path],
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    tmp_path: Path,
+    alone: World,
+) -> None:
+    folder = lm_run("trainer.max_steps=2")
+    options = (f"hooks.scheduled_sampling.lm={folder}", "hooks.scheduled_sampling.keep_probability=0.5")
+    hooks = "hooks=[scheduled_sampling,switchout]"
+    parts = make_trainer(small_config("backend=single", hooks, *options), tmp_path / "run", alone).parts
+    for hook in parts.hooks.values():
+        hook.on_fit_start(parts.run, resumed=False)
+    units = [unit for batch in parts.plan.epoch(0)[:2] for unit in batch]
+    here, there = (list(unit_loader(parts.dataset, units, num_workers=number, prefetch=2)) for number in (0, 1))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.predictor_inputs, other.predictor_inputs)
+        assert not torch.equal(one.predictor_inputs, one.targets)
+    parts.recorder.close()
+
+
+def test_a_hook_refuses_a_model_of_other_tokens_in_one_line(
+    lm_run: Callable[..., Path],
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    tmp_path: Path,
+    alone: World,
+) -> None:
+    folder = lm_run("trainer.max_steps=2", "tokenizer.alphabet=' nogyestp'")
+    options = ("hooks=[scheduled_sampling]", f"hooks.scheduled_sampling.lm={folder}")
+    trainer = make_trainer(small_config("backend=single", *options), tmp_path / "run", alone)
+    with pytest.raises(UsageError, match=r"^hooks.scheduled_sampling.lm=.*reads other tokens"):
+        trainer.fit(None)

@@ -95,6 +95,16 @@ def test_a_users_own_manifest_is_reported_before_it_is_refused(
     prepare.main([*manifest, f"report={report}", "data.on_bad=skip"])
 
 
+def test_recordings_that_two_splits_share_are_told(
+    tree: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skip = [*tree, "data.on_bad=skip"]
+    prepare.main(skip)
+    assert "warning" not in capsys.readouterr().out
+    prepare.main([*skip, "data.dev=[train-clean-100]"])
+    assert "warning: train and dev have 3 recordings in common, 103-1240-0000 first\n" in capsys.readouterr().out
+
+
 def test_a_trained_tokenizer_is_used_by_its_folder(
     tree: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from asr.data.plan import EDGE_FRAMES, BatchPlan, Budgets, check_learners, chunk, planned_frames, split_to_multiple
+from asr.data.plan import (
+    EDGE_FRAMES,
+    BatchPlan,
+    Budgets,
+    check_learners,
+    chunk,
+    planned_frames,
+    planned_tokens,
+    split_to_multiple,
+)
 
 
 def make(frames: list[int], targets: list[int] | None = None, **changes: Any) -> BatchPlan:
@@ -173,6 +182,19 @@ def test_the_margin_makes_room_for_longer_targets() -> None:
     make([100] * 4, [10] * 4, **tight)
     with pytest.raises(ValueError, match="325 lattice cells"):
         make([100] * 4, [10] * 4, target_margin=0.15, **tight)
+
+
+def test_the_target_margin_is_what_hooks_need_or_a_number_that_has_room_for_it() -> None:
+    frames = lengths(40)
+    assert make(frames, target_lengthening=0.25, target_margin=None).planned_targets.tolist() == [
+        planned_tokens(frame // 10, 0.25) for frame in frames
+    ]
+    wide = make(frames, target_margin=0.25)
+    assert make(frames, target_lengthening=0.25, target_margin=None).fingerprint == wide.fingerprint
+    assert make(frames, target_lengthening=0.1, target_margin=0.25).epoch(1) == wide.epoch(1)
+    assert make(frames, target_margin=None).fingerprint == make(frames).fingerprint != wide.fingerprint
+    with pytest.raises(ValueError, match=r"batch\.target_margin=0\.1 .* targets up to 25\.0% longer; set .*=0\.25 or"):
+        make(frames, target_margin=0.1, target_lengthening=0.25)
 
 
 def test_room_for_slower_speech_holds_whatever_the_length_and_the_speed() -> None:

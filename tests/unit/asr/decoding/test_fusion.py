@@ -153,6 +153,8 @@ def test_models_that_were_not_loaded_are_not_left_out(toy_transducer: Callable[.
     decode = BeamSearch(beam=2, max_labels_per_frame=1.0, n_best=1, fusion=RATIO)
     with pytest.raises(SearchError, match="names language models"):
         decode(toy_transducer(3, CLASSES), *states([3]))
+    with pytest.raises(SearchError, match="names language models"):
+        decode.check(toy_transducer(3, CLASSES))
 
 
 @pytest.mark.parametrize("end_of_text", [False, True])

@@ -15,6 +15,7 @@ from asr.data.pipeline import HookError
 from asr.hooks.scheduled_sampling import ScheduledSampling, sample_history
 from asr.models.predictor import LstmPredictor
 from asr.models.token_lm import TokenLanguageModel
+from distributed.launch import World
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "scheduled_sampling.yaml"
 VOCABULARY = 9
@@ -35,6 +36,8 @@ def make_model(vocabulary_size: int = VOCABULARY) -> TokenLanguageModel:
 
 class SomeRun:
     """As much of a run as the hook asks for."""
+
+    world = World(0, 1, 0, 1, torch.device("cpu"), None)
 
     def __init__(self, model: TokenLanguageModel) -> None:
         self.model = model
@@ -199,7 +202,28 @@ def test_more_likely_tokens_than_there_are_is_refused() -> None:
         hook(top_k=VOCABULARY)
 
 
+def test_another_model_after_a_resume_is_refused_in_one_line() -> None:
+    model, resumed = make_model(), instantiate(OmegaConf.load(CONF), lm="exp/lm")
+    run: Any = SomeRun(model)
+    resumed.load_state_dict(hook().state_dict())
+    resumed.on_fit_start(run, resumed=True)
+    with torch.no_grad():
+        model.output.bias[1] += 1e-3
+    with pytest.raises(
+        HookError, match=r"^hooks.scheduled_sampling.lm=exp/lm: .* not what this run began with; .*name=$"
+    ):
+        resumed.on_fit_start(run, resumed=True)
+
+
 def test_it_runs_on_tokens_in_training_alone() -> None:
     assert ScheduledSampling.stage == "targets"
     assert ScheduledSampling.changes_training
     assert CONF.read_text().startswith("# @package hooks.scheduled_sampling\n")
+
+
+def test_after_another_hook_the_rate_is_that_of_its_own_changes() -> None:
+    raw = raw_batch([[1] * 40])
+    raw.predictor_inputs[0] = [2] * 40
+    hook(keep_probability=1.0).on_batch(raw)
+    assert raw.predictor_inputs == [[2] * 40]
+    assert raw.metrics["a/substitution_rate"] == 0

@@ -91,5 +91,5 @@ def test_it_says_how_much_room_it_needs() -> None:
 
 @pytest.mark.parametrize("factors", [[], [0.9, 1.005]])
 def test_factors_that_cannot_be_had_are_refused(factors: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"hooks\.speed_perturbation\.factors must be .* multiples of 0\.01"):
+    with pytest.raises(ValueError, match=r"hooks\.speed_perturbation\.factors (is empty|must be multiples of 0\.01)"):
         SpeedPerturbation(factors=factors)

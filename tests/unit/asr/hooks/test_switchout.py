@@ -49,6 +49,16 @@ def test_the_number_is_distributed_as_the_papers_figures_ask() -> None:
     assert torch.allclose(probabilities[1:] / probabilities[:-1], torch.tensor(-0.1).exp().double())
 
 
+def test_a_text_stays_whole_where_n_is_zero_or_no_token_happens_to_be_replaced() -> None:
+    probabilities = number_probabilities(50, 0.1, "inverse")
+    whole = float((probabilities * (1 - torch.arange(51) / 50) ** 50).sum())
+    assert whole == pytest.approx(0.142, abs=5e-4)
+    raw = raw_batch([[5] * 50] * 3000)
+    hook().on_batch(raw)
+    found = sum(read == [5] * 50 for read in raw.predictor_inputs) / 3000
+    assert found == pytest.approx(whole, abs=0.025), "4 standard deviations"
+
+
 def test_as_printed_the_temperature_of_the_papers_does_nothing() -> None:
     assert float(number_probabilities(50, 0.1, "printed")[0]) == pytest.approx(0.99995, abs=1e-5)
     assert torch.allclose(number_probabilities(50, 10.0, "printed"), number_probabilities(50, 0.1, "inverse"))
@@ -102,17 +112,15 @@ def test_what_is_drawn_depends_on_seed_epoch_utterance_and_the_name_alone() -> N
         assert changed.predictor_inputs[0] != alone.predictor_inputs[1]
 
 
-@pytest.mark.parametrize(("epoch", "acts"), [(0, False), (1, True), (4, True), (5, False)])
-def test_it_acts_in_its_epochs_alone(epoch: int, acts: bool) -> None:
+@pytest.mark.parametrize(
+    ("epoch", "until", "acts"),
+    [(0, 5, False), (1, 5, True), (4, 5, True), (5, 5, False), (5, None, True), (1, 0, False)],
+)
+def test_it_acts_in_its_epochs_alone(epoch: int, until: int | None, acts: bool) -> None:
     raw = raw_batch([[1] * 200], epoch=epoch)
-    hook(temperature=0.001, from_epoch=1, until_epoch=5).on_batch(raw)
+    hook(temperature=0.001, from_epoch=1, until_epoch=until).on_batch(raw)
     assert (raw.predictor_inputs != raw.targets) == acts
     assert bool(raw.metrics) == acts
-
-
-def test_a_schedule_without_an_epoch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"hooks.switchout.until_epoch=2 leaves no epoch from .*from_epoch=3 on"):
-        SwitchOut(temperature=0.1, reading="inverse", from_epoch=3, until_epoch=2)
 
 
 def test_without_another_token_it_is_refused() -> None:

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,14 @@ def test_noam(samples: int, expected: float) -> None:
     assert Noam(warmup_steps=4, reference_batch=None, horizon=HORIZON).factor(samples) == pytest.approx(expected)
 
 
+def warmup_anneal(**changes: Any) -> WarmupAnneal:
+    settings: dict[str, Any] = {
+        "warmup_epochs": 10, "hold_epochs": 0, "start_factor": 0.1, "halving_epochs": 2.0, "anneal_every_epochs": 1,
+        "raised_from": None, "raise_factor": 2.0, "reference_batch": None, "horizon": HORIZON,
+    }  # fmt: skip
+    return WarmupAnneal(**(settings | changes))
+
+
 @pytest.mark.parametrize(
     ("epoch", "expected"),
     [(0, 0.32), (5, 1.76), (9.9999, 3.2), (10, 3.2 / 2**0.5), (10.99, 3.2 / 2**0.5), (11, 1.6), (15, 0.4), (15.5, 0.4)],
@@ -64,9 +73,7 @@ def test_warmup_and_annealing_of_the_paper(epoch: float, expected: float) -> Non
     """arXiv 2110.11199: batch 8192, rate 0.1 x 8192 / 256 = 3.2; 0.32 at the start, 0.4 in the 16th epoch."""
     horizon = Horizon(total_samples=16 * 2**20, epoch_samples=2**20, batch_samples=8192)
     optimizer = optimizer_of(lr=0.1)
-    schedule = WarmupAnneal(
-        warmup_epochs=10, start_factor=0.1, halving_epochs=2.0, reference_batch=256, horizon=horizon
-    )
+    schedule = warmup_anneal(warmup_epochs=10, reference_batch=256, horizon=horizon)
     rate = LearningRate(optimizer, schedule)
     rate.set(epoch * horizon.epoch_samples)
     assert rate.current == pytest.approx(expected, rel=1e-4)
@@ -74,11 +81,37 @@ def test_warmup_and_annealing_of_the_paper(epoch: float, expected: float) -> Non
 
 
 def test_annealing_after_a_shorter_warmup() -> None:
-    schedule = WarmupAnneal(
-        warmup_epochs=2, start_factor=0.5, halving_epochs=1.0, reference_batch=None, horizon=HORIZON
-    )
+    schedule = warmup_anneal(warmup_epochs=2, start_factor=0.5, halving_epochs=1.0)
     epochs = [0, 1, 1.5, 2, 2.9, 3, 5]
     assert [schedule.factor(100 * e) for e in epochs] == pytest.approx([0.5, 0.75, 0.875, 0.5, 0.5, 0.25, 0.0625])
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [(0, 2e-4), (5, 1.1e-3), (10, 2e-3), (15.9, 2e-3), (16, 2e-3 / 2**0.5), (24.9, 6.25e-5 * 2**0.5), (25, 1.25e-4)],
+)
+def test_a_recipe_that_holds_the_peak_and_raises_the_rate_for_its_last_epochs(epoch: float, expected: float) -> None:
+    """arXiv 2108.10803, section 4: 2e-4 to 2e-3 in 10 epochs, held for 6, annealed from the 17th; 1.2e-4 in the 26th."""
+    schedule = warmup_anneal(warmup_epochs=10, hold_epochs=6, raised_from=25)
+    assert 2e-3 * schedule.factor(100 * epoch) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [(0, 0.1), (25, 0.55), (50, 1), (79.9, 1), (80, 2**-0.5), (84.9, 2**-0.5), (85, 0.5), (125, 2**-5), (129.9, 2**-5)],
+)
+def test_epochs_of_a_paper_that_are_several_passes_keep_one_rate(epoch: float, expected: float) -> None:
+    schedule = warmup_anneal(warmup_epochs=50, hold_epochs=30, halving_epochs=10, anneal_every_epochs=5)
+    assert schedule.factor(100 * epoch) == pytest.approx(expected)
+
+
+@given(epoch=st.floats(0, 40), width=st.integers(1, 7))
+def test_the_rate_falls_in_steps_of_a_width(epoch: float, width: int) -> None:
+    """It is that of steps of one epoch at the last epoch of its step."""
+    start = 12
+    last = start + width * (math.floor(epoch) // width + 1) - 1
+    wide, narrow = (warmup_anneal(hold_epochs=2, anneal_every_epochs=each) for each in (width, 1))
+    assert wide.factor(100 * (start + math.floor(epoch))) == pytest.approx(narrow.factor(100 * last))
 
 
 def test_flags_of_the_groups_are_honoured() -> None:

@@ -97,6 +97,13 @@ def test_a_chapter_without_transcripts_is_not_passed_over(refusal: Refusal, writ
     assert "[1 of 3 utterances" in message
 
 
+def test_two_files_of_one_name_are_not_chosen_between(refusal: Refusal, write_audio: Write) -> None:
+    write_audio(f"{CHAPTER}/{NAMES[1]}.wav")
+    message = refusal("librispeech", *SUBSETS)
+    assert f"{NAMES[1]}.flac and {NAMES[1]}.wav lie beside it" in message
+    assert "remove all but one" in message
+
+
 def test_a_wrong_rate_stops(refusal: Refusal, write_audio: Write) -> None:
     write_audio(f"{CHAPTER}/{NAMES[1]}.flac", sample_rate=8000)
     message = refusal("librispeech", *SUBSETS)

@@ -1,0 +1,185 @@
+"""N-best lists: what a search found in each utterance of a split, best first, written by scripts/make_nbest.py.
+
+    <folder>/header.json            what made them, the split and the tokens they are for
+    <folder>/00000.jsonl, ...       utterances, a shard of them per file: {"id", "truth", "hypotheses": [[token]], "scores"}
+
+Corpora name other utterances alike, so that ``truth`` tells by text and length which one a list is of. A shard is there whole or not at all, and which utterances it holds follows from the header: whoever writes can stop and
+go on. Read, all hypotheses of a split are one tensor of small integers, which loading processes share.
+
+N tokens of all hypotheses   H hypotheses   U utterances
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.data.manifest import Utterance
+from asr.data.tokenizer import Tokenizer
+from distributed.keyed import keyed_seed
+
+FORMAT = 2
+HEADER = "header.json"
+REMEDY = "write the lists anew: python scripts/make_nbest.py run=exp/..."
+
+
+class NBestError(ValueError):
+    """N-best lists that cannot be used; the message names the folder and the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What lists were made of; two calls with the same header write the same lists."""
+
+    format: int
+    tokenizer: str  # fingerprint of the tokens
+    run: str
+    checkpoint: str
+    search: Mapping[str, Any]  # its settings
+    hypotheses: int  # kept of each utterance, at most
+    split: str
+    utterances: int  # of the split, the usable ones
+    corpus: int  # fingerprint of their ids and truths, in their order
+    shard_utterances: int
+
+    @property
+    def shards(self) -> int:
+        """Files that complete lists have."""
+        return -(-self.utterances // self.shard_utterances)
+
+    def text(self) -> str:
+        """As it is written."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class NBest:
+    """The list of one utterance."""
+
+    utterance_id: str
+    truth: int  # fingerprint of what was decoded, see ``truth_of``
+    hypotheses: Sequence[Sequence[int]]  # tokens, best first
+    scores: Sequence[float]  # their log probabilities, as the search gives them
+
+    def line(self) -> str:
+        """As it is written."""
+        row = {"id": self.utterance_id, "truth": self.truth, "hypotheses": self.hypotheses, "scores": self.scores}
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def truth_of(utterance: Utterance) -> int:
+    """A fingerprint of text and length, to the millisecond: what differs where only the name is the same."""
+    return keyed_seed(utterance.text, f"{utterance.duration:.3f}")
+
+
+def corpus_of(utterances: Iterable[Utterance]) -> int:
+    """A fingerprint of utterances, in their order."""
+    return keyed_seed(*(part for each in utterances for part in (each.id, truth_of(each))))
+
+
+def shard_file(folder: Path, shard: int) -> Path:
+    """Where the utterances ``shard * shard_utterances`` and following are."""
+    return folder / f"{shard:05d}.jsonl"
+
+
+def read_header(folder: Path) -> Header:
+    """The header of lists.
+
+    Raises:
+        NBestError: there is none, or one of another format.
+    """
+    path = folder / HEADER
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] == FORMAT and values.keys() == {each.name for each in fields(Header)}:
+            return Header(**values)
+    except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
+        raise NBestError(f"{path}: no n-best lists that can be read ({error}); {REMEDY}") from None
+    raise NBestError(f"{path}: n-best lists of another format than {FORMAT}; {REMEDY}")
+
+
+@dataclass(frozen=True, slots=True)
+class NBestLists:
+    """The lists of a split."""
+
+    tokens_N: Tensor  # int16 where the vocabulary fits, else int32
+    ends_H: Tensor  # (H + 1,) int64: hypothesis h is tokens ends[h] to ends[h + 1]
+    firsts_U: Tensor  # (U + 1,) int64: utterance u has hypotheses firsts[u] to firsts[u + 1]
+    truths_U: Tensor  # int64, see ``truth_of``
+    rows: Mapping[str, int]  # utterance id -> u
+
+    def __contains__(self, utterance_id: str) -> bool:
+        return utterance_id in self.rows
+
+    def truth(self, utterance_id: str) -> int:
+        """The fingerprint of what was decoded."""
+        return int(self.truths_U[self.rows[utterance_id]])
+
+    def lengths(self, utterance_id: str, best: int) -> list[int]:
+        """Tokens of each of the ``best`` first hypotheses of an utterance."""
+        first, last = self.firsts_U[self.rows[utterance_id] :][:2].tolist()
+        return self.ends_H[first : min(first + best, last) + 1].diff().tolist()
+
+    def hypothesis(self, utterance_id: str, rank: int) -> list[int]:
+        """Tokens of one hypothesis, the best of which has rank 0."""
+        first = int(self.firsts_U[self.rows[utterance_id]]) + rank
+        begin, end = self.ends_H[first : first + 2].tolist()
+        return self.tokens_N[begin:end].tolist()
+
+
+def read_nbest(folder: Path, tokenizer: Tokenizer) -> tuple[Header, NBestLists]:
+    """All lists of a folder, for a model that writes the tokens of ``tokenizer``.
+
+    Raises:
+        NBestError: they are of other tokens, not complete, or damaged.
+    """
+    header = read_header(folder)
+    if header.tokenizer != tokenizer.fingerprint:
+        raise NBestError(
+            f"{folder}: its hypotheses are tokens of another tokenizer (of run {header.run}); train with the tokenizer "
+            "of the run that was decoded, or decode with a run that has this one"
+        )
+    missing = [shard for shard in range(header.shards) if not shard_file(folder, shard).is_file()]
+    if missing:
+        raise NBestError(
+            f"{folder}: {len(missing)} of {header.shards} shards are missing, {shard_file(folder, missing[0]).name} first; "
+            "repeat the command of scripts/make_nbest.py, which goes on where it stopped"
+        )
+    dtype = np.int16 if tokenizer.vocabulary_size <= np.iinfo(np.int16).max else np.int32
+    return header, packed(_read_shards(folder, header), dtype)
+
+
+def packed(lists: Iterable[NBest], dtype: type[np.signedinteger[Any]]) -> NBestLists:
+    """Lists as flat tensors; of an utterance that comes twice the later list counts."""
+    rows: dict[str, int] = {}
+    tokens, ends, firsts, truths = [np.zeros(0, dtype)], [0], [0], list[int]()
+    for row, each in enumerate(lists):
+        rows[each.utterance_id] = row
+        lengths = [len(hypothesis) for hypothesis in each.hypotheses]
+        tokens.append(np.fromiter((t for hypothesis in each.hypotheses for t in hypothesis), dtype, sum(lengths)))
+        ends.extend(lengths)
+        firsts.append(len(lengths))
+        truths.append(each.truth)
+    return NBestLists(
+        torch.from_numpy(np.concatenate(tokens)),
+        torch.tensor(ends, dtype=torch.int64).cumsum(0),
+        torch.tensor(firsts, dtype=torch.int64).cumsum(0),
+        torch.tensor(truths, dtype=torch.int64),
+        rows,
+    )
+
+
+def _read_shards(folder: Path, header: Header) -> Iterator[NBest]:
+    for shard in range(header.shards):
+        file = shard_file(folder, shard)
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                yield NBest(row["id"], row["truth"], row["hypotheses"], row["scores"])
+            except (json.JSONDecodeError, TypeError, KeyError) as error:
+                raise NBestError(f"{file}:{number}: damaged ({error!r}); delete the file and {REMEDY}") from None

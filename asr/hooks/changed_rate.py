@@ -1,0 +1,34 @@
+"""What hooks that make speech faster and slower share: each utterance gets one of several versions, drawn in every epoch."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+
+from asr.data.batch import RawBatch, Stage
+from asr.training.hook import Hook
+from distributed.ranges import Range
+
+Factor = Annotated[float, Range(low=0.5, high=2.0)]
+Version = tuple[float, Callable[[Tensor], Tensor]]  # the factor by which it is faster, and how (samples,) become it
+
+
+class ChangedRate(Hook):
+    """Gives every training utterance one of the versions, drawn anew in every epoch, each as likely as the others."""
+
+    stage: ClassVar[Stage | None] = "waveform"
+
+    def __init__(self, versions: Sequence[Version]) -> None:
+        self.versions = list(versions)
+
+    @property
+    def lengthens(self) -> float:
+        """The slowest version makes the longest utterance."""
+        return max(0.0, 1.0 / min(factor for factor, _ in self.versions) - 1.0)
+
+    def on_batch(self, raw: RawBatch) -> None:
+        for position, waveform in enumerate(raw.signals):
+            chosen = int(torch.randint(len(self.versions), (), generator=raw.generator(position)))
+            _, change = self.versions[chosen]
+            raw.signals[position] = change(waveform)

@@ -1,0 +1,62 @@
+"""What a hook reads from another run's files belongs to its own run: the same on all learners, and after every resume.
+
+Files under the same name may have become others: that run went on, or was repeated. So hooks keep a fingerprint of what
+they read, of its content rather than of its name, and refuse something else, which would change training without a word.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asr.data.pipeline import HookError
+from distributed.launch import World
+
+DIGITS = 15  # of SHA-256 in hexadecimal: learners compare 64-bit integers, with a sign
+
+
+def fingerprint(text: str, tensors: Iterable[Tensor]) -> int:
+    """A number that differs whenever the text, or the values, type, shape or order of the tensors do; below 2^60."""
+    digest = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        digest.update(f"\n{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return int(digest.hexdigest()[:DIGITS], 16)
+
+
+class Pinned:
+    """The fingerprint of what a hook reads when training starts; ``state`` is what a resume needs of it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key  # the configuration key that errors name
+        self.found: int | None = None  # None until training starts, and where an earlier version wrote the checkpoint
+
+    def pin(self, found: int, path: Path, world: World) -> None:
+        """Keep the fingerprint of what was read from ``path``; called by all learners together.
+
+        Raises:
+            HookError: another learner has read something else, or the run did before it was interrupted.
+        """
+        all_found = world.gather(found)
+        differing = [rank for rank, each in enumerate(all_found) if each != all_found[0]]
+        if differing:
+            raise HookError(
+                f"{self.key}={path}: learners {differing} read another content there than learner 0; "
+                "put it where all learners read the same files, and leave it alone while they start"
+            )
+        if self.found is not None and self.found != found:
+            raise HookError(
+                f"{self.key}={path}: what is there now is not what this run began with; put the earlier content back "
+                "to go on, or train with the new one from the start under another name="
+            )
+        self.found = found
+
+    def state(self) -> dict[str, int | None]:
+        """What a checkpoint holds."""
+        return {"pinned": self.found}
+
+    def take_back(self, state: Mapping[str, int | None]) -> None:
+        """Take back what ``state`` gave; checkpoints of earlier versions do not have it."""
+        self.found = state.get("pinned")

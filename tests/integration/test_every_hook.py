@@ -1,0 +1,131 @@
+"""One table of all hooks: each trains, is saved, and goes on after an interruption to bitwise the same weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from omegaconf import DictConfig
+
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.tokenizer import load_tokenizer
+from asr.training.hook import Hook, Progress
+from asr.training.metrics import read_rows
+from asr.training.trainer import Trainer
+from distributed.launch import World
+from scripts.build import fit_tokenizer
+from scripts.configuration import options
+
+STEPS = ("trainer.max_steps=6", "trainer.checkpoint_every=2", "evaluation.sets=[]", "model.encoder.dropout=0.2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a hook is used in a run of six steps."""
+
+    overrides: tuple[str, ...] = ()  # {files}: the folder of noises, rooms, lists and a language model
+    metric: str | None = None  # what its rows hold, below the hook's name
+
+
+TABLE = {
+    "additive_noise": Row(("hooks.additive_noise.manifest={files}/noises.jsonl",)),
+    "diagnostics": Row(("hooks.diagnostics.probe_batches=1", "evaluation.sets=[dev]", "trainer.evaluate_every=2")),
+    "dropconnect": Row(),
+    "length_perturbation": Row(metric="length_ratio"),
+    "nbest_label_smoothing": Row(
+        ("hooks.nbest_label_smoothing.lists={files}/nbest", "hooks.nbest_label_smoothing.epsilon=0.5"), "epsilon"
+    ),
+    "pruned_warmup": Row(("model/loss=pruned", "hooks.pruned_warmup.steps=5", "trainer.memory_probe=false")),
+    "replicas": Row(),
+    "reverberation": Row(("hooks.reverberation.manifest={files}/rooms.jsonl",)),
+    "scheduled_sampling": Row(
+        ("hooks.scheduled_sampling.lm={files}/lm", "hooks.scheduled_sampling.keep_probability=0.5"), "substitution_rate"
+    ),
+    "selection_diagnostics": Row(("backend=scalecom", "evaluation.sets=[dev]", "trainer.evaluate_every=2")),
+    "sequence_noise": Row(metric="mixed"),
+    "spec_augment": Row(("hooks.spec_augment.time_width=5",)),
+    "speed_perturbation": Row(),
+    "switchout": Row(metric="substitution_rate"),
+    "tempo_perturbation": Row(),
+}  # fmt: skip
+
+
+class StopAfter(Hook):
+    """Ends a run as a kill would, after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
+        if progress.step >= self.steps:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def files(
+    tmp_path: Path,
+    tiny_corpus: Path,
+    small_config: Callable[..., DictConfig],
+    write_lists: Callable[..., Path],
+    lm_run: Callable[..., Path],
+    alone: World,
+) -> Path:
+    """What some hooks read: noises, rooms, n-best lists of the tiny corpus, a language model of its texts."""
+    rng = np.random.default_rng(0)
+    for name, samples in (("noises", 8000), ("rooms", 800)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(samples), 8000)
+        write_manifest(tmp_path / f"{name}.jsonl", [Utterance(name, tmp_path / f"{name}.wav", samples / 8000, "")])
+    fit_tokenizer(small_config(), tmp_path, alone)
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    utterances = read_manifest(tiny_corpus / "train.jsonl")
+    said = {each.id: tokenizer.encode(each.text) for each in utterances}
+    lm_run("trainer.max_steps=2", "evaluation.sets=[]")
+    write_lists({name: [tokens[1:], tokens[::-1]] for name, tokens in said.items()}, tokenizer, utterances)
+    return tmp_path
+
+
+def test_the_table_has_every_hook() -> None:
+    assert TABLE.keys() == set(options("hooks"))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_it_trains_saves_and_resumes_bitwise(
+    name: str,
+    files: Path,
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    run_learners: Callable[..., list[Mapping[str, torch.Tensor]]],
+) -> None:
+    row = TABLE[name]
+    overrides = [each.format(files=files) for each in row.overrides]
+    config = small_config("backend=single", *STEPS, f"hooks=[{name}]", *overrides)
+
+    def weights(folder: Path, *stops: int) -> Mapping[str, torch.Tensor]:
+        """After runs of so many steps one after the other; one learner, whose backend may want a group."""
+
+        def learner(world: World) -> dict[str, torch.Tensor]:
+            for stop in stops:
+                trainer = make_trainer(config, folder, world, {"stop": StopAfter(stop)})
+                try:
+                    trainer.fit(trainer.parts.checkpoints.newest()[0])
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    trainer.parts.recorder.close()
+            return {key: value.clone() for key, value in trainer.parts.run.model.state_dict().items()}
+
+        (found,) = run_learners(1, learner)
+        return found
+
+    whole = weights(files / "whole", 99)
+    resumed = weights(files / "resumed", 3, 99)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    rows = [read_rows(files / folder / "metrics" / "0.jsonl") for folder in ("whole", "resumed")]
+    losses = [{each["step"]: each["train/loss"] for each in found if "train/loss" in each} for found in rows]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
+    if row.metric is not None:
+        assert all(f"{name}/{row.metric}" in each for each in rows[0] if "train/loss" in each)
