@@ -45,7 +45,7 @@ from scripts.build import (
     plain,
 )
 from scripts.language_model import load_token_model
-from scripts.material import Material
+from scripts.material import Material, refuse_doubles
 from scripts.search import with_language_models
 from scripts.settings import trains_on_text
 from scripts.startup import UsageError
@@ -60,13 +60,15 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     backend.check_clipping(options.max_norm)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
+    sets = config.evaluation.sets
+    refuse_doubles("evaluation.sets", sets, [material.set_name(each) for each in sets], splits=["train"])
     model = hooked_model(config, material, hooks, initialise=True)
     split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
     _check_same_plan(world, plan)
     loader: LoaderOptions = build(config.loader)
     cache = SignalCache(loader.cache_gb_per_process)
-    evaluated = [evaluation_set(config, material, name, cache) for name in config.evaluation.sets]
+    evaluated = [evaluation_set(config, material, name, cache) for name in sets]
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)

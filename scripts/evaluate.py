@@ -12,7 +12,6 @@ import torch
 from omegaconf import DictConfig, open_dict
 
 from asr.data.cache import SignalCache
-from asr.data.manifest import MANIFEST_SUFFIXES
 from asr.data.pipeline import unit_loader
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
@@ -21,8 +20,9 @@ from asr.training.measures import Decode
 from scripts.against import command_for, read_earlier, write_against
 from scripts.build import build, evaluation_set, plain, readable
 from scripts.configuration import compose, print_help
+from scripts.material import manifest_name, refuse_doubles
 from scripts.search import with_language_models
-from scripts.startup import UsageError, run_main
+from scripts.startup import run_main
 from scripts.trained import Trained, load_trained
 
 SPLITS = ("train", "dev", "test")  # of every corpus
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     check_names(config.sets)
     with readable():
         normalise, decode = build(config.text), build(config.decode)
-    names = [set_name(each) for each in config.sets]
+    names = [manifest_name(each) for each in config.sets]
     method = {"decode": plain(config.decode), "text": plain(config.text)}
     against = None if config.against is None else Path(config.against)
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
@@ -87,21 +87,9 @@ def write_summary(folder: Path, decode: str, results: Sequence[SetResult]) -> No
         print(table if len(results) > 1 else "", end="")
 
 
-def set_name(entry: str) -> str:
-    """A split's name, or that of a manifest without its suffix: the folder of its results."""
-    return Path(entry).stem if Path(entry).suffix in MANIFEST_SUFFIXES else entry
-
-
 def check_names(sets: Sequence[str]) -> None:
-    """Results lie in eval/<name>: refuse sets that would overwrite those of another one."""
-    taken = [name for name in sets if Path(name).suffix not in MANIFEST_SUFFIXES]
-    for manifest in (Path(name) for name in sets if Path(name).suffix in MANIFEST_SUFFIXES):
-        if manifest.stem in (*SPLITS, *taken):
-            raise UsageError(
-                f"sets={manifest}: eval/{manifest.stem} holds the results of another set of that name; "
-                f"rename the manifest, or choose a split by its name: sets=[{SPLITS[-1]}]"
-            )
-        taken.append(manifest.stem)
+    """Results lie in eval/<name>: refuse sets that would overwrite those of another one, of this call or of any other."""
+    refuse_doubles("sets", sets, [manifest_name(each) for each in sets], SPLITS)
 
 
 def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSet:

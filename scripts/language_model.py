@@ -17,7 +17,7 @@ def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, k
     """The best model of a run of scripts/train_lm.py, for evaluation: its parameters take no gradient.
 
     ``tokenizer`` is the recogniser's, whose tokens the model must read; ``key`` is what errors call the folder.
-    No text is looked at.
+    No text is looked at, and torch's generator is left as it was.
 
     Raises:
         UsageError: the folder holds no such run, or it has no intact checkpoint, or reads other tokens.
@@ -31,6 +31,7 @@ def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, k
                 f"({tokenizer.fingerprint}); train it with the recogniser's tokenizer settings"
             )
         (chosen,) = choose_checkpoints(folder / "checkpoints", "best")
+    with readable(), torch.random.fork_rng(devices=[]):  # initial weights are drawn, to be replaced
         model = hooked_model(config, build_material(config, folder), build_hooks(config), initialise=False)
     model.load_state_dict(chosen.model_state())
     assert isinstance(model, TokenLanguageModel)

@@ -22,6 +22,27 @@ log = logging.getLogger(__name__)
 REFUSALS_SHOWN = 5  # in the log; all are listed in the run's folder
 
 
+def manifest_name(entry: str) -> str:
+    """What a set of speech is called: a split by its name, a manifest by its file's, without the suffix."""
+    return Path(entry).stem if Path(entry).suffix in MANIFEST_SUFFIXES else entry
+
+
+def refuse_doubles(key: str, sets: Sequence[str], names: Sequence[str], splits: Sequence[str]) -> None:
+    """Figures and results of sets lie under their ``names``: refuse those that would be taken for another one's.
+
+    ``splits`` are names that no file may have.
+
+    Raises:
+        UsageError: two sets have the same name, or a file that of one of ``splits``; ``key`` is what the error calls them.
+    """
+    taken: set[str] = set()
+    for entry, name in sorted(zip(sets, names, strict=True), key=lambda pair: pair[0] != pair[1]):  # splits first
+        if name in taken or (name != entry and name in splits):
+            remedy = "name each set once" if name == entry else "rename the file"
+            raise UsageError(f"{key}: {entry} would overwrite the results of another set called {name}; {remedy}")
+        taken.add(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """The usable utterances of one split, with what the batch plan needs to know of them."""
@@ -45,6 +66,9 @@ class Material(Protocol):
     @property
     def sizes(self) -> dict[str, int]:
         """What a model's constructor is told of the material."""
+
+    def set_name(self, entry: str) -> str:
+        """What the split is called that ``split(entry)`` gives."""
 
     def split(self, name: str) -> Split:
         """A split by its name, or a file by its path, screened."""
@@ -72,11 +96,14 @@ class Speech:
         """Of what comes in and of what goes out."""
         return {"vocabulary_size": self.tokenizer.vocabulary_size, "feature_dimension": self.features.dimension}
 
+    def set_name(self, entry: str) -> str:
+        """That of a manifest is its file's."""
+        return manifest_name(entry)
+
     def split(self, name: str) -> Split:
         """A split of the corpus, or the manifest that ``name`` is the path of, screened."""
-        path = Path(name)
-        if path.suffix in MANIFEST_SUFFIXES:
-            return self._screened(path.stem, path)
+        if Path(name).suffix in MANIFEST_SUFFIXES:
+            return self._screened(self.set_name(name), Path(name))
         manifests = self.corpus.prepare()
         if name not in manifests:
             raise UsageError(
@@ -172,11 +199,15 @@ class Text:
         """Of the tokens."""
         return {"vocabulary_size": self.tokenizer.vocabulary_size}
 
+    def set_name(self, entry: str) -> str:
+        """That of a file is its own, without the suffix."""
+        return Path(entry).stem
+
     def split(self, name: str) -> Split:
         """The training texts under the name ``train``; otherwise a split of the corpus, or a file."""
         utterances = self.sources.training() if name == "train" else self.sources.named(name)
         screened = screen_texts(utterances, tokenizer=self.tokenizer, on_bad=self.sources.corpus.on_bad)
-        return _told(Split(Path(name).stem, screened))
+        return _told(Split(self.set_name(name), screened))
 
     def amount(self, split: Split) -> str:
         """Sentences and tokens, without their ends."""

@@ -30,7 +30,8 @@ from asr.decoding.wer import ErrorCounts, count_errors
 from asr.training.evaluation import evaluating, in_place, told
 from scripts.build import build, plain, readable
 from scripts.configuration import compose, print_help
-from scripts.evaluate import named_set, set_name
+from scripts.evaluate import named_set
+from scripts.material import manifest_name
 from scripts.search import language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
@@ -61,8 +62,10 @@ def main(arguments: list[str]) -> None:
     if not named.fusion.names_models:
         raise UsageError("no language model: give the folder of one, decode.fusion.external=exp/my-lm")
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    alone = without_models(config)
+    alone.check(trained.recogniser)
     settings = grid(config, named)
-    listed = collect(trained, config, named, normalise)
+    listed = collect(trained, config, named, alone, normalise)
     lists = as_lists(list(listed.values()))
     places_PU = chosen(lists, settings)
     errors_P = word_errors(lists, places_PU)
@@ -79,7 +82,7 @@ def main(arguments: list[str]) -> None:
         "text": plain(config.text),
         "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
     }
-    path = trained.folder / "eval" / set_name(config.set) / f"fusion-{named.name}.json"
+    path = trained.folder / "eval" / manifest_name(config.set) / f"fusion-{named.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"all {len(settings)} settings: {path}\n{command(config, settings[best])}")
@@ -93,12 +96,18 @@ def grid(config: DictConfig, named: BeamSearch) -> list[Weights]:
     return settings if NO_MODELS in settings else [NO_MODELS, *settings]
 
 
-def collect(trained: Trained, config: DictConfig, named: BeamSearch, normalise: TextNormalisation) -> dict[str, Listed]:
-    """The list of each utterance, made without language models and scored by them."""
-    alone = config.decode.copy()
-    alone.fusion.update(external=None, source=None, label_bonus=0.0)
-    search: BeamSearch = build(alone)
-    search.check(trained.recogniser)
+def without_models(config: DictConfig) -> BeamSearch:
+    """The search of the configuration, by the recogniser alone."""
+    decode = config.decode.copy()
+    decode.fusion.update(external=None, source=None, label_bonus=0.0)
+    search: BeamSearch = build(decode)
+    return search
+
+
+def collect(
+    trained: Trained, config: DictConfig, named: BeamSearch, alone: BeamSearch, normalise: TextNormalisation
+) -> dict[str, Listed]:
+    """The list of each utterance, made ``alone``, and scored by the language models of the ``named`` search."""
     models = language_models(named.fusion, trained.model, trained.speech.tokenizer)
     evaluated = named_set(trained, config.set, config.unit_utterances)
     precision, listed = trained.config.trainer.precision, dict[str, Listed]()
@@ -106,7 +115,7 @@ def collect(trained: Trained, config: DictConfig, named: BeamSearch, normalise: 
         with evaluating(trained.model, CPU, precision):
             placed = in_place(batch, CPU, precision)
             states_BTD, lengths_B = trained.recogniser.encode(placed.features, placed.feature_lengths)
-            lists = search.n_best(cast(Model, trained.model), states_BTD, lengths_B)
+            lists = alone.n_best(cast(Model, trained.model), states_BTD, lengths_B)
             scores = [by_list(model, lists, named.fusion.end_of_text, states_BTD.dtype) for model in models]
         references = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
         for name, reference, found, external, source in zip(

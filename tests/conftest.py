@@ -188,14 +188,19 @@ def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., Dic
 def lm_run(
     lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
 ) -> Callable[..., Path]:
-    """Train a small language model on the texts of the tiny corpus, as scripts/train_lm.py does; returns its run folder."""
+    """Train a small language model on the texts of the tiny corpus, as scripts/train_lm.py does; returns its run folder.
 
-    def train(*overrides: str, name: str = "lm") -> Path:
+    Hooks may be given as objects.
+    """
+
+    def train(*overrides: str, name: str = "lm", hooks: Mapping[str, Hook] | None = None) -> Path:
         config, folder = lm_config(*overrides), tmp_path / name
-        trainer = make_trainer(config, folder, alone)
+        trainer = make_trainer(config, folder, alone, hooks)
         OmegaConf.save(config, folder / "config.yaml")
-        trainer.fit(trainer.parts.checkpoints.newest()[0])
-        trainer.parts.recorder.close()
+        try:
+            trainer.fit(trainer.parts.checkpoints.newest()[0])
+        finally:
+            trainer.parts.recorder.close()
         return folder
 
     return train

@@ -122,8 +122,10 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENTRY_POINTS - {"train"}))
 def test_every_entry_point_composes(name: str) -> None:
     run = ["run=exp/some"]
-    run_alone = ("make_nbest", "evaluate", "transcribe", "align", "tune_fusion")
-    needed = {"train_tokenizer": ["out=pieces"]} | dict.fromkeys(run_alone, run)
+    needed = {
+        **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion"), run),
+        "train_tokenizer": ["out=pieces"],
+    }
     assert compose(name, needed.get(name, []))
 
 

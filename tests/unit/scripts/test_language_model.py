@@ -8,9 +8,11 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from asr.data.pipeline import unit_loader
+from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
+from asr.training.checkpoint import list_checkpoints
+from asr.training.hook import Hook, Progress
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
@@ -40,10 +42,24 @@ def test_a_model_learns_the_transcripts_and_is_judged_by_perplexity(lm_run: Call
     assert "throughput/tokens_per_second" in read_rows(folder / "metrics" / "0.jsonl")[0]
 
 
-def test_a_resumed_run_is_bitwise_like_an_uninterrupted_one(lm_run: Callable[..., Path]) -> None:
+class StopAfter(Hook):
+    """Ends a run as a kill would, after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
+        if progress.step >= self.steps:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_is_bitwise_like_an_uninterrupted_one(lm_run: Callable[..., Path], tmp_path: Path) -> None:
     run = ("trainer.checkpoint_every=3", "trainer.evaluate_every=4", "schedule=constant")
     whole = lm_run(*run, "trainer.max_steps=8", name="whole")
-    lm_run(*run, "trainer.max_steps=6", name="cut")
+    with pytest.raises(KeyboardInterrupt):
+        lm_run(*run, "trainer.max_steps=8", name="cut", hooks={"stop": StopAfter(5)})
+    kept = [each.progress.step for each in list_checkpoints(tmp_path / "cut" / "checkpoints")[0]]
+    assert max(kept) < 5, "steps are done again"
     resumed = lm_run(*run, "trainer.max_steps=8", name="cut")
     assert rows_of(whole)[-1] == rows_of(resumed)[-1]
     last = [load_token_model(each, CPU, load_tokenizer(whole / "tokenizer")).state_dict() for each in (whole, resumed)]
@@ -52,7 +68,10 @@ def test_a_resumed_run_is_bitwise_like_an_uninterrupted_one(lm_run: Callable[...
 
 def test_the_best_model_is_loaded_for_use(lm_run: Callable[..., Path]) -> None:
     folder = lm_run("trainer.max_steps=4")
+    torch.manual_seed(5)
+    generator = torch.get_rng_state()
     model = load_token_model(folder, CPU, load_tokenizer(folder / "tokenizer"))
+    assert torch.equal(torch.get_rng_state(), generator), "whoever draws goes on as if nothing was loaded"
     assert isinstance(model, TokenLanguageModel)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -111,10 +130,16 @@ def test_files_alone_need_no_corpus(
         (["transcripts=false"], "there is no text to train on: set transcripts=true, or name files"),
         (["transcripts=false", "texts=[FILE]"], r"evaluation.sets=\[dev\]: with transcripts=false no corpus is read"),
         (["evaluation.sets=[nothing]"], "the corpus has no split 'nothing'; it has train, dev"),
+        (["evaluation.sets=[dev,FILE,b/some.jsonl]"], r"evaluation.sets: b/some.jsonl would overwrite .* called some;"),
+        (
+            ["evaluation.sets=[a/dev.txt,dev]"],
+            r"evaluation.sets: a/dev.txt would overwrite .* called dev; rename the file",
+        ),
+        (["evaluation.sets=[a/train.txt]"], r"evaluation.sets: a/train.txt would overwrite .* called train; rename"),
         (["hooks=[switchout]"], r"hooks=\[switchout\]: it changes batches of speech, and a language model has none"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused(
+def test_what_cannot_be_trained_or_judged_on_is_refused(
     lm_run: Callable[..., Path], tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     file = tmp_path / "some.txt"
@@ -137,11 +162,38 @@ def test_what_is_sampled_does_not_depend_on_the_loading_processes(
     for hook in parts.hooks.values():
         hook.on_fit_start(parts.run, resumed=False)
     units = [unit for batch in parts.plan.epoch(0)[:2] for unit in batch]
-    here, there = (list(unit_loader(parts.dataset, units, num_workers=number, prefetch=2)) for number in (0, 1))
+    here, there = (list(unit_loader(parts.dataset, units, num_workers=number, prefetch=2)) for number in (0, 2))
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.predictor_inputs, other.predictor_inputs)
         assert not torch.equal(one.predictor_inputs, one.targets)
     parts.recorder.close()
+
+
+def test_a_run_does_not_go_on_with_a_language_model_that_was_trained_on_since(
+    lm_run: Callable[..., Path],
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    tmp_path: Path,
+    alone: World,
+) -> None:
+    folder = lm_run("trainer.max_steps=2", "evaluation.sets=[]")
+    options = ("hooks=[scheduled_sampling]", f"hooks.scheduled_sampling.lm={folder}", "evaluation.sets=[]")
+    run = (*options, "backend=single", "trainer.checkpoint_every=2")
+
+    def go_on(steps: int) -> int:
+        trainer = make_trainer(small_config(*run, f"trainer.max_steps={steps}"), tmp_path / "run", alone)
+        try:
+            return trainer.fit(trainer.parts.checkpoints.newest()[0]).step
+        finally:
+            trainer.parts.recorder.close()
+
+    assert go_on(2) == 2
+    assert go_on(4) == 4
+    lm_run("trainer.max_steps=4", "evaluation.sets=[]")
+    with pytest.raises(
+        HookError, match=r"^hooks.scheduled_sampling.lm=.*lm: what is there now is not what this run began"
+    ):
+        go_on(6)
 
 
 def test_a_hook_refuses_a_model_of_other_tokens_in_one_line(

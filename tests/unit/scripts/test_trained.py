@@ -92,8 +92,15 @@ def test_a_mean_over_older_checkpoints_is_warned_of(checkpoints: Path, caplog: p
     assert "avg:3: step-00000200, step-00000400, step-00000500 do not follow each other" in record.getMessage()
 
 
-@pytest.mark.parametrize("sets", [["a/test.jsonl"], ["dev", "dev.json"], ["a/x.jsonl", "test", "b/x.jsonl"]])
+@pytest.mark.parametrize("sets", [["a/test.jsonl"], ["dev.json", "other", "dev"], ["a/x.jsonl", "test", "b/x.jsonl"]])
 def test_a_set_that_would_overwrite_another_ones_results_is_refused(sets: list[str]) -> None:
-    with pytest.raises(UsageError, match="holds the results of another set of that name; rename the manifest"):
+    with pytest.raises(
+        UsageError, match=r"^sets: .*json.* would overwrite the results of another set called .*; rename the file$"
+    ):
         check_names(sets)
     check_names(["test", "dev", "a/test-noisy.jsonl", "b/x.jsonl"])
+
+
+def test_a_split_named_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"sets: dev would overwrite .* called dev; name each set once"):
+        check_names(["dev", "test", "dev"])
