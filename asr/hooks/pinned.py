@@ -22,7 +22,7 @@ def fingerprint(text: str, tensors: Iterable[Tensor]) -> int:
     digest = hashlib.sha256(text.encode())
     for tensor in tensors:
         digest.update(f"\n{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return int(digest.hexdigest()[:DIGITS], 16)
 
 
