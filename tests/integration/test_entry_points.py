@@ -67,7 +67,7 @@ def check_scripts(launcher: Any, run: Path, corpus: Path) -> None:
     assert figures["checkpoint"] == "step-00000006"
     refused = launcher.script("evaluate", "run=exp/run", f"sets=[{corpus / 'dev.jsonl'}]")
     assert refused.returncode == 2
-    assert "rename the manifest" in refused.stderr
+    assert "rename the file" in refused.stderr
     for name in ("recogs", "errs", "wer"):
         assert (run / "eval" / "dev" / f"{name}-greedy.txt").is_file()
 
