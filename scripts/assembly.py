@@ -60,20 +60,19 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     backend.check_clipping(options.max_norm)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
-    sets = config.evaluation.sets
-    refuse_doubles("evaluation.sets", sets, [material.set_name(each) for each in sets], splits=["train"])
+    _refuse_doubles(config, material)
     model = hooked_model(config, material, hooks, initialise=True)
     split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
     _check_same_plan(world, plan)
     loader: LoaderOptions = build(config.loader)
     cache = SignalCache(loader.cache_gb_per_process)
-    evaluated = [evaluation_set(config, material, name, cache) for name in sets]
+    evaluated = [evaluation_set(config, material, name, cache) for name in config.evaluation.sets]
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
-    feature_dimension = material.sizes.get("feature_dimension", 0)  # texts have none
-    backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
+    # texts have no features
+    backend.examine(model, lambda: run_typical(model, plan, material.sizes.get("feature_dimension", 0)))
     module = backend.wrap(model.to(world.device))
     optimizer = _optimizer(config, model, hooks)
     backend.attach(optimizer)
@@ -103,17 +102,27 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             checkpoints=CheckpointFolder(
                 folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
             ),
-            recorder=Recorder(
-                writer=MetricsWriter(folder, world.rank),
-                sinks=_sinks(config, folder, world, horizon),
-                refusals=Refusals(folder, world.rank, len(split.screened.refused)),
-                subsampling=model.subsampling,
-                epoch_samples=plan.utterances,
-            ),
+            recorder=_recorder(config, run, horizon, refused_before=len(split.screened.refused)),
             memory=memory,
             loader=loader,
         ),
         options,
+    )
+
+
+def _refuse_doubles(config: DictConfig, material: Material) -> None:
+    """Figures of evaluations lie under the names of their sets."""
+    sets = config.evaluation.sets
+    refuse_doubles("evaluation.sets", sets, [material.set_name(each) for each in sets], splits=["train"])
+
+
+def _recorder(config: DictConfig, run: Run, horizon: Horizon, refused_before: int) -> Recorder:
+    return Recorder(
+        writer=MetricsWriter(run.folder, run.world.rank),
+        sinks=_sinks(config, run.folder, run.world, horizon),
+        refusals=Refusals(run.folder, run.world.rank, refused_before),
+        subsampling=run.model.subsampling,
+        epoch_samples=run.plan.utterances,
     )
 
 

@@ -185,16 +185,10 @@ def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., Dic
 
 
 @pytest.fixture
-def lm_run(
-    lm_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
-) -> Callable[..., Path]:
-    """Train a small language model on the texts of the tiny corpus, as scripts/train_lm.py does; returns its run folder.
+def finished_run(make_trainer: Callable[..., Trainer], alone: World) -> Callable[..., Path]:
+    """``finished_run(config, folder, hooks=None)``: trains to the end, or on from the newest checkpoint; the run's folder."""
 
-    Hooks may be given as objects.
-    """
-
-    def train(*overrides: str, name: str = "lm", hooks: Mapping[str, Hook] | None = None) -> Path:
-        config, folder = lm_config(*overrides), tmp_path / name
+    def run(config: DictConfig, folder: Path, hooks: Mapping[str, Hook] | None = None) -> Path:
         trainer = make_trainer(config, folder, alone, hooks)
         OmegaConf.save(config, folder / "config.yaml")
         try:
@@ -203,7 +197,40 @@ def lm_run(
             trainer.parts.recorder.close()
         return folder
 
+    return run
+
+
+@pytest.fixture
+def lm_run(
+    lm_config: Callable[..., DictConfig], finished_run: Callable[..., Path], tmp_path: Path
+) -> Callable[..., Path]:
+    """Train a small language model on the texts of the tiny corpus, as scripts/train_lm.py does; returns its run folder.
+
+    Hooks may be given as objects.
+    """
+
+    def train(*overrides: str, name: str = "lm", hooks: Mapping[str, Hook] | None = None) -> Path:
+        return finished_run(lm_config(*overrides), tmp_path / name, hooks)
+
     return train
+
+
+class StopAfter(Hook):
+    """Breaks a run off in the middle of the step that follows some others."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def stop_after() -> Callable[[int], Hook]:
+    """``stop_after(steps)``: a hook that ends a run as a kill would, within the next step."""
+    return StopAfter
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.tokenizer import load_tokenizer
-from asr.training.hook import Hook, Progress
+from asr.training.hook import Hook
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
@@ -53,17 +53,6 @@ TABLE = {
 }  # fmt: skip
 
 
-class StopAfter(Hook):
-    """Ends a run as a kill would, after some steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
-        if progress.step >= self.steps:
-            raise KeyboardInterrupt
-
-
 @pytest.fixture
 def files(
     tmp_path: Path,
@@ -98,6 +87,7 @@ def test_it_trains_saves_and_resumes_bitwise(
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Mapping[str, torch.Tensor]]],
+    stop_after: Callable[[int], Hook],
 ) -> None:
     row = TABLE[name]
     overrides = [each.format(files=files) for each in row.overrides]
@@ -108,7 +98,7 @@ def test_it_trains_saves_and_resumes_bitwise(
 
         def learner(world: World) -> dict[str, torch.Tensor]:
             for stop in stops:
-                trainer = make_trainer(config, folder, world, {"stop": StopAfter(stop)})
+                trainer = make_trainer(config, folder, world, {"stop": stop_after(stop)})
                 try:
                     trainer.fit(trainer.parts.checkpoints.newest()[0])
                 except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from asr.data.audio import BadUtterance
 from asr.data.batch import RawBatch, Stage
@@ -18,7 +18,6 @@ from asr.training.checkpoint import list_checkpoints
 from asr.training.hook import Hook
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
 from scripts.align import main as align
 from scripts.evaluate import main as evaluate
 from scripts.startup import UsageError
@@ -41,18 +40,11 @@ class Shortening(Hook):
 
 
 @pytest.fixture
-def train(small_config: Config, make_trainer: Make, tmp_path: Path, alone: World) -> Callable[..., Path]:
+def train(small_config: Config, finished_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     """``train(name, *overrides, hooks=None)``: the folder of a finished run."""
 
     def run(name: str, *overrides: str, hooks: dict[str, Hook] | None = None) -> Path:
-        config, folder = small_config(*STEPS, *overrides), tmp_path / name
-        trainer = make_trainer(config, folder, alone, hooks)
-        OmegaConf.save(config, folder / "config.yaml")
-        try:
-            trainer.fit(None)
-        finally:
-            trainer.parts.recorder.close()
-        return folder
+        return finished_run(small_config(*STEPS, *overrides), tmp_path / name, hooks)
 
     return run
 

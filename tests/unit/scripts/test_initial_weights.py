@@ -27,14 +27,9 @@ REST = ("model=conformer_tiny", "model.predictor.dimension=16", "model.joiner.di
 
 
 @pytest.fixture
-def ctc_run(small_config: Config, make_trainer: Make, tmp_path: Path, alone: World) -> Path:
+def ctc_run(small_config: Config, finished_run: Callable[..., Path], tmp_path: Path) -> Path:
     """The folder of a CTC model trained for two steps."""
-    config, folder = small_config("model=ctc_conformer_tiny", *STEPS), tmp_path / "ctc"
-    trainer = make_trainer(config, folder, alone)
-    trainer.fit(None)
-    trainer.parts.recorder.close()
-    OmegaConf.save(config, folder / "config.yaml")
-    return folder
+    return finished_run(small_config("model=ctc_conformer_tiny", *STEPS), tmp_path / "ctc")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
 from asr.training.checkpoint import list_checkpoints
-from asr.training.hook import Hook, Progress
+from asr.training.hook import Hook
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
@@ -42,22 +42,13 @@ def test_a_model_learns_the_transcripts_and_is_judged_by_perplexity(lm_run: Call
     assert "throughput/tokens_per_second" in read_rows(folder / "metrics" / "0.jsonl")[0]
 
 
-class StopAfter(Hook):
-    """Ends a run as a kill would, after some steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
-        if progress.step >= self.steps:
-            raise KeyboardInterrupt
-
-
-def test_a_resumed_run_is_bitwise_like_an_uninterrupted_one(lm_run: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_resumed_run_is_bitwise_like_an_uninterrupted_one(
+    lm_run: Callable[..., Path], stop_after: Callable[[int], Hook], tmp_path: Path
+) -> None:
     run = ("trainer.checkpoint_every=3", "trainer.evaluate_every=4", "schedule=constant")
     whole = lm_run(*run, "trainer.max_steps=8", name="whole")
     with pytest.raises(KeyboardInterrupt):
-        lm_run(*run, "trainer.max_steps=8", name="cut", hooks={"stop": StopAfter(5)})
+        lm_run(*run, "trainer.max_steps=8", name="cut", hooks={"stop": stop_after(5)})
     kept = [each.progress.step for each in list_checkpoints(tmp_path / "cut" / "checkpoints")[0]]
     assert max(kept) < 5, "steps are done again"
     resumed = lm_run(*run, "trainer.max_steps=8", name="cut")
@@ -148,17 +139,24 @@ def test_what_cannot_be_trained_or_judged_on_is_refused(
         lm_run(*(each.replace("FILE", str(file)) for each in overrides))
 
 
+@pytest.fixture
+def sampling_trainer(
+    small_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> Callable[..., Trainer]:
+    """``sampling_trainer(lm, *overrides)``: of a recogniser with scheduled sampling from the run of a language model."""
+
+    def make(lm: Path, *overrides: str) -> Trainer:
+        hook = ("hooks=[scheduled_sampling]", f"hooks.scheduled_sampling.lm={lm}")
+        return make_trainer(small_config("backend=single", *hook, *overrides), tmp_path / "run", alone)
+
+    return make
+
+
 def test_what_is_sampled_does_not_depend_on_the_loading_processes(
-    lm_run: Callable[..., Path],
-    small_config: Callable[..., DictConfig],
-    make_trainer: Callable[..., Trainer],
-    tmp_path: Path,
-    alone: World,
+    lm_run: Callable[..., Path], sampling_trainer: Callable[..., Trainer]
 ) -> None:
-    folder = lm_run("trainer.max_steps=2")
-    options = (f"hooks.scheduled_sampling.lm={folder}", "hooks.scheduled_sampling.keep_probability=0.5")
-    hooks = "hooks=[scheduled_sampling,switchout]"
-    parts = make_trainer(small_config("backend=single", hooks, *options), tmp_path / "run", alone).parts
+    both = ("hooks=[scheduled_sampling,switchout]", "hooks.scheduled_sampling.keep_probability=0.5")
+    parts = sampling_trainer(lm_run("trainer.max_steps=2"), *both).parts
     for hook in parts.hooks.values():
         hook.on_fit_start(parts.run, resumed=False)
     units = [unit for batch in parts.plan.epoch(0)[:2] for unit in batch]
@@ -170,18 +168,13 @@ def test_what_is_sampled_does_not_depend_on_the_loading_processes(
 
 
 def test_a_run_does_not_go_on_with_a_language_model_that_was_trained_on_since(
-    lm_run: Callable[..., Path],
-    small_config: Callable[..., DictConfig],
-    make_trainer: Callable[..., Trainer],
-    tmp_path: Path,
-    alone: World,
+    lm_run: Callable[..., Path], sampling_trainer: Callable[..., Trainer]
 ) -> None:
     folder = lm_run("trainer.max_steps=2", "evaluation.sets=[]")
-    options = ("hooks=[scheduled_sampling]", f"hooks.scheduled_sampling.lm={folder}", "evaluation.sets=[]")
-    run = (*options, "backend=single", "trainer.checkpoint_every=2")
+    run = ("evaluation.sets=[]", "trainer.checkpoint_every=2")
 
     def go_on(steps: int) -> int:
-        trainer = make_trainer(small_config(*run, f"trainer.max_steps={steps}"), tmp_path / "run", alone)
+        trainer = sampling_trainer(folder, *run, f"trainer.max_steps={steps}")
         try:
             return trainer.fit(trainer.parts.checkpoints.newest()[0]).step
         finally:
@@ -197,14 +190,8 @@ def test_a_run_does_not_go_on_with_a_language_model_that_was_trained_on_since(
 
 
 def test_a_hook_refuses_a_model_of_other_tokens_in_one_line(
-    lm_run: Callable[..., Path],
-    small_config: Callable[..., DictConfig],
-    make_trainer: Callable[..., Trainer],
-    tmp_path: Path,
-    alone: World,
+    lm_run: Callable[..., Path], sampling_trainer: Callable[..., Trainer]
 ) -> None:
-    folder = lm_run("trainer.max_steps=2", "tokenizer.alphabet=' nogyestp'")
-    options = ("hooks=[scheduled_sampling]", f"hooks.scheduled_sampling.lm={folder}")
-    trainer = make_trainer(small_config("backend=single", *options), tmp_path / "run", alone)
+    trainer = sampling_trainer(lm_run("trainer.max_steps=2", "tokenizer.alphabet=' nogyestp'"))
     with pytest.raises(UsageError, match=r"^hooks.scheduled_sampling.lm=.*reads other tokens"):
         trainer.fit(None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from asr.data import pipeline
 from asr.data.audio import BadUtterance
@@ -15,8 +15,6 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.nbest import FORMAT, HEADER, Header, NBestError, read_header, read_nbest, shard_file, truth_of
 from asr.data.tokenizer import load_tokenizer
 from asr.training.metrics import read_rows
-from asr.training.trainer import Trainer
-from distributed.launch import World
 from scripts.make_nbest import begin
 from scripts.make_nbest import main as make_nbest
 from scripts.startup import UsageError
@@ -27,21 +25,11 @@ FEW = ("hypotheses=3", "shard_utterances=16", "unit_utterances=4")
 
 @pytest.fixture
 def train(
-    small_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+    small_config: Callable[..., DictConfig], finished_run: Callable[..., Path], tmp_path: Path
 ) -> Callable[..., Path]:
     """``train(name, *overrides)``: the folder of a finished run."""
-
-    def run(name: str, *overrides: str) -> Path:
-        config, folder = small_config("backend=single", "evaluation.sets=[]", *overrides), tmp_path / name
-        trainer = make_trainer(config, folder, alone)
-        OmegaConf.save(config, folder / "config.yaml")
-        try:
-            trainer.fit(None)
-        finally:
-            trainer.parts.recorder.close()
-        return folder
-
-    return run
+    settings = ("backend=single", "evaluation.sets=[]")
+    return lambda name, *overrides: finished_run(small_config(*settings, *overrides), tmp_path / name)
 
 
 @pytest.fixture

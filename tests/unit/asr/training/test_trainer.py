@@ -148,7 +148,7 @@ class _Scale(nn.Module):
 
 
 def test_a_replaced_module_trains_under_its_own_rules_and_resumes(
-    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+    small_config: Config, make_trainer: Make, stop_after: Callable[[int], Hook], tmp_path: Path, alone: World
 ) -> None:
     whole = make_trainer(small_config(*STEPS), tmp_path / "whole", alone, {"scale": Replacement()})
     groups = {group["name"]: group for group in whole.parts.optimizer.param_groups}
@@ -162,23 +162,11 @@ def test_a_replaced_module_trains_under_its_own_rules_and_resumes(
     assert abs(scale.item()) > 0.1, "it learns, at its own rate"
 
     config = small_config(*STEPS, "trainer.checkpoint_every=2")
-    broken = make_trainer(config, tmp_path / "broken", alone, {"scale": Replacement(), "stop": StopAfter(4)})
+    broken = make_trainer(config, tmp_path / "broken", alone, {"scale": Replacement(), "stop": stop_after(4)})
     with pytest.raises(KeyboardInterrupt):
         fit(broken)
-    fit(make_trainer(config, tmp_path / "broken", alone, {"scale": Replacement(), "stop": StopAfter(99)}), resume=True)
+    fit(make_trainer(config, tmp_path / "broken", alone, {"scale": Replacement()}), resume=True)
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
-
-
-class StopAfter(Hook):
-    """Breaks a run off in the middle of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
-        self.step -= 1
-        if self.step < 0:
-            raise KeyboardInterrupt
 
 
 class WeightPenalty(Hook):
@@ -267,14 +255,20 @@ def test_a_unit_emptied_while_loading_is_counted_and_harmless(
     [("sgd", "constant"), ("adamw", "onecycle"), ("lars", "warmup_anneal"), ("lamb", "noam")],
 )
 def test_every_optimizer_and_schedule_resumes_bitwise(
-    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World, optimizer: str, schedule: str
+    small_config: Config,
+    make_trainer: Make,
+    stop_after: Callable[[int], Hook],
+    tmp_path: Path,
+    alone: World,
+    optimizer: str,
+    schedule: str,
 ) -> None:
     overrides = (*STEPS[:2], f"optimizer={optimizer}", f"schedule={schedule}", "trainer.checkpoint_every=2")
     config = small_config(*overrides, "evaluation.sets=[]", "hooks=[spec_augment]")
     fit(make_trainer(config, tmp_path / "whole", alone))
     with pytest.raises(KeyboardInterrupt):
-        fit(make_trainer(config, tmp_path / "broken", alone, {"stop": StopAfter(3)}))
-    fit(make_trainer(config, tmp_path / "broken", alone, {"stop": StopAfter(99)}), resume=True)
+        fit(make_trainer(config, tmp_path / "broken", alone, {"stop": stop_after(3)}))
+    fit(make_trainer(config, tmp_path / "broken", alone), resume=True)
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
 
 
