@@ -22,9 +22,13 @@ TINY = (
     "backend=single", "batch.unit_utterances=2", "logger=[]",
 )  # fmt: skip
 NEEDS_LISTS = ("nbest", "combined")
+PAPERS = ("2203_", "2108_")  # whose baselines are of their own; that of the twins is one
 LENGTH, SMOOTHING = "length_perturbation/length_ratio", "nbest_label_smoothing/epsilon"
+SWITCHED, SAMPLED = "switchout/substitution_rate", "scheduled_sampling/substitution_rate"
 PHASES: dict[str, tuple[list[str], dict[str, set[int]]]] = {  # epochs for a test, and those in which a figure is there
     "length_perturbation": (["hooks.length_perturbation.until_epoch=2"], {LENGTH: {0, 1}}),
+    "switchout": ([], {SWITCHED: set(range(STEPS))}),
+    "scheduled_sampling": ([], {SAMPLED: set(range(STEPS))}),
     "nbest": (["hooks.nbest_label_smoothing.until_epoch=2"], {SMOOTHING: {0, 1}}),
     "combined": (
         [
@@ -75,6 +79,7 @@ def test_a_recipe_for_switchboard_trains(
     switchboard: Path,
     make_trainer: Callable[..., Trainer],
     write_lists: Callable[..., Path],
+    lm_run: Callable[..., Path],
     tmp_path: Path,
     alone: World,
 ) -> None:
@@ -84,6 +89,10 @@ def test_a_recipe_for_switchboard_trains(
         plain = compose("train", ["experiment=swb300_baseline", *overrides])
         lists = lists_for(plain, tmp_path, alone, write_lists)
         overrides.append(f"hooks.nbest_label_smoothing.lists={lists}")
+    if recipe.endswith("scheduled_sampling"):
+        alphabet = compose("train", ["experiment=swb300_baseline", *overrides]).tokenizer.alphabet
+        lm = lm_run(f'tokenizer.alphabet="{alphabet}"', "trainer.max_steps=2", "evaluation.sets=[]")
+        overrides.append(f"hooks.scheduled_sampling.lm={lm}")
     trainer = make_trainer(compose("train", [f"experiment={recipe}", *overrides, *changes]), tmp_path / "run", alone)
     assert trainer.fit(None).step == STEPS
     trainer.parts.recorder.close()
@@ -93,18 +102,21 @@ def test_a_recipe_for_switchboard_trains(
     plan = trainer.parts.run.plan
     epochs = [epoch for epoch in range(STEPS) for _ in plan.epoch(epoch)][:STEPS]
     assert epochs[-1] >= 2, "a phase was not reached"
-    for figure in (LENGTH, SMOOTHING):
+    for figure in (LENGTH, SMOOTHING, SWITCHED, SAMPLED):
         there = [figure in row for row in rows]
         assert there == [epoch in figures.get(figure, ()) for epoch in epochs]
 
 
+@pytest.mark.parametrize("corpus", ["fsdd_quarter", "speechocean762"])
 @pytest.mark.parametrize("recipe", [name for name in options("experiment") if name.startswith("swb300_")])
-def test_a_recipe_has_a_small_twin_with_the_same_hooks(recipe: str) -> None:
-    twin = recipe.replace("swb300_", "fsdd_quarter_").replace("2203_", "")
-    needed = ["hooks.nbest_label_smoothing.lists=lists"] if recipe.endswith(NEEDS_LISTS) else []
-    large, small = (compose("train", [f"experiment={name}", *needed]) for name in (recipe, twin))
+def test_a_recipe_has_small_twins_with_the_same_hooks(recipe: str, corpus: str) -> None:
+    method = recipe.removeprefix("swb300_")
+    for paper in PAPERS:
+        method = method.removeprefix(paper)
+    needed = {"lists": ["hooks.nbest_label_smoothing.lists=lists"], "lm": ["hooks.scheduled_sampling.lm=lm"]}
+    overrides = needed["lists"] if recipe.endswith(NEEDS_LISTS) else needed["lm"] if "scheduled" in recipe else []
+    large, small = (compose("train", [f"experiment={name}", *overrides]) for name in (recipe, f"{corpus}_{method}"))
     assert list(large.hooks) == list(small.hooks)
-    assert small.data.train_strings == 1000
     for name, hook in large.hooks.items():
         lifted = hook.get("until_epoch")
         assert (lifted is None) == (small.hooks[name].get("until_epoch") is None)
@@ -127,13 +139,20 @@ def test_the_rates_of_the_combined_recipe_are_those_of_the_paper() -> None:
     assert passes[45:] == pytest.approx([3.125e-5] * 5), "and of the 26th"
 
 
-def test_recipes_of_a_paper_differ_from_its_baseline_in_their_hooks_alone() -> None:
-    needed = "hooks.nbest_label_smoothing.lists=lists"
-    baseline, length, nbest = (
-        compose("train", [f"experiment=swb300_{name}", *([needed] if name == "nbest" else [])])
-        for name in ("2203_baseline", "length_perturbation", "nbest")
-    )
-    for recipe, method in ((length, "length_perturbation"), (nbest, "nbest_label_smoothing")):
-        assert recipe.hooks.keys() - baseline.hooks.keys() == {method}
-        assert all(recipe.hooks[name] == hook for name, hook in baseline.hooks.items())
-        assert all(recipe[key] == value for key, value in baseline.items() if key != "hooks")
+@pytest.mark.parametrize(
+    ("paper", "recipe", "method", "needed"),
+    [
+        ("2203", "length_perturbation", "length_perturbation", []),
+        ("2203", "nbest", "nbest_label_smoothing", ["hooks.nbest_label_smoothing.lists=lists"]),
+        ("2108", "switchout", "switchout", []),
+        ("2108", "scheduled_sampling", "scheduled_sampling", ["hooks.scheduled_sampling.lm=lm"]),
+    ],
+)
+def test_recipes_of_a_paper_differ_from_its_baseline_in_their_hooks_alone(
+    paper: str, recipe: str, method: str, needed: list[str]
+) -> None:
+    baseline = compose("train", [f"experiment=swb300_{paper}_baseline"])
+    with_method = compose("train", [f"experiment=swb300_{recipe}", *needed])
+    assert with_method.hooks.keys() - baseline.hooks.keys() == {method}
+    assert all(with_method.hooks[name] == hook for name, hook in baseline.hooks.items())
+    assert all(with_method[key] == value for key, value in baseline.items() if key != "hooks")

@@ -18,17 +18,18 @@ from scripts.configuration import (
 from scripts.startup import UsageError
 
 ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")} - {"training"}  # which two of them begin with
+LM = ["hooks.scheduled_sampling.lm=exp/lm"]
 LISTS = ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"]
 NEEDED = {  # what has no default
     ("data", "manifests"): ["data.train=train.jsonl"],
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
-    ("hooks", "scheduled_sampling"): ["hooks.scheduled_sampling.lm=exp/lm"],
+    ("hooks", "scheduled_sampling"): LM,
     ("hooks", "nbest_label_smoothing"): LISTS,
     **{
-        ("experiment", f"{corpus}_{recipe}"): LISTS
-        for corpus in ("swb300", "fsdd_quarter")
-        for recipe in ("nbest", "combined")
+        ("experiment", f"{corpus}_{recipe}"): needed
+        for corpus in ("swb300", "fsdd_quarter", "speechocean762")
+        for recipe, needed in (("nbest", LISTS), ("combined", LISTS), ("scheduled_sampling", LM))
     },
 }
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

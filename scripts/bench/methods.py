@@ -1,0 +1,187 @@
+"""What each training method brings on real speech: a baseline, each method alone, all combined; with and without a language model.
+
+    python scripts/bench/methods.py --data data.root=data/fsdd --seeds 1 2 3 --folder exp/methods --json methods.json
+
+Connected digits, a quarter of the strings, one speaker left out (``--full``: each of three); or ``--corpus speechocean762``, with
+``--override init_from=`` as its recipe wants it. All runs of a corpus differ in their hooks alone. In each fold a language
+model is trained on transcripts; hypotheses for label smoothing are those of the baseline of the same fold and seed. The
+weights of the language model are tuned on dev, with the fold's first baseline, and are then those of every run.
+Differences are paired by utterance (scripts/bench/paired.py). The same command goes on where it was interrupted.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.paired import Errors, print_table, row, total
+from scripts.bench.report import save_figures
+from scripts.bench.trials import QUICK, Trials
+from scripts.environment import environment
+from scripts.startup import REPOSITORY, run_main
+
+BASELINE = "baseline"
+SEARCHES = ("greedy", "beam", "beam and language model")
+LIFTED = 20  # first of 24 epochs without a method that papers lift for the last sixth of training
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Where methods are compared."""
+
+    experiment: str
+    folds: Mapping[str, Sequence[str]]
+    language_model: Sequence[str]  # settings of scripts/train_lm.py
+    methods: Mapping[str, Sequence[str]]  # settings of scripts/train.py; {lists} and {lm} are folders of the fold
+
+
+def alone(hook: str, *settings: str, lifted: bool = True) -> list[str]:
+    """A method beside SpecAugment, which all have."""
+    until = [f"hooks.{hook}.until_epoch={LIFTED}"] if lifted else []
+    return [f"hooks=[{hook},spec_augment]", *until, *(f"hooks.{hook}.{each}" for each in settings)]
+
+
+METHODS = {
+    BASELINE: ["hooks=[spec_augment]"],
+    "length_perturbation": alone("length_perturbation"),
+    "nbest_label_smoothing": alone("nbest_label_smoothing", "lists={lists}"),
+    "switchout": alone("switchout"),
+    "scheduled_sampling": alone("scheduled_sampling", "lm={lm}"),
+    "sequence_noise": alone("sequence_noise", lifted=False),
+    "dropconnect": alone("dropconnect", lifted=False),
+    "replicas": alone("replicas", lifted=False),
+    # As swb300_combined, with scheduled sampling, whose place SwitchOut would take.
+    "combined": [
+        "hooks=[nbest_label_smoothing,scheduled_sampling,dropconnect,replicas,sequence_noise,length_perturbation,spec_augment]",
+        "hooks.nbest_label_smoothing.lists={lists}", "hooks.nbest_label_smoothing.until_epoch=10",
+        "hooks.scheduled_sampling.lm={lm}", f"hooks.scheduled_sampling.until_epoch={LIFTED}",
+        "hooks.length_perturbation.drop_probability=0.5", "hooks.length_perturbation.insert_probability=0.5",
+        "hooks.length_perturbation.from_epoch=10", f"hooks.length_perturbation.until_epoch={LIFTED}",
+    ],
+}  # fmt: skip
+CORPORA = {
+    "fsdd": Corpus(
+        "fsdd_quarter_baseline",
+        {speaker: [f"data.held_out={speaker}"] for speaker in ("george", "jackson", "lucas")},
+        ["data=fsdd_connected", "data.train_strings=4000"],  # the texts of what is left out of a quarter, too
+        METHODS,
+    ),
+    "speechocean762": Corpus(
+        "speechocean762",
+        {"": []},
+        ["data=speechocean762"],
+        {
+            name: METHODS[name]
+            for name in (BASELINE, "length_perturbation", "nbest_label_smoothing", "sequence_noise", "scheduled_sampling")
+        },
+    ),
+}  # fmt: skip
+
+
+class Comparison:
+    """Trains and evaluates what is compared on a corpus."""
+
+    def __init__(self, trials: Trials, corpus: Corpus, data: Sequence[str], overrides: Sequence[str]) -> None:
+        self.trials = trials
+        self.corpus = corpus
+        self.data = data  # settings of recognisers and language models
+        self.overrides = overrides  # of recognisers
+        self.tuned: dict[str, list[str]] = {}  # by fold, settings of the search with a language model
+
+    def language_model(self, fold: str, overrides: Sequence[str]) -> Path:
+        """Train the language model of a fold, and return its folder."""
+        run = self.trials.run(fold, "lm")
+        settings = (*self.corpus.language_model, *self.corpus.folds[fold], *self.data, *overrides)
+        self.trials.train(run, *settings, script="train_lm")
+        return run
+
+    def train(self, name: str, fold: str, seed: int, lm: Path) -> Path:
+        """Train a run and, of a baseline, write what it takes the training utterances for; the run's folder."""
+        baseline, run = (self.trials.run(fold, f"{each}-{seed}") for each in (BASELINE, name))
+        method = [each.format(lists=baseline / "nbest" / "train", lm=lm) for each in self.corpus.methods[name]]
+        shared = (f"experiment={self.corpus.experiment}", f"seed={seed}", *self.data, *self.overrides)
+        self.trials.train(run, *shared, *self.corpus.folds[fold], *method)
+        if name == BASELINE:
+            self.trials.call(run, str(REPOSITORY / "scripts/make_nbest.py"), f"run={run}")
+        return run
+
+    def search(self, search: str, fold: str, run: Path, lm: Path) -> list[str]:
+        """Settings of scripts/evaluate.py; the first run of a fold tunes the weights of the language model."""
+        if search == "greedy":
+            return ["decode=greedy"]
+        if search == "beam":
+            return ["decode=beam"]
+        if fold not in self.tuned:
+            fused = f"decode.fusion.external={lm}"
+            self.trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), f"run={run}", fused, "set=dev")
+            best = json.loads((run / "eval/dev/fusion-beam8-lm.json").read_text(encoding="utf-8"))["best"]
+            weights = (
+                f"decode.fusion.external_weight={best['external']}",
+                f"decode.fusion.label_bonus={best['label_bonus']}",
+            )
+            self.tuned[fold] = ["decode=beam", fused, *weights]
+        return self.tuned[fold]
+
+
+def main(arguments: list[str]) -> None:
+    """Train and evaluate everything, print a table for each search, save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", choices=CORPORA, default="fsdd")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="these alone, beside the baseline")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--folder", type=Path, default=Path("exp/methods"), help="where the runs go")
+    parser.add_argument("--data", action="append", default=[], help="a setting of the corpus: data.root=data/fsdd")
+    parser.add_argument("--override", action="append", default=[], help="a setting of all recognisers")
+    parser.add_argument("--json", type=Path, help="where to save the figures")
+    parser.add_argument("--full", action="store_true", help="all folds, not the first alone")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
+    options = parser.parse_args(arguments)
+    made_with, corpus = environment(), CORPORA[options.corpus]
+    quick = QUICK if options.quick else ()
+    trials = Trials(1, options.folder.resolve() / ("quick" if options.quick else ""), "test")
+    comparison = Comparison(trials, corpus, options.data, [*options.override, *quick])
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    folds = list(corpus.folds)[: None if options.full else 1]
+    names = [each for each in corpus.methods if each == BASELINE or each in (options.methods or corpus.methods)]
+    models = {fold: comparison.language_model(fold, quick) for fold in folds}
+    errors: dict[str, dict[str, Errors]] = {search: {name: {} for name in names} for search in SEARCHES}
+    # Seed by seed, so that whatever is there when it is interrupted can be compared.
+    for seed, fold, name in product(seeds, folds, names):
+        run = comparison.train(name, fold, seed, models[fold])
+        for search in SEARCHES:
+            settings = comparison.search(search, fold, run, models[fold])
+            errors[search][name][fold, seed] = trials.errors(run, settings, fold)
+        rates = ", ".join(f"{search} {total(errors[search][name][fold, seed]).wer:.2%}" for search in SEARCHES)
+        print(f"{' '.join([fold, name]).strip()}, seed {seed}: {rates}", flush=True)
+    rows = [each | {"search": search} for search in SEARCHES for each in table(search, errors[search], corpus.methods)]
+    if options.json is not None:
+        save(options.json, rows, errors, made_with, seeds=seeds, folds=folds, fusion=comparison.tuned)
+
+
+def table(search: str, errors: Mapping[str, Errors], methods: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Print what the methods differ in from the baseline under one search; its rows."""
+    rows = [row(name, methods[name], of_method, errors[BASELINE]) for name, of_method in errors.items()]
+    print(f"\n{search}")
+    print_table(rows)
+    return rows
+
+
+def save(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    errors: Mapping[str, Mapping[str, Errors]],
+    made_with: Mapping[str, Any],
+    **remarks: Any,
+) -> None:
+    """Write all rows, and for each method what the language model brings it."""
+    figures = {f"wer/{each['search']}/{each['variant']}": each["wer"] for each in rows}
+    _, without, fused = SEARCHES
+    gains = [row(name, [], of_method, errors[without][name]) for name, of_method in errors[fused].items()]
+    save_figures(path, figures, rows, made_with, language_model=gains, **remarks)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,82 @@
+"""Trained runs that a benchmark compares: trains and evaluates them, and goes on where it was interrupted.
+
+Every run lies in a folder of its own. Training always has its say: it refuses a folder of another configuration, and has
+nothing to do in that of a finished run. An evaluation is done again unless its figures are of the run's best checkpoint as
+it is now, and of the same search.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.decoding.wer import ErrorCounts, count_errors
+from asr.reporting.run import read_transcripts
+from asr.training.checkpoint import MODEL, best_checkpoint, list_checkpoints
+from scripts.build import build, plain
+from scripts.configuration import compose
+from scripts.startup import REPOSITORY, UsageError
+
+QUICK = ("trainer.max_steps=12", "trainer.evaluate_every=12", "trainer.checkpoint_every=12")
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What all runs have in common."""
+
+    learners: int
+    folder: Path
+    evaluated_set: str
+
+    def run(self, fold: str, name: str) -> Path:
+        """A run's folder; runs of a fold lie together."""
+        return self.folder / fold / name
+
+    def train(self, run: Path, *settings: str, script: str = "train") -> None:
+        """Train a run to its end."""
+        self._refuse_other_learners(run)
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.learners))
+        named = (f"exp_dir={run.parent}", f"name={run.name}")
+        self.call(run, *torchrun, str(REPOSITORY / f"scripts/{script}.py"), *named, *settings)
+
+    def errors(self, run: Path, search: Sequence[str], fold: str) -> dict[str, ErrorCounts]:
+        """Errors of a trained run by fold and utterance; ``search`` are settings of scripts/evaluate.py."""
+        settings = (f"run={run}", f"sets=[{self.evaluated_set}]", *search)
+        decode = compose("evaluate", settings).decode
+        results, name = run / "eval" / self.evaluated_set, build(decode).name
+        if not is_of_best(results / f"wer-{name}.json", run, plain(decode)):
+            self.call(run, str(REPOSITORY / "scripts/evaluate.py"), *settings)
+        return {
+            f"{fold}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
+            for each in read_transcripts(results / f"recogs-{name}.txt")
+        }
+
+    def _refuse_other_learners(self, run: Path) -> None:
+        """How many there are is not part of the configuration: a resume may change it."""
+        checkpoints, _ = list_checkpoints(run / "checkpoints")
+        others = {each.world_size for each in checkpoints} - {self.learners}
+        if others:
+            raise UsageError(
+                f"--learners {self.learners}: {run} holds a run of {others.pop()}; choose another --folder, or remove it"
+            )
+
+    def call(self, run: Path, *command: str) -> None:
+        """Run Python with these arguments, its output in a log beside the run's folder."""
+        run.parent.mkdir(parents=True, exist_ok=True)
+        log = run.parent / f"{run.name}.log"
+        with log.open("a", encoding="utf-8") as output:
+            ended = subprocess.run([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, check=False)
+        if ended.returncode:
+            raise UsageError(f"{run.name} ended with exit code {ended.returncode}; see {log}")
+
+
+def is_of_best(figures: Path, run: Path, decode: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's figures are of this search, and of the run's best checkpoint as it is now."""
+    best = best_checkpoint(list_checkpoints(run / "checkpoints")[0])
+    if best is None or not figures.is_file() or figures.stat().st_mtime < (best.folder / MODEL).stat().st_mtime:
+        return False
+    record = json.loads(figures.read_text(encoding="utf-8"))
+    return bool(record["checkpoint"] == best.folder.name and record["decode"] == decode)

@@ -1,0 +1,174 @@
+"""Benchmarks of trained runs: what is there is not done again, what is of something else is not taken for it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr.decoding.results import write_results
+from asr.training.checkpoint import MODEL, Retention
+from asr.training.checkpoint_folder import CheckpointFolder
+from asr.training.hook import Progress
+from distributed.launch import World
+from scripts.bench import methods, parity
+from scripts.bench.trials import Trials
+from scripts.build import build, plain
+from scripts.configuration import compose
+from scripts.startup import UsageError
+
+
+class Runs:
+    """Stands in for training and evaluation: one checkpoint, one utterance; keeps what was called."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.called: list[str] = []
+        self.commands: list[tuple[str, ...]] = []
+
+    def save(self, run: Path, step: int, wer: float) -> Path:
+        folder = CheckpointFolder(
+            run / "checkpoints", self.world, Retention(keep_last=9, keep_best=1), "Single", plan=1
+        )
+        weights = {"weight": torch.zeros(1)}
+        folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, wer)
+        return run / "checkpoints" / f"step-{step:08d}" / MODEL
+
+    def evaluate(self, run: Path, checkpoint: str, *search: str) -> None:
+        decode = compose("evaluate", [f"run={run}", *search]).decode
+        record = {"checkpoint": checkpoint, "decode": plain(decode)}
+        write_results(run / "eval" / "test", build(decode).name, {"a": "one two"}, {"a": "one"}, record=record)
+
+    def call(self, _: Trials, run: Path, *command: str) -> None:
+        script = next(Path(each).stem for each in command if each.endswith(".py"))
+        self.called.append(script)
+        self.commands.append(command)
+        newest = "step-00000002" if (run / "checkpoints" / "step-00000002").is_dir() else "step-00000001"
+        if script == "evaluate":
+            self.evaluate(run, newest, *(each for each in command if each.startswith("decode")))
+        elif script == "tune_fusion":
+            best = run / "eval/dev/fusion-beam8-lm.json"
+            best.parent.mkdir(parents=True)
+            best.write_text(json.dumps({"best": {"external": 0.4, "source": 0.0, "label_bonus": 0.1}}))
+        elif script.startswith("train") and not (run / "checkpoints").is_dir():
+            self.save(run, 1, wer=0.5)
+
+
+@pytest.fixture
+def runs(alone: World, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    made = Runs(alone)
+    monkeypatch.setattr(Trials, "call", lambda *arguments: made.call(*arguments))
+    return made
+
+
+def test_training_always_has_its_say_and_an_evaluation_counts_for_its_checkpoint_alone(
+    runs: Runs, tmp_path: Path
+) -> None:
+    trials = Trials(1, tmp_path, "test")
+    run = trials.run("", "dpsgd-1")
+
+    def called() -> list[str]:
+        runs.called.clear()
+        trials.train(run, "seed=1")
+        assert trials.errors(run, [], "")["/a"].deletions == 1
+        return list(runs.called)
+
+    assert called() == ["train", "evaluate"]
+    assert called() == ["train"]
+    model = runs.save(run, 2, wer=0.1)
+    assert called() == ["train", "evaluate"], "there is a better checkpoint"
+    runs.evaluate(run, "step-00000001")
+    assert called() == ["train", "evaluate"], "the figures are of another checkpoint"
+    later = model.stat().st_mtime + 10
+    os.utime(model, (later, later))
+    assert called() == ["train", "evaluate"], "the checkpoint has been written anew"
+
+
+def test_an_evaluation_with_other_weights_is_another_one(runs: Runs, tmp_path: Path) -> None:
+    trials = Trials(1, tmp_path, "test")
+    run = trials.run("", "dpsgd-1")
+    trials.train(run)
+    runs.called.clear()
+    for weight in (0.1, 0.1, 0.2):  # results of both have the same name
+        trials.errors(run, ["decode=beam", "decode.fusion.external=lm", f"decode.fusion.external_weight={weight}"], "")
+    assert runs.called == ["evaluate", "evaluate"]
+
+
+def test_a_run_of_another_number_of_learners_is_refused(runs: Runs, tmp_path: Path) -> None:
+    run = tmp_path / "dpsgd-1"
+    Trials(1, tmp_path, "test").train(run)
+    with pytest.raises(UsageError, match=r"--learners 2: .*dpsgd-1 holds a run of 1; choose another --folder"):
+        Trials(2, tmp_path, "test").train(run)
+
+
+def test_quick_runs_have_a_folder_of_their_own(runs: Runs, tmp_path: Path) -> None:
+    arguments = ["--learners", "1", "--folder", str(tmp_path), "--variant", "dpsgd", "backend=dpsgd"]
+    parity.main([*arguments, "--quick"])
+    assert [each.name for each in tmp_path.iterdir()] == ["quick"]
+    parity.main(arguments)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["dpsgd-1", "quick"]
+    assert runs.called == ["train", "evaluate"] * 2
+
+
+def test_folds_have_folders_and_settings_of_their_own(runs: Runs, tmp_path: Path) -> None:
+    folds = ["--fold", "ann", "data.held_out=ann", "--fold", "bob", "data.held_out=bob"]
+    variants = ["--variant", "plain", "--variant", "noisy", "hooks=[noise]"]
+    figures = tmp_path / "parity.json"
+    parity.main(["--learners", "1", "--folder", str(tmp_path / "runs"), *folds, *variants, "--json", str(figures)])
+    made = sorted(str(each.relative_to(tmp_path / "runs")) for each in (tmp_path / "runs").glob("*/*") if each.is_dir())
+    assert made == ["ann/noisy-1", "ann/plain-1", "bob/noisy-1", "bob/plain-1"]
+    assert json.loads(figures.read_text())["folds"] == {"ann": ["data.held_out=ann"], "bob": ["data.held_out=bob"]}
+    trained = [command for command in runs.commands if any("train.py" in each for each in command)]
+    assert ["data.held_out=bob" in each and "hooks=[noise]" in each for each in trained] == [False, False, False, True]
+
+
+def test_methods_share_a_language_model_and_the_hypotheses_of_their_baseline(runs: Runs, tmp_path: Path) -> None:
+    arguments = [
+        "--folder",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "1",
+        "2",
+        "--methods",
+        "nbest_label_smoothing",
+        "combined",
+    ]
+    figures = tmp_path / "methods.json"
+    methods.main([*arguments, "--data", "data.root=fsdd", "--json", str(figures)])
+    george = tmp_path / "runs" / "george"
+    names = [f"{method}-{seed}" for method in ("baseline", "combined", "nbest_label_smoothing") for seed in (1, 2)]
+    assert {each.name for each in george.iterdir()} == {*names, "lm"}
+    assert runs.called.count("train_lm") == 1
+    assert runs.called.count("make_nbest") == 2
+    assert runs.called.count("tune_fusion") == 1, "weights are those of the fold"
+    assert runs.called.count("evaluate") == 3 * 6, "each search of each run"
+    for command in runs.commands:
+        settings = dict(each.split("=", 1) for each in command if "=" in each)
+        if settings.get("name", "").startswith(("nbest", "combined")):
+            lists = f"{george}/baseline-{settings['seed']}/nbest/train"
+            assert settings["hooks.nbest_label_smoothing.lists"] == lists
+        if settings.get("decode") == "beam" and "decode.fusion.external" in settings:
+            assert settings["decode.fusion.external"] == f"{george}/lm"
+            assert settings.get("decode.fusion.external_weight", "0.4") == "0.4"
+    saved = json.loads(figures.read_text())
+    assert [(each["search"], each["variant"]) for each in saved["rows"][:2]] == [
+        ("greedy", "baseline"),
+        ("greedy", "nbest_label_smoothing"),
+    ]
+    assert [each["variant"] for each in saved["language_model"]] == ["baseline", "nbest_label_smoothing", "combined"]
+
+
+@pytest.mark.parametrize("corpus", methods.CORPORA)
+def test_every_method_is_a_configuration_that_differs_in_hooks_alone(corpus: str) -> None:
+    compared = methods.CORPORA[corpus]
+    configurations = {
+        name: compose(
+            "train", [f"experiment={compared.experiment}", *(each.format(lists="l", lm="l") for each in settings)]
+        )
+        for name, settings in compared.methods.items()
+    }
+    baseline = configurations["baseline"]
+    for name, configuration in configurations.items():
+        assert (configuration.hooks == baseline.hooks) == (name == "baseline")
+        assert all(configuration[key] == value for key, value in baseline.items() if key != "hooks")
