@@ -14,21 +14,17 @@ are compared with computation alone in the same turn.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.namespaces import Host, linked_pair
+from scripts.bench.namespaces import linked_hosts, run_on
 from scripts.bench.network_learner import Plan
 from scripts.bench.report import save_figures
-from scripts.startup import REPOSITORY, run_main
+from scripts.startup import run_main
 
 BANDWIDTHS = ("1gbit", "200mbit")
-PORT = 29577
 FULL, QUICK = Plan(width=1216, turns=5, steps=4, exchanges=20), Plan(width=864, turns=1, steps=2, exchanges=8)
 ROUNDS_SHARE = 0.8  # of the rounds that the link has room for: what an asynchronous scheme shall complete
 FIGURES = (
@@ -55,43 +51,8 @@ def main(arguments: list[str]) -> None:
 
 def measure(bandwidths: Sequence[str], plan: Plan) -> list[Record]:
     """What both learners recorded."""
-    with linked_pair() as hosts, tempfile.TemporaryDirectory() as folder:
-        learners = [
-            subprocess.Popen(host.command(learner_command(rank, hosts, Path(folder), bandwidths, plan)))
-            for rank, host in enumerate(hosts)
-        ]
-        try:
-            codes = [learner.wait() for learner in learners]
-        finally:
-            for learner in learners:
-                learner.kill()
-        if any(codes):
-            raise RuntimeError(f"learners ended with exit codes {codes}; their messages are above")
-        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(len(hosts))]
-
-
-def learner_command(rank: int, hosts: Sequence[Host], folder: Path, bandwidths: Sequence[str], plan: Plan) -> list[str]:
-    """The command line of one learner, as a launcher with one learner per host would start it."""
-    place = {
-        "RANK": rank,
-        "WORLD_SIZE": len(hosts),
-        "LOCAL_RANK": 0,
-        "LOCAL_WORLD_SIZE": 1,
-        "MASTER_ADDR": hosts[0].address,
-        "MASTER_PORT": PORT,
-        "GLOO_SOCKET_IFNAME": hosts[rank].interface,
-        "OMP_NUM_THREADS": 1,
-        "PYTHONPATH": REPOSITORY,
-    }
-    script = Path(__file__).with_name("network_learner.py")
-    arguments = [
-        hosts[rank].interface,
-        hosts[0].address,
-        folder / f"{rank}.json",
-        json.dumps(asdict(plan)),
-        *bandwidths,
-    ]
-    return ["env", *(f"{key}={value}" for key, value in place.items()), sys.executable, *map(str, [script, *arguments])]
+    with linked_hosts(2) as hosts:
+        return run_on(hosts, "network_learner.py", hosts[0].address, json.dumps(asdict(plan)), *bandwidths)
 
 
 def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:

@@ -12,7 +12,9 @@ from distributed.async_gossip import AsynchronousGossip
 from distributed.base import FlatBackend
 from distributed.delay_by_one import DelayByOne
 from distributed.gossip import DecentralisedSgd
+from distributed.half_allreduce import HalfAllReduce
 from distributed.launch import World
+from distributed.local_topk import LocalTopK
 from distributed.powersgd import PowerSgd
 from distributed.scalecom import ScaleCom
 
@@ -90,6 +92,8 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
         "allreduce": ours(AllReduce(bucket_mb=25, world=world)),
         "scalecom": ours(scalecom(world, overlap=False)),
         "scalecom-overlap": ours(scalecom(world, overlap=True)),
+        "local_topk": ours(local_topk(world)),
+        "half_allreduce": ours(HalfAllReduce(dtype="float16", world=world)),
         "powersgd-r1": ours(PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
         "powersgd-r4": ours(PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
         "ddp": theirs(DistributedDataParallel(network(width), gradient_as_bucket_view=True), message_bytes),
@@ -109,6 +113,11 @@ def scalecom(world: World, overlap: bool) -> ScaleCom:
         bucket_mb=BUCKET_MB,
         world=world,
     )
+
+
+def local_topk(world: World) -> LocalTopK:
+    """Compressed gradients of which every learner chooses its own entries."""
+    return LocalTopK(rate=SCALECOM_RATE, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
 
 
 def asynchronous_gossip(world: World) -> AsynchronousGossip:

@@ -19,7 +19,7 @@ from torch import Tensor
 from distributed.launch import World, place, start, stop
 from distributed.transport import NeighbourExchange
 from scripts.bench import plain_tcp
-from scripts.bench.namespaces import limit_bandwidth
+from scripts.bench.namespaces import interface_bytes, limit_bandwidth
 from scripts.bench.network_contenders import ROUNDS_PER_STEP, Contender, contenders
 
 ASYNCHRONOUS = ("adpsgd", "tcp")  # whose messages last as long as several steps
@@ -53,15 +53,6 @@ def choose_batch(world: World, contender: Contender, width: int) -> Tensor:
         wanted = world.average(torch.tensor([len(x) * COMPUTE_SECONDS / seconds])).item()
         x = torch.randn(max(1, round(wanted)), width)
     return x
-
-
-def interface_bytes(interface: str) -> int:
-    """Bytes that left the interface so far, headers included."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, counters = line.partition(":")
-        if name.strip() == interface:
-            return int(counters.split()[8])
-    raise RuntimeError(f"no interface {interface} in /proc/net/dev")
 
 
 class Measurement:
@@ -173,7 +164,7 @@ def payload(figures: dict[str, float]) -> float:
     return figures["comm/bytes_sent"] - figures["comm/control_bytes_sent"]
 
 
-def main(interface: str, address: str, output: str, plan: str, *bandwidths: str) -> None:
+def main(interface: str, output: str, address: str, plan: str, *bandwidths: str) -> None:
     """Measure at every bandwidth and write the record; ``plan`` is a Plan in JSON."""
     world = start(place(), timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
     planned = Plan(**json.loads(plan))
