@@ -1,4 +1,4 @@
-"""A small recurrent network and global batches of unequal units, on which schemes are compared; random lattices."""
+"""What schemes are compared on: a small network and global batches of unequal units; gradients set by hand; random lattices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from asr.losses.inputs import Combine, LossInputs
 from distributed.backend import Backend, GradientReport
+from distributed.compressed import CompressedBackend
 
 Unit = tuple[Tensor, Tensor]
 
@@ -73,6 +74,42 @@ class Laboratory:
 def laboratory(train_steps: Callable[..., Iterator[GradientReport]]) -> Laboratory:
     """Networks, data and a loop."""
     return Laboratory(train_steps)
+
+
+class ByHand:
+    """Two small layers, and steps of compressed schemes on them with gradients that are set by hand."""
+
+    def layers(self) -> nn.Module:
+        """Two matrices of different shapes, and biases."""
+        return nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 7)).double()
+
+    def prepared(self, backend: CompressedBackend) -> CompressedBackend:
+        """The same backend, ready for steps."""
+        backend.attach(torch.optim.SGD(backend.wrap(self.layers()).parameters(), lr=1.0))
+        return backend
+
+    def draw(self, step: int, rank: int) -> list[Tensor]:
+        """A learner's own gradients of a step, in the order of the parameters."""
+        generator = torch.Generator().manual_seed(100 * step + rank)
+        return [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in self.layers().parameters()]
+
+    def step(self, backend: CompressedBackend, values: list[Tensor]) -> tuple[bool, Tensor, Tensor]:
+        """Whether it was applied, what was given and what came of it, both as they lie in the flat buffer."""
+        backend.begin_step(1.0)
+        backend.zero_grad()
+        for parameter, value in zip(backend.model.parameters(), values, strict=True):
+            parameter.grad.copy_(value)
+        given = backend.flat.flat_grad[0].clone()
+        finite = backend.reduce_gradients(None).finite
+        with backend.updating(apply=finite):
+            pass
+        return finite, given, backend.flat.flat_grad[0].clone()
+
+
+@pytest.fixture
+def by_hand() -> ByHand:
+    """Layers, gradients and steps."""
+    return ByHand()
 
 
 @pytest.fixture

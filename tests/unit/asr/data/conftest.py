@@ -1,18 +1,43 @@
-"""Small corpora on disk, with and without defects."""
+"""Small corpora on disk, with and without defects; units of them, and hooks that watch or change them."""
 
+import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from asr.data.batch import Batch, RawBatch, Stage
+from asr.data.cache import SignalCache
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
+from asr.data.pipeline import BatchHook, UnitDataset
 from asr.data.tokenizer import CharacterTokenizer
+from asr.training.hook import Hook
 
 MakeUtterance = Callable[..., Utterance]
+
+# Workers import the hooks they get, so this one lives in a module of its own on the path.
+NOISE_HOOK = """
+import torch
+from asr.training.hook import Hook
+
+
+class Noise(Hook):
+    def __init__(self, stage):
+        self.stage = stage
+
+    def on_batch(self, raw):
+        for position, signal in enumerate(raw.signals):
+            noise = torch.randn(signal.shape, generator=raw.generator(position))
+            raw.signals[position] = signal + 0.01 * noise
+            raw.metrics["noise"] = raw.metrics.get("noise", 0.0) + float(noise.mean())
+"""
 
 
 @pytest.fixture
@@ -71,6 +96,80 @@ def dithered() -> LogMel:
 def characters() -> CharacterTokenizer:
     """Lower-case letters, space and apostrophe."""
     return CharacterTokenizer(alphabet=" abcdefghijklmnopqrstuvwxyz'", case="lower")
+
+
+@pytest.fixture
+def noise_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Stage], BatchHook]:
+    """``noise_hook(stage)``: adds noise keyed by utterance; loading processes can import it."""
+    (tmp_path / "noise_hook.py").write_text(NOISE_HOOK)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("noise_hook", None)
+    return importlib.import_module("noise_hook").Noise
+
+
+@pytest.fixture
+def corpus(make_utterance: MakeUtterance) -> list[Utterance]:
+    """Four utterances, one without a text."""
+    texts = ["hello", "", "it's a cat", "no"]
+    return [make_utterance(f"u{i}", 0.3 + 0.1 * i, text=text) for i, text in enumerate(texts)]
+
+
+@pytest.fixture
+def dataset(corpus: list[Utterance], characters: CharacterTokenizer, log_mel: LogMel) -> Callable[..., UnitDataset]:
+    """``dataset(**changes)``: units of the corpus, without hooks and cache unless told otherwise."""
+
+    def build(**changes: Any) -> UnitDataset:
+        settings: dict[str, Any] = {
+            "utterances": corpus,
+            "tokenizer": characters,
+            "features": log_mel,
+            "hooks": [],
+            "seed": 1,
+            "on_bad": "stop",
+            "resample": False,
+            "cache": SignalCache(limit_gb=0),
+        }
+        return UnitDataset(**(settings | changes))
+
+    return build
+
+
+class Recorder(Hook):
+    """Notes what it sees; may change it."""
+
+    def __init__(self, stage: Stage | None, log: list[str], change: Callable[[RawBatch], None] | None = None) -> None:
+        self.stage: Stage | None = stage  # type: ignore[misc]
+        self.log = log
+        self.change = change
+
+    def on_batch(self, raw: RawBatch) -> None:
+        self.log.append(f"{self.stage} {tuple(raw.signals[0].shape)} {raw.signals[0].mean().abs() < 1e-4:d}")
+        if self.change is not None:
+            self.change(raw)
+
+
+@pytest.fixture
+def recorder() -> Callable[..., BatchHook]:
+    """``recorder(stage, log, change=None)``: a hook that notes what it sees and may change it."""
+    return Recorder
+
+
+def are_same(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
+    """Whether all fields of all batches are equal, bitwise."""
+
+    def equal(a: Any, b: Any) -> bool:
+        return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
+
+    fields = Batch.__dataclass_fields__
+    return len(one) == len(other) and all(
+        equal(getattr(a, name), getattr(b, name)) for a, b in zip(one, other, strict=True) for name in fields
+    )
+
+
+@pytest.fixture
+def same_batches() -> Callable[[Sequence[Batch], Sequence[Batch]], bool]:
+    """Whether batches are bitwise the same."""
+    return are_same
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Checkpoints for tests: folders of them, small ones, and damage."""
+"""Checkpoints for tests: folders of them, small ones, and damage; training to the end, and the curve that was written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,8 @@ import torch
 from asr.training.checkpoint import Retention, list_checkpoints
 from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.hook import Progress
+from asr.training.metrics import read_rows
+from asr.training.trainer import Trainer
 from distributed.launch import World
 
 
@@ -55,3 +57,28 @@ def damage() -> Callable[..., Path]:
         return victim
 
     return cut
+
+
+@pytest.fixture
+def fit() -> Callable[..., None]:
+    """``fit(trainer, resume=False)``: trains to the end, from the newest checkpoint if told so."""
+
+    def train(trainer: Trainer, resume: bool = False) -> None:
+        checkpoint, _ = trainer.parts.checkpoints.newest() if resume else (None, [])
+        try:
+            trainer.fit(checkpoint)
+        finally:
+            trainer.parts.recorder.close()
+
+    return train
+
+
+@pytest.fixture
+def losses() -> Callable[[Path], list[float]]:
+    """``losses(folder)``: the training loss of each step that the first learner wrote down."""
+
+    def read(folder: Path) -> list[float]:
+        rows = read_rows(folder / "metrics" / "0.jsonl")
+        return [row["train/loss"] for row in rows if "train/loss" in row]
+
+    return read

@@ -22,13 +22,7 @@ from distributed.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]
-
-
-def fit(trainer: Trainer) -> None:
-    try:
-        trainer.fit(None)
-    finally:
-        trainer.parts.recorder.close()
+Fit = Callable[..., None]
 
 
 class Poison(Hook):
@@ -53,6 +47,7 @@ def poisoned(small_config: Config, *overrides: str) -> tuple[DictConfig, set[str
 def test_a_bad_step_is_dumped_and_skipped_by_those_who_must(
     small_config: Config,
     make_trainer: Make,
+    fit: Fit,
     run_learners: Callable[..., list[list[tuple[int, bool]]]],
     tmp_path: Path,
     backend: str,
@@ -88,7 +83,7 @@ def test_a_bad_step_is_dumped_and_skipped_by_those_who_must(
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run(
-    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+    small_config: Config, make_trainer: Make, fit: Fit, tmp_path: Path, alone: World
 ) -> None:
     config, _ = poisoned(small_config, "backend=single", "trainer.max_bad_steps=3")
 
@@ -116,7 +111,7 @@ class InfiniteTerm(Hook):
 
 
 def test_a_non_finite_term_without_gradient_is_a_bad_step_too(
-    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+    small_config: Config, make_trainer: Make, fit: Fit, tmp_path: Path, alone: World
 ) -> None:
     config, _ = poisoned(small_config, "backend=single", "trainer.max_steps=5")
     trainer = make_trainer(config, tmp_path, alone, {"infinite": InfiniteTerm()})

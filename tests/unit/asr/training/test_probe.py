@@ -25,18 +25,9 @@ from distributed.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]
+Fit = Callable[..., None]
+Losses = Callable[[Path], list[float]]
 GIB = 2**30
-
-
-def fit(trainer: Trainer) -> None:
-    try:
-        trainer.fit(None)
-    finally:
-        trainer.parts.recorder.close()
-
-
-def losses(folder: Path) -> list[float]:
-    return [row["train/loss"] for row in read_rows(folder / "metrics" / "0.jsonl") if "train/loss" in row]
 
 
 class Stateful(Hook):
@@ -80,7 +71,7 @@ class Wrapping(Hook):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb", "lars"])
 def test_the_curve_is_bitwise_the_same_with_and_without(
-    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World, optimizer: str
+    small_config: Config, make_trainer: Make, fit: Fit, losses: Losses, tmp_path: Path, alone: World, optimizer: str
 ) -> None:
     curves = {}
     for probe in ("true", "false"):
@@ -95,7 +86,12 @@ def test_the_curve_is_bitwise_the_same_with_and_without(
 
 
 def test_the_curve_of_several_learners_is_bitwise_the_same_too(
-    small_config: Config, make_trainer: Make, run_learners: Callable[..., list[Any]], tmp_path: Path
+    small_config: Config,
+    make_trainer: Make,
+    fit: Fit,
+    losses: Losses,
+    run_learners: Callable[..., list[Any]],
+    tmp_path: Path,
 ) -> None:
     """The wrapper's buckets are regrouped after its first communicating backward: the probe must not be that one."""
     initial: dict[str, torch.Tensor] = {}  # threads share the generator that weights are drawn from
@@ -252,6 +248,7 @@ def test_the_worst_units_are_those_with_the_most_of_each() -> None:
 def test_split_units_are_counted_and_said(
     small_config: Config,
     make_trainer: Make,
+    fit: Fit,
     tmp_path: Path,
     alone: World,
     monkeypatch: pytest.MonkeyPatch,
@@ -282,7 +279,9 @@ def test_split_units_are_counted_and_said(
 
 
 @pytest.mark.gpu
-def test_a_gpu_never_holds_more_than_the_limit(small_config: Config, make_trainer: Make, tmp_path: Path) -> None:
+def test_a_gpu_never_holds_more_than_the_limit(
+    small_config: Config, make_trainer: Make, fit: Fit, losses: Losses, tmp_path: Path
+) -> None:
     device = torch.device("cuda", 0)
     world = World(0, 1, 0, 1, device, None)
     overrides = (

@@ -1,0 +1,85 @@
+"""What a backend says that it sent: the bytes of the formula, and nothing where there is nobody to send to."""
+
+import pytest
+import torch
+from torch import nn
+
+from distributed.launch import World
+
+
+@pytest.fixture(params=[False, True])
+def ends_with_forward(request: pytest.FixtureRequest) -> bool:
+    """A rehearsal that ends with a forward makes the next backward reduce too."""
+    return request.param
+
+
+def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, ends_with_forward: bool, lockstep):
+    """One gradient, or one model to each neighbour, per step; accumulated units send nothing.
+
+    Control: at the start who resumes, weights and buffers (none), in a rehearsal a gradient; per step one weight.
+    """
+    name, steps = lockstep.name, 3
+    size = 4 if name == "hierarchical" else 3
+
+    def run(world: World) -> tuple[dict[str, float], dict[str, float]]:
+        backend, model = lockstep.build(world), nn.Linear(31, 16, bias=False)
+        wrapped = backend.wrap(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        backend.attach(optimizer)
+        backend.metrics()
+        unit = (torch.ones(2, 31), torch.ones(2, 16))
+
+        def rehearse() -> None:
+            wrapped(unit[0]).sum().backward()
+            if ends_with_forward:
+                wrapped(unit[0])
+
+        backend.synchronise(resumed=False, rehearse=rehearse)
+        start = backend.metrics()
+        list(train_steps(backend, wrapped, optimizer, [[unit, unit]] * steps, None))
+        figures = backend.metrics()
+        backend.close()
+        return start, figures
+
+    payload_bytes = 31 * 16 * 4
+    reduced_bytes = 2 * (size - 1) * payload_bytes // size
+    wire_bytes = {
+        "allreduce": reduced_bytes,
+        "ssgd_noise": reduced_bytes,
+        "dpsgd": 2 * payload_bytes,  # to two neighbours
+        "delay_by_one": reduced_bytes,
+        "hierarchical": payload_bytes + payload_bytes // 2 + payload_bytes // 2,  # gradient, share, gathered share
+        "scalecom": 2 * (size - 1) * (payload_bytes // 8) // size,
+        "local_topk": (size - 1) * (payload_bytes // 8 + 64),  # 62 offsets, filled up to 64 bytes
+        "random_k": 2 * (size - 1) * (payload_bytes // 8) // size,
+        "powersgd": 2 * (size - 1) * (2 * 16 * 4) // size + 2 * (size - 1) * (2 * 31 * 4) // size,
+        "half_allreduce": reduced_bytes // 2,
+    }[name]
+    # In three steps each of three learners hands the others the offsets of its 62 chunks, filled up to 64 bytes.
+    offsets_bytes = 2 * 64 if name == "scalecom" else 0
+    rehearsals = 1 + ends_with_forward
+    rehearsed_bytes = {"allreduce": reduced_bytes, "ssgd_noise": reduced_bytes, "hierarchical": payload_bytes}
+    weights_bytes = 2 * (size - 1) * 8 // size  # the weight of the step, one float64
+    results = run_learners(size, run)
+    for _, figures in results:
+        assert figures["comm/control_bytes_sent"] == figures["comm/control_bytes_received"] == steps * weights_bytes
+        assert figures["comm/bytes_sent"] == steps * (wire_bytes + weights_bytes) + offsets_bytes
+        assert figures["comm/bytes_received"] == figures["comm/bytes_sent"]
+        assert figures["comm/rounds"] == steps
+        assert figures["comm/rounds_per_step"] == 1
+        assert 0 < figures["time/comm_exposed"] < 10
+    resumed_bytes = 2 * (size - 1) * 8 * size // size
+    for start, _ in results:
+        assert start["comm/bytes_sent"] == start["comm/control_bytes_sent"]
+    sent_bytes = sum(start["comm/bytes_sent"] for start, _ in results)
+    assert sent_bytes == size * (resumed_bytes + rehearsals * rehearsed_bytes.get(name, 0)) + (size - 1) * payload_bytes
+
+
+def test_a_lone_learner_sends_nothing(alone: World, train_steps, schemes):
+    for name in ("single", "dpsgd", "delay_by_one", "adpsgd"):
+        backend, model = schemes[name].build(alone), nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.01)
+        backend.attach(optimizer)
+        backend.synchronise(resumed=False)
+        list(train_steps(backend, model, optimizer, [[(torch.ones(1, 2), torch.ones(1, 1))]], None))
+        assert backend.metrics()["comm/bytes_sent"] == 0
