@@ -71,8 +71,8 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
-    # texts have no features
-    backend.examine(model, lambda: run_typical(model, plan, material.sizes.get("feature_dimension", 0)))
+    feature_dimension = material.sizes.get("feature_dimension", 0)  # texts have none
+    backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
     module = backend.wrap(model.to(world.device))
     optimizer = _optimizer(config, model, hooks)
     backend.attach(optimizer)

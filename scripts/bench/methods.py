@@ -3,8 +3,8 @@
     python scripts/bench/methods.py --data data.root=data/fsdd --seeds 1 2 3 --folder exp/methods --json methods.json
 
 Connected digits, a quarter of the strings, one speaker left out (``--full``: each of three); or ``--corpus speechocean762``, with
-``--override init_from=`` as its recipe wants it. All runs of a corpus differ in their hooks alone. In each fold a language
-model is trained on transcripts; hypotheses for label smoothing are those of the baseline of the same fold and seed. The
+``--override init_from=`` as its recipe wants it. All runs of a corpus differ in their hooks alone, which have their defaults:
+the papers' best. In each fold a language model is trained on transcripts; hypotheses for label smoothing are those of the baseline of the same fold and seed. The
 weights of the language model are tuned on dev, with the fold's first baseline, and are then those of every run.
 Differences are paired by utterance (scripts/bench/paired.py). The same command goes on where it was interrupted.
 """
@@ -21,11 +21,11 @@ from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
 from scripts.bench.trials import QUICK, Trials
 from scripts.environment import environment
-from scripts.startup import REPOSITORY, run_main
+from scripts.startup import REPOSITORY, UsageError, run_main
 
 BASELINE = "baseline"
 SEARCHES = ("greedy", "beam", "beam and language model")
-LIFTED = 20  # first of 24 epochs without a method that papers lift for the last sixth of training
+LIFTED = 20  # of 24 epochs: from this one on, methods that papers lift towards the end are off
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ CORPORA = {
 }  # fmt: skip
 
 
-class Comparison:
+class Study:
     """Trains and evaluates what is compared on a corpus."""
 
     def __init__(self, trials: Trials, corpus: Corpus, data: Sequence[str], overrides: Sequence[str]) -> None:
@@ -140,25 +140,29 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
     options = parser.parse_args(arguments)
     made_with, corpus = environment(), CORPORA[options.corpus]
+    chosen = options.methods or list(corpus.methods)
+    if unknown := [each for each in chosen if each not in corpus.methods]:
+        there = ", ".join(corpus.methods)
+        raise UsageError(f"--methods {unknown[0]}: on {options.corpus} these are compared: {there}")
     quick = QUICK if options.quick else ()
     trials = Trials(1, options.folder.resolve() / ("quick" if options.quick else ""), "test")
-    comparison = Comparison(trials, corpus, options.data, [*options.override, *quick])
+    study = Study(trials, corpus, options.data, [*options.override, *quick])
     seeds = options.seeds[:1] if options.quick else options.seeds
     folds = list(corpus.folds)[: None if options.full else 1]
-    names = [each for each in corpus.methods if each == BASELINE or each in (options.methods or corpus.methods)]
-    models = {fold: comparison.language_model(fold, quick) for fold in folds}
+    names = [each for each in corpus.methods if each == BASELINE or each in chosen]
+    models = {fold: study.language_model(fold, quick) for fold in folds}
     errors: dict[str, dict[str, Errors]] = {search: {name: {} for name in names} for search in SEARCHES}
     # Seed by seed, so that whatever is there when it is interrupted can be compared.
     for seed, fold, name in product(seeds, folds, names):
-        run = comparison.train(name, fold, seed, models[fold])
+        run = study.train(name, fold, seed, models[fold])
         for search in SEARCHES:
-            settings = comparison.search(search, fold, run, models[fold])
+            settings = study.search(search, fold, run, models[fold])
             errors[search][name][fold, seed] = trials.errors(run, settings, fold)
         rates = ", ".join(f"{search} {total(errors[search][name][fold, seed]).wer:.2%}" for search in SEARCHES)
         print(f"{' '.join([fold, name]).strip()}, seed {seed}: {rates}", flush=True)
     rows = [each | {"search": search} for search in SEARCHES for each in table(search, errors[search], corpus.methods)]
     if options.json is not None:
-        save(options.json, rows, errors, made_with, seeds=seeds, folds=folds, fusion=comparison.tuned)
+        save(options.json, rows, errors, made_with, seeds=seeds, folds=folds, fusion=study.tuned)
 
 
 def table(search: str, errors: Mapping[str, Errors], methods: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

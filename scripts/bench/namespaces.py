@@ -100,6 +100,7 @@ def run_on(hosts: Sequence[Host], script: str, *arguments: str) -> list[dict[str
         finally:
             for learner in learners:
                 learner.kill()
+                learner.wait()
         if any(codes):
             raise RuntimeError(f"learners ended with exit codes {codes}; their messages are above")
         return [json.loads(file.read_text()) for file in files]

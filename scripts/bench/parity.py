@@ -9,6 +9,7 @@ left out; the errors of all folds are pooled. The same command goes on where it 
 """
 
 import argparse
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
 from scripts.bench.trials import QUICK, Trials
 from scripts.environment import environment
-from scripts.startup import run_main
+from scripts.startup import UsageError, run_main
 
 
 def main(arguments: list[str]) -> None:
@@ -38,8 +39,7 @@ def main(arguments: list[str]) -> None:
     folder = options.folder.resolve() / ("quick" if options.quick else "")
     trials = Trials(options.learners, folder, options.set)
     seeds = options.seeds[:1] if options.quick else options.seeds
-    variants = {name: settings for name, *settings in options.variant}
-    folds = {name: settings for name, *settings in options.fold or [[""]]}
+    variants, folds = named("--variant", options.variant), named("--fold", options.fold or [[""]])
     errors: dict[str, Errors] = {name: {} for name in variants}
     # Seed by seed, so that whatever is there when it is interrupted can be compared.
     for seed, (fold, of_fold) in product(seeds, folds.items()):
@@ -54,6 +54,16 @@ def main(arguments: list[str]) -> None:
         figures = {f"wer/{each['variant']}": each["wer"] for each in rows}
         figures |= {f"wer_difference/{each['variant']}": each["difference"] for each in rows[1:]}
         save_figures(options.json, figures, rows, made_with, learners=options.learners, seeds=seeds, folds=folds)
+
+
+def named(option: str, given: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """Settings by the name in front of them."""
+    found: dict[str, list[str]] = {}
+    for name, *settings in given:
+        if name in found:
+            raise UsageError(f"{option} {name} is given twice; runs lie in folders of that name: choose another one")
+        found[name] = settings
+    return found
 
 
 if __name__ == "__main__":

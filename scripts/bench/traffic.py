@@ -3,8 +3,8 @@
     sudo .venv/bin/python scripts/bench/traffic.py --learners 4 --json traffic.json
 
 All schemes of scripts/bench/network.py that count for themselves, in turn, on a perceptron; nothing is timed, so that other
-work on the machine does no harm. Interfaces count headers and acknowledgements as well, and what learners' threads of
-liveness say.
+work on the machine does no harm. Interfaces count headers and acknowledgements as well; packets are of 65 kB, as cards that
+split and join them make them.
 """
 
 import argparse
@@ -14,8 +14,9 @@ from typing import Any
 
 from scripts.bench.namespaces import linked_hosts, run_on
 from scripts.bench.report import save_figures
-from scripts.startup import run_main
+from scripts.startup import UsageError, run_main
 
+MOST_HOSTS = 16
 WIDTH, STEPS = 1216, 8  # of the perceptron's layers; per scheme
 
 
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--learners", type=int, default=4)
     parser.add_argument("--json", type=Path, help="where to save the figures")
     options = parser.parse_args(arguments)
+    if not 2 <= options.learners <= MOST_HOSTS:
+        raise UsageError(f"--learners {options.learners}: from 2 to {MOST_HOSTS} have a host each")
     with linked_hosts(options.learners) as hosts:
         records = run_on(hosts, "traffic_learner.py", str(WIDTH), str(STEPS))
     rows = [row(scheme, records) for scheme in records[0]]

@@ -45,9 +45,10 @@ class Trials:
     def errors(self, run: Path, search: Sequence[str], fold: str) -> dict[str, ErrorCounts]:
         """Errors of a trained run by fold and utterance; ``search`` are settings of scripts/evaluate.py."""
         settings = (f"run={run}", f"sets=[{self.evaluated_set}]", *search)
-        decode = compose("evaluate", settings).decode
-        results, name = run / "eval" / self.evaluated_set, build(decode).name
-        if not is_of_best(results / f"wer-{name}.json", run, plain(decode)):
+        config = compose("evaluate", settings)
+        method = {"decode": plain(config.decode), "text": plain(config.text)}
+        results, name = run / "eval" / self.evaluated_set, build(config.decode).name
+        if not is_of_best(results / f"wer-{name}.json", run, method):
             self.call(run, str(REPOSITORY / "scripts/evaluate.py"), *settings)
         return {
             f"{fold}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
@@ -73,10 +74,10 @@ class Trials:
             raise UsageError(f"{run.name} ended with exit code {ended.returncode}; see {log}")
 
 
-def is_of_best(figures: Path, run: Path, decode: Mapping[str, Any]) -> bool:
-    """Whether an evaluation's figures are of this search, and of the run's best checkpoint as it is now."""
+def is_of_best(figures: Path, run: Path, method: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's figures are of this method, and of the run's best checkpoint as it is now."""
     best = best_checkpoint(list_checkpoints(run / "checkpoints")[0])
     if best is None or not figures.is_file() or figures.stat().st_mtime < (best.folder / MODEL).stat().st_mtime:
         return False
     record = json.loads(figures.read_text(encoding="utf-8"))
-    return bool(record["checkpoint"] == best.folder.name and record["decode"] == decode)
+    return bool(record["checkpoint"] == best.folder.name and all(record[key] == value for key, value in method.items()))

@@ -139,6 +139,23 @@ def test_the_rates_of_the_combined_recipe_are_those_of_the_paper() -> None:
     assert passes[45:] == pytest.approx([3.125e-5] * 5), "and of the 26th"
 
 
+def test_the_settings_against_exposure_bias_are_those_of_the_paper() -> None:
+    """2e-4, 2e-3 in the 11th to 16th of its epochs, then annealed; 250 utterances; its best without i-vectors."""
+    switched, sampled = (
+        compose("train", [f"experiment=swb300_{name}", *lm])
+        for name, lm in (("switchout", []), ("scheduled_sampling", ["hooks.scheduled_sampling.lm=lm"]))
+    )
+    for config in (switched, sampled):
+        schedule = build(config.schedule, horizon=Horizon(150, 1, 1))
+        rates = [config.optimizer.lr * schedule.factor(5 * epoch) for epoch in range(30)]
+        assert rates[0] == pytest.approx(2e-4)
+        assert rates[10:17] == pytest.approx([2e-3] * 6 + [2e-3 / 2**0.5], rel=1e-4)
+        assert config.batch.units * config.batch.unit_utterances == 250
+        assert config.model.predictor.dimension == 1024
+    assert (switched.hooks.switchout.temperature, switched.hooks.switchout.reading) == (0.1, "inverse")
+    assert (sampled.hooks.scheduled_sampling.keep_probability, sampled.hooks.scheduled_sampling.top_k) == (0.9, 3)
+
+
 @pytest.mark.parametrize(
     ("paper", "recipe", "method", "needed"),
     [

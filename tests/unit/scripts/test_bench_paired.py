@@ -19,7 +19,8 @@ def test_differences_are_paired_and_pooled_over_folds_and_seeds() -> None:
     assert figures["difference"] == figures["wer"] == pytest.approx(1 / 24)
     low, high = figures["difference_interval"]
     assert low <= 1 / 24 <= high
-    assert row("same", [], baseline, baseline)["difference_interval"] == (0.0, 0.0)
+    same = row("same", [], baseline, baseline)
+    assert same["difference_interval"] == same["difference_interval_over_seeds"] == (0.0, 0.0)
 
 
 def test_an_error_that_every_seed_makes_is_one_observation() -> None:
@@ -31,6 +32,20 @@ def test_an_error_that_every_seed_makes_is_one_observation() -> None:
         for runs in ([("", 1)], [("", 1), ("", 2), ("", 3)])
     ]
     assert intervals[0] == intervals[1]
+
+
+def test_an_interval_over_seeds_knows_how_much_runs_differ() -> None:
+    """One of three seeds fails on every utterance: no resample of utterances sees that another seed might not."""
+    right = {f"/{i}": count_errors("one", "one") for i in range(20)}
+    wrong = {f"/{i}": count_errors("one", "two") for i in range(20)}
+    baseline = {("", seed): right for seed in (1, 2, 3)}
+    unlucky = row("unlucky", [], {**baseline, ("", 2): wrong}, baseline)
+    assert unlucky["difference_interval"] == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    low, high = unlucky["difference_interval_over_seeds"]
+    assert low == 0.0
+    assert high == pytest.approx(1.0), "4 % of the draws have the unlucky seed alone"
+    alone = row("alone", [], {("", 2): wrong}, {("", 2): right})
+    assert alone["difference_interval_over_seeds"] == (1.0, 1.0)
 
 
 def test_other_utterances_cannot_be_compared() -> None:

@@ -36,9 +36,9 @@ class Runs:
         return run / "checkpoints" / f"step-{step:08d}" / MODEL
 
     def evaluate(self, run: Path, checkpoint: str, *search: str) -> None:
-        decode = compose("evaluate", [f"run={run}", *search]).decode
-        record = {"checkpoint": checkpoint, "decode": plain(decode)}
-        write_results(run / "eval" / "test", build(decode).name, {"a": "one two"}, {"a": "one"}, record=record)
+        config = compose("evaluate", [f"run={run}", *search])
+        record = {"checkpoint": checkpoint, "decode": plain(config.decode), "text": plain(config.text)}
+        write_results(run / "eval" / "test", build(config.decode).name, {"a": "one two"}, {"a": "one"}, record=record)
 
     def call(self, _: Trials, run: Path, *command: str) -> None:
         script = next(Path(each).stem for each in command if each.endswith(".py"))
@@ -46,7 +46,7 @@ class Runs:
         self.commands.append(command)
         newest = "step-00000002" if (run / "checkpoints" / "step-00000002").is_dir() else "step-00000001"
         if script == "evaluate":
-            self.evaluate(run, newest, *(each for each in command if each.startswith("decode")))
+            self.evaluate(run, newest, *(each for each in command if each.startswith(("decode", "text"))))
         elif script == "tune_fusion":
             best = run / "eval/dev/fusion-beam8-lm.json"
             best.parent.mkdir(parents=True)
@@ -124,16 +124,8 @@ def test_folds_have_folders_and_settings_of_their_own(runs: Runs, tmp_path: Path
 
 
 def test_methods_share_a_language_model_and_the_hypotheses_of_their_baseline(runs: Runs, tmp_path: Path) -> None:
-    arguments = [
-        "--folder",
-        str(tmp_path / "runs"),
-        "--seeds",
-        "1",
-        "2",
-        "--methods",
-        "nbest_label_smoothing",
-        "combined",
-    ]
+    methods_given = ["--methods", "nbest_label_smoothing", "combined"]
+    arguments = ["--folder", str(tmp_path / "runs"), "--seeds", "1", "2", *methods_given]
     figures = tmp_path / "methods.json"
     methods.main([*arguments, "--data", "data.root=fsdd", "--json", str(figures)])
     george = tmp_path / "runs" / "george"
@@ -143,20 +135,37 @@ def test_methods_share_a_language_model_and_the_hypotheses_of_their_baseline(run
     assert runs.called.count("make_nbest") == 2
     assert runs.called.count("tune_fusion") == 1, "weights are those of the fold"
     assert runs.called.count("evaluate") == 3 * 6, "each search of each run"
-    for command in runs.commands:
-        settings = dict(each.split("=", 1) for each in command if "=" in each)
-        if settings.get("name", "").startswith(("nbest", "combined")):
-            lists = f"{george}/baseline-{settings['seed']}/nbest/train"
-            assert settings["hooks.nbest_label_smoothing.lists"] == lists
-        if settings.get("decode") == "beam" and "decode.fusion.external" in settings:
-            assert settings["decode.fusion.external"] == f"{george}/lm"
-            assert settings.get("decode.fusion.external_weight", "0.4") == "0.4"
+    settings = [dict(each.split("=", 1) for each in command if "=" in each) for command in runs.commands]
+    for each in settings:
+        if each.get("name", "").startswith(("nbest", "combined")):
+            lists = f"{george}/baseline-{each['seed']}/nbest/train"
+            assert each["hooks.nbest_label_smoothing.lists"] == lists
+        if each.get("name", "").startswith("combined"):
+            assert each["hooks.scheduled_sampling.lm"] == f"{george}/lm"
+    fused = [each for each in settings if "sets" in each and "decode.fusion.external" in each]
+    assert len(fused) == 6
+    for each in fused:
+        assert each["decode.fusion.external"] == f"{george}/lm"
+        assert each["decode.fusion.external_weight"] == "0.4"
+        assert each["decode.fusion.label_bonus"] == "0.1"
     saved = json.loads(figures.read_text())
     assert [(each["search"], each["variant"]) for each in saved["rows"][:2]] == [
         ("greedy", "baseline"),
         ("greedy", "nbest_label_smoothing"),
     ]
     assert [each["variant"] for each in saved["language_model"]] == ["baseline", "nbest_label_smoothing", "combined"]
+
+
+def test_a_method_that_is_not_compared_on_a_corpus_is_refused(tmp_path: Path) -> None:
+    arguments = ["--corpus", "speechocean762", "--folder", str(tmp_path), "--methods", "switchout"]
+    with pytest.raises(UsageError, match=r"--methods switchout: on speechocean762 .* length_perturbation"):
+        methods.main(arguments)
+
+
+def test_a_variant_given_twice_is_refused(tmp_path: Path) -> None:
+    variants = ["--variant", "a", "seed=1", "--variant", "a", "seed=2"]
+    with pytest.raises(UsageError, match="--variant a is given twice"):
+        parity.main(["--folder", str(tmp_path), *variants])
 
 
 @pytest.mark.parametrize("corpus", methods.CORPORA)
