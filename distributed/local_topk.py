@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from distributed.error_feedback import SparseFeedback
-from distributed.scalecom import largest_offsets
-from distributed.segments import EVERYTHING, Entries, Index, Offsets, entries
+from distributed.segments import EVERYTHING, Entries, Index, Offsets, entries, largest_offsets
 
 
 class LocalTopK(SparseFeedback):

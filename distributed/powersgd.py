@@ -126,8 +126,7 @@ class PowerSgd(CompressedBackend):
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         super().load_state_dict(states, rank, world_size)
         restore_memory(self.flat.named_views(self.memory), [state["memory"] for state in states], rank, world_size)
-        for name, old in states[0][
-            "factors"
-        ].items():  # others were not compressed, or at another rank: they begin anew
+        # What was not compressed, or at another rank, begins anew.
+        for name, old in states[0]["factors"].items():
             if name in self.factors and self.factors[name].shape == old.shape:
                 self.factors[name] = old.to(self.factors[name])

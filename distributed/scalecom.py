@@ -24,9 +24,8 @@ from distributed.error_feedback import Beta, Rate, SparseFeedback, Values, copy_
 from distributed.launch import World
 from distributed.overlap import Filling, OverlappedStep, Sent
 from distributed.ranges import Natural, Positive
-from distributed.segments import EVERYTHING, Entries, Index, Offsets, Segment, entries
-from distributed.selection import largest_of_chunks
-from distributed.selection_figures import contraction, mean_cosine, overlap, union, units
+from distributed.segments import EVERYTHING, Entries, Index, Offsets, Segment, entries, largest_offsets
+from distributed.selection_figures import contraction, index_overlap, mean_cosine, union, units
 
 MIB = 2**20
 
@@ -210,7 +209,7 @@ class ScaleCom(SparseFeedback):
         remembering = int(total(torch.tensor([float(remembers)], device=gradient.device)).item())
         resemblance = [total(part) for part in directions]
         return {
-            "comm/index_overlap": overlap(leader, means),
+            "comm/index_overlap": index_overlap(leader, means),
             "comm/contraction": contraction(leader, means),
             "comm/memory_cosine": mean_cosine(resemblance, remembering),
             "comm/local_union": union(choices, leader),
@@ -238,12 +237,3 @@ class ScaleCom(SparseFeedback):
 def _positions(indices: Sequence[Index]) -> list[Tensor]:
     """Of the sparse segments."""
     return [index for index in indices if isinstance(index, Tensor)]
-
-
-def largest_offsets(segments: Sequence[Segment], memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
-    """Of each sparse segment the offsets (k,) of the largest |m + g| of its chunks."""
-    return [
-        largest_of_chunks(segment.of(memory), segment.of(gradient), segment.rate)
-        for segment in segments
-        if segment.rate != 1
-    ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distributed.flat_parameters import FlatParameters
-from distributed.selection import chunks, offset_dtype, positions_of
+from distributed.selection import chunks, largest_of_chunks, offset_dtype, positions_of
 
 EVERYTHING = slice(None)
 Index = Tensor | slice
@@ -60,6 +60,15 @@ def segments_of(flat: FlatParameters, rates: Mapping[str, int], buckets: Mapping
             if rate != NEVER_SENT:
                 found.append(Segment(buffer, start, end - start, rate, bucket))
     return found
+
+
+def largest_offsets(segments: Sequence[Segment], memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
+    """Of each sparse segment the offsets (k,) of the largest |m + g| of its chunks."""
+    return [
+        largest_of_chunks(segment.of(memory), segment.of(gradient), segment.rate)
+        for segment in segments
+        if segment.rate != 1
+    ]
 
 
 def gathered(segments: Sequence[Segment], buffers: Sequence[Tensor], indices: Sequence[Index]) -> Tensor:
