@@ -32,7 +32,7 @@ def worth_compressing(shape: torch.Size, rank: int, min_rate: float) -> bool:
 
 def matrix_shape(shape: torch.Size) -> tuple[int, int]:
     """(n, m) of a parameter as a matrix: its first dimension, and all others together."""
-    return (shape[0], shape.numel() // shape[0]) if len(shape) else (1, 1)
+    return (shape[0], shape[1:].numel()) if len(shape) else (1, 1)
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class PowerSgd(CompressedBackend):
 
     def attach(self, optimizer: Optimizer) -> None:
         super().attach(optimizer)
-        apart = {id(parameter) for parameter in self._uncompressed()}
+        apart = {id(parameter) for parameter in self.uncompressed}
         for name, parameter in self.model.named_parameters():
             if id(parameter) in apart:
                 self.factors.pop(name, None)

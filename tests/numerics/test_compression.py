@@ -1,4 +1,4 @@
-"""Comparators of ScaleCom: conservation, exactness, torch's PowerSGD as a reference, bad steps, traffic."""
+"""ScaleCom and its comparators: conservation, exactness, torch's PowerSGD as a reference, bad steps, traffic."""
 
 import copy
 import math
@@ -16,10 +16,12 @@ from distributed.launch import World
 from distributed.local_topk import LocalTopK
 from distributed.powersgd import PowerSgd, orthonormal
 from distributed.random_k import RandomK, random_positions
+from distributed.scalecom import ScaleCom
 from distributed.segments import Segment
 
 SPARSE = {"rate": 10, "rates": [], "values": "full", "beta": 0.5, "warmup_steps": 0}
 MAKE: Mapping[str, Callable[[World], CompressedBackend]] = {
+    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
     "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
     "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
     "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
@@ -99,6 +101,22 @@ def test_random_positions_are_one_of_every_chunk_and_evenly_spread() -> None:
     counts = drawn.flatten().bincount(minlength=23)
     expected = torch.tensor([300.0] * 20 + [1000.0] * 3)
     assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
+
+
+@pytest.mark.parametrize("scheme", MAKE)
+def test_parameters_without_elements_do_no_harm(run_learners, scheme: str) -> None:
+    """Where they would be all that is compressed, too."""
+
+    def learner(world: World) -> None:
+        backend = MAKE[scheme](world)
+        model = nn.ParameterList([nn.Parameter(torch.zeros(shape)) for shape in [(0, 3), (5,)]])
+        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
+        backend.begin_step(1.0)
+        model[1].grad.fill_(1.0)
+        assert backend.reduce_gradients(None).finite
+        assert torch.equal(model[1].grad, torch.ones(5))
+
+    run_learners(2, learner)
 
 
 def test_local_top_k_applies_the_sum_of_what_learners_choose_themselves(run_learners) -> None:
