@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from distributed.backend import GradientReport, State
 from distributed.base import SynchronousBackend
@@ -33,7 +34,14 @@ class CompressedBackend(SynchronousBackend):
         self.warmup_steps = warmup_steps
         self.step = 0  # of all learners, skipped ones included
         self.exchange = Exchange(world)
+        self.uncompressed: list[Tensor] = []  # the parameters of optimizer groups with ``compress=False``
         self._dense_bytes = 0  # that the steps since the last figures would have sent uncompressed
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """What groups say now counts for the whole run: loading a checkpoint puts its flags over theirs."""
+        super().attach(optimizer)
+        groups = optimizer.param_groups
+        self.uncompressed = [p for group in groups if not group.get("compress", True) for p in group["params"]]
 
     @abstractmethod
     def _reduce(self, usable: bool) -> bool:
@@ -51,11 +59,6 @@ class CompressedBackend(SynchronousBackend):
         warming_up = self.step < self.warmup_steps
         finite = self._average_all(report.finite) if warming_up else self._reduce(report.finite)
         return report._replace(finite=finite)
-
-    def _uncompressed(self) -> list[Tensor]:
-        """The parameters of the optimizer's groups with ``compress=False``; none before there is an optimizer."""
-        groups = [] if self._optimizer is None else self._optimizer.param_groups
-        return [p for group in groups if not group.get("compress", True) for p in group["params"]]
 
     def _average_all(self, usable: bool) -> bool:
         return all(self._average(gradient, usable) for gradient in self.flat.flat_grad)

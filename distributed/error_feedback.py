@@ -79,7 +79,7 @@ class SparseFeedback(CompressedBackend):
 
     def attach(self, optimizer: Optimizer) -> None:
         super().attach(optimizer)
-        if self._uncompressed():
+        if self.uncompressed:
             self._lay_out()
         log.info("%s", summary(self.model, self.rates_found))
 
@@ -96,7 +96,7 @@ class SparseFeedback(CompressedBackend):
         if self.rate == "auto" and not self.rate_by_uses:
             raise RuntimeError("with backend.rate=auto, backend.examine(model, forward) comes before wrap")
         rate = self.rate_by_uses if self.rate == "auto" else self.rate
-        trained, every = self._trained(), rates_of(self.model, rate, self.rates, self._uncompressed())
+        trained, every = self._trained(), rates_of(self.model, rate, self.rates, self.uncompressed)
         self.rates_found = rates = {name: own for name, own in every.items() if name in trained}
         before, memory = self._flat, self.memory
         buckets = self._buckets(list(rates))
