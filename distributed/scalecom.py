@@ -195,10 +195,10 @@ class ScaleCom(SparseFeedback):
         if not sparse:
             return {}
         own = self._laid_out(gradient)
-        started = time.perf_counter()
+        started = _now(gradient.device)
         offsets = Offsets(self.segments, gradient.device)
         offsets.write(largest_offsets(self.segments, self.memory, own))
-        seconds = time.perf_counter() - started
+        seconds = _now(gradient.device) - started
         local = _positions(offsets.indices(offsets.message))
         leader = _positions(offsets.indices(self.world.broadcast(offsets.message, self.leader)))
         learners, total = self.world.size, self.world.all_reduce_sum
@@ -232,6 +232,13 @@ class ScaleCom(SparseFeedback):
         for (name, p), part in zip(trained, gradient.split([p.numel() for _, p in trained]), strict=True):
             views[name].copy_(part.view_as(p))
         return flat
+
+
+def _now(device: torch.device) -> float:
+    """Seconds of a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _positions(indices: Sequence[Index]) -> list[Tensor]:
