@@ -61,7 +61,23 @@ class CompressedBackend(SynchronousBackend):
         return report._replace(finite=finite)
 
     def _average_all(self, usable: bool) -> bool:
-        return all(self._average(gradient, usable) for gradient in self.flat.flat_grad)
+        return all(self._average(message, usable) for message in self._messages())
+
+    def _messages(self) -> Iterator[Tensor]:
+        """All gradients that are sent, as one contiguous tensor per flat buffer, to be changed in place.
+
+        Where some are frozen it is a copy of the others, whose changes reach the buffer before the next one is taken.
+        """
+        for gradient in self.flat.flat_grad:
+            pairs = [(p, view) for p, view in self.flat.views_of(self.flat.flat_grad) if _same_kind(view, gradient)]
+            trained = [view for parameter, view in pairs if parameter.requires_grad]
+            if len(trained) == len(pairs):
+                yield gradient
+                continue
+            message = torch.cat([gradient[:0], *(view.flatten() for view in trained)])
+            yield message
+            for view, part in zip(trained, message.split([view.numel() for view in trained]), strict=True):
+                view.copy_(part.view_as(view))
 
     def _average(self, message: Tensor, usable: bool) -> bool:
         """Mean over learners in place; whether it is finite, which it is not if anybody's is not ``usable``."""
@@ -88,3 +104,8 @@ class CompressedBackend(SynchronousBackend):
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         self.step = states[0]["step"]
+
+
+def _same_kind(one: Tensor, other: Tensor) -> bool:
+    """Whether they lie in the same flat buffer."""
+    return one.dtype == other.dtype and one.device == other.device
