@@ -61,7 +61,7 @@ class CompressedBackend(SynchronousBackend):
         return report._replace(finite=finite)
 
     def _average_all(self, usable: bool) -> bool:
-        return all(self._average(message, usable) for message in self._messages())
+        return all(self._average(message, usable) is not None for message in self._messages())
 
     def _messages(self) -> Iterator[Tensor]:
         """All gradients that are sent, as one contiguous tensor per flat buffer, to be changed in place.
@@ -79,12 +79,19 @@ class CompressedBackend(SynchronousBackend):
             for view, part in zip(trained, message.split([view.numel() for view in trained]), strict=True):
                 view.copy_(part.view_as(view))
 
-    def _average(self, message: Tensor, usable: bool) -> bool:
-        """Mean over learners in place; whether it is finite, which it is not if anybody's is not ``usable``."""
+    def _average(self, message: Tensor, usable: bool, dtype: torch.dtype | None = None) -> Tensor | None:
+        """Mean over learners, in ``dtype``, or else in place; None where it is not finite.
+
+        It is not if anybody's ``message`` is not ``usable``.
+        """
         if not usable:
             message.fill_(math.nan)
-        self.exchange.all_reduce_sum(message).div_(self.world.size)
-        return bool(torch.isfinite(message).all())
+        return self._mean_of(self.exchange.all_reduce_sum(message), dtype)
+
+    def _mean_of(self, total: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
+        """What ``_average`` makes of a sum over learners, or of each of its terms; may overwrite it."""
+        mean = total.to(dtype or total.dtype).div_(self.world.size)
+        return mean if bool(torch.isfinite(mean).all()) else None
 
     @contextmanager
     def updating(self, apply: bool) -> Iterator[None]:

@@ -13,6 +13,7 @@ the memory too; the rounding of the sum over learners does not.
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Annotated, Any, Literal
 
 import torch
@@ -124,7 +125,13 @@ class SparseFeedback(CompressedBackend):
         ``message`` are this learner's own entries at ``indices``, and may be overwritten. Here: learners have chosen
         the same, and each entry is the mean of theirs.
         """
-        return entries(self.segments, indices, message) if self._average(message, usable) else None
+        mean = self._average(message, usable, self._dtype)
+        return None if mean is None else entries(self.segments, indices, mean)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The widest of the gradients', in which means are taken; sums over learners are in that of messages."""
+        return reduce(torch.promote_types, (gradient.dtype for gradient in self.flat.flat_grad))
 
     @torch.no_grad()
     def _reduce(self, usable: bool) -> bool:
@@ -154,7 +161,8 @@ class SparseFeedback(CompressedBackend):
 
     def _average_all(self, usable: bool) -> bool:
         ends = {segment.buffer: segment.start + segment.length for segment in self.segments}  # the last of each buffer
-        return all(self._average(self.flat.flat_grad[buffer][:end], usable) for buffer, end in ends.items())
+        messages = (self.flat.flat_grad[buffer][:end] for buffer, end in ends.items())
+        return all(self._average(message, usable) is not None for message in messages)
 
     def state_dict(self) -> State:
         return super().state_dict() | {"memory": self.flat.named_views(self.memory)}

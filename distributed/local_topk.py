@@ -38,10 +38,11 @@ class LocalTopK(SparseFeedback):
         )
         gathered = self.exchange.all_gather(chosen if usable else chosen.fill_(torch.nan))
         offsets = self.exchange.all_gather(self._offsets.message)
-        if not self._average(whole, usable) or not torch.isfinite(gathered).all():
+        mean, shares = self._average(whole, usable, self._dtype), self._mean_of(gathered, self._dtype)
+        if mean is None or shares is None:
             return None
-        found = entries(dense, [EVERYTHING] * len(dense), whole)
-        for theirs, values in zip(offsets, gathered / self.world.size, strict=True):
+        found = entries(dense, [EVERYTHING] * len(dense), mean)
+        for theirs, values in zip(offsets, shares, strict=True):
             places = self._offsets.indices(theirs)
             found += entries(sparse, [index for index in places if isinstance(index, Tensor)], values)
         return found

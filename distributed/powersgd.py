@@ -109,9 +109,10 @@ class PowerSgd(CompressedBackend):
         if not tensors:
             return {}
         message = torch.cat([tensor.flatten() for tensor in tensors.values()])
-        if not self._average(message, usable):
+        mean = self._average(message, usable)
+        if mean is None:
             return None
-        pieces = message.split([tensor.numel() for tensor in tensors.values()])
+        pieces = mean.split([tensor.numel() for tensor in tensors.values()])
         return {
             name: piece.view_as(tensor).to(tensor)
             for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)

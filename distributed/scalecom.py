@@ -92,11 +92,11 @@ class ScaleCom(SparseFeedback):
         if self._overlapped is None:
             return super()._reduce(usable)
         found, self._overlapped = self._overlapped.finish(usable), None
-        means = [sent.message.div_(self.world.size) for sent in found]
-        if not all(bool(torch.isfinite(mean).all()) for mean in means):
-            return False
         agreed, unsent = [], []
-        for sent, mean in zip(found, means, strict=True):
+        for sent in found:
+            mean = self._mean_of(sent.message, self._dtype)
+            if mean is None:
+                return False
             agreed += entries(sent.segments, sent.indices, mean)
             unsent += entries(sent.segments, sent.indices, sent.unsent)
         self._apply(unsent, agreed)

@@ -106,6 +106,27 @@ def test_random_positions_are_one_of_every_chunk_and_evenly_spread() -> None:
     assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "overlap"), [("scalecom", False), ("scalecom", True), ("local_topk", False), ("random_k", False)]
+)
+def test_means_of_what_travels_in_bf16_are_not_rounded_to_it(run_learners, scheme: str, overlap: bool) -> None:
+    """A third of one, in fp32."""
+
+    def learner(world: World) -> None:
+        backend: Any = MAKE[scheme](world)
+        backend.values, backend.overlap = "bfloat16", overlap
+        model = backend.wrap(layers().float())
+        backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
+        backend.begin_step(1.0)
+        (sum(parameter.sum() for parameter in model.parameters()) * float(world.rank == 0)).backward()
+        assert backend.reduce_gradients(None).finite
+        applied = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        assert torch.equal(applied.unique(), torch.tensor([0.0, 1.0]) / 3)
+        backend.close()
+
+    run_learners(3, learner)
+
+
 @pytest.mark.parametrize("scheme", MAKE)
 def test_parameters_without_elements_do_no_harm(run_learners, scheme: str) -> None:
     """Where they would be all that is compressed, too."""
