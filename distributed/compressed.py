@@ -13,6 +13,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class CompressedBackend(SynchronousBackend):
         return report._replace(finite=finite)
 
     def _average_all(self, usable: bool) -> bool:
-        return all(self._average(message, usable) is not None for message in self._messages())
+        return all(self._average(each, usable, each.numel()) is not None for each in self._messages())
 
     def _messages(self) -> Iterator[Tensor]:
         """All gradients that are sent, as one contiguous tensor per flat buffer, to be changed in place.
@@ -79,14 +80,16 @@ class CompressedBackend(SynchronousBackend):
             for view, part in zip(trained, message.split([view.numel() for view in trained]), strict=True):
                 view.copy_(part.view_as(view))
 
-    def _average(self, message: Tensor, usable: bool, dtype: torch.dtype | None = None) -> Tensor | None:
+    def _average(
+        self, message: Tensor, usable: bool, uncompressed_elements: int, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
         """Mean over learners, in ``dtype``, or else in place; None where it is not finite.
 
-        It is not if anybody's ``message`` is not ``usable``.
+        It is not if anybody's ``message`` is not ``usable``. ``uncompressed_elements``: as in ``Exchange``.
         """
         if not usable:
             message.fill_(math.nan)
-        return self._mean_of(self.exchange.all_reduce_sum(message), dtype)
+        return self._mean_of(self.exchange.all_reduce_sum(message, uncompressed_elements), dtype)
 
     def _mean_of(self, total: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
         """What ``_average`` makes of a sum over learners, or of each of its terms; may overwrite it."""
@@ -100,10 +103,12 @@ class CompressedBackend(SynchronousBackend):
             yield
 
     def metrics(self) -> dict[str, float]:
-        figures = super().metrics()
-        if self.exchange.payload_bytes:
-            figures["comm/compression_ratio"] = self._dense_bytes / self.exchange.payload_bytes
-        self._dense_bytes = self.exchange.payload_bytes = 0
+        figures, payload = super().metrics(), self.exchange.take_payload()
+        if payload.total:
+            steps = figures["comm/rounds"]
+            figures |= {f"comm/payload_{part}": count / steps for part, count in asdict(payload).items()}
+            figures["comm/compression_ratio"] = self._dense_bytes / payload.total
+        self._dense_bytes = 0
         return figures
 
     def state_dict(self) -> State:

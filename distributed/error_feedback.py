@@ -26,7 +26,16 @@ from distributed.flat_parameters import FlatParameters
 from distributed.launch import World
 from distributed.ranges import Count, Natural, Range
 from distributed.rates import rates_of, summary
-from distributed.segments import NEVER_SENT, Entries, Index, Segment, entries, gathered, segments_of
+from distributed.segments import (
+    NEVER_SENT,
+    Entries,
+    Index,
+    Segment,
+    elements_sent_whole,
+    entries,
+    gathered,
+    segments_of,
+)
 from distributed.selection import update_memory
 from distributed.uses import count_uses, rate_by_uses
 
@@ -125,7 +134,7 @@ class SparseFeedback(CompressedBackend):
         ``message`` are this learner's own entries at ``indices``, and may be overwritten. Here: learners have chosen
         the same, and each entry is the mean of theirs.
         """
-        mean = self._average(message, usable, self._dtype)
+        mean = self._average(message, usable, elements_sent_whole(self.segments), self._dtype)
         return None if mean is None else entries(self.segments, indices, mean)
 
     @property
@@ -162,7 +171,7 @@ class SparseFeedback(CompressedBackend):
     def _average_all(self, usable: bool) -> bool:
         ends = {segment.buffer: segment.start + segment.length for segment in self.segments}  # the last of each buffer
         messages = (self.flat.flat_grad[buffer][:end] for buffer, end in ends.items())
-        return all(self._average(message, usable) is not None for message in messages)
+        return all(self._average(each, usable, each.numel()) is not None for each in messages)
 
     def state_dict(self) -> State:
         return super().state_dict() | {"memory": self.flat.named_views(self.memory)}

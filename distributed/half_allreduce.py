@@ -25,6 +25,6 @@ class HalfAllReduce(CompressedBackend):
         finite = True
         for gradient in self._messages():
             message = gradient.div_(self.world.size if usable else math.nan).to(self.dtype)
-            gradient.copy_(self.exchange.all_reduce_sum(message))
+            gradient.copy_(self.exchange.all_reduce_sum(message, uncompressed_elements=0))
             finite &= bool(torch.isfinite(message).all())
         return finite

@@ -36,9 +36,10 @@ class LocalTopK(SparseFeedback):
             torch.cat([message[:0], *(values for segment, _, values in own if segment in group)])
             for group in (dense, sparse)
         )
-        gathered = self.exchange.all_gather(chosen if usable else chosen.fill_(torch.nan))
-        offsets = self.exchange.all_gather(self._offsets.message)
-        mean, shares = self._average(whole, usable, self._dtype), self._mean_of(gathered, self._dtype)
+        gathered = self.exchange.all_gather_values(chosen if usable else chosen.fill_(torch.nan))
+        offsets = self.exchange.all_gather_indices(self._offsets.message)
+        mean = self._average(whole, usable, whole.numel(), self._dtype)
+        shares = self._mean_of(gathered, self._dtype)
         if mean is None or shares is None:
             return None
         found = entries(dense, [EVERYTHING] * len(dense), mean)

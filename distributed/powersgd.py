@@ -85,11 +85,11 @@ class PowerSgd(CompressedBackend):
         matrices = {name: p[name].view(matrix_shape(p[name].shape)) for name in self.factors if name in p}
         rest = {name: value for name, value in p.items() if name not in matrices}
         left = {name: matrix @ orthonormal(self.factors[name]) for name, matrix in matrices.items()}
-        means = self._mean(rest | left, usable)
+        means = self._mean(rest | left, usable, sum(value.numel() for value in rest.values()))
         if means is None:
             return False
         left = {name: orthonormal(means[name]) for name in left}
-        right = self._mean({name: matrix.T @ left[name] for name, matrix in matrices.items()}, usable)
+        right = self._mean({name: matrix.T @ left[name] for name, matrix in matrices.items()}, usable, 0)
         if right is None:
             return False
         gradient, memory = (self.flat.named_views(each) for each in (self.flat.flat_grad, self.memory))
@@ -104,12 +104,14 @@ class PowerSgd(CompressedBackend):
         self.factors |= {name: torch.where(q.any(), q, self.factors[name]) for name, q in right.items()}
         return True
 
-    def _mean(self, tensors: Mapping[str, Tensor], usable: bool) -> dict[str, Tensor] | None:
+    def _mean(
+        self, tensors: Mapping[str, Tensor], usable: bool, uncompressed_elements: int
+    ) -> dict[str, Tensor] | None:
         """Means over learners of all ``tensors``, in one message of their widest dtype; None if not finite."""
         if not tensors:
             return {}
         message = torch.cat([tensor.flatten() for tensor in tensors.values()])
-        mean = self._average(message, usable)
+        mean = self._average(message, usable, uncompressed_elements)
         if mean is None:
             return None
         pieces = mean.split([tensor.numel() for tensor in tensors.values()])

@@ -24,7 +24,16 @@ from distributed.error_feedback import Beta, Rate, SparseFeedback, Values, copy_
 from distributed.launch import World
 from distributed.overlap import Filling, OverlappedStep, Sent
 from distributed.ranges import Natural, Positive
-from distributed.segments import EVERYTHING, Entries, Index, Offsets, Segment, entries, largest_offsets
+from distributed.segments import (
+    EVERYTHING,
+    Entries,
+    Index,
+    Offsets,
+    Segment,
+    elements_sent_whole,
+    entries,
+    largest_offsets,
+)
 from distributed.selection_figures import contraction, index_overlap, mean_cosine, union, units
 
 MIB = 2**20
@@ -106,7 +115,7 @@ class ScaleCom(SparseFeedback):
     def start_offsets(self, segments: Sequence[Segment]) -> tuple[Offsets, Work | None]:
         """Broadcast the leader's choice of some segments."""
         offsets = self._own_offsets(segments)
-        return offsets, self.exchange.start_broadcast(offsets.message, self.leader)
+        return offsets, self.exchange.start_broadcast_indices(offsets.message, self.leader)
 
     @torch.no_grad()
     def start_values(self, segments: Sequence[Segment], indices: list[Index], usable: bool) -> Sent:
@@ -114,7 +123,8 @@ class ScaleCom(SparseFeedback):
         message, unsent = self._taken(segments, indices)
         if not usable:
             message.fill_(torch.nan)
-        return Sent(segments, indices, message, unsent, self.exchange.start_all_reduce_sum(message))
+        work = self.exchange.start_all_reduce_sum(message, elements_sent_whole(segments))
+        return Sent(segments, indices, message, unsent, work)
 
     def wait(self, work: Work | None) -> None:
         """Until something started has arrived."""
@@ -151,7 +161,7 @@ class ScaleCom(SparseFeedback):
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
         offsets = self._own_offsets(self.segments)
-        return offsets.indices(self.exchange.broadcast(offsets.message, self.leader))
+        return offsets.indices(self.exchange.broadcast_indices(offsets.message, self.leader))
 
     def _own_offsets(self, segments: Sequence[Segment]) -> Offsets:
         """The leader's choice; on other learners, room for it."""

@@ -81,6 +81,11 @@ def entries(segments: Sequence[Segment], indices: Sequence[Index], values: Tenso
     return list(zip(segments, indices, values.split([segment.chosen for segment in segments]), strict=True))
 
 
+def elements_sent_whole(segments: Sequence[Segment]) -> int:
+    """How many of what is chosen of all segments are of those with rate 1."""
+    return sum(segment.length for segment in segments if segment.rate == 1)
+
+
 class Offsets:
     """The offsets of all sparse segments as one message of bytes, each in the smallest type that holds them."""
 

@@ -247,7 +247,7 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
         payloads = []
         for number in range(9):
             frozen.requires_grad_(number // 3 != 1)
-            backend.exchange.payload_bytes = 0
+            backend.exchange.take_payload()
             values = draw(number, world.rank)
             backend.zero_grad()
             backend.begin_step(1.0)
@@ -257,7 +257,7 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
                     given[name] += value
             owed = backend.flat.named_views(backend.memory)["0.weight"].clone()
             assert backend.reduce_gradients(None).finite
-            payloads.append(backend.exchange.payload_bytes)
+            payloads.append(backend.exchange.payload.total)
             for name, p in backend.model.named_parameters():
                 if p.requires_grad:
                     applied[name] += p.grad
@@ -294,7 +294,7 @@ def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
             model[str(n)].grad.fill_((1.0 + n) * (1 + world.rank))
         assert backend.reduce_gradients(None).finite
         assert all((parameter.grad is not None) == (int(name) in trained) for name, parameter in model.items())
-        return backend.exchange.payload_bytes, model
+        return backend.exchange.payload.total, model
 
     def learner(world: World) -> None:
         shapes = {0: (16, 16), 1: (16,), 2: (8, 32), 3: (32,)}
@@ -304,6 +304,38 @@ def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
         assert (model["3"].grad == 6.0).all()
         if warmup_steps or scheme == "half_allreduce":
             assert (model["0"].grad == 1.5).all()
+
+    run_learners(2, learner)
+
+
+PAYLOADS = {  # of two learners: values, indices, uncompressed
+    # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.
+    "scalecom": (4 * 39, 40, 4 * 48),
+    "local_topk": (2 * 4 * 39, 2 * 40, 4 * 48),
+    "random_k": (4 * 39, 0, 4 * 48),
+    "powersgd": (4 * 2 * (20 + 12 + 7 + 20), 0, 4 * 27),
+    "half_allreduce": (2 * (48 + 384), 0, 0),
+}
+
+
+@pytest.mark.parametrize("scheme", EVERY)
+def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(run_learners, scheme: str) -> None:
+    """Warm-up is uncompressed; a figure is over the steps since the last one."""
+
+    def learner(world: World) -> None:
+        backend = EVERY[scheme](world)
+        backend.warmup_steps = 1
+        model = backend.wrap(layers().float())
+        backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
+        for steps, expected in ((1, (0, 0, 4 * (48 + 384))), (2, PAYLOADS[scheme])):
+            for number in range(steps):
+                assert step(backend, draw(number, world.rank))[0]
+            payload_bytes, figures = backend.exchange.payload.total, backend.metrics()
+            parts = tuple(figures[f"comm/payload_{part}"] for part in ("values", "indices", "uncompressed"))
+            assert parts == expected
+            assert sum(parts) * steps == payload_bytes
+            assert figures["comm/compression_ratio"] == steps * 4 * (240 + 20 + 140 + 7) / payload_bytes
+        assert not any(key.startswith("comm/payload") for key in backend.metrics())
 
     run_learners(2, learner)
 
@@ -384,7 +416,7 @@ def test_half_precision_sends_half_the_bytes_and_averages_to_its_precision(run_l
         backend.attach(torch.optim.SGD(backend.wrap(layers().float()).parameters(), lr=1.0))
         finite, given, applied = step(backend, draw(0, world.rank))
         assert finite
-        assert backend.exchange.payload_bytes == given.nbytes // 2
+        assert backend.exchange.payload.total == given.nbytes // 2
         values = draw(1, world.rank)
         if world.rank == 1:
             values[1][0] = math.inf

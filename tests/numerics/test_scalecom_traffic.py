@@ -27,7 +27,7 @@ def payload(world: World, model: nn.Module, rate: int, warmup_steps: int = 0) ->
     for gradient in backend.flat.flat_grad:
         gradient.fill_(1.0)
     backend.reduce_gradients(None)
-    sent_bytes = backend.exchange.payload_bytes
+    sent_bytes = backend.exchange.payload.total
     return sent_bytes, backend.metrics()["comm/compression_ratio"]
 
 
