@@ -53,13 +53,17 @@ class CompressedBackend(SynchronousBackend):
 
     def reduce_gradients(self, max_norm: float | None) -> GradientReport:
         """Norm and clipping are of this learner's own gradient, as it goes into the compression."""
-        limit = None if max_norm is None else max_norm * math.sqrt(self.world.size)
-        report = clip_gradients(self.optimizer.param_groups, limit)
+        report = self.clip_own_gradients(max_norm)
         self.traffic.rounds += 1
         self._dense_bytes += sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         warming_up = self.step < self.warmup_steps
         finite = self._average_all(report.finite) if warming_up else self._reduce(report.finite)
         return report._replace(finite=finite)
+
+    def clip_own_gradients(self, max_norm: float | None) -> GradientReport:
+        """Clip this learner's gradients to max_norm * sqrt(L), as each step does; its own norm, and whether it is finite."""
+        limit = None if max_norm is None else max_norm * math.sqrt(self.world.size)
+        return clip_gradients(self.optimizer.param_groups, limit)
 
     def _average_all(self, usable: bool) -> bool:
         return all(self._average(each, usable, each.numel()) is not None for each in self._messages())

@@ -197,7 +197,7 @@ class ScaleCom(SparseFeedback):
     def selection_figures(self, gradient: Tensor) -> dict[str, float]:
         """What the next leader's choice would be worth, were ``gradient`` this learner's next; changes nothing.
 
-        Collective. ``gradient``: shape (trainable elements,), in the order of the model's parameters. Figures under
+        Collective. ``gradient``: clipped, shape (trainable elements,), in the order of the model's parameters. Figures under
         ``comm/*``, of the parameters that are compressed (none where there are none), equal on all learners but for the
         seconds that its own choice took.
         """
