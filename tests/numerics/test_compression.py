@@ -28,9 +28,6 @@ MAKE: Mapping[str, Callable[[World], CompressedBackend]] = {
 }
 
 
-EVERY = {**MAKE, "half_allreduce": lambda world: HalfAllReduce(dtype="bfloat16", world=world)}
-
-
 def layers() -> nn.Module:
     """Two matrices of different shapes, and biases."""
     return nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 7)).double()
@@ -273,71 +270,6 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
     for name in results[0][0]:
         given, applied, owed = (torch.stack([each[kind][name] for each in results]).mean(0) for kind in range(3))
         torch.testing.assert_close(given - applied, owed, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("warmup_steps", [0, 1])
-@pytest.mark.parametrize("scheme", EVERY)
-def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
-    run_learners, scheme: str, warmup_steps: int
-) -> None:
-    """They lie between others, of sizes that need no filling up. What is sent whole is the mean all the same."""
-
-    def step_with(world: World, shapes: Mapping[int, tuple[int, ...]], trained: tuple[int, ...]) -> tuple[int, Any]:
-        backend = EVERY[scheme](world)
-        backend.warmup_steps = warmup_steps
-        model = nn.ParameterDict({str(n): nn.Parameter(torch.zeros(shape)) for n, shape in shapes.items()})
-        for name, parameter in model.items():
-            parameter.requires_grad_(int(name) in trained)
-        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
-        backend.begin_step(1.0)
-        for n in trained:
-            model[str(n)].grad.fill_((1.0 + n) * (1 + world.rank))
-        assert backend.reduce_gradients(None).finite
-        assert all((parameter.grad is not None) == (int(name) in trained) for name, parameter in model.items())
-        return backend.exchange.payload.total, model
-
-    def learner(world: World) -> None:
-        shapes = {0: (16, 16), 1: (16,), 2: (8, 32), 3: (32,)}
-        payload_bytes, model = step_with(world, shapes, trained=(0, 3))
-        assert payload_bytes == step_with(world, {n: shapes[n] for n in (0, 3)}, trained=(0, 3))[0]
-        assert payload_bytes < step_with(world, shapes, trained=(0, 1, 2, 3))[0]
-        assert (model["3"].grad == 6.0).all()
-        if warmup_steps or scheme == "half_allreduce":
-            assert (model["0"].grad == 1.5).all()
-
-    run_learners(2, learner)
-
-
-PAYLOADS = {  # of two learners: values, indices, uncompressed
-    # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.
-    "scalecom": (4 * 39, 40, 4 * 48),
-    "local_topk": (2 * 4 * 39, 2 * 40, 4 * 48),
-    "random_k": (4 * 39, 0, 4 * 48),
-    "powersgd": (4 * 2 * (20 + 12 + 7 + 20), 0, 4 * 27),
-    "half_allreduce": (2 * (48 + 384), 0, 0),
-}
-
-
-@pytest.mark.parametrize("scheme", EVERY)
-def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(run_learners, scheme: str) -> None:
-    """Warm-up is uncompressed; a figure is over the steps since the last one."""
-
-    def learner(world: World) -> None:
-        backend = EVERY[scheme](world)
-        backend.warmup_steps = 1
-        model = backend.wrap(layers().float())
-        backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
-        for steps, expected in ((1, (0, 0, 4 * (48 + 384))), (2, PAYLOADS[scheme])):
-            for number in range(steps):
-                assert step(backend, draw(number, world.rank))[0]
-            payload_bytes, figures = backend.exchange.payload.total, backend.metrics()
-            parts = tuple(figures[f"comm/payload_{part}"] for part in ("values", "indices", "uncompressed"))
-            assert parts == expected
-            assert sum(parts) * steps == payload_bytes
-            assert figures["comm/compression_ratio"] == steps * 4 * (240 + 20 + 140 + 7) / payload_bytes
-        assert not any(key.startswith("comm/payload") for key in backend.metrics())
-
-    run_learners(2, learner)
 
 
 def test_powersgd_learns_after_steps_without_a_gradient(run_learners) -> None:
