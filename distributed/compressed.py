@@ -13,10 +13,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from distributed.backend import GradientReport, State
 from distributed.base import SynchronousBackend
@@ -33,7 +35,14 @@ class CompressedBackend(SynchronousBackend):
         self.warmup_steps = warmup_steps
         self.step = 0  # of all learners, skipped ones included
         self.exchange = Exchange(world)
+        self.uncompressed: list[Tensor] = []  # the parameters of optimizer groups with ``compress=False``
         self._dense_bytes = 0  # that the steps since the last figures would have sent uncompressed
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """What groups say now counts for the whole run: loading a checkpoint puts its flags over theirs."""
+        super().attach(optimizer)
+        groups = optimizer.param_groups
+        self.uncompressed = [p for group in groups if not group.get("compress", True) for p in group["params"]]
 
     @abstractmethod
     def _reduce(self, usable: bool) -> bool:
@@ -44,28 +53,52 @@ class CompressedBackend(SynchronousBackend):
 
     def reduce_gradients(self, max_norm: float | None) -> GradientReport:
         """Norm and clipping are of this learner's own gradient, as it goes into the compression."""
-        limit = None if max_norm is None else max_norm * math.sqrt(self.world.size)
-        report = clip_gradients(self.optimizer.param_groups, limit)
+        report = self.clip_own_gradients(max_norm)
         self.traffic.rounds += 1
         self._dense_bytes += sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         warming_up = self.step < self.warmup_steps
         finite = self._average_all(report.finite) if warming_up else self._reduce(report.finite)
         return report._replace(finite=finite)
 
-    def _uncompressed(self) -> list[Tensor]:
-        """The parameters of the optimizer's groups with ``compress=False``; none before there is an optimizer."""
-        groups = [] if self._optimizer is None else self._optimizer.param_groups
-        return [p for group in groups if not group.get("compress", True) for p in group["params"]]
+    def clip_own_gradients(self, max_norm: float | None) -> GradientReport:
+        """Clip this learner's gradients to max_norm * sqrt(L), as each step does; its own norm, and whether it is finite."""
+        limit = None if max_norm is None else max_norm * math.sqrt(self.world.size)
+        return clip_gradients(self.optimizer.param_groups, limit)
 
     def _average_all(self, usable: bool) -> bool:
-        return all(self._average(gradient, usable) for gradient in self.flat.flat_grad)
+        return all(self._average(each, usable, each.numel()) is not None for each in self._messages())
 
-    def _average(self, message: Tensor, usable: bool) -> bool:
-        """Mean over learners in place; whether it is finite, which it is not if anybody's is not ``usable``."""
+    def _messages(self) -> Iterator[Tensor]:
+        """All gradients that are sent, as one contiguous tensor per flat buffer, to be changed in place.
+
+        Where some are frozen it is a copy of the others, whose changes reach the buffer before the next one is taken.
+        """
+        for gradient in self.flat.flat_grad:
+            pairs = [(p, view) for p, view in self.flat.views_of(self.flat.flat_grad) if _same_kind(view, gradient)]
+            trained = [view for parameter, view in pairs if parameter.requires_grad]
+            if len(trained) == len(pairs):
+                yield gradient
+                continue
+            message = torch.cat([gradient[:0], *(view.flatten() for view in trained)])
+            yield message
+            for view, part in zip(trained, message.split([view.numel() for view in trained]), strict=True):
+                view.copy_(part.view_as(view))
+
+    def _average(
+        self, message: Tensor, usable: bool, uncompressed_elements: int, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        """Mean over learners, in ``dtype``, or else in place; None where it is not finite.
+
+        It is not if anybody's ``message`` is not ``usable``. ``uncompressed_elements``: as in ``Exchange``.
+        """
         if not usable:
             message.fill_(math.nan)
-        self.exchange.all_reduce_sum(message).div_(self.world.size)
-        return bool(torch.isfinite(message).all())
+        return self._mean_of(self.exchange.all_reduce_sum(message, uncompressed_elements), dtype)
+
+    def _mean_of(self, total: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
+        """What ``_average`` makes of a sum over learners, or of each of its terms; may overwrite it."""
+        mean = total.to(dtype or total.dtype).div_(self.world.size)
+        return mean if bool(torch.isfinite(mean).all()) else None
 
     @contextmanager
     def updating(self, apply: bool) -> Iterator[None]:
@@ -74,10 +107,12 @@ class CompressedBackend(SynchronousBackend):
             yield
 
     def metrics(self) -> dict[str, float]:
-        figures = super().metrics()
-        if self.exchange.payload_bytes:
-            figures["comm/compression_ratio"] = self._dense_bytes / self.exchange.payload_bytes
-        self._dense_bytes = self.exchange.payload_bytes = 0
+        figures, payload = super().metrics(), self.exchange.take_payload()
+        if payload.total:
+            steps = figures["comm/rounds"]
+            figures |= {f"comm/payload_{part}": count / steps for part, count in asdict(payload).items()}
+            figures["comm/compression_ratio"] = self._dense_bytes / payload.total
+        self._dense_bytes = 0
         return figures
 
     def state_dict(self) -> State:
@@ -85,3 +120,8 @@ class CompressedBackend(SynchronousBackend):
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         self.step = states[0]["step"]
+
+
+def _same_kind(one: Tensor, other: Tensor) -> bool:
+    """Whether they lie in the same flat buffer."""
+    return one.dtype == other.dtype and one.device == other.device

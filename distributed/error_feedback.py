@@ -13,6 +13,7 @@ the memory too; the rounding of the sum over learners does not.
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Annotated, Any, Literal
 
 import torch
@@ -25,7 +26,16 @@ from distributed.flat_parameters import FlatParameters
 from distributed.launch import World
 from distributed.ranges import Count, Natural, Range
 from distributed.rates import rates_of, summary
-from distributed.segments import NEVER_SENT, Entries, Index, Segment, entries, gathered, segments_of
+from distributed.segments import (
+    NEVER_SENT,
+    Entries,
+    Index,
+    Segment,
+    elements_sent_whole,
+    entries,
+    gathered,
+    segments_of,
+)
 from distributed.selection import update_memory
 from distributed.uses import count_uses, rate_by_uses
 
@@ -79,7 +89,7 @@ class SparseFeedback(CompressedBackend):
 
     def attach(self, optimizer: Optimizer) -> None:
         super().attach(optimizer)
-        if self._uncompressed():
+        if self.uncompressed:
             self._lay_out()
         log.info("%s", summary(self.model, self.rates_found))
 
@@ -96,7 +106,7 @@ class SparseFeedback(CompressedBackend):
         if self.rate == "auto" and not self.rate_by_uses:
             raise RuntimeError("with backend.rate=auto, backend.examine(model, forward) comes before wrap")
         rate = self.rate_by_uses if self.rate == "auto" else self.rate
-        trained, every = self._trained(), rates_of(self.model, rate, self.rates, self._uncompressed())
+        trained, every = self._trained(), rates_of(self.model, rate, self.rates, self.uncompressed)
         self.rates_found = rates = {name: own for name, own in every.items() if name in trained}
         before, memory = self._flat, self.memory
         buckets = self._buckets(list(rates))
@@ -124,7 +134,13 @@ class SparseFeedback(CompressedBackend):
         ``message`` are this learner's own entries at ``indices``, and may be overwritten. Here: learners have chosen
         the same, and each entry is the mean of theirs.
         """
-        return entries(self.segments, indices, message) if self._average(message, usable) else None
+        mean = self._average(message, usable, elements_sent_whole(self.segments), self._dtype)
+        return None if mean is None else entries(self.segments, indices, mean)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The widest of the gradients', in which means are taken; sums over learners are in that of messages."""
+        return reduce(torch.promote_types, (gradient.dtype for gradient in self.flat.flat_grad))
 
     @torch.no_grad()
     def _reduce(self, usable: bool) -> bool:
@@ -154,7 +170,8 @@ class SparseFeedback(CompressedBackend):
 
     def _average_all(self, usable: bool) -> bool:
         ends = {segment.buffer: segment.start + segment.length for segment in self.segments}  # the last of each buffer
-        return all(self._average(self.flat.flat_grad[buffer][:end], usable) for buffer, end in ends.items())
+        messages = (self.flat.flat_grad[buffer][:end] for buffer, end in ends.items())
+        return all(self._average(each, usable, each.numel()) is not None for each in messages)
 
     def state_dict(self) -> State:
         return super().state_dict() | {"memory": self.flat.named_views(self.memory)}

@@ -23,8 +23,8 @@ class HalfAllReduce(CompressedBackend):
     @torch.no_grad()
     def _reduce(self, usable: bool) -> bool:
         finite = True
-        for gradient in self.flat.flat_grad:
+        for gradient in self._messages():
             message = gradient.div_(self.world.size if usable else math.nan).to(self.dtype)
-            gradient.copy_(self.exchange.all_reduce_sum(message))
+            gradient.copy_(self.exchange.all_reduce_sum(message, uncompressed_elements=0))
             finite &= bool(torch.isfinite(message).all())
         return finite

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from distributed.error_feedback import SparseFeedback
-from distributed.scalecom import largest_offsets
-from distributed.segments import EVERYTHING, Entries, Index, Offsets, entries
+from distributed.segments import EVERYTHING, Entries, Index, Offsets, entries, largest_offsets
 
 
 class LocalTopK(SparseFeedback):
@@ -37,12 +36,14 @@ class LocalTopK(SparseFeedback):
             torch.cat([message[:0], *(values for segment, _, values in own if segment in group)])
             for group in (dense, sparse)
         )
-        gathered = self.exchange.all_gather(chosen if usable else chosen.fill_(torch.nan))
-        offsets = self.exchange.all_gather(self._offsets.message)
-        if not self._average(whole, usable) or not torch.isfinite(gathered).all():
+        gathered = self.exchange.all_gather_values(chosen if usable else chosen.fill_(torch.nan))
+        offsets = self.exchange.all_gather_indices(self._offsets.message)
+        mean = self._average(whole, usable, whole.numel(), self._dtype)
+        shares = self._mean_of(gathered, self._dtype)
+        if mean is None or shares is None:
             return None
-        found = entries(dense, [EVERYTHING] * len(dense), whole)
-        for theirs, values in zip(offsets, gathered / self.world.size, strict=True):
+        found = entries(dense, [EVERYTHING] * len(dense), mean)
+        for theirs, values in zip(offsets, shares, strict=True):
             places = self._offsets.indices(theirs)
             found += entries(sparse, [index for index in places if isinstance(index, Tensor)], values)
         return found

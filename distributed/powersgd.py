@@ -32,7 +32,7 @@ def worth_compressing(shape: torch.Size, rank: int, min_rate: float) -> bool:
 
 def matrix_shape(shape: torch.Size) -> tuple[int, int]:
     """(n, m) of a parameter as a matrix: its first dimension, and all others together."""
-    return (shape[0], shape.numel() // shape[0]) if len(shape) else (1, 1)
+    return (shape[0], shape[1:].numel()) if len(shape) else (1, 1)
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class PowerSgd(CompressedBackend):
 
     def attach(self, optimizer: Optimizer) -> None:
         super().attach(optimizer)
-        apart = {id(parameter) for parameter in self._uncompressed()}
+        apart = {id(parameter) for parameter in self.uncompressed}
         for name, parameter in self.model.named_parameters():
             if id(parameter) in apart:
                 self.factors.pop(name, None)
@@ -85,11 +85,11 @@ class PowerSgd(CompressedBackend):
         matrices = {name: p[name].view(matrix_shape(p[name].shape)) for name in self.factors if name in p}
         rest = {name: value for name, value in p.items() if name not in matrices}
         left = {name: matrix @ orthonormal(self.factors[name]) for name, matrix in matrices.items()}
-        means = self._mean(rest | left, usable)
+        means = self._mean(rest | left, usable, sum(value.numel() for value in rest.values()))
         if means is None:
             return False
         left = {name: orthonormal(means[name]) for name in left}
-        right = self._mean({name: matrix.T @ left[name] for name, matrix in matrices.items()}, usable)
+        right = self._mean({name: matrix.T @ left[name] for name, matrix in matrices.items()}, usable, 0)
         if right is None:
             return False
         gradient, memory = (self.flat.named_views(each) for each in (self.flat.flat_grad, self.memory))
@@ -104,14 +104,17 @@ class PowerSgd(CompressedBackend):
         self.factors |= {name: torch.where(q.any(), q, self.factors[name]) for name, q in right.items()}
         return True
 
-    def _mean(self, tensors: Mapping[str, Tensor], usable: bool) -> dict[str, Tensor] | None:
+    def _mean(
+        self, tensors: Mapping[str, Tensor], usable: bool, uncompressed_elements: int
+    ) -> dict[str, Tensor] | None:
         """Means over learners of all ``tensors``, in one message of their widest dtype; None if not finite."""
         if not tensors:
             return {}
         message = torch.cat([tensor.flatten() for tensor in tensors.values()])
-        if not self._average(message, usable):
+        mean = self._average(message, usable, uncompressed_elements)
+        if mean is None:
             return None
-        pieces = message.split([tensor.numel() for tensor in tensors.values()])
+        pieces = mean.split([tensor.numel() for tensor in tensors.values()])
         return {
             name: piece.view_as(tensor).to(tensor)
             for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)
@@ -126,8 +129,7 @@ class PowerSgd(CompressedBackend):
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         super().load_state_dict(states, rank, world_size)
         restore_memory(self.flat.named_views(self.memory), [state["memory"] for state in states], rank, world_size)
-        for name, old in states[0][
-            "factors"
-        ].items():  # others were not compressed, or at another rank: they begin anew
+        # What was not compressed, or at another rank, begins anew.
+        for name, old in states[0]["factors"].items():
             if name in self.factors and self.factors[name].shape == old.shape:
                 self.factors[name] = old.to(self.factors[name])

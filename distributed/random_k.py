@@ -45,6 +45,7 @@ class RandomK(SparseFeedback):
 def random_positions(segment: Segment, generator: torch.Generator) -> Tensor:
     """One position (k,) of every chunk, each entry of a chunk being as likely."""
     offsets = torch.randint(segment.rate, (segment.chosen,), generator=generator)
-    last_chunk = segment.length - (segment.chosen - 1) * segment.rate
-    offsets[-1] = torch.randint(last_chunk, (), generator=generator)
+    if segment.chosen:
+        last_chunk = segment.length - (segment.chosen - 1) * segment.rate
+        offsets[-1] = torch.randint(last_chunk, (), generator=generator)
     return positions_of(offsets, segment.rate)

@@ -22,7 +22,8 @@ def rates_of(
 ) -> dict[str, int]:
     """The rate of every parameter by name; those in ``uncompressed`` are dense whatever patterns say.
 
-    ``rate``: that of all to which nothing else applies, or of each of them by name. A pattern sees all names of a tied parameter; the result has the first of them.
+    ``rate``: that of all to which nothing else applies, or of each of them by name. A pattern sees all names of a tied
+    parameter; the result has the first of them.
 
     Raises:
         ValueError: a pattern's rate is below 1, or it matches no parameter, as a misspelt one would.

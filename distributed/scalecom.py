@@ -24,9 +24,17 @@ from distributed.error_feedback import Beta, Rate, SparseFeedback, Values, copy_
 from distributed.launch import World
 from distributed.overlap import Filling, OverlappedStep, Sent
 from distributed.ranges import Natural, Positive
-from distributed.segments import EVERYTHING, Entries, Index, Offsets, Segment, entries
-from distributed.selection import largest_of_chunks
-from distributed.selection_figures import contraction, mean_cosine, overlap, union, units
+from distributed.segments import (
+    EVERYTHING,
+    Entries,
+    Index,
+    Offsets,
+    Segment,
+    elements_sent_whole,
+    entries,
+    largest_offsets,
+)
+from distributed.selection_figures import contraction, index_overlap, mean_cosine, union, units
 
 MIB = 2**20
 
@@ -93,11 +101,11 @@ class ScaleCom(SparseFeedback):
         if self._overlapped is None:
             return super()._reduce(usable)
         found, self._overlapped = self._overlapped.finish(usable), None
-        means = [sent.message.div_(self.world.size) for sent in found]
-        if not all(bool(torch.isfinite(mean).all()) for mean in means):
-            return False
         agreed, unsent = [], []
-        for sent, mean in zip(found, means, strict=True):
+        for sent in found:
+            mean = self._mean_of(sent.message, self._dtype)
+            if mean is None:
+                return False
             agreed += entries(sent.segments, sent.indices, mean)
             unsent += entries(sent.segments, sent.indices, sent.unsent)
         self._apply(unsent, agreed)
@@ -107,7 +115,7 @@ class ScaleCom(SparseFeedback):
     def start_offsets(self, segments: Sequence[Segment]) -> tuple[Offsets, Work | None]:
         """Broadcast the leader's choice of some segments."""
         offsets = self._own_offsets(segments)
-        return offsets, self.exchange.start_broadcast(offsets.message, self.leader)
+        return offsets, self.exchange.start_broadcast_indices(offsets.message, self.leader)
 
     @torch.no_grad()
     def start_values(self, segments: Sequence[Segment], indices: list[Index], usable: bool) -> Sent:
@@ -115,7 +123,8 @@ class ScaleCom(SparseFeedback):
         message, unsent = self._taken(segments, indices)
         if not usable:
             message.fill_(torch.nan)
-        return Sent(segments, indices, message, unsent, self.exchange.start_all_reduce_sum(message))
+        work = self.exchange.start_all_reduce_sum(message, elements_sent_whole(segments))
+        return Sent(segments, indices, message, unsent, work)
 
     def wait(self, work: Work | None) -> None:
         """Until something started has arrived."""
@@ -152,7 +161,7 @@ class ScaleCom(SparseFeedback):
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
         offsets = self._own_offsets(self.segments)
-        return offsets.indices(self.exchange.broadcast(offsets.message, self.leader))
+        return offsets.indices(self.exchange.broadcast_indices(offsets.message, self.leader))
 
     def _own_offsets(self, segments: Sequence[Segment]) -> Offsets:
         """The leader's choice; on other learners, room for it."""
@@ -188,7 +197,7 @@ class ScaleCom(SparseFeedback):
     def selection_figures(self, gradient: Tensor) -> dict[str, float]:
         """What the next leader's choice would be worth, were ``gradient`` this learner's next; changes nothing.
 
-        Collective. ``gradient``: shape (trainable elements,), in the order of the model's parameters. Figures under
+        Collective. ``gradient``: clipped, shape (trainable elements,), in the order of the model's parameters. Figures under
         ``comm/*``, of the parameters that are compressed (none where there are none), equal on all learners but for the
         seconds that its own choice took.
         """
@@ -196,10 +205,10 @@ class ScaleCom(SparseFeedback):
         if not sparse:
             return {}
         own = self._laid_out(gradient)
-        started = time.perf_counter()
+        started = _now(gradient.device)
         offsets = Offsets(self.segments, gradient.device)
         offsets.write(largest_offsets(self.segments, self.memory, own))
-        seconds = time.perf_counter() - started
+        seconds = _now(gradient.device) - started
         local = _positions(offsets.indices(offsets.message))
         leader = _positions(offsets.indices(self.world.broadcast(offsets.message, self.leader)))
         learners, total = self.world.size, self.world.all_reduce_sum
@@ -210,7 +219,7 @@ class ScaleCom(SparseFeedback):
         remembering = int(total(torch.tensor([float(remembers)], device=gradient.device)).item())
         resemblance = [total(part) for part in directions]
         return {
-            "comm/index_overlap": overlap(leader, means),
+            "comm/index_overlap": index_overlap(leader, means),
             "comm/contraction": contraction(leader, means),
             "comm/memory_cosine": mean_cosine(resemblance, remembering),
             "comm/local_union": union(choices, leader),
@@ -235,15 +244,13 @@ class ScaleCom(SparseFeedback):
         return flat
 
 
+def _now(device: torch.device) -> float:
+    """Seconds of a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def _positions(indices: Sequence[Index]) -> list[Tensor]:
     """Of the sparse segments."""
     return [index for index in indices if isinstance(index, Tensor)]
-
-
-def largest_offsets(segments: Sequence[Segment], memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
-    """Of each sparse segment the offsets (k,) of the largest |m + g| of its chunks."""
-    return [
-        largest_of_chunks(segment.of(memory), segment.of(gradient), segment.rate)
-        for segment in segments
-        if segment.rate != 1
-    ]

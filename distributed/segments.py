@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distributed.flat_parameters import FlatParameters
-from distributed.selection import chunks, offset_dtype, positions_of
+from distributed.selection import chunks, largest_of_chunks, offset_dtype, positions_of
 
 EVERYTHING = slice(None)
 Index = Tensor | slice
@@ -62,6 +62,15 @@ def segments_of(flat: FlatParameters, rates: Mapping[str, int], buckets: Mapping
     return found
 
 
+def largest_offsets(segments: Sequence[Segment], memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
+    """Of each sparse segment the offsets (k,) of the largest |m + g| of its chunks."""
+    return [
+        largest_of_chunks(segment.of(memory), segment.of(gradient), segment.rate)
+        for segment in segments
+        if segment.rate != 1
+    ]
+
+
 def gathered(segments: Sequence[Segment], buffers: Sequence[Tensor], indices: Sequence[Index]) -> Tensor:
     """The chosen entries of all segments as one vector, in their widest dtype."""
     return torch.cat([segment.of(buffers)[index] for segment, index in zip(segments, indices, strict=True)])
@@ -70,6 +79,11 @@ def gathered(segments: Sequence[Segment], buffers: Sequence[Tensor], indices: Se
 def entries(segments: Sequence[Segment], indices: Sequence[Index], values: Tensor) -> list[Entries]:
     """A vector that ``gathered`` made, cut into what each segment has of it."""
     return list(zip(segments, indices, values.split([segment.chosen for segment in segments]), strict=True))
+
+
+def elements_sent_whole(segments: Sequence[Segment]) -> int:
+    """How many of what is chosen of all segments are of those with rate 1."""
+    return sum(segment.length for segment in segments if segment.rate == 1)
 
 
 class Offsets:

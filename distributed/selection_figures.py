@@ -1,9 +1,9 @@
 """How good a leader's choice of entries is, and whether learners resemble each other: diagnostics of sparse gradients.
 
-    overlap      |I and top-k(mean p)| / k                     1 - d/k of arXiv 2104.11125, Lemma 1
-    contraction  ||mean p - (mean p)_I||^2 / ||mean p||^2      gamma: what of the mean is left unsent
-    cosine       mean of the cosine of two memories, over pairs of learners whose memory is not zero
-    union        |I_1 or ... or I_L| / k                       what local top-k would have to send
+    index_overlap  |I and top-k(mean p)| / k                     1 - d/k of arXiv 2104.11125, Lemma 1
+    contraction    ||mean p - (mean p)_I||^2 / ||mean p||^2      gamma: what of the mean is left unsent
+    mean_cosine    mean of the cosine of two memories, over pairs of learners whose memory is not zero
+    union          |I_1 or ... or I_L| / k                       what local top-k would have to send
 
 I: positions (k,) that are sent, of a vector (N,), one of each for every segment of the gradient.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-def overlap(chosen: Sequence[Tensor], means: Sequence[Tensor]) -> float:
+def index_overlap(chosen: Sequence[Tensor], means: Sequence[Tensor]) -> float:
     """The part of the chosen positions that are among as many with the largest magnitudes of the same vector."""
     found = [
         int(torch.isin(positions, mean.abs().topk(len(positions)).indices).sum())

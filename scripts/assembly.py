@@ -87,6 +87,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     run = Run(
         model=model, backend=backend, folder=folder, seed=config.seed, world=world, plan=plan,
         utterances=split.utterances, learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
+        max_norm=options.max_norm,
         gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world),
         token_model=partial(load_token_model, device=torch.device("cpu"), tokenizer=material.tokenizer),
     )  # fmt: skip

@@ -1,12 +1,13 @@
 """Measures, at evaluations, how good the leader's choice of entries is under ``backend=scalecom``.
 
-Every learner takes the gradient of its part of a global batch, drawn from the training plan, and the backend says what
-the next leader would choose of memory plus gradient, and what that is worth: the figures of
+Every learner takes the gradient of its part of a global batch, drawn from the training plan, clips it as a step does,
+and the backend says what the next leader would choose of memory plus gradient, and what that is worth: the figures of
 distributed/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it also has
 the backend note when each entry was sent: distributed/ages.py.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from asr.data.batch import keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
@@ -36,4 +37,5 @@ class SelectionDiagnostics(Measurement):
         seed = keyed_seed(run.seed, "selection diagnostics", progress.samples)
         batch, _ = drawn_batches(run.plan, progress.epoch, seed, probe_batches=0)
         batches = run.gradients.load(run.plan.learner_units(batch, run.world.rank, run.world.size))
-        return run.backend.selection_figures(run.gradients.own(batches))
+        clip = partial(run.backend.clip_own_gradients, run.max_norm)
+        return run.backend.selection_figures(run.gradients.own(batches, clip))

@@ -85,6 +85,7 @@ class Run:
     plan: BatchPlan
     utterances: Sequence[Utterance]  # that the plan's indices point into
     learning_rate: LearningRate
+    max_norm: float | None  # to which gradients are clipped; None: not at all
     gradients: "LossGradients"  # measured where the hook asks for them, without a trace
     token_model: "TokenModelLoader"  # language models over the run's tokens, from the folders of their runs
 

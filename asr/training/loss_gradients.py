@@ -6,7 +6,7 @@ That is what a step's gradient is before clipping: with the hooks' terms, the au
 gives these units, in training mode. Nothing is changed by it: neither gradients, buffers and hook states nor generators.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,16 +40,17 @@ class LossGradients:
         """
         return self.world.all_reduce_sum(self.own(batches)).div_(self.world.size).cpu()
 
-    def own(self, batches: Sequence[Batch]) -> Tensor:
+    def own(self, batches: Sequence[Batch], clip: Callable[[], object] | None = None) -> Tensor:
         """This learner's part of that gradient: ``mean`` is the mean of all learners'.
 
-        Collective, as the divisor is the learners' mean weight; on the model's device.
+        Collective, as the divisor is the learners' mean weight; on the model's device. ``clip`` is called while the
+        parameters have it as their gradients, and may change them.
         """
         weight = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
         divisor = self.world.all_reduce_sum(weight).item() / self.world.size
-        return self._own(batches, divisor or 1.0)  # without any weight there is no loss either
+        return self._own(batches, divisor or 1.0, clip)  # without any weight there is no loss either
 
-    def _own(self, batches: Sequence[Batch], divisor: float) -> Tensor:
+    def _own(self, batches: Sequence[Batch], divisor: float, clip: Callable[[], object] | None) -> Tensor:
         """This learner's part: gradients accumulate where a step's would, without being sent, and are dropped there."""
         objective, model = self.objective, self.model
         with (
@@ -59,6 +60,8 @@ class LossGradients:
         ):
             for batch in batches:
                 objective.backward(batch, divisor, last=batch is batches[-1])
+            if clip is not None:
+                clip()
             return torch.cat([_flat_gradient(each) for each in model.parameters() if each.requires_grad])
 
 

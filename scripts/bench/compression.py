@@ -107,7 +107,7 @@ def traffic(world: World, rate: int) -> list[Row]:
             gradient.normal_(generator=generator)
         backend.metrics()
         backend.reduce_gradients(None)
-        payload_bytes, counted = backend.exchange.payload_bytes, backend.metrics()
+        payload_bytes, counted = backend.exchange.payload.total, backend.metrics()
         row: Row = {"scheme": name, "learners": world.size, "payload_bytes": payload_bytes}
         row["bytes_ratio"] = counted["comm/compression_ratio"]
         row["wire_bytes_sent"] = counted["comm/bytes_sent"]

@@ -1,16 +1,19 @@
 """Small runs under scalecom with its diagnostics: bitwise the same without them, and learners agree about the figures."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig
+from torch import Tensor
 
 from asr.hooks.selection_diagnostics import NoSelectionError, SelectionDiagnostics
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
+from distributed.scalecom import ScaleCom
 
 RUN = (
     "trainer.max_steps=4", "trainer.evaluate_every=2", "hooks=[]", "evaluation.unit_utterances=2",
@@ -53,6 +56,33 @@ def test_figures_are_taken_at_marks_and_leave_no_trace(
     assert all(0 < row["comm/index_overlap"] <= 1 <= row["comm/local_union"] <= 2 for row in marks[0])
     assert [row["comm/age_max"] for row in marks[0]] == [2, 4]  # at rate 20 hardly anything was sent so far
     assert all(row["comm/compression_ratio"] > 5 for row in rows["with", 0] if "train/loss" in row)
+
+
+def test_what_is_measured_is_clipped_as_in_a_step(
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    run_learners: Callable[..., list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By each learner to max_norm * sqrt(L)."""
+    norms: list[float] = []
+    figures = ScaleCom.selection_figures
+
+    def noting(self: ScaleCom, gradient: Tensor) -> dict[str, float]:
+        norms.append(gradient.norm().item())
+        return figures(self, gradient)
+
+    monkeypatch.setattr(ScaleCom, "selection_figures", noting)
+    config = small_config("backend=scalecom", *RUN, "trainer.max_norm=0.01")
+
+    def learner(world: World) -> None:
+        trainer = make_trainer(config, tmp_path, world, {"selection_diagnostics": SelectionDiagnostics(every=1)})
+        trainer.fit(None)
+        trainer.parts.recorder.close()
+
+    run_learners(2, learner)
+    assert norms == pytest.approx([0.01 * math.sqrt(2)] * 4, rel=1e-3)
 
 
 def rows_of(folder: Path, learner: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distributed.compressed import CompressedBackend
 from distributed.half_allreduce import HalfAllReduce
@@ -14,10 +14,12 @@ from distributed.launch import World
 from distributed.local_topk import LocalTopK
 from distributed.powersgd import PowerSgd
 from distributed.random_k import RandomK, random_positions
+from distributed.scalecom import ScaleCom
 from distributed.segments import Segment
 
 SPARSE = {"rate": 10, "rates": [], "values": "full", "beta": 0.5, "warmup_steps": 0}
 MAKE: Mapping[str, Callable[[World], CompressedBackend]] = {
+    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
     "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
     "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
     "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
@@ -71,6 +73,43 @@ def test_random_positions_are_one_of_every_chunk_and_evenly_spread() -> None:
     assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "overlap"), [("scalecom", False), ("scalecom", True), ("local_topk", False), ("random_k", False)]
+)
+def test_means_of_what_travels_in_bf16_are_not_rounded_to_it(run_learners, by_hand, scheme: str, overlap: bool) -> None:
+    """A third of one, in fp32."""
+
+    def learner(world: World) -> None:
+        backend: Any = MAKE[scheme](world)
+        backend.values, backend.overlap = "bfloat16", overlap
+        model = backend.wrap(by_hand.layers().float())
+        backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
+        backend.begin_step(1.0)
+        (sum(parameter.sum() for parameter in model.parameters()) * float(world.rank == 0)).backward()
+        assert backend.reduce_gradients(None).finite
+        applied = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        assert torch.equal(applied.unique(), torch.tensor([0.0, 1.0]) / 3)
+        backend.close()
+
+    run_learners(3, learner)
+
+
+@pytest.mark.parametrize("scheme", MAKE)
+def test_parameters_without_elements_do_no_harm(run_learners, scheme: str) -> None:
+    """Where they would be all that is compressed, too."""
+
+    def learner(world: World) -> None:
+        backend = MAKE[scheme](world)
+        model = nn.ParameterList([nn.Parameter(torch.zeros(shape)) for shape in [(0, 3), (5,)]])
+        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
+        backend.begin_step(1.0)
+        model[1].grad.fill_(1.0)
+        assert backend.reduce_gradients(None).finite
+        assert torch.equal(model[1].grad, torch.ones(5))
+
+    run_learners(2, learner)
+
+
 def test_local_top_k_applies_the_sum_of_what_learners_choose_themselves(run_learners, by_hand) -> None:
     def learner(world: World) -> tuple[Tensor, Tensor, list[Segment]]:
         backend: Any = by_hand.prepared(MAKE["local_topk"](world))
@@ -99,7 +138,7 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
         payloads = []
         for number in range(9):
             frozen.requires_grad_(number // 3 != 1)
-            backend.exchange.payload_bytes = 0
+            backend.exchange.take_payload()
             values = by_hand.draw(number, world.rank)
             backend.zero_grad()
             backend.begin_step(1.0)
@@ -109,7 +148,7 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
                     given[name] += value
             owed = backend.flat.named_views(backend.memory)["0.weight"].clone()
             assert backend.reduce_gradients(None).finite
-            payloads.append(backend.exchange.payload_bytes)
+            payloads.append(backend.exchange.payload.total)
             for name, p in backend.model.named_parameters():
                 if p.requires_grad:
                     applied[name] += p.grad
@@ -134,7 +173,7 @@ def test_half_precision_sends_half_the_bytes_and_averages_to_its_precision(run_l
         backend.attach(torch.optim.SGD(backend.wrap(by_hand.layers().float()).parameters(), lr=1.0))
         finite, given, applied = by_hand.step(backend, by_hand.draw(0, world.rank))
         assert finite
-        assert backend.exchange.payload_bytes == given.nbytes // 2
+        assert backend.exchange.payload.total == given.nbytes // 2
         values = by_hand.draw(1, world.rank)
         if world.rank == 1:
             values[1][0] = math.inf

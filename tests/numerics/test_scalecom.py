@@ -283,6 +283,19 @@ def test_the_mean_of_clipped_gradients_is_at_most_sqrt_l_times_max_norm_long(run
     run_learners(size, learner)
 
 
+def test_groups_stay_uncompressed_whatever_groups_a_checkpoint_had(alone: World) -> None:
+    """Loading an optimizer's state brings the flags of old groups, and a freeze lays out anew."""
+    backend = make(alone)
+    first, *others = backend.model.parameters()
+    groups = [{"params": [first]}, {"params": others}]
+    old = torch.optim.SGD([group | {"compress": True} for group in groups], lr=1.0).state_dict()
+    backend.attach(torch.optim.SGD([groups[0] | {"compress": False}, groups[1]], lr=1.0))
+    backend.optimizer.load_state_dict(old)
+    others[0].requires_grad_(False)
+    backend.begin_step(1.0)
+    assert backend.rates_found == {"values.0": 1, "values.2": 10, "values.3": 1}
+
+
 def test_groups_that_must_not_be_compressed_are_sent_whole(alone: World) -> None:
     backend = Recorded(
         rate=10, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=alone

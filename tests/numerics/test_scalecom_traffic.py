@@ -1,14 +1,33 @@
-"""What ScaleCom sends: the same for any number of learners, and at least 65 times less than the gradient at rate 400."""
+"""What ScaleCom sends: the same for any number of learners, and at least 65 times less than the gradient at rate 400.
 
-from collections.abc import Callable
+Of all schemes that compress: nothing of frozen parameters; a payload is the sum of its parts.
+"""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
+from distributed.compressed import CompressedBackend
+from distributed.half_allreduce import HalfAllReduce
 from distributed.launch import World
+from distributed.local_topk import LocalTopK
+from distributed.powersgd import PowerSgd
+from distributed.random_k import RandomK
 from distributed.scalecom import ScaleCom
 from scripts.build import build
 from scripts.configuration import compose
+
+SPARSE = {"rate": 10, "rates": [], "values": "full", "beta": 0.5, "warmup_steps": 0}
+MAKE: Mapping[str, Callable[[World], CompressedBackend]] = {
+    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
+    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
+    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
+    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
+    "half_allreduce": lambda world: HalfAllReduce(dtype="bfloat16", world=world),
+}
 
 
 def vectors() -> nn.Module:
@@ -27,7 +46,7 @@ def payload(world: World, model: nn.Module, rate: int, warmup_steps: int = 0) ->
     for gradient in backend.flat.flat_grad:
         gradient.fill_(1.0)
     backend.reduce_gradients(None)
-    sent_bytes = backend.exchange.payload_bytes
+    sent_bytes = backend.exchange.payload.total
     return sent_bytes, backend.metrics()["comm/compression_ratio"]
 
 
@@ -66,3 +85,72 @@ def test_dense_over_sent_is_at_least_65_at_rate_400_with_ten_million_parameters(
 
     for _, ratio in run_learners(2, learner):
         assert ratio >= 65
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 1])
+@pytest.mark.parametrize("scheme", MAKE)
+def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
+    run_learners, scheme: str, warmup_steps: int
+) -> None:
+    """They lie between others, of sizes that need no filling up. What is sent whole is the mean all the same."""
+
+    def step_with(world: World, shapes: Mapping[int, tuple[int, ...]], trained: tuple[int, ...]) -> tuple[int, Any]:
+        backend = MAKE[scheme](world)
+        backend.warmup_steps = warmup_steps
+        model = nn.ParameterDict({str(n): nn.Parameter(torch.zeros(shape)) for n, shape in shapes.items()})
+        for name, parameter in model.items():
+            parameter.requires_grad_(int(name) in trained)
+        backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
+        backend.begin_step(1.0)
+        for n in trained:
+            model[str(n)].grad.fill_((1.0 + n) * (1 + world.rank))
+        assert backend.reduce_gradients(None).finite
+        assert all((parameter.grad is not None) == (int(name) in trained) for name, parameter in model.items())
+        return backend.exchange.payload.total, model
+
+    def learner(world: World) -> None:
+        shapes = {0: (16, 16), 1: (16,), 2: (8, 32), 3: (32,)}
+        payload_bytes, model = step_with(world, shapes, trained=(0, 3))
+        assert payload_bytes == step_with(world, {n: shapes[n] for n in (0, 3)}, trained=(0, 3))[0]
+        assert payload_bytes < step_with(world, shapes, trained=(0, 1, 2, 3))[0]
+        assert (model["3"].grad == 6.0).all()
+        if warmup_steps or scheme == "half_allreduce":
+            assert (model["0"].grad == 1.5).all()
+
+    run_learners(2, learner)
+
+
+PAYLOADS = {  # of two learners: values, indices, uncompressed
+    # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.
+    "scalecom": (4 * 39, 40, 4 * 48),
+    "local_topk": (2 * 4 * 39, 2 * 40, 4 * 48),
+    "random_k": (4 * 39, 0, 4 * 48),
+    "powersgd": (4 * 2 * (20 + 12 + 7 + 20), 0, 4 * 27),
+    "half_allreduce": (2 * (48 + 384), 0, 0),
+}
+
+
+@pytest.mark.parametrize("scheme", MAKE)
+def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(run_learners, scheme: str) -> None:
+    """Warm-up is uncompressed; a figure is over the steps since the last one."""
+
+    def learner(world: World) -> None:
+        backend = MAKE[scheme](world)
+        backend.warmup_steps = 1
+        model = backend.wrap(nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 7)))
+        backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
+        for steps, expected in ((1, (0, 0, 4 * (48 + 384))), (2, PAYLOADS[scheme])):
+            for number in range(steps):
+                backend.begin_step(1.0)
+                backend.flat.flat_grad[0].normal_(generator=torch.Generator().manual_seed(number))
+                assert backend.reduce_gradients(None).finite
+                with backend.updating(apply=True):
+                    pass
+            payload_bytes, figures = backend.exchange.payload.total, backend.metrics()
+            parts = tuple(figures[f"comm/payload_{part}"] for part in ("values", "indices", "uncompressed"))
+            assert parts == expected
+            assert sum(parts) * steps == payload_bytes
+            assert figures["comm/compression_ratio"] == steps * 4 * (240 + 20 + 140 + 7) / payload_bytes
+        assert not any(key.startswith("comm/payload") for key in backend.metrics())
+
+    run_learners(2, learner)

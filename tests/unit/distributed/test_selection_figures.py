@@ -7,13 +7,13 @@ import torch
 
 from distributed.launch import World
 from distributed.scalecom import ScaleCom
-from distributed.selection_figures import contraction, mean_cosine, overlap, union, units
+from distributed.selection_figures import contraction, index_overlap, mean_cosine, union, units
 
 
 def test_overlap_counts_what_is_among_the_largest_of_each_vector():
     means = [torch.tensor([5.0, -9.0, 1.0, 8.0]), torch.tensor([1.0, -2.0])]
-    assert overlap([torch.tensor([1, 3]), torch.tensor([1])], means) == 1.0
-    assert overlap([torch.tensor([0, 3]), torch.tensor([0])], means) == pytest.approx(1 / 3)
+    assert index_overlap([torch.tensor([1, 3]), torch.tensor([1])], means) == 1.0
+    assert index_overlap([torch.tensor([0, 3]), torch.tensor([0])], means) == pytest.approx(1 / 3)
 
 
 def test_contraction_is_the_part_of_the_squared_norm_that_is_left():

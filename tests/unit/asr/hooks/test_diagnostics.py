@@ -100,7 +100,7 @@ def make_run(world: World, backend: Backend, weights: Tensor) -> Run:
     token_model: Any = None  # there are no tokens
     return Run(
         model=model, backend=backend, folder=Path(), seed=1, world=world, plan=plan,
-        utterances=[], learning_rate=LearningRate(torch.optim.SGD(model.parameters(), lr=ALPHA), schedule),
+        utterances=[], max_norm=None, learning_rate=LearningRate(torch.optim.SGD(model.parameters(), lr=ALPHA), schedule),
         gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world), token_model=token_model,
     )  # fmt: skip
 
