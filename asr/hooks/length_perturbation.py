@@ -21,18 +21,18 @@ from distributed.ranges import Count, Fraction, Natural
 def drop_spans(features_TF: Tensor, starts_S: Tensor, lengths_S: Tensor) -> Tensor:
     """(T, F) without the frames ``start`` to ``start + length`` of every span; spans may overlap and reach past the end."""
     frames = len(features_TF)
-    edges = torch.zeros(frames + 1, dtype=torch.int64)
-    edges.index_add_(0, starts_S, torch.ones_like(starts_S))
-    edges.index_add_(0, (starts_S + lengths_S).clamp(max=frames), -torch.ones_like(starts_S))
-    return features_TF[edges[:frames].cumsum(0) == 0]
+    ends_S = (starts_S + lengths_S).clamp_(max=frames)
+    edges = torch.bincount(starts_S, minlength=frames + 1) - torch.bincount(ends_S, minlength=frames + 1)
+    kept = (edges[:frames].cumsum(0) == 0).nonzero().squeeze(1)
+    return features_TF.index_select(0, kept)
 
 
 def insert_blanks(features_TF: Tensor, after_S: Tensor, lengths_S: Tensor) -> Tensor:
     """(T, F) to (T + sum of lengths, F): behind frame ``after`` of every span so many frames of zeros."""
     widths_T = torch.ones(len(features_TF), dtype=torch.int64).index_add_(0, after_S, lengths_S)
-    longer_TF = features_TF.new_zeros(int(widths_T.sum()), features_TF.shape[1])
-    longer_TF[widths_T.cumsum(0) - widths_T] = features_TF
-    return longer_TF
+    starts_T = widths_T.cumsum(0).sub_(widths_T)
+    longer_TF = features_TF.new_zeros(len(features_TF) + int(lengths_S.sum()), features_TF.shape[1])
+    return longer_TF.index_copy_(0, starts_T, features_TF)
 
 
 def draw_spans(frames: int, ratio: float, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
