@@ -1,6 +1,6 @@
 """What schemes are compared on: a small network and global batches of unequal units; gradients set by hand; random lattices."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from asr.losses.inputs import Combine, LossInputs
 from distributed.backend import Backend, GradientReport
 from distributed.compressed import CompressedBackend
+from distributed.half_allreduce import HalfAllReduce
+from distributed.launch import World
+from distributed.local_topk import LocalTopK
+from distributed.powersgd import PowerSgd
+from distributed.random_k import RandomK
+from distributed.scalecom import ScaleCom
 
 Unit = tuple[Tensor, Tensor]
 
@@ -74,6 +80,22 @@ class Laboratory:
 def laboratory(train_steps: Callable[..., Iterator[GradientReport]]) -> Laboratory:
     """Networks, data and a loop."""
     return Laboratory(train_steps)
+
+
+SPARSE = {"rate": 10, "rates": [], "values": "full", "beta": 0.5, "warmup_steps": 0}
+COMPRESSED: Mapping[str, Callable[[World], CompressedBackend]] = {
+    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
+    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
+    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
+    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
+    "half_allreduce": lambda world: HalfAllReduce(dtype="bfloat16", world=world),
+}
+
+
+@pytest.fixture
+def compressed() -> Mapping[str, Callable[[World], CompressedBackend]]:
+    """``compressed[scheme](world)``: every scheme of compressed gradients; of sparse ones one entry in ten, beta 0.5."""
+    return COMPRESSED
 
 
 class ByHand:

@@ -1,43 +1,34 @@
 """Comparators of ScaleCom: conservation, what is chosen, bad steps, frozen parameters, traffic."""
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.compressed import CompressedBackend
 from distributed.half_allreduce import HalfAllReduce
 from distributed.launch import World
-from distributed.local_topk import LocalTopK
-from distributed.powersgd import PowerSgd
-from distributed.random_k import RandomK, random_positions
-from distributed.scalecom import ScaleCom
+from distributed.random_k import random_positions
 from distributed.segments import Segment
 
-SPARSE = {"rate": 10, "rates": [], "values": "full", "beta": 0.5, "warmup_steps": 0}
-MAKE: Mapping[str, Callable[[World], CompressedBackend]] = {
-    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
-    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
-    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
-    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
-}
+WITH_MEMORY = ("scalecom", "local_topk", "random_k", "powersgd")
 
 
-@pytest.mark.parametrize("scheme", MAKE)
-def test_what_learners_have_not_sent_together_is_the_mean_of_their_memories(run_learners, by_hand, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", WITH_MEMORY)
+def test_what_learners_have_not_sent_together_is_the_mean_of_their_memories(
+    run_learners, compressed, by_hand, scheme: str
+) -> None:
     """Over beta; and all of them apply the same, bitwise."""
 
     def learner(world: World) -> tuple[Tensor, Tensor, Tensor]:
-        backend: Any = by_hand.prepared(MAKE[scheme](world))
+        backend: Any = by_hand.prepared(compressed[scheme](world))
         given, applied = torch.zeros_like(backend.memory[0]), torch.zeros_like(backend.memory[0])
         for number in range(60):
             _, own, common = by_hand.step(backend, by_hand.draw(number, world.rank))
             given += own
             applied += common
-        return given, applied, backend.memory[0] / (1.0 if scheme == "powersgd" else SPARSE["beta"])
+        return given, applied, backend.memory[0] / (1.0 if scheme == "powersgd" else backend.beta)
 
     results = run_learners(3, learner)
     given, _, owed = (torch.stack(each).mean(0) for each in zip(*results, strict=True))
@@ -46,10 +37,10 @@ def test_what_learners_have_not_sent_together_is_the_mean_of_their_memories(run_
     assert all(torch.equal(applied, results[0][1]) for _, applied, _ in results)
 
 
-@pytest.mark.parametrize("scheme", MAKE)
-def test_a_bad_gradient_of_one_learner_changes_nobody_s_state(run_learners, by_hand, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", WITH_MEMORY)
+def test_a_bad_gradient_of_one_learner_changes_nobody_s_state(run_learners, compressed, by_hand, scheme: str) -> None:
     def learner(world: World) -> None:
-        backend: Any = by_hand.prepared(MAKE[scheme](world))
+        backend: Any = by_hand.prepared(compressed[scheme](world))
         for number in range(4):
             values = by_hand.draw(number, world.rank)
             if number == 2 and world.rank == 1:
@@ -76,11 +67,13 @@ def test_random_positions_are_one_of_every_chunk_and_evenly_spread() -> None:
 @pytest.mark.parametrize(
     ("scheme", "overlap"), [("scalecom", False), ("scalecom", True), ("local_topk", False), ("random_k", False)]
 )
-def test_means_of_what_travels_in_bf16_are_not_rounded_to_it(run_learners, by_hand, scheme: str, overlap: bool) -> None:
+def test_means_of_what_travels_in_bf16_are_not_rounded_to_it(
+    run_learners, compressed, by_hand, scheme: str, overlap: bool
+) -> None:
     """A third of one, in fp32."""
 
     def learner(world: World) -> None:
-        backend: Any = MAKE[scheme](world)
+        backend: Any = compressed[scheme](world)
         backend.values, backend.overlap = "bfloat16", overlap
         model = backend.wrap(by_hand.layers().float())
         backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
@@ -94,12 +87,12 @@ def test_means_of_what_travels_in_bf16_are_not_rounded_to_it(run_learners, by_ha
     run_learners(3, learner)
 
 
-@pytest.mark.parametrize("scheme", MAKE)
-def test_parameters_without_elements_do_no_harm(run_learners, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", WITH_MEMORY)
+def test_parameters_without_elements_do_no_harm(run_learners, compressed, scheme: str) -> None:
     """Where they would be all that is compressed, too."""
 
     def learner(world: World) -> None:
-        backend = MAKE[scheme](world)
+        backend = compressed[scheme](world)
         model = nn.ParameterList([nn.Parameter(torch.zeros(shape)) for shape in [(0, 3), (5,)]])
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
         backend.begin_step(1.0)
@@ -110,9 +103,9 @@ def test_parameters_without_elements_do_no_harm(run_learners, scheme: str) -> No
     run_learners(2, learner)
 
 
-def test_local_top_k_applies_the_sum_of_what_learners_choose_themselves(run_learners, by_hand) -> None:
+def test_local_top_k_applies_the_sum_of_what_learners_choose_themselves(run_learners, compressed, by_hand) -> None:
     def learner(world: World) -> tuple[Tensor, Tensor, list[Segment]]:
-        backend: Any = by_hand.prepared(MAKE["local_topk"](world))
+        backend: Any = by_hand.prepared(compressed["local_topk"](world))
         _, given, applied = by_hand.step(backend, by_hand.draw(0, world.rank))
         return given, applied, backend.segments
 
@@ -127,12 +120,12 @@ def test_local_top_k_applies_the_sum_of_what_learners_choose_themselves(run_lear
     torch.testing.assert_close(results[0][1], expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("scheme", MAKE)
+@pytest.mark.parametrize("scheme", WITH_MEMORY)
 def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_owes(
-    run_learners, by_hand, scheme: str
+    run_learners, compressed, by_hand, scheme: str
 ) -> None:
     def learner(world: World) -> tuple[dict[str, Tensor], ...]:
-        backend: Any = by_hand.prepared(MAKE[scheme](world))
+        backend: Any = by_hand.prepared(compressed[scheme](world))
         frozen = backend.model[0].weight
         given, applied = ({n: torch.zeros_like(p) for n, p in backend.model.named_parameters()} for _ in range(2))
         payloads = []
@@ -158,7 +151,7 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
             assert torch.equal(kept, owed) == (number // 3 == 1)
         assert payloads[0] == payloads[8] > payloads[4]
         memory = backend.flat.named_views(backend.memory)
-        return given, applied, {n: m / (1.0 if scheme == "powersgd" else SPARSE["beta"]) for n, m in memory.items()}
+        return given, applied, {n: m / (1.0 if scheme == "powersgd" else backend.beta) for n, m in memory.items()}
 
     results = run_learners(3, learner)
     for name in results[0][0]:

@@ -10,23 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.compressed import CompressedBackend
-from distributed.half_allreduce import HalfAllReduce
 from distributed.launch import World
-from distributed.local_topk import LocalTopK
-from distributed.powersgd import PowerSgd
-from distributed.random_k import RandomK
 from distributed.scalecom import ScaleCom
 from scripts.build import build
 from scripts.configuration import compose
 
-SPARSE = {"rate": 10, "rates": [], "values": "full", "beta": 0.5, "warmup_steps": 0}
-MAKE: Mapping[str, Callable[[World], CompressedBackend]] = {
-    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
-    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
-    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
-    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
-    "half_allreduce": lambda world: HalfAllReduce(dtype="bfloat16", world=world),
+PAYLOADS = {  # of two learners: values, indices, uncompressed
+    # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.
+    "scalecom": (4 * 39, 40, 4 * 48),
+    "local_topk": (2 * 4 * 39, 2 * 40, 4 * 48),
+    "random_k": (4 * 39, 0, 4 * 48),
+    "powersgd": (4 * 2 * (20 + 12 + 7 + 20), 0, 4 * 27),
+    "half_allreduce": (2 * (48 + 384), 0, 0),
 }
 
 
@@ -88,14 +83,14 @@ def test_dense_over_sent_is_at_least_65_at_rate_400_with_ten_million_parameters(
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1])
-@pytest.mark.parametrize("scheme", MAKE)
+@pytest.mark.parametrize("scheme", PAYLOADS)
 def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
-    run_learners, scheme: str, warmup_steps: int
+    run_learners, compressed, scheme: str, warmup_steps: int
 ) -> None:
     """They lie between others, of sizes that need no filling up. What is sent whole is the mean all the same."""
 
     def step_with(world: World, shapes: Mapping[int, tuple[int, ...]], trained: tuple[int, ...]) -> tuple[int, Any]:
-        backend = MAKE[scheme](world)
+        backend = compressed[scheme](world)
         backend.warmup_steps = warmup_steps
         model = nn.ParameterDict({str(n): nn.Parameter(torch.zeros(shape)) for n, shape in shapes.items()})
         for name, parameter in model.items():
@@ -120,22 +115,14 @@ def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
     run_learners(2, learner)
 
 
-PAYLOADS = {  # of two learners: values, indices, uncompressed
-    # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.
-    "scalecom": (4 * 39, 40, 4 * 48),
-    "local_topk": (2 * 4 * 39, 2 * 40, 4 * 48),
-    "random_k": (4 * 39, 0, 4 * 48),
-    "powersgd": (4 * 2 * (20 + 12 + 7 + 20), 0, 4 * 27),
-    "half_allreduce": (2 * (48 + 384), 0, 0),
-}
-
-
-@pytest.mark.parametrize("scheme", MAKE)
-def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(run_learners, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", PAYLOADS)
+def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(
+    run_learners, compressed, scheme: str
+) -> None:
     """Warm-up is uncompressed; a figure is over the steps since the last one."""
 
     def learner(world: World) -> None:
-        backend = MAKE[scheme](world)
+        backend = compressed[scheme](world)
         backend.warmup_steps = 1
         model = backend.wrap(nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 7)))
         backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
