@@ -7,6 +7,7 @@ The token bucket limits what leaves each end; latency is that of the machine. Ne
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def linked_hosts(number: int) -> Iterator[list[Host]]:
     name = f"murmuration-{os.getpid()}"
     hosts = [Host(f"{name}-{i}", f"murmur{i}", f"10.77.0.{i + 1}") for i in range(number)]
     switch = f"{name}-switch"
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left behind
     try:
         for namespace in [*(host.namespace for host in hosts), *([switch] if number > 2 else [])]:
             _ip("netns", "add", namespace)
@@ -68,6 +70,7 @@ def linked_hosts(number: int) -> Iterator[list[Host]]:
     finally:
         for namespace in (*(host.namespace for host in hosts), switch):
             subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _join(host: Host, namespace: str, interface: str) -> None:
