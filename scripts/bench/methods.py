@@ -25,7 +25,6 @@ from scripts.startup import REPOSITORY, UsageError, run_main
 
 BASELINE = "baseline"
 SEARCHES = ("greedy", "beam", "beam and language model")
-LIFTED = 20  # of 24 epochs: from this one on, methods that papers lift towards the end are off
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +34,12 @@ class Corpus:
     experiment: str
     folds: Mapping[str, Sequence[str]]
     language_model: Sequence[str]  # settings of scripts/train_lm.py
-    methods: Mapping[str, Sequence[str]]  # settings of scripts/train.py; {lists} and {lm} are folders of the fold
+    methods: Mapping[str, Sequence[str]]  # settings of scripts/train.py; in braces: see places_of
 
 
 def alone(hook: str, *settings: str, lifted: bool = True) -> list[str]:
     """A method beside SpecAugment, which all have."""
-    until = [f"hooks.{hook}.until_epoch={LIFTED}"] if lifted else []
+    until = [f"hooks.{hook}.until_epoch={{lifted}}"] if lifted else []
     return [f"hooks=[{hook},spec_augment]", *until, *(f"hooks.{hook}.{each}" for each in settings)]
 
 
@@ -56,10 +55,10 @@ METHODS = {
     # As swb300_combined, with scheduled sampling, whose place SwitchOut would take.
     "combined": [
         "hooks=[nbest_label_smoothing,scheduled_sampling,dropconnect,replicas,sequence_noise,length_perturbation,spec_augment]",
-        "hooks.nbest_label_smoothing.lists={lists}", "hooks.nbest_label_smoothing.until_epoch=10",
-        "hooks.scheduled_sampling.lm={lm}", f"hooks.scheduled_sampling.until_epoch={LIFTED}",
+        "hooks.nbest_label_smoothing.lists={lists}", "hooks.nbest_label_smoothing.until_epoch={middle}",
+        "hooks.scheduled_sampling.lm={lm}", "hooks.scheduled_sampling.until_epoch={lifted}",
         "hooks.length_perturbation.drop_probability=0.5", "hooks.length_perturbation.insert_probability=0.5",
-        "hooks.length_perturbation.from_epoch=10", f"hooks.length_perturbation.until_epoch={LIFTED}",
+        "hooks.length_perturbation.from_epoch={middle}", "hooks.length_perturbation.until_epoch={lifted}",
     ],
 }  # fmt: skip
 CORPORA = {
@@ -81,12 +80,21 @@ CORPORA = {
 }  # fmt: skip
 
 
+def places_of(baseline: Path, lm: Path, epochs: int) -> dict[str, str]:
+    """What stands in braces in the settings of methods. Those that papers lift towards the end are off in the last sixth."""
+    lists = baseline / "nbest" / "train"
+    return {"lists": str(lists), "lm": str(lm), "middle": str(epochs * 5 // 12), "lifted": str(epochs * 5 // 6)}
+
+
 class Study:
     """Trains and evaluates what is compared on a corpus."""
 
-    def __init__(self, trials: Trials, corpus: Corpus, data: Sequence[str], overrides: Sequence[str]) -> None:
+    def __init__(
+        self, trials: Trials, corpus: Corpus, epochs: int, data: Sequence[str], overrides: Sequence[str]
+    ) -> None:
         self.trials = trials
         self.corpus = corpus
+        self.epochs = epochs  # of a recogniser
         self.data = data  # settings of recognisers and language models
         self.overrides = overrides  # of recognisers
         self.tuned: dict[str, list[str]] = {}  # by fold, settings of the search with a language model
@@ -100,10 +108,12 @@ class Study:
 
     def train(self, name: str, fold: str, seed: int, lm: Path) -> Path:
         """Train a run and, of a baseline, write what it takes the training utterances for; the run's folder."""
-        baseline, run = (self.trials.run(fold, f"{each}-{seed}") for each in (BASELINE, name))
-        method = [each.format(lists=baseline / "nbest" / "train", lm=lm) for each in self.corpus.methods[name]]
-        shared = (f"experiment={self.corpus.experiment}", f"seed={seed}", *self.data, *self.overrides)
-        self.trials.train(run, *shared, *self.corpus.folds[fold], *method)
+        run = self.trials.run(fold, f"{name}-{seed}")
+        budget = (f"seed={seed}", f"trainer.epochs={self.epochs}", *self.overrides)
+        places = places_of(self.trials.run(fold, f"{BASELINE}-{seed}"), lm, self.epochs)
+        method = [each.format(**places) for each in self.corpus.methods[name]]
+        data = (*self.data, *self.corpus.folds[fold])
+        self.trials.train(run, f"experiment={self.corpus.experiment}", *data, *budget, *method)
         if name == BASELINE:
             self.trials.call(run, str(REPOSITORY / "scripts/make_nbest.py"), f"run={run}")
         return run
@@ -132,6 +142,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--corpus", choices=CORPORA, default="fsdd")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="these alone, beside the baseline")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, default=24, help="of a recogniser, 12 or more")
     parser.add_argument("--folder", type=Path, default=Path("exp/methods"), help="where the runs go")
     parser.add_argument("--data", action="append", default=[], help="a setting of the corpus: data.root=data/fsdd")
     parser.add_argument("--override", action="append", default=[], help="a setting of all recognisers")
@@ -144,9 +155,11 @@ def main(arguments: list[str]) -> None:
     if unknown := [each for each in chosen if each not in corpus.methods]:
         there = ", ".join(corpus.methods)
         raise UsageError(f"--methods {unknown[0]}: on {options.corpus} these are compared: {there}")
+    if options.epochs < 12:
+        raise UsageError(f"--epochs {options.epochs}: methods are lifted in the last sixth; choose 12 or more")
     quick = QUICK if options.quick else ()
     trials = Trials(1, options.folder.resolve() / ("quick" if options.quick else ""), "test")
-    study = Study(trials, corpus, options.data, [*options.override, *quick])
+    study = Study(trials, corpus, options.epochs, options.data, [*options.override, *quick])
     seeds = options.seeds[:1] if options.quick else options.seeds
     folds = list(corpus.folds)[: None if options.full else 1]
     names = [each for each in corpus.methods if each == BASELINE or each in chosen]
@@ -162,7 +175,7 @@ def main(arguments: list[str]) -> None:
         print(f"{' '.join([fold, name]).strip()}, seed {seed}: {rates}", flush=True)
     rows = [each | {"search": search} for search in SEARCHES for each in table(search, errors[search], corpus.methods)]
     if options.json is not None:
-        save(options.json, rows, errors, made_with, seeds=seeds, folds=folds, fusion=study.tuned)
+        save(options.json, rows, errors, made_with, epochs=options.epochs, seeds=seeds, folds=folds, fusion=study.tuned)
 
 
 def table(search: str, errors: Mapping[str, Errors], methods: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

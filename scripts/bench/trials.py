@@ -2,7 +2,7 @@
 
 Every run lies in a folder of its own. Training always has its say: it refuses a folder of another configuration, and has
 nothing to do in that of a finished run. An evaluation is done again unless its figures are of the run's best checkpoint as
-it is now, and of the same search.
+it is now, of the same search, and of the language models as they are now.
 """
 
 import json
@@ -75,9 +75,17 @@ class Trials:
 
 
 def is_of_best(figures: Path, run: Path, method: Mapping[str, Any]) -> bool:
-    """Whether an evaluation's figures are of this method, and of the run's best checkpoint as it is now."""
-    best = best_checkpoint(list_checkpoints(run / "checkpoints")[0])
-    if best is None or not figures.is_file() or figures.stat().st_mtime < (best.folder / MODEL).stat().st_mtime:
+    """Whether an evaluation's figures are of this method, and of the best checkpoints as they are now: the run's, and those
+    of the language models that it was searched with.
+    """
+    fusion = method["decode"].get("fusion", {})
+    models = [Path(fusion[each]) for each in ("external", "source") if fusion.get(each)]
+    best = [best_checkpoint(list_checkpoints(each / "checkpoints")[0]) for each in (run, *models)]
+    if not figures.is_file():
+        return False
+    written = figures.stat().st_mtime
+    if any(each is None or written < (each.folder / MODEL).stat().st_mtime for each in best):
         return False
     record = json.loads(figures.read_text(encoding="utf-8"))
-    return bool(record["checkpoint"] == best.folder.name and all(record[key] == value for key, value in method.items()))
+    of_run = best[0] is not None and record["checkpoint"] == best[0].folder.name
+    return of_run and all(record[key] == value for key, value in method.items())

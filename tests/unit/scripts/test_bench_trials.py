@@ -87,12 +87,22 @@ def test_training_always_has_its_say_and_an_evaluation_counts_for_its_checkpoint
 
 def test_an_evaluation_with_other_weights_is_another_one(runs: Runs, tmp_path: Path) -> None:
     trials = Trials(1, tmp_path, "test")
-    run = trials.run("", "dpsgd-1")
+    run, lm = trials.run("", "dpsgd-1"), trials.run("", "lm")
     trials.train(run)
+    runs.save(lm, 1, wer=0.5)
     runs.called.clear()
+
+    def evaluate(weight: float) -> None:
+        fusion = [f"decode.fusion.external={lm}", f"decode.fusion.external_weight={weight}"]
+        trials.errors(run, ["decode=beam", *fusion], "")
+
     for weight in (0.1, 0.1, 0.2):  # results of both have the same name
-        trials.errors(run, ["decode=beam", "decode.fusion.external=lm", f"decode.fusion.external_weight={weight}"], "")
+        evaluate(weight)
     assert runs.called == ["evaluate", "evaluate"]
+    later = runs.save(lm, 2, wer=0.1).stat().st_mtime + 10
+    os.utime(lm / "checkpoints" / "step-00000002" / MODEL, (later, later))
+    evaluate(0.2)
+    assert runs.called == ["evaluate"] * 3, "the language model has been trained anew"
 
 
 def test_a_run_of_another_number_of_learners_is_refused(runs: Runs, tmp_path: Path) -> None:
@@ -127,7 +137,7 @@ def test_methods_share_a_language_model_and_the_hypotheses_of_their_baseline(run
     methods_given = ["--methods", "nbest_label_smoothing", "combined"]
     arguments = ["--folder", str(tmp_path / "runs"), "--seeds", "1", "2", *methods_given]
     figures = tmp_path / "methods.json"
-    methods.main([*arguments, "--data", "data.root=fsdd", "--json", str(figures)])
+    methods.main([*arguments, "--epochs", "12", "--data", "data.root=fsdd", "--json", str(figures)])
     george = tmp_path / "runs" / "george"
     names = [f"{method}-{seed}" for method in ("baseline", "combined", "nbest_label_smoothing") for seed in (1, 2)]
     assert {each.name for each in george.iterdir()} == {*names, "lm"}
@@ -142,6 +152,8 @@ def test_methods_share_a_language_model_and_the_hypotheses_of_their_baseline(run
             assert each["hooks.nbest_label_smoothing.lists"] == lists
         if each.get("name", "").startswith("combined"):
             assert each["hooks.scheduled_sampling.lm"] == f"{george}/lm"
+            assert (each["trainer.epochs"], each["hooks.length_perturbation.from_epoch"]) == ("12", "5")
+            assert each["hooks.length_perturbation.until_epoch"] == "10"
     fused = [each for each in settings if "sets" in each and "decode.fusion.external" in each]
     assert len(fused) == 6
     for each in fused:
@@ -171,10 +183,9 @@ def test_a_variant_given_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("corpus", methods.CORPORA)
 def test_every_method_is_a_configuration_that_differs_in_hooks_alone(corpus: str) -> None:
     compared = methods.CORPORA[corpus]
+    places = methods.places_of(Path("baseline"), Path("lm"), 24)
     configurations = {
-        name: compose(
-            "train", [f"experiment={compared.experiment}", *(each.format(lists="l", lm="l") for each in settings)]
-        )
+        name: compose("train", [f"experiment={compared.experiment}", *(each.format(**places) for each in settings)])
         for name, settings in compared.methods.items()
     }
     baseline = configurations["baseline"]
