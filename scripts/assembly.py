@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str, Hook]) -> Trainer:
     """Every part of a run, ready to fit."""
+    _check_order(hooks)
     backend = build_backend(config, world)
     options: TrainerOptions = build(config.trainer)
     backend.check_clipping(options.max_norm)
@@ -109,6 +110,15 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
         ),
         options,
     )
+
+
+def _check_order(hooks: Mapping[str, Hook]) -> None:
+    """Within a stage, hooks run as they are listed."""
+    names = list(hooks)
+    for position, (name, hook) in enumerate(hooks.items()):
+        for late in names[position + 1 :]:
+            if late in hook.comes_after:
+                raise UsageError(f"hooks=[{','.join(names)}]: {late} must come before {name}; list them in that order")
 
 
 def _refuse_doubles(config: DictConfig, material: Material) -> None:

@@ -21,10 +21,20 @@ class Epochs:
     def __contains__(self, epoch: int) -> bool:
         return epoch >= self.first and (self.until is None or epoch < self.until)
 
-    @property
-    def contradictory(self) -> bool:
-        """There is no epoch, and not because ``until`` 0 asks for the plan alone."""
-        return self.until is not None and 0 < self.until <= self.first
+    def fault(self, epochs: float) -> str | None:
+        """What is wrong with the choice in a run of so many epochs; ``until`` 0 asks for the plan alone."""
+        if self.until == 0:
+            return None
+        if self.until is not None and self.until <= self.first:
+            return (
+                f"never acts: from_epoch={self.first} and until_epoch={self.until} leave no epoch; epochs are counted "
+                "from 0, until_epoch is the first without it (until_epoch=0: the batch plan alone is meant)"
+            )
+        if self.first >= epochs:
+            return f"never acts: from_epoch={self.first}, and the run ends after {epochs:.3g} epochs"
+        if self.until is not None and self.until > epochs:
+            return f"is never lifted: until_epoch={self.until}, and the run ends after {epochs:.3g} epochs"
+        return None
 
 
 class HookOfEpochs(Hook):
@@ -34,12 +44,6 @@ class HookOfEpochs(Hook):
         self.epochs = epochs
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Say so where no epoch is left: what trains then is a baseline under the method's name."""
-        if self.epochs.contradictory:
-            log.warning(
-                "%s never acts: from_epoch=%d and until_epoch=%d leave no epoch; epochs are counted from 0, until_epoch is "
-                "the first without it (until_epoch=0: the batch plan alone is meant)",
-                type(self).__name__,
-                self.epochs.first,
-                self.epochs.until,
-            )
+        """Say so where the run has no epoch with the hook, or none without it: it trains another method than its name says."""
+        if fault := self.epochs.fault(run.epochs):
+            log.warning("%s %s", type(self).__name__, fault)

@@ -10,12 +10,23 @@ from typing import ClassVar
 
 from asr.data.batch import RawBatch, Stage
 from asr.hooks.epochs import HookOfEpochs
+from asr.models.speech_model import SpeechModel
 
 
 class PerturbedHistory(HookOfEpochs):
     """Perturbs what the prediction network reads within its epochs, and says how much of it."""
 
     stage: ClassVar[Stage | None] = "targets"
+    comes_after: ClassVar[tuple[str, ...]] = ("nbest_label_smoothing",)  # whose labels are read as they are
+
+    def on_model(self, model: SpeechModel) -> SpeechModel:
+        """Raises ValueError for a model that reads no history, as one of CTC."""
+        if not hasattr(model, "predictor"):
+            raise ValueError(
+                f"{type(self).__name__} changes what a prediction network reads, and the model has none: take the hook "
+                "out of hooks="
+            )
+        return model
 
     def on_batch(self, raw: RawBatch) -> None:
         if raw.epoch in self.epochs:

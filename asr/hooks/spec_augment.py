@@ -62,6 +62,7 @@ class SpecAugment(Hook):
     """Masks every training utterance; what is masked depends on (seed, epoch, utterance, the hook's name) alone."""
 
     stage: ClassVar[Stage | None] = "normalised"
+    comes_after: ClassVar[tuple[str, ...]] = ("length_perturbation",)  # arXiv 2203.15176, section 2: masks stay whole
 
     def __init__(
         self,

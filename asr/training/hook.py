@@ -89,6 +89,12 @@ class Run:
     gradients: "LossGradients"  # measured where the hook asks for them, without a trace
     token_model: "TokenModelLoader"  # language models over the run's tokens, from the folders of their runs
 
+    @property
+    def epochs(self) -> float:
+        """How many the run lasts."""
+        horizon = self.learning_rate.schedule.horizon
+        return horizon.total_samples / horizon.epoch_samples
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
@@ -143,6 +149,9 @@ class Hook:
 
     stage: ClassVar[Stage | None] = None
     """Where ``on_batch`` runs; None for hooks that do not touch batches."""
+
+    comes_after: ClassVar[tuple[str, ...]] = ()
+    """Names of hooks that, later in the list, would undo or distort what this one does: such a list is refused."""
 
     @property
     def lengthens(self) -> float:

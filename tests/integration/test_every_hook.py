@@ -1,6 +1,6 @@
 """One table of all hooks: each trains, is saved, and goes on after an interruption to bitwise the same weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import soundfile
 import torch
 from omegaconf import DictConfig
 
+from asr.data.batch import Batch
 from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import load_tokenizer
 from asr.training.hook import Hook
 from asr.training.metrics import read_rows
@@ -52,6 +54,10 @@ TABLE = {
     "tempo_perturbation": Row(),
 }  # fmt: skip
 
+ON_BATCHES = tuple(
+    name for name in TABLE if name not in ("diagnostics", "dropconnect", "pruned_warmup", "selection_diagnostics")
+)
+
 
 @pytest.fixture
 def files(
@@ -78,6 +84,51 @@ def files(
 
 def test_the_table_has_every_hook() -> None:
     assert TABLE.keys() == set(options("hooks"))
+
+
+def same(one: Batch, other: Batch) -> bool:
+    """Whether a model would see no difference."""
+    names = ("features", "feature_lengths", "targets", "target_lengths", "predictor_inputs")
+    return all(torch.equal(getattr(one, each), getattr(other, each)) for each in names)
+
+
+@pytest.fixture
+def started(
+    files: Path, small_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], alone: World
+) -> Iterator[Callable[..., Trainer]]:
+    """``started(*names)``: a trainer with these hooks, which have read what they need; its evaluation set is ``train``."""
+    trainers: list[Trainer] = []
+
+    def start(*names: str) -> Trainer:
+        overrides = [each.format(files=files) for name in names for each in TABLE[name].overrides]
+        run = ["backend=single", *STEPS, f"hooks=[{','.join(names)}]", *overrides, "evaluation.sets=[train]"]
+        trainer = make_trainer(small_config(*run), files / f"started{len(trainers)}", alone)
+        trainers.append(trainer)
+        for hook in trainer.parts.hooks.values():
+            hook.on_fit_start(trainer.parts.run, resumed=False)
+        return trainer
+
+    yield start
+    for each in trainers:
+        each.parts.recorder.close()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_it_changes_batches_in_training_alone(name: str, started: Callable[..., Trainer]) -> None:
+    with_hook, without = started(name).parts, started().parts
+    assert (name in ON_BATCHES) == (with_hook.hooks[name].stage is not None)
+    (evaluated,), (plain,) = with_hook.evaluator.sets, without.evaluator.sets
+    units = evaluated.units
+    assert all(same(evaluated.dataset[unit], plain.dataset[unit]) for unit in units)
+    changed = any(not same(with_hook.dataset[unit], without.dataset[unit]) for unit in units)
+    assert changed == (name in ON_BATCHES), "in training, the same units"
+
+
+def test_batches_do_not_depend_on_the_loading_processes(started: Callable[..., Trainer]) -> None:
+    parts = started(*ON_BATCHES).parts
+    units = [unit for batch in parts.plan.epoch(0)[:3] for unit in batch]
+    here, there = (list(unit_loader(parts.dataset, units, num_workers=number, prefetch=2)) for number in (0, 2))
+    assert all(same(one, other) for one, other in zip(here, there, strict=True))
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -38,6 +38,7 @@ class SomeRun:
     """As much of a run as the hook asks for."""
 
     world = World(0, 1, 0, 1, torch.device("cpu"), None)
+    epochs = 1.0
 
     def __init__(self, model: TokenLanguageModel) -> None:
         self.model = model
