@@ -4,9 +4,10 @@ from pathlib import Path
 
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamSearch
-from asr.decoding.fusion import Fusion
+from asr.decoding.fusion import FusedTerms, Fusion
 from asr.models.speech_model import SpeechModel
 from asr.models.token_lm import TokenLanguageModel
+from asr.training.fingerprint import weights_fingerprint
 from asr.training.measures import Decode
 from scripts.language_model import load_token_model
 
@@ -16,6 +17,16 @@ def with_language_models(decode: Decode, model: SpeechModel, tokenizer: Tokenize
     if not isinstance(decode, BeamSearch) or not decode.fusion.names_models:
         return decode
     return decode.with_models(*language_models(decode.fusion, model, tokenizer))
+
+
+def language_model_fingerprints(decode: object) -> list[int]:
+    """Of the weights of the language models that take part in a search, the external before the source model.
+
+    Their folders, which the search's settings name, may hold another one since. One that weighs nothing takes no part.
+    """
+    if not isinstance(decode, BeamSearch) or not isinstance(decode.terms, FusedTerms):
+        return []
+    return [weights_fingerprint(model) for _, model in decode.terms.models if isinstance(model, TokenLanguageModel)]
 
 
 def language_models(
