@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -27,9 +27,9 @@ from asr.training.evaluation import evaluating, in_place, told
 from asr.training.files import create_atomically, write_atomically
 from asr.training.fingerprint import weights_fingerprint
 from distributed import launch
-from scripts.build import Split, build, plain, readable
+from scripts.build import Split, build, readable
 from scripts.configuration import compose, differing_keys, print_help
-from scripts.search import language_model_fingerprints, with_language_models
+from scripts.search import language_model_fingerprints, search_of, with_language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
 
@@ -82,14 +82,6 @@ def header_of(trained: Trained, split: Split, search: NBestSearch, config: DictC
         corpus=corpus_of(split.utterances),
         shard_utterances=config.shard_utterances,
     )
-
-
-def search_of(decode: DictConfig) -> dict[str, Any]:
-    """A search's settings, in which runs of language models are named alike from wherever this is called."""
-    settings = plain(decode)
-    fusion = settings.get("fusion") or {}
-    fusion |= {name: str(Path(fusion[name]).resolve()) for name in ("external", "source") if fusion.get(name)}
-    return settings
 
 
 def begin(folder: Path, header: Header) -> None:

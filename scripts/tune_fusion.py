@@ -29,7 +29,8 @@ from asr.decoding.rescoring import Lists, Weights, best_setting, chosen, word_er
 from asr.decoding.search import Hypothesis, Model, TokenModel
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.training.evaluation import evaluating, in_place, told
-from scripts.build import build, plain, readable
+from scripts.against import method_of
+from scripts.build import build, readable
 from scripts.configuration import compose, print_help
 from scripts.evaluate import named_set
 from scripts.material import manifest_name
@@ -79,9 +80,8 @@ def main(arguments: list[str]) -> None:
     record = {
         "best": asdict(settings[best]),
         "comparison": asdict(comparison),
-        "checkpoint": trained.checkpoint,
-        "decode": plain(config.decode),
-        "text": plain(config.text),
+        **trained.origin,
+        **method_of(config),
         "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
     }
     path = trained.folder / "eval" / manifest_name(config.set) / f"fusion-{named.name}.json"
