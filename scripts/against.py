@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
 from asr.decoding.results import SetResult, write_comparison
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
-from scripts.build import readable
+from scripts.build import plain, readable
+from scripts.search import language_model_origins, search_of
 from scripts.startup import UsageError
 
 
@@ -25,12 +28,23 @@ class Earlier:
     counts: Mapping[str, ErrorCounts]
 
 
+def method_of(config: DictConfig) -> dict[str, Any]:
+    """What two evaluations must share: search, normalisation of texts, and the weights of language models as they are now.
+
+    Raises:
+        UsageError: there is no language model where the search names one.
+    """
+    method = {"decode": search_of(config.decode), "text": plain(config.text)}
+    models = language_model_origins(config.decode)
+    return method | {"language_models": models} if models else method
+
+
 def read_earlier(
     run: Path, sets: Sequence[str], decode: str, method: Mapping[str, Any], command: str
 ) -> dict[str, Earlier]:
     """The results of ``run`` by set, read before the new ones are made: they may be of the same folder.
 
-    ``method`` is what must have been the same: search and normalisation of texts; ``command`` evaluates that run so.
+    ``method`` is what must have been the same; ``command`` evaluates that run so.
 
     Raises:
         UsageError: some set was not evaluated, or in another way; the line ends with the command to run.
@@ -53,8 +67,9 @@ def _read(run: Path, name: str, decode: str, method: Mapping[str, Any], remedy: 
         raise UsageError(f"{figures_file}: cannot be read ({error}); {remedy}") from None
     if differing:
         key = differing[0]
+        other = "other language models" if key == "language_models" else f"another {key}="
         raise UsageError(
-            f"against={run}: {name!r} was evaluated there with another {key}= ({_shown(figures.get(key))}, "
+            f"against={run}: {name!r} was evaluated there with {other} ({_shown(figures.get(key))}, "
             f"here {_shown(method[key])}); {remedy}"
         )
     with readable():
@@ -69,7 +84,8 @@ def _shown(value: Any) -> str:
     """A node without its target; what was evaluated before this was recorded is unknown."""
     if not isinstance(value, dict):
         return "unknown"
-    return " ".join(f"{key}={each}" for key, each in value.items() if key != "_target_")
+    told = ((key, f"({_shown(each)})" if isinstance(each, dict) else each) for key, each in value.items())
+    return " ".join(f"{key}={each}" for key, each in told if key != "_target_")
 
 
 def write_against(folder: Path, decode: str, run: Path, earlier: Earlier, result: SetResult, checkpoint: str) -> str:

@@ -17,8 +17,8 @@ from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
 from asr.training.evaluation import Decoded, EvaluationSet, decode_set
 from asr.training.measures import Decode
-from scripts.against import command_for, read_earlier, write_against
-from scripts.build import build, evaluation_set, plain, readable
+from scripts.against import command_for, method_of, read_earlier, write_against
+from scripts.build import build, evaluation_set, readable
 from scripts.configuration import compose, print_help
 from scripts.material import manifest_name, refuse_doubles
 from scripts.search import with_language_models
@@ -37,14 +37,14 @@ def main(arguments: list[str]) -> None:
     with readable():
         normalise, decode = build(config.text), build(config.decode)
     names = [manifest_name(each) for each in config.sets]
-    method = {"decode": plain(config.decode), "text": plain(config.text)}
-    against = None if config.against is None else Path(config.against)
-    earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
     decode.check(trained.recogniser)
+    method = method_of(config)
+    against = None if config.against is None else Path(config.against)
+    earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
     print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
-    record = {"checkpoint": trained.checkpoint, **method}
+    record = trained.origin | method
     results = [evaluate_set(trained, each, config.unit_utterances, decode, normalise, record) for each in config.sets]
     root = trained.folder / "eval"
     write_summary(root, decode.name, results)

@@ -6,11 +6,23 @@ import torch
 
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
+from asr.training.checkpoint import Checkpoint
 from scripts.build import build_hooks, build_material, hooked_model, readable
 from scripts.configuration import load_run_config
 from scripts.settings import TrainLmSettings
 from scripts.startup import UsageError
 from scripts.trained import choose_checkpoints
+
+
+def best_of(folder: Path) -> Checkpoint:
+    """The checkpoint of a language model's run that is used, found intact.
+
+    Raises:
+        UsageError: there is none.
+    """
+    with readable():
+        (chosen,) = choose_checkpoints(folder / "checkpoints", "best")
+    return chosen
 
 
 def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, key: str = "lm") -> TokenLanguageModel:
@@ -30,7 +42,7 @@ def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, k
                 f"{key}={folder}: that model reads other tokens ({own.fingerprint}) than the recogniser writes "
                 f"({tokenizer.fingerprint}); train it with the recogniser's tokenizer settings"
             )
-        (chosen,) = choose_checkpoints(folder / "checkpoints", "best")
+    chosen = best_of(folder)
     with readable(), torch.random.fork_rng(devices=[]):  # initial weights are drawn, to be replaced
         model = hooked_model(config, build_material(config, folder), build_hooks(config), initialise=False)
     model.load_state_dict(chosen.model_state())

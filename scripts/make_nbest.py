@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from asr.data.batch import Unit
 from asr.data.cache import SignalCache
@@ -24,11 +24,12 @@ from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Model, NBestSearch
 from asr.training.evaluation import evaluating, in_place, told
-from asr.training.files import write_atomically
+from asr.training.files import create_atomically, write_atomically
+from asr.training.fingerprint import weights_fingerprint
 from distributed import launch
-from scripts.build import Split, build, plain, readable
-from scripts.configuration import compose, print_help
-from scripts.search import with_language_models
+from scripts.build import Split, build, readable
+from scripts.configuration import compose, differing_keys, print_help
+from scripts.search import language_model_fingerprints, search_of, with_language_models
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
 
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> None:
     search.check(trained.recogniser)
     with readable():
         split = trained.speech.split(config.split)
-    header = header_of(trained, split, config)
+    header = header_of(trained, split, search, config)
     folder = trained.folder / "nbest" / split.name if config.out is None else Path(config.out)
     begin(folder, header)
     own = range(place.rank, header.shards, place.size)
@@ -65,14 +66,16 @@ def main(arguments: list[str]) -> None:
     print(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
 
 
-def header_of(trained: Trained, split: Split, config: DictConfig) -> Header:
+def header_of(trained: Trained, split: Split, search: NBestSearch, config: DictConfig) -> Header:
     """What the lists of this call are made of."""
     return Header(
         format=FORMAT,
         tokenizer=trained.speech.tokenizer.fingerprint,
         run=str(trained.folder.resolve()),
         checkpoint=trained.checkpoint,
+        weights=weights_fingerprint(trained.model),
         search=search_of(config.decode),
+        language_models=language_model_fingerprints(search),
         hypotheses=config.hypotheses,
         split=split.name,
         utterances=len(split.utterances),
@@ -81,33 +84,29 @@ def header_of(trained: Trained, split: Split, config: DictConfig) -> Header:
     )
 
 
-def search_of(decode: DictConfig) -> dict[str, Any]:
-    """A search's settings, in which runs of language models are named alike from wherever this is called."""
-    settings = plain(decode)
-    fusion = settings.get("fusion") or {}
-    fusion |= {name: str(Path(fusion[name]).resolve()) for name in ("external", "source") if fusion.get(name)}
-    return settings
-
-
 def begin(folder: Path, header: Header) -> None:
-    """Write the header, or check that it is that of the shards there; every process does, before its first shard.
+    """Write the header, or check that it is that of the lists there; every process does, before its first shard.
+
+    Of processes that begin together, on one machine or several, one writes it and all others compare theirs with it.
 
     Raises:
         UsageError: the folder holds other lists, and what they differ in, or shards that nothing tells the origin of.
     """
-    shards = list(folder.glob("*.jsonl"))
-    if shards and not (folder / HEADER).is_file():
-        raise UsageError(f"{folder} holds shards without {HEADER}: choose another out=, or remove the folder")
-    if shards:
-        with readable():
-            earlier, new = asdict(read_header(folder)), asdict(header)
-        if differing := [key for key in new if earlier[key] != new[key]]:
-            raise UsageError(
-                f"{folder} holds lists of another {', '.join(differing)}: repeat their command to go on, choose another "
-                "out=, or remove the folder"
-            )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / HEADER, header.text())
+    if any(folder.glob("*.jsonl")) and not (folder / HEADER).is_file():
+        raise UsageError(f"{folder} holds shards without {HEADER}: choose another out=, or remove the folder")
+    if create_atomically(folder / HEADER, header.text()):
+        return
+    with readable():
+        there, here = (OmegaConf.create(asdict(each)) for each in (read_header(folder), header))
+    if differing := differing_keys(there, here):
+        values = [
+            f"{key} ({OmegaConf.select(there, key)} there, {OmegaConf.select(here, key)} here)" for key in differing
+        ]
+        raise UsageError(
+            f"{folder} holds lists of another {', '.join(values)}: repeat their command to go on, choose another out=, "
+            "or remove the folder (only these two help where a run was trained on or anew since; let it end first)"
+        )
 
 
 class Decoder:

@@ -1,14 +1,40 @@
 """The search of a configuration, with the language models that it names."""
 
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
 
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.beam import BeamSearch
-from asr.decoding.fusion import Fusion
+from asr.decoding.fusion import FusedTerms, Fusion
 from asr.models.speech_model import SpeechModel
 from asr.models.token_lm import TokenLanguageModel
+from asr.training.fingerprint import weights_fingerprint
 from asr.training.measures import Decode
-from scripts.language_model import load_token_model
+from scripts.build import plain
+from scripts.language_model import best_of, load_token_model
+from scripts.trained import origin_of
+
+NAMES = ("external", "source")  # of language models in decode.fusion
+
+
+def search_of(decode: DictConfig) -> dict[str, Any]:
+    """A search's settings, in which runs of language models are named alike from wherever this is called."""
+    settings = plain(decode)
+    fusion = settings.get("fusion") or {}
+    fusion |= {name: str(Path(fusion[name]).resolve()) for name in NAMES if fusion.get(name)}
+    return settings
+
+
+def language_model_origins(decode: DictConfig) -> dict[str, dict[str, Any]]:
+    """Which weights each language model has that a search names, as it lies in its folder now.
+
+    Raises:
+        UsageError: a folder holds no intact checkpoint.
+    """
+    fusion = decode.get("fusion") or {}
+    return {name: origin_of([best_of(Path(fusion[name]))]) for name in NAMES if fusion.get(name)}
 
 
 def with_language_models(decode: Decode, model: SpeechModel, tokenizer: Tokenizer) -> Decode:
@@ -16,6 +42,16 @@ def with_language_models(decode: Decode, model: SpeechModel, tokenizer: Tokenize
     if not isinstance(decode, BeamSearch) or not decode.fusion.names_models:
         return decode
     return decode.with_models(*language_models(decode.fusion, model, tokenizer))
+
+
+def language_model_fingerprints(decode: object) -> list[int]:
+    """Of the weights of the language models that take part in a search, the external before the source model.
+
+    Their folders, which the search's settings name, may hold another one since. One that weighs nothing takes no part.
+    """
+    if not isinstance(decode, BeamSearch) or not isinstance(decode.terms, FusedTerms):
+        return []
+    return [weights_fingerprint(model) for _, model in decode.terms.models if isinstance(model, TokenLanguageModel)]
 
 
 def language_models(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -37,7 +38,17 @@ class Trained:
     config: DictConfig
     speech: Speech
     model: SpeechModel  # in evaluation mode
-    checkpoint: str
+    chosen: Sequence[Checkpoint]  # whose mean it is
+
+    @property
+    def checkpoint(self) -> str:
+        """What these are called."""
+        return called(self.chosen)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """See ``origin_of``."""
+        return origin_of(self.chosen)
 
     @property
     def recogniser(self) -> Recogniser:
@@ -71,7 +82,17 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
         speech = build_speech(config, folder)
         model = hooked_model(config, speech, build_hooks(config), initialise=False)
     model.load_state_dict(mean_of(chosen))
-    return Trained(folder, config, speech, model.eval(), "+".join(each.folder.name for each in chosen))
+    return Trained(folder, config, speech, model.eval(), chosen)
+
+
+def called(chosen: Sequence[Checkpoint]) -> str:
+    """The name of the mean of checkpoints."""
+    return "+".join(each.folder.name for each in chosen)
+
+
+def origin_of(chosen: Sequence[Checkpoint]) -> dict[str, Any]:
+    """What figures made with the mean of checkpoints are of: a name, and digests, since a run trained anew has the same name."""
+    return {"checkpoint": called(chosen), "weights_sha256": [each.files[MODEL] for each in chosen]}
 
 
 def check_checkpoint(which: str) -> None:

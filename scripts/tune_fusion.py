@@ -8,6 +8,7 @@ writes eval/<set>/fusion-<decode>.json into the run's folder. With decode.fusion
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from asr.decoding.rescoring import Lists, Weights, best_setting, chosen, word_er
 from asr.decoding.search import Hypothesis, Model, TokenModel
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.training.evaluation import evaluating, in_place, told
-from scripts.build import build, plain, readable
+from scripts.against import method_of
+from scripts.build import build, readable
 from scripts.configuration import compose, print_help
 from scripts.evaluate import named_set
 from scripts.material import manifest_name
@@ -38,6 +40,7 @@ from scripts.trained import Trained, load_trained
 
 CPU = torch.device("cpu")
 NO_MODELS = Weights(0.0, 0.0, 0.0)
+TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that an evaluation has not
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +80,14 @@ def main(arguments: list[str]) -> None:
     record = {
         "best": asdict(settings[best]),
         "comparison": asdict(comparison),
-        "checkpoint": trained.checkpoint,
-        "decode": plain(config.decode),
-        "text": plain(config.text),
+        **trained.origin,
+        **method_of(config),
         "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
     }
     path = trained.folder / "eval" / manifest_name(config.set) / f"fusion-{named.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"all {len(settings)} settings: {path}\n{command(config, settings[best])}")
+    print(f"all {len(settings)} settings: {path}\n{command(arguments, settings[best])}")
 
 
 def grid(config: DictConfig, named: BeamSearch) -> list[Weights]:
@@ -194,20 +196,18 @@ def report(
     )
 
 
-def command(config: DictConfig, setting: Weights) -> str:
-    """The line that evaluates with a setting, in the search itself."""
-    fusion = config.decode.fusion
-    folders = [f"decode.fusion.{name}={fusion[name]}" for name in ("external", "source") if fusion[name] is not None]
-    return " ".join(
-        [
-            f"python scripts/evaluate.py run={config.run} decode=beam",
-            *folders,
-            f"decode.fusion.external_weight={setting.external:g}",
-            f"decode.fusion.source_weight={setting.source:g}",
-            f"decode.fusion.label_bonus={setting.label_bonus:g}",
-            *(["decode.fusion.end_of_text=true"] if fusion.end_of_text else []),
-        ]
-    )
+def command(arguments: Sequence[str], setting: Weights) -> str:
+    """The line that evaluates as ``arguments`` tuned, with a setting, in the search itself."""
+    weights = {
+        "decode.fusion.external_weight": setting.external,
+        "decode.fusion.source_weight": setting.source,
+        "decode.fusion.label_bonus": setting.label_bonus,
+    }
+    keys = {each: each.partition("=")[0].lstrip("+") for each in arguments}
+    kept = [each for each in arguments if keys[each] not in (*TUNING_ALONE, *weights)]
+    search = [] if "decode" in keys.values() else ["decode=beam"]  # what this script has by default
+    tuned = [f"{key}={weight}" for key, weight in weights.items()]
+    return shlex.join(["python", "scripts/evaluate.py", *kept, *search, *tuned])
 
 
 if __name__ == "__main__":

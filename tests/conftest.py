@@ -247,8 +247,8 @@ def write_lists(tmp_path: Path) -> Callable[..., Path]:
         **changes: Any,
     ) -> Path:
         settings: dict[str, Any] = {
-            "format": FORMAT, "tokenizer": tokenizer.fingerprint, "run": "exp/a", "checkpoint": "step-1", "search": {},
-            "hypotheses": 20, "split": "train", "utterances": len(lists), "corpus": 1, "shard_utterances": 2,
+            "format": FORMAT, "tokenizer": tokenizer.fingerprint, "run": "exp/a", "checkpoint": "step-1", "weights": 1,
+            "search": {}, "language_models": [], "hypotheses": 20, "split": "train", "utterances": len(lists), "corpus": 1, "shard_utterances": 2,
         }  # fmt: skip
         header, folder = Header(**(settings | changes)), tmp_path / "nbest"
         folder.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
 from distributed.keyed import keyed_seed
 
-FORMAT = 2
+FORMAT = 3
 HEADER = "header.json"
 REMEDY = "write the lists anew: python scripts/make_nbest.py run=exp/..."
 
@@ -40,7 +40,9 @@ class Header:
     tokenizer: str  # fingerprint of the tokens
     run: str
     checkpoint: str
+    weights: int  # fingerprint of the recogniser's: a run of this name may be another one since
     search: Mapping[str, Any]  # its settings
+    language_models: Sequence[int]  # fingerprints of the weights of those that took part, the external one first
     hypotheses: int  # kept of each utterance, at most
     split: str
     utterances: int  # of the split, the usable ones
@@ -91,7 +93,7 @@ def read_header(folder: Path) -> Header:
     """The header of lists.
 
     Raises:
-        NBestError: there is none, or one of another format.
+        NBestError: there is none, or one of another version of this program.
     """
     path = folder / HEADER
     try:
@@ -100,7 +102,7 @@ def read_header(folder: Path) -> Header:
             return Header(**values)
     except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
         raise NBestError(f"{path}: no n-best lists that can be read ({error}); {REMEDY}") from None
-    raise NBestError(f"{path}: n-best lists of another format than {FORMAT}; {REMEDY}")
+    raise NBestError(f"{path}: n-best lists of another format than {FORMAT}; remove the folder, then {REMEDY}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,14 @@
 """What a hook reads from another run's files belongs to its own run: the same on all learners, and after every resume.
 
 Files under the same name may have become others: that run went on, or was repeated. So hooks keep a fingerprint of what
-they read, of its content rather than of its name, and refuse something else, which would change training without a word.
+they read (asr/training/fingerprint.py), and refuse something else, which would change training without a word.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from asr.data.pipeline import HookError
 from distributed.launch import World
-
-DIGITS = 15  # of SHA-256 in hexadecimal: learners compare 64-bit integers, with a sign
-
-
-def fingerprint(text: str, tensors: Iterable[Tensor]) -> int:
-    """A number that differs whenever the text, or the values, type, shape or order of the tensors do; below 2^60."""
-    digest = hashlib.sha256(text.encode())
-    for tensor in tensors:
-        digest.update(f"\n{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return int(digest.hexdigest()[:DIGITS], 16)
 
 
 class Pinned:

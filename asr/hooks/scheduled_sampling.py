@@ -23,8 +23,9 @@ from asr.data.pipeline import HookError
 from asr.data.tokenizer import BLANK
 from asr.hooks.epochs import Epochs
 from asr.hooks.perturbed_history import PerturbedHistory
-from asr.hooks.pinned import Pinned, fingerprint
+from asr.hooks.pinned import Pinned
 from asr.models.token_lm import TokenLanguageModel
+from asr.training.fingerprint import weights_fingerprint
 from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural
 
@@ -100,8 +101,7 @@ class ScheduledSampling(PerturbedHistory):
                 f"{KEY}.top_k={self.top_k}: the model has {self.model.vocabulary_size - 1} tokens "
                 "beside blank; set so many or fewer"
             )
-        weights = self.model.state_dict()
-        self.pinned.pin(fingerprint(" ".join(weights), weights.values()), self.lm, run.world)
+        self.pinned.pin(weights_fingerprint(self.model), self.lm, run.world)
 
     def state_dict(self) -> dict[str, Any]:
         return self.pinned.state()

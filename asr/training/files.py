@@ -18,6 +18,26 @@ DELETED = ".deleted-"
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file under another name, force it to disk and rename it: readers see the old or the new one, whole."""
+    _write_beside(path, text).replace(path)
+
+
+def create_atomically(path: Path, text: str) -> bool:
+    """Write a file that is not there yet, whole; False, and nothing changes, where it is.
+
+    Of processes that do so together, on whichever hosts, exactly one is told True. The file system must know hard links.
+    """
+    temporary = _write_beside(path, text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def _write_beside(path: Path, text: str) -> Path:
+    """Write a file under another name, force it to disk and return its path."""
     temporary = path.with_name(
         f".{path.name}.{secrets.token_hex(8)}.tmp"
     )  # other hosts have processes of the same number
@@ -25,7 +45,7 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    return temporary
 
 
 def sha256(path: Path) -> str:

@@ -1,16 +1,18 @@
 """Searches of a trained transducer: recognised utterances per second and word error rates, beside torchaudio's search.
 
-    python scripts/bench/decode.py --run exp/demo --json docs/results/decode.json
+    python scripts/bench/decode.py --run exp/my-run --set test --utterances 600 --json decode.json
 
 One thread; the same model on the same utterances, method after method on each unit in turn, seconds of processor time
 from features to labels, encoder included. torchaudio's RNNTBeamSearch (1-best) takes one utterance at a time, as it must;
-the others take a unit, or one at a time to tell what batching brings. By default torchaudio ranks hypotheses by
-score per label; "by score" is that search with the ranking of ours. Ratios are of the faster of the two.
+the others take a unit, or one at a time to tell what batching brings. By default torchaudio ranks hypotheses by score per
+label; "by score" is that search with the ranking of ours. Speeds are told beside the faster of the two, word error rates
+beside the more accurate one, with the paired interval of scripts/evaluate.py (docs/evaluation.md).
 """
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,19 @@ from torchaudio.models import RNNTBeamSearch
 from asr.data.batch import Batch
 from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import Tokenizer
-from asr.decoding.wer import score
+from asr.decoding.bootstrap import REPLICATIONS
+from asr.decoding.comparison import compare
+from asr.decoding.wer import counts_by_utterance
 from asr.models.transducer import Transducer
+from asr.training.evaluation import evaluating, in_place, told
 from asr.training.measures import Decode
+from scripts.bench.paired import total
 from scripts.bench.report import save_figures
 from scripts.build import build
 from scripts.configuration import compose
 from scripts.evaluate import named_set
 from scripts.startup import UsageError, run_main
-from scripts.trained import load_trained
+from scripts.trained import Trained, load_trained
 
 THEIRS = "torchaudio"
 QUICK_UTTERANCES = 16
@@ -37,12 +43,20 @@ QUICK_UTTERANCES = 16
 Recognise = Callable[[Batch], list[list[int]]]  # labels of each utterance
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a method recognises."""
+
+    texts: dict[str, str]  # by utterance
+    unit_seconds: list[float]  # of processor time
+
+
 def main(arguments: list[str]) -> None:
     """Print a table in Markdown and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a trained run's folder")
     parser.add_argument("--checkpoint", default="best", help="best, last, avg:N or best:N")
-    parser.add_argument("--set", default="test", help="a split of the run's corpus")
+    parser.add_argument("--set", default="test", help="a split of the run's corpus, or a manifest")
     parser.add_argument("--utterances", type=int, default=128, help="at most so many, spread over all lengths")
     parser.add_argument("--batch", type=int, default=16, help="utterances decoded together by ours")
     parser.add_argument("--beam", type=int, default=8, help="hypotheses of all beam searches")
@@ -52,14 +66,20 @@ def main(arguments: list[str]) -> None:
     trained = load_trained(options.run, options.checkpoint, threads=1)
     if not isinstance(trained.model, Transducer):
         raise UsageError(f"--run={options.run}: its model is no transducer, which beam search needs")
-    evaluated = named_set(trained, options.set, options.batch)
     wanted = QUICK_UTTERANCES if options.quick else options.utterances
-    units = spread(evaluated.units, max(1, wanted // options.batch))
-    batches = list(unit_loader(evaluated.dataset, units, num_workers=0, prefetch=1))
-    rows = measure(batches, methods(trained.model, options.beam), trained.speech.tokenizer)
+    batch = min(options.batch, wanted)
+    evaluated = named_set(trained, options.set, batch)
+    units = spread(evaluated.units, max(1, wanted // batch))
+    loaded = told(unit_loader(evaluated.dataset, units, num_workers=0, prefetch=1))
+    batches = [each for each in loaded if each.utterance_ids]
+    if not batches:
+        raise UsageError(f"--set {options.set}: none of its utterances is usable")
+    found = measure(trained, batches, methods(trained.model, options.beam))
+    rows = rows_of(references_of(batches, trained.speech.tokenizer), found)
     report(rows)
     if options.json is not None:
-        save_figures(options.json, figures(rows), rows, run=str(options.run), set=options.set, batch=options.batch)
+        remarks = {"run": str(options.run), **trained.origin, "set": options.set, "batch": batch, "beam": options.beam}
+        save_figures(options.json, figures(rows), rows, **remarks)
 
 
 def spread(units: Sequence[Any], count: int) -> list[Any]:
@@ -141,40 +161,61 @@ def one_by_one(recognise: Recognise) -> Recognise:
     ]
 
 
-@torch.inference_mode()
-def measure(batches: Sequence[Batch], recognisers: dict[str, Recognise], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """One row per method."""
-    references: dict[str, str] = {}
-    found: dict[str, dict[str, str]] = {name: {} for name in recognisers}
-    seconds: dict[str, list[float]] = {name: [] for name in recognisers}
-    for recognise in recognisers.values():
-        recognise(batches[0].part(0, 1))  # what is set up at the first call
-    for batch in batches:
-        ids, targets = batch.utterance_ids, batch.targets.tolist()
-        labels = [row[:length] for row, length in zip(targets, batch.target_lengths.tolist(), strict=True)]
-        references.update(zip(ids, map(tokenizer.decode, labels), strict=True))
-        for name, recognise in recognisers.items():
-            start = time.thread_time()
-            tokens = recognise(batch)
-            seconds[name].append(time.thread_time() - start)
-            found[name].update(zip(ids, map(tokenizer.decode, tokens), strict=True))
+def references_of(batches: Sequence[Batch], tokenizer: Tokenizer) -> dict[str, str]:
+    """What was said, by utterance."""
+    return {
+        name: tokenizer.decode(row[:length])
+        for batch in batches
+        for name, row, length in zip(
+            batch.utterance_ids, batch.targets.tolist(), batch.target_lengths.tolist(), strict=True
+        )
+    }
+
+
+def measure(trained: Trained, batches: Sequence[Batch], recognisers: Mapping[str, Recognise]) -> dict[str, Found]:
+    """What each method recognises, and how long it takes; they take turns on every unit."""
+    found = {name: Found({}, []) for name in recognisers}
+    device, precision = torch.device("cpu"), trained.config.trainer.precision
+    placed = [in_place(batch, device, precision) for batch in batches]
+    with evaluating(trained.model, device, precision):
+        for recognise in recognisers.values():
+            recognise(placed[0].part(0, 1))  # what is set up at the first call
+        for batch in placed:
+            for name, recognise in recognisers.items():
+                start = time.thread_time()
+                tokens = recognise(batch)
+                found[name].unit_seconds.append(time.thread_time() - start)
+                found[name].texts.update(
+                    zip(batch.utterance_ids, map(trained.speech.tokenizer.decode, tokens), strict=True)
+                )
+    return found
+
+
+def rows_of(references: Mapping[str, str], found: Mapping[str, Found]) -> list[dict[str, Any]]:
+    """One row per method, beside torchaudio's: the faster of its two, and the one with fewer errors."""
+    seconds = {name: sum(each.unit_seconds) for name, each in found.items()}
+    counts = {name: counts_by_utterance(references, each.texts) for name, each in found.items()}
+    totals = {name: total(each) for name, each in counts.items()}
+    theirs = [name for name in found if name.startswith(THEIRS)]
+    fastest, best = min(theirs, key=seconds.__getitem__), min(theirs, key=lambda name: totals[name].errors)
     rows = []
-    for name in recognisers:
-        errors = score(references, found[name])
-        speed = len(references) / sum(seconds[name])
-        agree = sum(text == found[THEIRS][each] for each, text in found[name].items())
+    for name, each in found.items():
+        compared = compare(counts[name], counts[best], replications=REPLICATIONS, seed=0)
+        agree = sum(text == found[THEIRS].texts[utterance] for utterance, text in each.texts.items())
         rows.append(
             {
                 "method": name,
                 "utterances": len(references),
-                "utterances_per_second": speed,
-                "speed_vs_torchaudio": speed
-                * min(sum(seconds[each]) for each in seconds if THEIRS in each)
-                / len(references),
-                "wer": errors.wer,
-                "cer": errors.cer,
+                "utterances_per_second": len(references) / seconds[name],
+                "speed_vs_torchaudio": seconds[fastest] / seconds[name],
+                "wer": totals[name].wer,
+                "cer": totals[name].cer,
+                "errors": totals[name].errors,
+                "reference_words": totals[name].reference_words,
+                "wer_minus_torchaudio": compared.difference,
+                "wer_minus_torchaudio_interval": compared.interval,
                 "same_as_torchaudio": agree / len(references),
-                "unit_seconds": seconds[name],
+                "unit_seconds": each.unit_seconds,
             }
         )
     return rows
@@ -186,6 +227,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {
         "beam_speed_ratio_vs_torchaudio": ours["speed_vs_torchaudio"],
         "beam_speed_ratio_vs_torchaudio_one_at_a_time": alone["speed_vs_torchaudio"],
+        "beam_wer_minus_torchaudio": ours["wer_minus_torchaudio"],
         "beam_utterances_per_second": ours["utterances_per_second"],
         "greedy_utterances_per_second": greedy["utterances_per_second"],
         **{f"wer/{row['method']}": row["wer"] for row in rows},
@@ -194,12 +236,15 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def report(rows: list[dict[str, Any]]) -> None:
     """The table in Markdown."""
-    print(f"{rows[0]['utterances']} utterances")
-    print("| method | utterances/s | x torchaudio | WER | CER | as torchaudio |\n|---|---|---|---|---|---|")
+    print(f"{rows[0]['utterances']} utterances, {rows[0]['reference_words']} words")
+    print("| method | utterances/s | x torchaudio | WER | CER | WER - torchaudio's | 95 % interval | as torchaudio |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
+        low, high = row["wer_minus_torchaudio_interval"]
         print(
             f"| {row['method']} | {row['utterances_per_second']:.1f} | {row['speed_vs_torchaudio']:.2f} | "
-            f"{row['wer']:.2%} | {row['cer']:.2%} | {row['same_as_torchaudio']:.1%} |"
+            f"{row['wer']:.2%} | {row['cer']:.2%} | {row['wer_minus_torchaudio']:+.2%} | {low:+.2%} to {high:+.2%} | "
+            f"{row['same_as_torchaudio']:.1%} |"
         )
 
 

@@ -90,8 +90,8 @@ def write_files(folder: Path, utterances: int, model: str) -> None:
     tokenizer = build(config.tokenizer).fit(training_texts(corpus))
     said = {each: tokenizer.encode(each.text) for each in read_manifest(corpus.prepare()["train"])}
     header = Header(
-        format=FORMAT, tokenizer=tokenizer.fingerprint, run="random", checkpoint="none", search={}, hypotheses=20,
-        split="train", utterances=len(said), corpus=0, shard_utterances=len(said),
+        format=FORMAT, tokenizer=tokenizer.fingerprint, run="random", checkpoint="none", weights=0, search={},
+        language_models=[], hypotheses=20, split="train", utterances=len(said), corpus=0, shard_utterances=len(said),
     )  # fmt: skip
     (folder / "nbest").mkdir()
     (folder / "nbest" / HEADER).write_text(header.text())

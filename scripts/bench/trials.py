@@ -1,8 +1,8 @@
 """Trained runs that a benchmark compares: trains and evaluates them, and goes on where it was interrupted.
 
 Every run lies in a folder of its own. Training always has its say: it refuses a folder of another configuration, and has
-nothing to do in that of a finished run. An evaluation is done again unless its figures are of the run's best checkpoint as
-it is now, of the same search, and of the language models as they are now.
+nothing to do in that of a finished run. An evaluation is done again unless its figures are of the weights of the run and of
+its language models as they are now, and of the same search.
 """
 
 import json
@@ -15,10 +15,12 @@ from typing import Any
 
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
-from asr.training.checkpoint import MODEL, best_checkpoint, list_checkpoints
-from scripts.build import build, plain
+from asr.training.checkpoint import list_checkpoints
+from scripts.against import method_of
+from scripts.build import build
 from scripts.configuration import compose
 from scripts.startup import REPOSITORY, UsageError
+from scripts.trained import choose_checkpoints, origin_of
 
 QUICK = ("trainer.max_steps=12", "trainer.evaluate_every=12", "trainer.checkpoint_every=12")
 
@@ -46,9 +48,9 @@ class Trials:
         """Errors of a trained run by fold and utterance; ``search`` are settings of scripts/evaluate.py."""
         settings = (f"run={run}", f"sets=[{self.evaluated_set}]", *search)
         config = compose("evaluate", settings)
-        method = {"decode": plain(config.decode), "text": plain(config.text)}
+        origin = origin_of(choose_checkpoints(run / "checkpoints", config.checkpoint)) | method_of(config)
         results, name = run / "eval" / self.evaluated_set, build(config.decode).name
-        if not is_of_best(results / f"wer-{name}.json", run, method):
+        if not is_of(results / f"wer-{name}.json", origin):
             self.call(run, str(REPOSITORY / "scripts/evaluate.py"), *settings)
         return {
             f"{fold}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
@@ -74,18 +76,9 @@ class Trials:
             raise UsageError(f"{run.name} ended with exit code {ended.returncode}; see {log}")
 
 
-def is_of_best(figures: Path, run: Path, method: Mapping[str, Any]) -> bool:
-    """Whether an evaluation's figures are of this method, and of the best checkpoints as they are now: the run's, and those
-    of the language models that it was searched with.
-    """
-    fusion = method["decode"].get("fusion", {})
-    models = [Path(fusion[each]) for each in ("external", "source") if fusion.get(each)]
-    best = [best_checkpoint(list_checkpoints(each / "checkpoints")[0]) for each in (run, *models)]
+def is_of(figures: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's figures are there, and are of all that is given, as scripts/evaluate.py records it."""
     if not figures.is_file():
         return False
-    written = figures.stat().st_mtime
-    if any(each is None or written < (each.folder / MODEL).stat().st_mtime for each in best):
-        return False
     record = json.loads(figures.read_text(encoding="utf-8"))
-    of_run = best[0] is not None and record["checkpoint"] == best[0].folder.name
-    return of_run and all(record[key] == value for key, value in method.items())
+    return all(record.get(key) == value for key, value in origin.items())

@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from asr.decoding.results import write_results
-from asr.training.checkpoint import MODEL, Retention
+from asr.training.checkpoint import Retention, read_checkpoint
 from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.hook import Progress
 from distributed.launch import World
+from scripts.against import method_of
 from scripts.bench import methods, parity
 from scripts.bench.trials import Trials
-from scripts.build import build, plain
+from scripts.build import build
 from scripts.configuration import compose
 from scripts.startup import UsageError
+from scripts.trained import origin_of
 
 
 class Runs:
@@ -27,17 +29,16 @@ class Runs:
         self.called: list[str] = []
         self.commands: list[tuple[str, ...]] = []
 
-    def save(self, run: Path, step: int, wer: float) -> Path:
+    def save(self, run: Path, step: int, wer: float, weight: float = 0.0) -> None:
         folder = CheckpointFolder(
             run / "checkpoints", self.world, Retention(keep_last=9, keep_best=1), "Single", plan=1
         )
-        weights = {"weight": torch.zeros(1)}
+        weights = {"weight": torch.tensor([weight])}
         folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, wer)
-        return run / "checkpoints" / f"step-{step:08d}" / MODEL
 
     def evaluate(self, run: Path, checkpoint: str, *search: str) -> None:
         config = compose("evaluate", [f"run={run}", *search])
-        record = {"checkpoint": checkpoint, "decode": plain(config.decode), "text": plain(config.text)}
+        record = origin_of([read_checkpoint(run / "checkpoints" / checkpoint)]) | method_of(config)
         write_results(run / "eval" / "test", build(config.decode).name, {"a": "one two"}, {"a": "one"}, record=record)
 
     def call(self, _: Trials, run: Path, *command: str) -> None:
@@ -76,13 +77,15 @@ def test_training_always_has_its_say_and_an_evaluation_counts_for_its_checkpoint
 
     assert called() == ["train", "evaluate"]
     assert called() == ["train"]
-    model = runs.save(run, 2, wer=0.1)
+    runs.save(run, 2, wer=0.1)
     assert called() == ["train", "evaluate"], "there is a better checkpoint"
     runs.evaluate(run, "step-00000001")
     assert called() == ["train", "evaluate"], "the figures are of another checkpoint"
-    later = model.stat().st_mtime + 10
-    os.utime(model, (later, later))
-    assert called() == ["train", "evaluate"], "the checkpoint has been written anew"
+    for each in (run / "checkpoints").rglob("*.*"):
+        os.utime(each)
+    assert called() == ["train"], "copied since, and the same"
+    runs.save(run, 2, wer=0.09, weight=1.0)
+    assert called() == ["train", "evaluate"], "the checkpoint is another one of that name"
 
 
 def test_an_evaluation_with_other_weights_is_another_one(runs: Runs, tmp_path: Path) -> None:
@@ -99,10 +102,12 @@ def test_an_evaluation_with_other_weights_is_another_one(runs: Runs, tmp_path: P
     for weight in (0.1, 0.1, 0.2):  # results of both have the same name
         evaluate(weight)
     assert runs.called == ["evaluate", "evaluate"]
-    later = runs.save(lm, 2, wer=0.1).stat().st_mtime + 10
-    os.utime(lm / "checkpoints" / "step-00000002" / MODEL, (later, later))
-    evaluate(0.2)
-    assert runs.called == ["evaluate"] * 3, "the language model has been trained anew"
+    for step, wer in ((1, 0.4), (2, 0.1)):
+        runs.save(lm, step, wer, weight=1.0)
+        runs.called.clear()
+        evaluate(0.2)
+        evaluate(0.2)
+        assert runs.called == ["evaluate"], "the language model has been trained anew, or on"
 
 
 def test_a_run_of_another_number_of_learners_is_refused(runs: Runs, tmp_path: Path) -> None:

@@ -103,6 +103,37 @@ def test_a_comparison_needs_the_same_evaluation(random_run: Callable[..., Path])
         main([f"run={run}", f"against={other}x", "sets=[dev]"])
 
 
+def test_a_comparison_needs_the_same_language_models(
+    random_run: Callable[..., Path], random_lm_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other, lm, anew = (
+        random_run("run"),
+        random_run("other", "seed=5"),
+        random_lm_run("lm"),
+        random_lm_run("anew", "seed=2"),
+    )
+    search = ["sets=[dev]", "decode=beam", "decode.beam=2"]
+    monkeypatch.chdir(lm.parent)
+    main([f"run={other}", *search, f"decode.fusion.external={lm}"])
+    record = json.loads((other / "eval" / "dev" / "wer-beam2-lm.json").read_text())
+    manifests = [json.loads((each / "checkpoints/step-00000001/manifest.json").read_text()) for each in (other, lm)]
+    digests = [each["files"]["model.safetensors"] for each in manifests]
+    assert [record["weights_sha256"], record["language_models"]["external"]["weights_sha256"]] == [
+        [each] for each in digests
+    ]
+    assert record["decode"]["fusion"]["external"] == str(lm.resolve())
+    arguments = [f"run={run}", f"against={other}", *search, "decode.fusion.external=./lm"]
+    main(arguments)  # it is the same, however it is written
+    (lm / "checkpoints").rename(lm / "earlier")
+    (anew / "checkpoints").rename(lm / "checkpoints")
+    shown = rf"\(external=\(checkpoint=step-00000001 weights_sha256=\['{digests[1]}'\]\), here external=\("
+    command = f"run this first: python scripts/evaluate.py run={other} .*decode.fusion.external=./lm$"
+    with pytest.raises(UsageError, match=rf"'dev' was evaluated there with other language models {shown}.*{command}"):
+        main(arguments)
+    main([f"run={other}", *search, "decode.fusion.external=lm"])  # as told
+    main(arguments)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

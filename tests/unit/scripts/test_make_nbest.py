@@ -1,7 +1,9 @@
 """From a trained run to n-best lists to a run that trains with them; what is interrupted goes on, what differs is refused."""
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,26 +143,78 @@ def test_what_cannot_be_decoded_has_an_empty_list(
     assert all(lists.truth(name) == truth_of(each) for name, each in utterances.items())
 
 
-def test_a_header_without_shards_is_written_anew_and_shards_without_one_are_refused(tmp_path: Path) -> None:
-    header = Header(
-        format=FORMAT, tokenizer="a", run="/exp/a", checkpoint="step-1", search={}, hypotheses=3, split="train",
-        utterances=2, corpus=1, shard_utterances=2,
-    )  # fmt: skip
-    begin(tmp_path, header)
-    begin(tmp_path, replace(header, hypotheses=4))
-    assert read_header(tmp_path).hypotheses == 4
+HEADER_OF_A = Header(
+    format=FORMAT, tokenizer="a", run="/exp/a", checkpoint="step-1", weights=1, search={"beam": 3}, language_models=[],
+    hypotheses=3, split="train", utterances=2, corpus=1, shard_utterances=2,
+)  # fmt: skip
+
+
+def test_a_header_is_written_once_and_shards_without_one_are_refused(tmp_path: Path) -> None:
+    begin(tmp_path, HEADER_OF_A)
+    with pytest.raises(
+        UsageError, match=r"^[^\n]*of another hypotheses \(3 there, 4 here\): [^\n]*remove the folder [^\n]*$"
+    ):
+        begin(tmp_path, replace(HEADER_OF_A, hypotheses=4))  # no shard is there yet, but the others decode
     shard_file(tmp_path, 0).write_text("")
-    begin(tmp_path, replace(header, hypotheses=4))
-    with pytest.raises(UsageError, match=r"^[^\n]*holds lists of another hypotheses, corpus: [^\n]*$"):
-        begin(tmp_path, replace(header, corpus=2))
+    begin(tmp_path, HEADER_OF_A)
+    with pytest.raises(UsageError, match=r"another corpus \(1 there, 2 here\), search.beam \(3 there, 4 here\): "):
+        begin(tmp_path, replace(HEADER_OF_A, corpus=2, search={"beam": 4}))
+    assert read_header(tmp_path) == HEADER_OF_A
+    (tmp_path / HEADER).write_text(json.dumps({"format": FORMAT - 1}))
+    with pytest.raises(UsageError, match=r"^[^\n]*of another format than [^\n]*; remove the folder, then write[^\n]*$"):
+        begin(tmp_path, HEADER_OF_A)
     (tmp_path / HEADER).unlink()
     with pytest.raises(UsageError, match=r"holds shards without header\.json: choose another out="):
-        begin(tmp_path, header)
+        begin(tmp_path, HEADER_OF_A)
+
+
+def test_of_processes_that_begin_with_other_checkpoints_one_wins(tmp_path: Path) -> None:
+    """As where learners start while the run still trains: what is best changes between them."""
+    together = threading.Barrier(6)
+
+    def learner(step: int) -> str | None:
+        together.wait()
+        try:
+            begin(tmp_path / "lists", replace(HEADER_OF_A, checkpoint=f"step-{step}", weights=step))
+        except UsageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(6) as threads:
+        errors = list(threads.map(learner, range(6)))
+    winner = read_header(tmp_path / "lists").weights
+    assert [step for step, error in enumerate(errors) if error is None] == [winner]
+    other = (winner + 1) % 6
+    assert f"checkpoint (step-{winner} there, step-{other} here), weights ({winner} there, " in str(errors[other])
 
 
 def test_lists_of_something_else_are_not_mixed(baseline: Path) -> None:
     make_nbest([f"run={baseline}", *FEW])
-    with pytest.raises(UsageError, match=r"holds lists of another search, hypotheses: repeat their command"):
+    differing = (
+        r"hypotheses \(3 there, 2 here\), search.beam \(3 there, 2 here\), search.n_best .*: repeat their command"
+    )
+    with pytest.raises(UsageError, match=rf"holds lists of another {differing}"):
         make_nbest([f"run={baseline}", *FEW, "hypotheses=2"])
     with pytest.raises(UsageError, match=r"the corpus has no split 'train2'"):
         make_nbest([f"run={baseline}", "split=train2"])
+
+
+def test_lists_of_other_weights_of_the_same_name_are_not_mixed(random_run: Run, random_lm_run: Run) -> None:
+    """The run, or the language model, was trained anew in its folder: its path and its checkpoint are called as before."""
+    run, lm, others = (
+        random_run("run"),
+        random_lm_run("lm"),
+        [random_run("run2", "seed=2"), random_lm_run("lm2", "seed=2")],
+    )
+    command = [f"run={run}", *FEW, f"decode.fusion.external={lm}"]
+    make_nbest(command)
+    shard_file(run / "nbest" / "train", 1).unlink()
+    for trained, other, differing in zip((lm, run), others[::-1], ("language_models", "weights"), strict=True):
+        (trained / "checkpoints").rename(trained / "earlier")
+        (other / "checkpoints").rename(trained / "checkpoints")
+        with pytest.raises(UsageError, match=rf"holds lists of another {differing} \([^ ]+ there, [^ ]+ here\): "):
+            make_nbest(command)
+        (trained / "checkpoints").rename(other / "checkpoints")
+        (trained / "earlier").rename(trained / "checkpoints")
+    make_nbest(command)
+    assert shard_file(run / "nbest" / "train", 1).is_file()

@@ -1,6 +1,7 @@
 """Beam search and language models from the command line, on models with random weights."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from distributed.launch import World
 from scripts.build import build
 from scripts.configuration import compose
 from scripts.evaluate import main as evaluate
-from scripts.search import with_language_models
+from scripts.search import language_model_fingerprints, with_language_models
 from scripts.startup import UsageError
 from scripts.trained import load_trained
 from scripts.transcribe import main as transcribe
@@ -96,6 +97,28 @@ def test_models_are_loaded_in_the_recognisers_precision(random_run: Run, random_
     assert (
         len(fused(trained.model, torch.zeros(1, 4, trained.model.encoder.dimension).double(), torch.tensor([4]))) == 1
     )
+
+
+def test_language_models_of_other_weights_under_the_same_name_have_other_fingerprints(
+    random_run: Run, random_lm_run: Run
+) -> None:
+    trained = load_trained(random_run("run"), "best", threads=1)
+    external, source, other = (random_lm_run(name, f"seed={seed}") for seed, name in enumerate(("lm", "source", "x")))
+
+    def fingerprints(*overrides: str) -> list[int]:
+        both = [f"decode.fusion.external={external}", f"decode.fusion.source={source}"]
+        named = build(compose("evaluate", ["run=any", *BEAM, *both, *overrides]).decode)
+        return language_model_fingerprints(with_language_models(named, trained.model, trained.speech.tokenizer))
+
+    first = fingerprints()
+    assert first == fingerprints("decode.fusion.external_weight=0.5")
+    assert fingerprints("decode.fusion.external=null") == first[1:]
+    assert fingerprints("decode.fusion.external=null", "decode.fusion.source=null") == []
+    shutil.rmtree(external / "checkpoints")
+    shutil.copytree(other / "checkpoints", external / "checkpoints")
+    assert fingerprints()[0] != first[0]
+    assert fingerprints()[1] == first[1]
+    assert language_model_fingerprints(build(compose("evaluate", ["run=any"]).decode)) == []
 
 
 def test_what_names_no_language_model_is_refused(random_run: Run, random_lm_run: Run) -> None:

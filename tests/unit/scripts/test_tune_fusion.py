@@ -1,17 +1,25 @@
 """Tuning of fusion from its command line, on models with random weights."""
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from asr.data.manifest import read_manifest, write_manifest
+from asr.data.tokenizer import BLANK
+from asr.decoding.rescoring import Weights
 from asr.reporting.run import read_transcripts
+from scripts.build import build
+from scripts.configuration import compose
 from scripts.evaluate import main as evaluate
+from scripts.language_model import load_token_model
 from scripts.startup import UsageError
-from scripts.tune_fusion import main
+from scripts.trained import load_trained
+from scripts.tune_fusion import collect, command, main, without_models
 
 Run = Callable[..., Path]
 SMALL = ("decode.beam=12", "decode.n_best=12", "set=train")
@@ -51,7 +59,6 @@ def test_the_grid_holds_what_searches_find(
     assert tuple(record["best"].values()) == (0.1, 0.05, 0.0), "with which the texts were made"
     assert settings[0.1, 0.05, 0.0] == min(settings.values()) == pytest.approx(record["comparison"]["wer"])
     assert f"| 0.1 | {settings[0.1, 0.0, 0.0]:.2%} | {settings[0.1, 0.05, 0.0]:.2%} |" in shown
-    assert " ".join([*models, "decode.fusion.external_weight=0.1 decode.fusion.source_weight=0.05"]) in shown
     evaluate([f"run={run}", f"sets=[{manifest}]", "decode=beam", "decode.beam=12"])
     figures = json.loads((run / "eval" / "spoken" / "wer-beam12.json").read_text())
     assert settings[0.0, 0.0, 0.0] == pytest.approx(figures["wer"])
@@ -63,6 +70,48 @@ def test_a_model_that_is_not_named_has_no_weight(random_run: Run, random_lm_run:
     record = json.loads((run / "eval" / "train" / "fusion-beam12-lm.json").read_text())
     found = [(each["external"], each["source"], each["label_bonus"]) for each in record["settings"]]
     assert found == [(0.0, 0.0, 0.0), (0.5, 0.0, 0.1)], "and no language model at all is always among them"
+
+
+def test_the_command_that_is_printed_evaluates_as_was_tuned(
+    random_run: Run, random_lm_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, lm = random_run("my run"), random_lm_run("an lm")
+    search = ["decode.beam=3", "decode.max_labels_per_frame=1.5", "decode.fusion.end_of_text=true"]
+    fusion = [f"decode.fusion.external={lm}", "decode.fusion.external_weight=9", "++decode.fusion.label_bonus=9"]
+    others = [f"run={run}", "checkpoint=avg:1", "unit_utterances=7", "text.case=lower", "text.replace=[[NO,YES]]"]
+    main([*others, *search, *fusion, "set=train", "external_weights=[0.1]", "label_bonuses=[0.2]"])
+    command_line = capsys.readouterr().out.splitlines()[-1]
+    best = json.loads((run / "eval" / "train" / "fusion-beam3-lm.json").read_text())["best"]
+    tuned = [f"decode.fusion.{key}_weight={best[key]}" for key in ("external", "source")]
+    wanted = ["decode=beam", *others, *search, fusion[0], *tuned, f"decode.fusion.label_bonus={best['label_bonus']}"]
+    assert shlex.split(command_line)[:2] == ["python", "scripts/evaluate.py"]
+    assert compose("evaluate", shlex.split(command_line)[2:]) == compose("evaluate", wanted)
+
+
+@pytest.mark.parametrize("search", [[], ["decode=beam"]])
+def test_the_command_gives_weights_as_they_were_tried(search: list[str]) -> None:
+    arguments = ["run=a", *search, "decode.fusion.external=lm", "decode.fusion.source=other"]
+    setting = Weights(0.123456789, 0.7654321, -1.234567e-05)
+    fusion = compose("evaluate", shlex.split(command(arguments, setting))[2:]).decode.fusion
+    assert Weights(fusion.external_weight, fusion.source_weight, fusion.label_bonus) == setting
+
+
+@pytest.mark.parametrize("end_of_text", [False, True])
+def test_the_end_of_a_text_is_judged_where_that_is_wanted(
+    random_run: Run, random_lm_run: Run, end_of_text: bool
+) -> None:
+    run, lm = random_run("run"), random_lm_run("lm")
+    fusion = [f"decode.fusion.external={lm}", f"decode.fusion.end_of_text={end_of_text}"]
+    config = compose("tune_fusion", [f"run={run}", *SMALL, "set=dev", *fusion])
+    trained = load_trained(run, "best", threads=1)
+    listed = collect(trained, config, build(config.decode), without_models(config), build(config.text))
+    model = load_token_model(lm, torch.device("cpu"), trained.speech.tokenizer)
+    for each in listed.values():
+        tokens = list(each.hypotheses[0].tokens)
+        log_probs_UV = model.log_probs(torch.tensor([tokens]))[0]
+        judged = [*tokens, BLANK] if end_of_text else tokens
+        expected = sum(float(log_probs_UV[place, token]) for place, token in enumerate(judged))
+        assert float(each.external[0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_cannot_be_tuned_is_refused(random_run: Run) -> None:

@@ -80,7 +80,7 @@ def test_what_is_not_complete_or_damaged_is_refused(write_lists: Callable[..., P
     with refused(r"1 of 3 shards are missing, 00001\.jsonl first; repeat the command"):
         read_nbest(folder, LETTERS)
     (folder / HEADER).write_text('{"format": 0}')
-    with refused("of another format than 2"):
+    with refused("of another format than 3; remove the folder, then write the lists anew"):
         read_nbest(folder, LETTERS)
 
 
