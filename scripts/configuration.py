@@ -101,6 +101,25 @@ def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
         chosen = value if key in SEVERAL and isinstance(value, list) else [value]
         if key in known and (override.package is not None or not all(isinstance(each, str) for each in chosen)):
             raise UsageError(f"{written}: write {key}= and one of {', '.join(options(key))}{none}")
+        if key in known and key not in SEVERAL:
+            _check_suits(config_name, key, str(value))
+
+
+def _check_suits(config_name: str, group: str, option: str) -> None:
+    """Refuse an option that lacks keys which the entry point sets for it, as make_nbest sets those of lists."""
+    own = set(_content(CONF / f"{config_name}.yaml").get(group) or ())
+    if not own or option not in options(group):
+        return
+    suiting = [each for each in options(group) if own <= _content(CONF / group / f"{each}.yaml").keys()]
+    if option not in suiting:
+        keys, allowed = ", ".join(sorted(own)), " or ".join(f"{group}={each}" for each in suiting)
+        raise UsageError(f"{group}={option}: {config_name} needs one with {keys}; choose {allowed}")
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a file of conf/ says itself."""
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def _is_group(key: str) -> bool:
@@ -175,8 +194,7 @@ def groups(config_name: str) -> list[str]:
 
 
 def _defaults(path: Path) -> list[str]:
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    entries = content.get("defaults", []) if isinstance(content, dict) else []
+    entries = _content(path).get("defaults", [])
     return [str(key) for entry in entries if isinstance(entry, dict) for key in entry]
 
 

@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     place = launch.place()
     config = compose("make_nbest", arguments)
+    check_lengths(config)
     with readable():
         named, device = build(config.decode), launch.chosen_device(place, config.device)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
@@ -64,6 +65,16 @@ def main(arguments: list[str]) -> None:
         seconds = time.perf_counter() - started
         log.info("shard %d of %d: %d utterances in %.1f s", shard + 1, header.shards, len(lists), seconds)
     print(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
+
+
+def check_lengths(config: DictConfig) -> None:
+    """Refuse a search that returns shorter lists than are to be kept, and called so in the header."""
+    wanted, returned = config.hypotheses, config.decode.n_best
+    if returned < wanted:
+        raise UsageError(
+            f"hypotheses={wanted} decode.n_best={returned}: the search would return fewer hypotheses than are to be kept; "
+            f"leave decode.n_best out, set it to {wanted} or more, or hypotheses={returned}"
+        )
 
 
 def header_of(trained: Trained, split: Split, search: NBestSearch, config: DictConfig) -> Header:

@@ -82,6 +82,12 @@ class Launcher:
             timeout=240,
         )
 
+    def start_script(self, processes: int, name: str, *arguments: str) -> list[subprocess.Popen[str]]:
+        """Start processes of another entry point that share its work, as a cluster's scheduler would: without torchrun."""
+        line = [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *arguments]
+        host = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        return [self._open(line, RANK=str(rank), WORLD_SIZE=str(processes), **host) for rank in range(processes)]
+
     def rows(self, name: str, learner: int) -> list[dict[str, object]]:
         """The metric rows of a learner, without what depends on the clock."""
         path = self.folder / "exp" / name / "metrics" / f"{learner}.jsonl"

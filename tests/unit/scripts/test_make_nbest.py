@@ -199,6 +199,36 @@ def test_lists_of_something_else_are_not_mixed(baseline: Path) -> None:
         make_nbest([f"run={baseline}", "split=train2"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["hypotheses=20", "decode.n_best=5"],
+            r"^hypotheses=20 decode\.n_best=5: .* set it to 20 or more, or hypotheses=5$",
+        ),
+        (["decode=greedy"], r"^decode=greedy: make_nbest needs one with beam, n_best; choose decode=beam$"),
+        (["decode=ctc_greedy"], r"^decode=ctc_greedy: .* choose decode=beam$"),
+    ],
+)
+def test_searches_that_give_no_lists_or_short_ones_are_refused(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_nbest([f"run={tmp_path}", *overrides])
+
+
+def test_a_search_may_return_more_than_is_kept(random_run: Run) -> None:
+    run = random_run("run")
+    make_nbest([f"run={run}", *FEW])
+    make_nbest([f"run={run}", *FEW, "decode.n_best=5", f"out={run / 'out'}"])
+    assert contents(run / "out").keys() == contents(run / "nbest" / "train").keys()
+    assert all(
+        contents(run / "out")[name] == text
+        for name, text in contents(run / "nbest" / "train").items()
+        if name != HEADER
+    )
+
+
 def test_lists_of_other_weights_of_the_same_name_are_not_mixed(random_run: Run, random_lm_run: Run) -> None:
     """The run, or the language model, was trained anew in its folder: its path and its checkpoint are called as before."""
     run, lm, others = (
