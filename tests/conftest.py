@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributed import HashStore
@@ -25,8 +25,8 @@ from scripts.assembly import assemble
 from scripts.build import build_hooks
 from scripts.configuration import compose
 
-# A busy machine takes its time over an example, and over making one, now and then. What else is set for CI (repeatable examples) stays.
-settings.register_profile("patient", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
+# A busy machine takes its time over an example now and then. What else is set for CI (repeatable examples) stays.
+settings.register_profile("patient", settings(deadline=None))
 settings.load_profile("patient")
 
 WORDS = ("no", "yes", "stop", "go")
