@@ -39,6 +39,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Entry points flush them to zero for their whole process, which here is that of all tests."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Run ``function(world)`` on ``size`` learners, each a thread with a gloo group over an in-memory store.

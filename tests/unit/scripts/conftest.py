@@ -1,6 +1,6 @@
 """Runs that were never trained, for entry points that read run folders."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,6 @@ from asr.training.hook import Progress
 from distributed.launch import World
 from scripts.build import build_material, build_model, fit_tokenizer
 from scripts.configuration import compose
-
-
-@pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """Entry points flush them to zero for their whole process, which here is that of all tests."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
