@@ -9,18 +9,15 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from scripts.settings import RunSettings, TrainSettings, settings_of_run
 from scripts.startup import REPOSITORY, UsageError
 from scripts.validation import validate
 
@@ -264,33 +261,3 @@ def _leaves(node: DictConfig) -> Iterator[tuple[str, Any]]:
             yield prefix, value
 
     return walk(OmegaConf.to_container(node, resolve=True), "")
-
-
-def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key: str = "run") -> DictConfig:
-    """The configuration that a run folder was trained with, checked like a fresh one; errors call the folder ``key``.
-
-    Raises:
-        UsageError: the folder holds no run, or one of another kind than ``settings``, or its configuration is damaged or
-            names code outside this project.
-    """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise UsageError(f"{key}={run}: no {path.name} there; give the folder of a run, such as exp/demo")
-    try:
-        config = OmegaConf.load(path)
-        OmegaConf.resolve(config)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(config, DictConfig):
-        raise UsageError(f"{path}: not a configuration")
-    validate(config)
-    found = settings_of_run(config)
-    if found is not None and found is not settings:
-        raise UsageError(
-            f"{key}={run}: a run of scripts/{found.script}, where one of scripts/{settings.script} is needed"
-        )
-    needed = {"_target_", *(field.name for field in fields(settings))} - set(SEVERAL)
-    missing = sorted(needed - set(map(str, config)))
-    if missing:
-        raise UsageError(f"{path}: {', '.join(missing)} missing; it is written when a run starts, and not to be edited")
-    return config

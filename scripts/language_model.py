@@ -8,7 +8,7 @@ from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
 from asr.training.checkpoint import Checkpoint
 from scripts.build import build_hooks, build_material, hooked_model, readable
-from scripts.configuration import load_run_config
+from scripts.run_configuration import load_run_config
 from scripts.settings import TrainLmSettings
 from scripts.startup import UsageError
 from scripts.trained import choose_checkpoints

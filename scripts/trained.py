@@ -23,8 +23,8 @@ from asr.training.checkpoint import (
 )
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.build import build_hooks, build_speech, hooked_model, readable
-from scripts.configuration import load_run_config
 from scripts.material import Speech
+from scripts.run_configuration import load_run_config
 from scripts.startup import UsageError
 
 log = logging.getLogger(__name__)

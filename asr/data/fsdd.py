@@ -1,16 +1,7 @@
-"""Spoken digits: the Free Spoken Digit Dataset, one by one or joined to strings.
-
-Read as upstream publishes it: ``root/recordings/{digit}_{speaker}_{index}.wav``, 8 kHz, six speakers with fifty
-recordings of each digit. The official split is kept: indices 0 to 4 are test, the rest is train; the first few of
-the rest are dev. With a speaker held out, test is all of that speaker, and train and dev are the others' recordings
-of the official training set.
-
-https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0)
-"""
+"""Spoken digits, one by one or joined to strings: corpora made from the recordings of asr/data/fsdd_recordings.py."""
 
 import json
 import logging
-import re
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,109 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import soundfile
 import torch
 from torch import Tensor
 
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, CorpusError, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, content_hash, make_once, write_wav
+from asr.data.fsdd_recordings import SAMPLE_RATE, Recording, find_recordings, read_recording, split_recordings
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.resampling import Resampler
-from asr.data.words import UNITS
 from distributed.ranges import Count, Natural, checked_interval
 
 FORMAT = 1  # raised whenever the same recordings and parameters would give another corpus
-SAMPLE_RATE = 8000  # Hz, of the recordings
-TEST_INDICES = range(5)  # the official test set
-
-_ORIGIN = "https://github.com/Jakobovski/free-spoken-digit-dataset"
-_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Recording:
-    """One spoken digit."""
-
-    digit: int
-    speaker: str
-    index: int
-    path: Path
-
-    @property
-    def word(self) -> str:
-        return UNITS[self.digit]
-
-
-def find_recordings(root: Path) -> list[Recording]:
-    """All recordings below ``root/recordings``, in order of digit, speaker and index.
-
-    Raises:
-        CorpusError: there are none, or a file is not named as upstream names them.
-    """
-    recordings = []
-    for path in (root / "recordings").glob("*.wav"):
-        match = _NAME.fullmatch(path.stem)
-        if match is None:
-            raise CorpusError(f"{path} is not named digit_speaker_index.wav: remove it from data.root")
-        recordings.append(Recording(int(match["digit"]), match["speaker"], int(match["index"]), path))
-    if not recordings:
-        raise CorpusError(f"data.root={root}: no recordings/*.wav there; git clone {_ORIGIN} and set data.root= to it")
-    return sorted(recordings)
-
-
-def split_recordings(
-    recordings: Sequence[Recording], held_out: str | None, dev_recordings: int
-) -> dict[str, list[Recording]]:
-    """Sort recordings into train, dev and test; no recording is in two of them.
-
-    Args:
-        held_out: the speaker who alone is test, or None for the official split.
-        dev_recordings: of each digit and speaker, taken from the official training set.
-
-    Raises:
-        ValueError: there is no such speaker, or a split is left empty.
-    """
-    speakers = sorted({recording.speaker for recording in recordings})
-    if held_out is not None and held_out not in speakers:
-        raise ValueError(f"data.held_out must be null or one of {', '.join(speakers)}, got {held_out!r}")
-    dev_indices = range(TEST_INDICES.stop, TEST_INDICES.stop + dev_recordings)
-    splits: dict[str, list[Recording]] = {"train": [], "dev": [], "test": []}
-    for recording in recordings:
-        if recording.speaker == held_out:
-            splits["test"].append(recording)
-        elif recording.index in TEST_INDICES:
-            if held_out is None:
-                splits["test"].append(recording)
-        else:
-            splits["dev" if recording.index in dev_indices else "train"].append(recording)
-    for split, members in splits.items():
-        if not members:
-            raise ValueError(
-                f"no recording is left for {split} with data.held_out={held_out} and "
-                f"data.dev_recordings={dev_recordings}: {len(speakers)} speakers, "
-                f"indices up to {max(recording.index for recording in recordings)}"
-            )
-    return splits
-
-
-def read_recording(recording: Recording) -> Tensor:
-    """Samples of shape (samples,) at 8 kHz, full scale at 1.
-
-    Raises:
-        CorpusError: the file cannot be read, or is not 8 kHz mono.
-    """
-    try:
-        samples, rate = soundfile.read(recording.path, dtype="float32")
-    except soundfile.LibsndfileError as error:
-        raise CorpusError(f"{recording.path}: cannot be read: {error}; get the corpus anew from {_ORIGIN}") from None
-    if rate != SAMPLE_RATE or samples.ndim != 1 or not len(samples):
-        raise CorpusError(
-            f"{recording.path}: expected {SAMPLE_RATE} Hz, one channel, some samples; "
-            f"got {rate} Hz, shape {samples.shape}; get the corpus anew from {_ORIGIN}"
-        )
-    return torch.from_numpy(samples)
 
 
 class _FsddCorpus(Corpus):
@@ -135,16 +36,18 @@ class _FsddCorpus(Corpus):
         on_bad: Literal["stop", "skip"],
         held_out: str | None,
         dev_recordings: Count,
+        train_recordings: Count | None,
     ) -> None:
         super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=False)
         self.cache = Path(cache)
         self.held_out = held_out
         self.dev_recordings = dev_recordings
+        self.train_recordings = train_recordings
 
     def prepare(self) -> dict[str, Path]:
         """Make the corpus under ``cache`` unless it is there: a few seconds."""
         recordings = find_recordings(self.root)
-        splits = split_recordings(recordings, self.held_out, self.dev_recordings)
+        splits = split_recordings(recordings, self.held_out, self.dev_recordings, self.train_recordings)
         parameters = {
             "corpus": type(self).__name__,
             "format": FORMAT,
@@ -152,6 +55,7 @@ class _FsddCorpus(Corpus):
             "sample_rate": self.sample_rate,
             "held_out": self.held_out,
             "dev_recordings": self.dev_recordings,
+            "train_recordings": self.train_recordings,
             **self.own_parameters(),
         }
 
@@ -242,6 +146,7 @@ class FsddConnected(_FsddCorpus):
         on_bad: Literal["stop", "skip"],
         held_out: str | None,
         dev_recordings: Count,
+        train_recordings: Count | None,
         min_digits: Count,
         max_digits: Count,
         silence_seconds: tuple[float, float],
@@ -257,6 +162,7 @@ class FsddConnected(_FsddCorpus):
             on_bad=on_bad,
             held_out=held_out,
             dev_recordings=dev_recordings,
+            train_recordings=train_recordings,
         )
         if min_digits > max_digits:
             raise ValueError(f"data.min_digits={min_digits} must not be above data.max_digits={max_digits}")

@@ -9,7 +9,6 @@ from scripts.configuration import (
     CONF,
     compose,
     differing_keys,
-    load_run_config,
     options,
     print_help,
     run_name,
@@ -181,37 +180,6 @@ def test_help_lists_the_groups_of_the_entry_point(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "backend=adpsgd|allreduce|" in shown
     assert "model/predictor=lstm_1024|lstm_128|" in shown
-
-
-def test_a_run_folders_configuration_cannot_name_foreign_code(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("model:\n  _target_: subprocess.run\n  args: [touch, pwned]\n")
-    with pytest.raises(UsageError, match="must lie in one of the packages"):
-        load_run_config(tmp_path)
-
-
-def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no config\.yaml there"):
-        load_run_config(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("a: [1", "cannot be read"),
-        ("3", "cannot be read"),
-        ("just text", "_target_, .* missing"),
-        ("- a\n- b", "not a configuration"),
-        ("seed: ${nothing}", "cannot be read.*nothing"),
-        ("", "_target_, backend, batch, .* missing"),
-        ("_target_: scripts.settings.TrainSettings\nseed: 1", "backend, .* missing"),
-        ("_target_: scripts.settings.TrainSettings\nseed: one", "seed=one: must be a whole number"),
-    ],
-)
-def test_a_damaged_configuration_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
-    (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UsageError, match=reason) as caught:
-        load_run_config(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("override", ["hooks.spec_augment=null", "+hooks.x=3", "+hooks.x={probability:1}"])

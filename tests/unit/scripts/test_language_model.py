@@ -17,8 +17,8 @@ from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
 from scripts.build import build_material
-from scripts.configuration import load_run_config
 from scripts.language_model import load_token_model
+from scripts.run_configuration import load_run_config
 from scripts.startup import UsageError
 
 CPU = torch.device("cpu")

@@ -1,51 +1,14 @@
 """What a configuration may name, and that nothing it names runs before it is found allowed."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from scripts.configuration import compose, load_run_config
+from scripts.configuration import compose
 from scripts.startup import UsageError
 from scripts.validation import find_target, refusal
-
-
-@pytest.fixture
-def run_with(tmp_path: Path) -> Callable[..., Path]:
-    """A run folder whose configuration is that of a training run, changed."""
-    content = OmegaConf.to_container(compose("train", []), resolve=True)
-    assert isinstance(content, dict)
-
-    def make(change: Callable[[dict[Any, Any]], None]) -> Path:
-        change(content)
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        return tmp_path
-
-    return make
-
-
-def test_the_configuration_of_a_run_is_read_back(run_with: Callable[..., Path]) -> None:
-    config = load_run_config(run_with(lambda content: None))
-    assert isinstance(config, DictConfig)
-    assert config.data._target_ == "asr.data.synthetic.SyntheticCorpus"
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_foreign_code_in_a_list_is_refused_before_anything_is_built(
-    run_with: Callable[..., Path], tmp_path: Path, nested: bool
-) -> None:
-    victim = tmp_path / "victim"
-    call = {"_target_": "pathlib.Path.write_text", "_args_": [{"_target_": "pathlib.Path", "_args_": [str(victim)]}]}
-
-    def change(content: dict[str, Any]) -> None:
-        content["data"]["words_per_minute"] = [[call]] if nested else [call, 240]
-
-    with pytest.raises(UsageError, match=r"^data\.words_per_minute.*(must lie in one of|must be a list)"):
-        load_run_config(run_with(change))
-    assert not victim.exists()
 
 
 def test_a_part_is_refused_where_a_plain_value_belongs() -> None:

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from asr.data.corpus import CorpusError
-from asr.data.fsdd import FsddConnected, FsddDigits, find_recordings, split_recordings
+from asr.data.fsdd import FsddConnected, FsddDigits
+from asr.data.fsdd_recordings import find_recordings, split_recordings
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.words import UNITS
 
@@ -32,6 +33,7 @@ def make_digits(small_fsdd: Path, tmp_path: Path) -> MakeDigits:
             "on_bad": "stop",
             "held_out": None,
             "dev_recordings": 1,
+            "train_recordings": None,
         }
         return FsddDigits(**(settings | changes))
 
@@ -50,6 +52,7 @@ def make_connected(small_fsdd: Path, tmp_path: Path) -> MakeConnected:
             "on_bad": "stop",
             "held_out": None,
             "dev_recordings": 1,
+            "train_recordings": None,
             "min_digits": 3,
             "max_digits": 7,
             "silence_seconds": (0.05, 0.2),
@@ -84,7 +87,7 @@ def parts(utterance: Utterance) -> tuple[list[tuple[str, int, int]], list[int]]:
 
 @pytest.mark.parametrize("held_out", [None, "anna"])
 def test_splits_are_disjoint_and_follow_the_official_one(small_fsdd: Path, held_out: str | None) -> None:
-    splits = split_recordings(find_recordings(small_fsdd), held_out, dev_recordings=1)
+    splits = split_recordings(find_recordings(small_fsdd), held_out, dev_recordings=1, train_recordings=None)
     paths = [recording.path for members in splits.values() for recording in members]
     assert len(paths) == len(set(paths))
     assert {recording.index for recording in splits["train"]} == {6, 7}
@@ -103,6 +106,30 @@ def test_splits_are_disjoint_and_follow_the_official_one(small_fsdd: Path, held_
 def test_an_unknown_speaker_is_named_with_those_there_are(make_digits: MakeDigits) -> None:
     with pytest.raises(ValueError, match=r"data\.held_out must be null or one of anna, ben, got 'carl'"):
         make_digits(held_out="carl").prepare()
+
+
+def test_fewer_recordings_for_training_leave_dev_and_test_alone(small_fsdd: Path) -> None:
+    recordings = find_recordings(small_fsdd)
+    whole = split_recordings(recordings, "anna", dev_recordings=1, train_recordings=None)
+    fewer = split_recordings(recordings, "anna", dev_recordings=1, train_recordings=1)
+    assert len(whole["train"]) == 2 * len(fewer["train"])
+    assert {recording.index for recording in fewer["train"]} == {6}
+    assert (fewer["dev"], fewer["test"]) == (whole["dev"], whole["test"])
+
+
+def test_more_recordings_than_there_are_are_refused(make_digits: MakeDigits) -> None:
+    make_digits(train_recordings=2).prepare()
+    with pytest.raises(ValueError, match=r"data\.train_recordings=3: 2 are left for training; choose fewer, or null"):
+        make_digits(train_recordings=3).prepare()
+
+
+def test_strings_are_made_of_the_recordings_that_training_has(make_connected: MakeConnected) -> None:
+    def indices(split: str, train_recordings: int | None) -> set[int]:
+        manifest = make_connected(train_recordings=train_recordings).prepare()[split]
+        return {index for utterance in read_manifest(manifest) for _, _, index in parts(utterance)[0]}
+
+    assert (indices("train", None), indices("train", 1)) == ({6, 7}, {6})
+    assert indices("dev", 1) == {5}
 
 
 def test_too_many_recordings_for_dev_are_refused(make_digits: MakeDigits) -> None:

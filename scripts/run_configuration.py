@@ -1,0 +1,83 @@
+"""The configuration of a run folder: read back, and checked like a fresh one."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from scripts.configuration import CONF, SEVERAL
+from scripts.settings import RunSettings, TrainSettings, settings_of_run
+from scripts.startup import UsageError
+from scripts.validation import validate
+
+
+def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key: str = "run") -> DictConfig:
+    """The configuration that a run folder was trained with, checked like a fresh one; errors call the folder ``key``.
+
+    Raises:
+        UsageError: the folder holds no run, or one of another kind than ``settings``, or its configuration is damaged or
+            names code outside this project.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UsageError(f"{key}={run}: no {path.name} there; give the folder of a run, such as exp/demo")
+    try:
+        config = OmegaConf.load(path)
+        OmegaConf.resolve(config)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(config, DictConfig):
+        raise UsageError(f"{path}: not a configuration")
+    validate(config)
+    found = settings_of_run(config)
+    if found is not None and found is not settings:
+        raise UsageError(
+            f"{key}={run}: a run of scripts/{found.script}, where one of scripts/{settings.script} is needed"
+        )
+    needed = {"_target_", *(field.name for field in fields(settings))} - set(SEVERAL)
+    missing = sorted(needed - set(map(str, config)))
+    if missing:
+        raise UsageError(f"{path}: {', '.join(missing)} missing; it is written when a run starts, and not to be edited")
+    _refuse_earlier_version(config, path)
+    return config
+
+
+def _refuse_earlier_version(config: DictConfig, path: Path) -> None:
+    """A part may have got a setting since the run was trained; which value the run would have had is for people to say."""
+    for where, node in _parts(OmegaConf.to_container(config)):
+        for key in sorted(_settings_of(node["_target_"]) - node.keys()):
+            name = f"{where}.{key}"
+            raise UsageError(
+                f"{path}: {name} missing, which an earlier version of this program did not have; "
+                f"add it there, as conf/{where.split('.')[0]} explains it"
+            )
+
+
+def _parts(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a ``_target_`` below the top level, and where it stands."""
+    if isinstance(node, dict):
+        if path and "_target_" in node:
+            yield path, node
+        for key, child in node.items():
+            yield from _parts(child, f"{path}.{key}" if path else str(key))
+
+
+def _settings_of(target: str) -> frozenset[str]:
+    """The keys that every option of conf/ gives this part."""
+    return _settings().get(target, frozenset())
+
+
+@cache
+def _settings() -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for file in CONF.rglob("*.yaml"):
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for _, node in _parts(content, file.stem):
+            keys, target = frozenset(node) - {"defaults"}, node["_target_"]
+            found[target] = found.get(target, keys) & keys
+    return found
