@@ -191,7 +191,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--quick", action="store_true", help="ten steps instead of a hundred")
-    parser.add_argument("--model", default="lstm_tiny", help="one with LSTMs, of conf/model")
+    parser.add_argument("--model", default="lstm_tiny", help="of conf/model; dropconnect wants LSTMs")
+    parser.add_argument("--hooks", nargs="+", choices=HOOKS, default=list(HOOKS), help="these alone")
     chosen = parser.parse_args(arguments)
     made_with = environment()  # as of now: commits may follow while it runs
     flush_denormals()
@@ -199,7 +200,7 @@ def main(arguments: list[str]) -> None:
     steps, utterances = (10, 40) if chosen.quick else (100, 160)
     with tempfile.TemporaryDirectory() as name:
         write_files(Path(name), utterances, chosen.model)
-        trainers = {hook: start(hook, Path(name), utterances, chosen.model) for hook in (NONE, *HOOKS)}
+        trainers = {hook: start(hook, Path(name), utterances, chosen.model) for hook in (NONE, *chosen.hooks)}
         rows = rows_of(measure(trainers, steps))
         for trainer in trainers.values():
             trainer.parts.recorder.close()
