@@ -20,8 +20,8 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
     """The configuration that a run folder was trained with, checked like a fresh one; errors call the folder ``key``.
 
     Raises:
-        UsageError: the folder holds no run, or one of another kind than ``settings``, or its configuration is damaged or
-            names code outside this project.
+        UsageError: the folder holds no run, or one of another kind than ``settings``, or its configuration is damaged,
+            names code outside this project, or lacks a setting that a part has got since.
     """
     path = run / "config.yaml"
     if not path.is_file():
@@ -50,10 +50,10 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
 def _refuse_earlier_version(config: DictConfig, path: Path) -> None:
     """A part may have got a setting since the run was trained; which value the run would have had is for people to say."""
     for where, node in _parts(OmegaConf.to_container(config)):
-        for key in sorted(_settings_of(node["_target_"]) - node.keys()):
-            name = f"{where}.{key}"
+        if missing := sorted(_settings_in_conf().get(node["_target_"], frozenset()) - node.keys()):
+            names = ", ".join(f"{where}.{key}" for key in missing)
             raise UsageError(
-                f"{path}: {name} missing, which an earlier version of this program did not have; "
+                f"{path}: {names} missing, which an earlier version of this program did not have; "
                 f"add it there, as conf/{where.split('.')[0]} explains it"
             )
 
@@ -67,13 +67,9 @@ def _parts(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _parts(child, f"{path}.{key}" if path else str(key))
 
 
-def _settings_of(target: str) -> frozenset[str]:
-    """The keys that every option of conf/ gives this part."""
-    return _settings().get(target, frozenset())
-
-
 @cache
-def _settings() -> dict[str, frozenset[str]]:
+def _settings_in_conf() -> dict[str, frozenset[str]]:
+    """The keys that every option of conf/ gives a part, by its ``_target_``."""
     found: dict[str, frozenset[str]] = {}
     for file in CONF.rglob("*.yaml"):
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
