@@ -2,12 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+LOCK := requirements.lock
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-long check clean
+.PHONY: help setup lock demo test test-long check clean
 
 help:
-	@echo "make setup      the environment, in .venv"
+	@echo "make setup      the environment, in .venv, with the versions of $(LOCK)"
+	@echo "make lock       renew $(LOCK): the newest versions that pyproject.toml allows"
 	@echo "make demo       train a recogniser on two learners, with a word error report and a page to look at"
 	@echo "make test       every test but the long ones"
 	@echo "make test-long  the long ones"
@@ -15,13 +17,23 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "make: Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); name one with PYTHON=python3.12"; exit 2; }
 	@echo "making the environment in .venv: about two minutes and 5 GB, once"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[synthetic,test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(LOCK) setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(LOCK) --no-build-isolation \
+		--editable '.[synthetic,test,check]'
 	@touch $(READY)
+
+# For every Python and platform at once; uv has an environment of its own, since a lock that no longer installs needs it most.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-lock/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras \
+		--custom-compile-command "make lock" --output-file $(LOCK) pyproject.toml
+	rm -rf .venv-lock
 
 demo: $(READY)
 	$(BIN)/torchrun --standalone --nproc-per-node 2 scripts/train.py experiment=demo name=demo

@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchaudio.compliance import kaldi
 
 from asr.data.context import stack_frames, with_deltas
+from asr.torchaudio_parts import torchaudio_part
 from distributed.ranges import Count, NonNegative, Positive
 
 INT16_SCALE = 32768.0
@@ -68,7 +68,7 @@ class LogMel:
         if self.num_mels < 4:
             raise ValueError(f"features.num_mels must be at least 4, got {self.num_mels}")
         fft_size = 1 << (self.window_samples - 1).bit_length()
-        filters_FK, _ = kaldi.get_mel_banks(
+        filters_FK, _ = torchaudio_part("compliance.kaldi").get_mel_banks(
             self.num_mels, fft_size, float(self.sample_rate), LOW_FREQUENCY_HZ, NYQUIST, 100.0, -500.0, 1.0
         )
         if empty := int((filters_FK.sum(dim=1) == 0).sum()):
@@ -122,7 +122,7 @@ class LogMel:
         if self.dither > 0:
             noise = torch.Generator().manual_seed(0) if generator is None else generator
             samples = samples + self.dither * torch.randn(samples.shape, generator=noise)
-        return kaldi.fbank(
+        mel_TF: Tensor = torchaudio_part("compliance.kaldi").fbank(
             samples.unsqueeze(0),
             sample_frequency=float(self.sample_rate),
             num_mel_bins=self.num_mels,
@@ -132,6 +132,7 @@ class LogMel:
             high_freq=NYQUIST,
             dither=0.0,
         )
+        return mel_TF
 
     def normalise(self, mel_TF: Tensor) -> Tensor:
         """(T, F) to (T, F), normalised over the utterance unless ``features.normalise=none``."""

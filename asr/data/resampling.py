@@ -6,7 +6,8 @@ from functools import cache
 
 from torch import Tensor
 from torch.nn.functional import pad
-from torchaudio.transforms import Resample
+
+from asr.torchaudio_parts import torchaudio_part
 
 STEP_SAMPLES = 8000  # half a second at 16 kHz
 
@@ -20,7 +21,7 @@ class Resampler:
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
         self._ratio = Fraction(target_rate, source_rate)
-        self._transform = Resample(self._ratio.denominator, self._ratio.numerator)
+        self._transform = torchaudio_part("transforms").Resample(self._ratio.denominator, self._ratio.numerator)
 
     def length(self, num_samples: int) -> int:
         """Samples at the target rate of so many at the source rate."""

@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchaudio.functional import forced_align
 
 from asr.data.batch import Batch
 from asr.data.tokenizer import BLANK
@@ -22,6 +21,7 @@ from asr.losses.ctc import ctc_impossible, ctc_log_probs
 from asr.losses.lattice import Arcs
 from asr.models.speech_model import Recogniser
 from asr.models.transducer import Transducer
+from asr.torchaudio_parts import torchaudio_part
 
 Method = Literal["auto", "ctc", "transducer"]
 
@@ -69,6 +69,7 @@ def ctc_path(log_probs_SV: Tensor, tokens_U: Tensor) -> Tensor:
     """The most probable of all alignments that collapse to ``tokens_U``: a class per state, (S,) int64."""
     if len(tokens_U) == 0:  # which forced_align does not take
         return torch.full((len(log_probs_SV),), BLANK, device=log_probs_SV.device)
+    forced_align = torchaudio_part("functional").forced_align
     path_1S, _ = forced_align(log_probs_SV[None], tokens_U[None].to(torch.int32), blank=BLANK)
     return path_1S[0].long()
 

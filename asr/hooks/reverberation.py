@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchaudio.functional import fftconvolve
 
 from asr.hooks.recorded_effect import RecordedEffect, mean_power
+from asr.torchaudio_parts import torchaudio_part
 
 TRANSFORM_STEP = 1 << 14  # multiples of it are fast lengths; others take four times as long on average
 
@@ -21,7 +21,8 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
     """(samples,) convolved with (taps,), from the direct path on and as long as the signal."""
     direct = int(response.abs().argmax())
     spare = -(len(signal) + len(response) - 1) % TRANSFORM_STEP
-    return fftconvolve(pad(signal, (0, spare)), response)[direct : direct + len(signal)]
+    wet: Tensor = torchaudio_part("functional").fftconvolve(pad(signal, (0, spare)), response)
+    return wet[direct : direct + len(signal)]
 
 
 def reverberate(signal: Tensor, response: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchaudio.functional import rnnt_loss
 
 from asr.losses.inputs import LossInputs
 from asr.losses.reference import joiner_logits
+from asr.torchaudio_parts import torchaudio_part
 
 MOST_LOGITS = 2**31  # torchaudio counts them with 32 bits
 
@@ -42,7 +42,7 @@ class TorchaudioLoss:
             )
         encoder_BTJ, predictor_BSJ = inputs.encoder_BTJ[:, :frames], inputs.predictor_BSJ[:, :states]
         logits_BTSV = joiner_logits(encoder_BTJ, predictor_BSJ, inputs.weight_VJ, inputs.bias_V, inputs.combine)
-        loss_B: Tensor = rnnt_loss(
+        loss_B: Tensor = torchaudio_part("functional").rnnt_loss(
             logits_BTSV.float(),
             inputs.targets_BU[:, : states - 1].int(),
             inputs.encoder_lengths_B.int(),

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchaudio.models import RNNTBeamSearch
 
 from asr.data.batch import Batch
 from asr.data.pipeline import unit_loader
@@ -27,6 +26,7 @@ from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
 from asr.decoding.wer import counts_by_utterance
 from asr.models.transducer import Transducer
+from asr.torchaudio_parts import torchaudio_part
 from asr.training.evaluation import evaluating, in_place, told
 from asr.training.measures import Decode
 from scripts.bench.paired import total
@@ -124,12 +124,13 @@ def methods(model: Transducer, beam: int) -> dict[str, Recognise]:
     ours: Decode = build(compose("evaluate", ["run=.", "decode=beam", f"decode.beam={beam}"]).decode)
     blank = model.vocabulary_size - 1
     theirs = TorchaudioTransducer(model)
-    by_score = RNNTBeamSearch(theirs, blank, hypo_sort_key=lambda hypothesis: hypothesis[3])
+    search_class = torchaudio_part("models").RNNTBeamSearch
+    by_score = search_class(theirs, blank, hypo_sort_key=lambda hypothesis: hypothesis[3])
     return {
         "greedy": batched(model, greedy),
         ours.name: batched(model, ours),
         f"{ours.name}, one at a time": one_by_one(batched(model, ours)),
-        THEIRS: one_by_one(torchaudio_search(RNNTBeamSearch(theirs, blank), beam)),
+        THEIRS: one_by_one(torchaudio_search(search_class(theirs, blank), beam)),
         f"{THEIRS}, by score": one_by_one(torchaudio_search(by_score, beam)),
     }
 
@@ -144,7 +145,7 @@ def batched(model: Transducer, decode: Decode) -> Recognise:
     return recognise
 
 
-def torchaudio_search(decode: RNNTBeamSearch, beam: int) -> Recognise:
+def torchaudio_search(decode: torch.nn.Module, beam: int) -> Recognise:
     """torchaudio's search on a unit of one utterance."""
 
     def recognise(batch: Batch) -> list[list[int]]:

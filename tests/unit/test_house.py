@@ -85,6 +85,11 @@ def test_every_package_is_declared() -> None:
     assert set(declared) == found
 
 
+def test_torchaudio_is_loaded_where_it_is_used_and_by_one_function() -> None:
+    importers = {path.relative_to(REPOSITORY).as_posix() for path in SOURCES if "torchaudio" in imported_packages(path)}
+    assert not importers, "take it from asr.torchaudio_parts, inside the function that uses it"
+
+
 def test_environment_variables_are_read_in_one_place() -> None:
     readers = {
         path.relative_to(REPOSITORY).as_posix()
