@@ -1,47 +1,48 @@
-"""Whole runs as a user starts them: a corpus of a few seconds, and learners as real processes under torchrun."""
+"""Whole runs as a user starts them: a corpus of a few seconds, and learners as real processes."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from scripts.startup import REPOSITORY
+from tests.processes import Forked, Learners, free_port
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts entry points in a working directory, as a user would."""
+    """Starts entry points in a working directory, as a user would; but for ``torchrun`` and ``agents``, forked ones."""
 
     folder: Path
     small: Callable[..., list[str]]
     entry: str = "train"  # or train_lm
 
-    def command(self, learners: int, overrides: Sequence[str]) -> list[str]:
-        """The command line of a training run on the tiny corpus."""
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
-        return [*torchrun, *self.script_line(overrides)]
-
     def script_line(self, overrides: Sequence[str]) -> list[str]:
-        """What a launcher starts."""
+        """The command line of a learner of a run on the tiny corpus."""
         script = str(REPOSITORY / "scripts" / f"{self.entry}.py")
         return [script, *self.small("trainer.evaluate_every=4", "trainer.checkpoint_every=2", *overrides)]
 
-    def start(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
-        """Start a training run in a process group of its own."""
-        return self._open(self.command(learners, overrides))
+    def start(self, learners: int, *overrides: str) -> Learners:
+        """Start the learners of a training run on one host."""
+        return Learners(partial(Forked, self.script_line(overrides), self.folder), learners)
 
-    def start_each(self, learners: int, *overrides: str) -> list[subprocess.Popen[str]]:
-        """Start the learners of a run one by one, as where the end of one is no reason for a launcher to end others."""
+    def start_torchrun(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
+        """Start a training run with torchrun, in a process group of its own."""
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
+        return self._open([*torchrun, *self.script_line(overrides)])
+
+    def start_each(self, learners: int, *overrides: str) -> list[Forked]:
+        """Start the learners of a run as if on hosts of their own: the end of one is no reason to end others."""
         run = {"WORLD_SIZE": str(learners), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         host = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        line = [sys.executable, *self.script_line(overrides)]
-        return [self._open(line, RANK=str(rank), **run, **host) for rank in range(learners)]
+        line = self.script_line(overrides)
+        return [Forked(line, self.folder, RANK=str(rank), **run, **host) for rank in range(learners)]
 
     def start_agents(self, learners: int, *overrides: str) -> list[subprocess.Popen[str]]:
         """Start a run with an agent of torchrun for each learner."""
@@ -64,29 +65,35 @@ class Launcher:
             start_new_session=True,
         )
 
-    def train(self, learners: int, *overrides: str, expect: int | None = 0) -> str:
+    def train(self, learners: int, *overrides: str, expect: int = 0) -> str:
         """Run to the end; returns what was printed."""
-        process = self.start(learners, *overrides)
-        output, _ = process.communicate(timeout=240)
-        assert expect is None or process.returncode == expect, output
+        return self.end(self.start(learners, *overrides), expect)
+
+    def train_torchrun(self, learners: int, *overrides: str, expect: int = 0) -> str:
+        """Run to the end under torchrun; returns what was printed."""
+        return self.end(self.start_torchrun(learners, *overrides), expect)
+
+    @staticmethod
+    def end(run: Learners | subprocess.Popen[str], expect: int) -> str:
+        """Wait for a run to end with the exit code ``expect``; returns what was printed."""
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == expect, output
         return output
 
     def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another entry point."""
-        return subprocess.run(
-            [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *arguments],
-            cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        line = [str(REPOSITORY / "scripts" / f"{name}.py"), *arguments]
+        script = Forked(line, self.folder, separate=True)
+        output, errors = script.communicate(timeout=240)
+        return subprocess.CompletedProcess(line, script.wait(), output, errors)
 
-    def start_script(self, processes: int, name: str, *arguments: str) -> list[subprocess.Popen[str]]:
+    def start_script(self, processes: int, name: str, *arguments: str) -> list[Forked]:
         """Start processes of another entry point that share its work, as a cluster's scheduler would: without torchrun."""
-        line = [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *arguments]
+        line = [str(REPOSITORY / "scripts" / f"{name}.py"), *arguments]
         host = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        return [self._open(line, RANK=str(rank), WORLD_SIZE=str(processes), **host) for rank in range(processes)]
+        return [
+            Forked(line, self.folder, RANK=str(rank), WORLD_SIZE=str(processes), **host) for rank in range(processes)
+        ]
 
     def rows(self, name: str, learner: int) -> list[dict[str, object]]:
         """The metric rows of a learner, without what depends on the clock."""
@@ -94,14 +101,6 @@ class Launcher:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         clock = ("time/", "throughput/", "wall_seconds", "comm/")
         return [{key: value for key, value in row.items() if not key.startswith(clock)} for row in rows]
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

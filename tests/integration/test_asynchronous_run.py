@@ -1,9 +1,6 @@
 """Asynchronous gossip in whole runs: every unit is processed once, learners meet at marks, a killed run goes on."""
 
 import json
-import os
-import signal
-import subprocess
 import time
 from typing import Any
 
@@ -39,15 +36,15 @@ def test_every_unit_is_processed_once_and_learners_meet_at_marks(launcher: Any) 
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(launcher: Any) -> None:
-    agent: subprocess.Popen[str] = launcher.start(LEARNERS, "name=killed", *RUN)
+    learners = launcher.start(LEARNERS, "name=killed", *RUN)
     checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-*")):
-        assert agent.poll() is None, "the run ended first"
+        assert learners.poll() is None, "the run ended first"
         assert time.monotonic() < deadline, "no checkpoint appears"
         time.sleep(0.05)
-    os.killpg(agent.pid, signal.SIGKILL)
-    agent.communicate()
+    learners.kill()
+    learners.communicate()
     output = launcher.train(LEARNERS, "name=killed", *RUN)
     assert "resuming from checkpoint" in output
     assert sum(steps_taken(launcher, "killed")) == LEARNERS * GLOBAL_BATCHES

@@ -1,4 +1,4 @@
-"""Backends in real processes, started by torchrun as users do: this file is also the script that every learner runs.
+"""Backends in real processes: this file is also the script that every learner runs.
 
 With four learners DistributedDataParallel's first backward differs in the last bits from later ones, unless it was
 rehearsed; so this is where bitwise resumption can fail.
@@ -7,9 +7,8 @@ rehearsed; so this is where bitwise resumption can fail.
 import copy
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from distributed.powersgd import PowerSgd
 from distributed.random_k import RandomK
 from distributed.scalecom import ScaleCom
 from distributed.ssgd_noise import NoisyAllReduce
+from tests.processes import Forked, Learners
 
 STEPS = 6
 RESUME_AT = 3
@@ -146,12 +146,10 @@ def main() -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What four learners report."""
-    output, root = tmp_path_factory.mktemp("learners"), Path(__file__).parents[2]
-    environment = {**os.environ, "OUTPUT": str(output), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    environment.pop("GLOO_SOCKET_IFNAME", None)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    output = tmp_path_factory.mktemp("learners")
+    learners = Learners(partial(Forked, [__file__], output, OUTPUT=str(output)), 4)
+    printed, _ = learners.communicate(timeout=240)
+    assert learners.returncode == 0, printed[-4000:]
     return [json.loads((output / f"{rank}.json").read_text()) for rank in range(4)]
 
 

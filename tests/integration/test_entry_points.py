@@ -21,7 +21,7 @@ KEYS = {
 
 
 def test_from_training_to_a_page(launcher: Any, tiny_corpus: Path) -> None:
-    output = launcher.train(2, *RUN)
+    output = launcher.train_torchrun(2, *RUN)
     assert "2 learners, 40 utterances" in output
     run = launcher.folder / "exp" / "run"
     check_run_folder(run)
@@ -129,7 +129,7 @@ def check_refusal(done: subprocess.CompletedProcess[str], expected: str) -> None
 
 
 def test_a_wrong_number_of_learners_is_refused_once_before_anything_starts(launcher: Any) -> None:
-    output = launcher.train(3, expect=1)
+    output = launcher.train_torchrun(3, expect=1)
     line = "error: 3 learners cannot share a global batch of batch.units=4 units: start 1, 2, 4 learners"
     assert output.count(line) == 1
     assert not (launcher.folder / "exp").exists()

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ import pytest
 from safetensors.torch import load_file
 
 from asr.training.checkpoint import list_checkpoints, list_emergencies
+from tests.processes import Forked
+
+Processes = Sequence[Forked | subprocess.Popen[str]]
 
 LONG = (
     "launch.patience_seconds=5",
@@ -43,7 +46,7 @@ STOPPED = [
 
 
 @contextmanager
-def ended(learners: list[subprocess.Popen[str]]) -> Iterator[None]:
+def ended(learners: Processes) -> Iterator[None]:
     """Whatever happens, no process is left, stopped ones included."""
     try:
         yield
@@ -54,7 +57,7 @@ def ended(learners: list[subprocess.Popen[str]]) -> Iterator[None]:
             learner.communicate()
 
 
-def wait_until_under_way(folder: Path, learners: list[subprocess.Popen[str]]) -> None:
+def wait_until_under_way(folder: Path, learners: Processes) -> None:
     deadline = time.monotonic() + 120
     while not list((folder / "checkpoints").glob("step-*")):
         for rank, learner in enumerate(learners):

@@ -1,7 +1,6 @@
 """N-best lists by several processes at once, one of which is killed: others go on, and the lists are those of one process."""
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from scripts.make_nbest import main as make_nbest
+from tests.processes import Forked
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def end(process: subprocess.Popen[str]) -> str:
+def end(process: Forked) -> str:
     """The last line of a process that succeeds, without the folder."""
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output

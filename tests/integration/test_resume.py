@@ -11,19 +11,30 @@ from typing import Any
 
 import pytest
 
+from tests.processes import Learners
+
 STEPS = ("trainer.max_steps=24", "trainer.checkpoint_every=5", "trainer.evaluate_every=10", "seed=3")
 RUN = (*STEPS, "model.encoder.hidden=128")
 LM_RUN = (*STEPS, "model.predictor.dimension=384")
 
 
-def learner_pids(agent: subprocess.Popen[str]) -> list[int]:
-    """The learners of a torchrun agent, by rank."""
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+def learner_pids(run: Learners | subprocess.Popen[str]) -> list[int]:
+    """The learners of a run, by rank."""
+    if isinstance(run, Learners):
+        return run.pids
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     learners = [pid for pid in children if b"scripts/train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return sorted(map(int, learners))
 
 
-def wait_for_rows(agent: subprocess.Popen[str], path: Path, rows: int) -> None:
+def kill_all(run: Learners | subprocess.Popen[str]) -> None:
+    """kill -9 of every learner, and of what started them."""
+    for pid in learner_pids(run):
+        os.kill(pid, signal.SIGKILL)
+    run.kill()
+
+
+def wait_for_rows(agent: Learners | subprocess.Popen[str], path: Path, rows: int) -> None:
     """Until a learner has logged so many rows."""
     deadline = time.monotonic() + 120
     while not path.exists() or len(path.read_text().splitlines()) < rows:
@@ -32,17 +43,15 @@ def wait_for_rows(agent: subprocess.Popen[str], path: Path, rows: int) -> None:
         time.sleep(0.02)
 
 
-def kill_after(launcher: Any, learners: int, rows: int, victim: int | None, *overrides: str) -> None:
-    """Start a run, wait until learner 0 has logged ``rows`` rows, then kill -9 one learner, or everything."""
-    agent = launcher.start(learners, "name=killed", *overrides)
-    wait_for_rows(agent, launcher.folder / "exp" / "killed" / "metrics" / "0.jsonl", rows)
+def kill_after(launcher: Any, run: Learners | subprocess.Popen[str], rows: int, victim: int | None) -> None:
+    """Wait until learner 0 of a run in exp/killed has logged ``rows`` rows, then kill -9 one learner, or everything."""
+    wait_for_rows(run, launcher.folder / "exp" / "killed" / "metrics" / "0.jsonl", rows)
     if victim is None:
-        for pid in [*learner_pids(agent), agent.pid]:
-            os.kill(pid, signal.SIGKILL)
+        kill_all(run)
     else:
-        os.kill(learner_pids(agent)[victim], signal.SIGKILL)
-    agent.communicate(timeout=120)
-    assert agent.returncode != 0
+        os.kill(learner_pids(run)[victim], signal.SIGKILL)
+    run.communicate(timeout=120)
+    assert run.returncode != 0
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(launcher: Any) -> None:
@@ -51,8 +60,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(launcher: An
     checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
     while not (list(checkpoints.glob(".writing-*")) and list(checkpoints.glob("step-*"))):
         assert agent.poll() is None, "the run ended before a second checkpoint was seen being written"
-    for pid in [*learner_pids(agent), agent.pid]:
-        os.kill(pid, signal.SIGKILL)
+    kill_all(agent)
     agent.communicate()
     output = launcher.train(2, "name=killed", *RUN)
     assert "resuming from checkpoint" in output
@@ -70,8 +78,10 @@ def check_same_curves(launcher: Any, learners: int) -> None:
 def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learners: int, backend: str) -> None:
     choice = (f"backend={backend}", "+hooks=[diagnostics]", "hooks.diagnostics.probe_batches=2")
     launcher.train(learners, "name=whole", *RUN, *choice)
-    kill_after(launcher, learners, 7, learners - 1, *RUN, *choice)  # one learner, between two checkpoints
-    kill_after(launcher, learners, 14, None, *RUN, *choice)  # everything at once
+    again = ("name=killed", *RUN, *choice)
+    start = launcher.start_torchrun if (learners, backend) == (2, "dpsgd") else launcher.start
+    kill_after(launcher, start(learners, *again), 7, learners - 1)  # one learner, between two checkpoints
+    kill_after(launcher, start(learners, *again), 14, None)  # everything at once
     output = launcher.train(learners, "name=killed", *RUN, *choice)
     assert "resuming from checkpoint" in output
     check_same_curves(launcher, learners)
@@ -82,7 +92,7 @@ def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learne
 def test_a_language_model_that_is_killed_ends_bitwise_like_one_that_is_not(lm_launcher: Any, backend: str) -> None:
     run = (*LM_RUN, f"backend={backend}")
     lm_launcher.train(2, "name=whole", *run)
-    kill_after(lm_launcher, 2, 7, 1, *run)
+    kill_after(lm_launcher, lm_launcher.start(2, "name=killed", *run), 7, 1)
     assert "resuming from checkpoint" in lm_launcher.train(2, "name=killed", *run)
     check_same_curves(lm_launcher, 2)
     assert "eval/dev/perplexity" in lm_launcher.rows("killed", 0)[-1]
@@ -90,7 +100,7 @@ def test_a_language_model_that_is_killed_ends_bitwise_like_one_that_is_not(lm_la
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) -> None:
     launcher.train(2, "name=whole", *RUN)
-    kill_after(launcher, 2, 13, None, *RUN)
+    kill_after(launcher, launcher.start(2, "name=killed", *RUN), 13, None)
     newest = sorted((launcher.folder / "exp" / "killed" / "checkpoints").glob("step-*"))[-1]
     victim = newest / "learner-1.pt"
     victim.write_bytes(victim.read_bytes()[:-100])
@@ -103,7 +113,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) ->
 def test_allreduce_goes_on_with_another_number_of_learners(launcher: Any) -> None:
     """The plan does not depend on the number of learners, so the curve goes on, to rounding, and the log says so."""
     launcher.train(2, "name=whole", *RUN, "model.encoder.dropout=0")
-    kill_after(launcher, 2, 8, None, *RUN, "model.encoder.dropout=0")
+    kill_after(launcher, launcher.start(2, "name=killed", *RUN, "model.encoder.dropout=0"), 8, None)
     output = launcher.train(4, "name=killed", *RUN, "model.encoder.dropout=0")
     assert "written by 2 learners, going on with 4 under the same batch plan" in output
     whole, resumed = launcher.rows("whole", 0), launcher.rows("killed", 0)

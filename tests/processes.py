@@ -1,0 +1,141 @@
+"""Entry points in real processes that are cheap to start: forked from a server that has loaded torch and the project.
+
+A fresh interpreter takes 4 to 5 seconds of a core before the first line of an entry point; a fork takes none of them.
+What a test sees is the same: a process of its own with its own arguments, environment, folder and output.
+"""
+
+import io
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from scripts.startup import REPOSITORY
+
+LOADED = [f"scripts.{path.stem}" for path in sorted((REPOSITORY / "scripts").glob("*.py"))]
+END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload([*LOADED, "torch.distributed", "torch.utils.tensorboard"])
+
+
+def _enter(line: Sequence[str], folder: str, variables: Mapping[str, str], output: str, errors: str) -> None:
+    """What a forked process does: take everything that an exec would have given it, then run the script."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    for number, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(line_buffering=True)
+    sys.argv = list(line)
+    runpy.run_path(line[0], run_name="__main__")
+
+
+class Forked:
+    """A running script, with what the tests use of ``subprocess.Popen``; ``separate``: standard error apart from output."""
+
+    def __init__(self, line: Sequence[str], folder: Path, *, separate: bool = False, **variables: str) -> None:
+        self.args = list(line)
+        self._written = Path(tempfile.mkdtemp(prefix="forked-"))
+        self._output, self._errors = self._written / "output", self._written / ("errors" if separate else "output")
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+        self._process = _server.Process(
+            target=_enter, args=(self.args, str(folder), environment, str(self._output), str(self._errors))
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        self.returncode = self._process.exitcode
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; AssertionError with the output so far if it does not come."""
+        self._process.join(timeout)
+        code = self.poll()
+        assert code is not None, f"{self.args} still runs after {timeout} s: {self._read(self._output)}"
+        return code
+
+    def communicate(self, timeout: float | None = 240) -> tuple[str, str]:
+        """Wait for the end; standard output and error, of the first call only."""
+        self.wait(timeout)
+        printed = self._read(self._output), self._read(self._errors)
+        shutil.rmtree(self._written, ignore_errors=True)
+        return printed if self._output != self._errors else (printed[0], "")
+
+    @staticmethod
+    def _read(path: Path) -> str:
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Learners:
+    """The learners of one host as torchrun keeps them: where one fails the others are ended."""
+
+    def __init__(self, start: Callable[..., Forked], learners: int) -> None:
+        run = {"WORLD_SIZE": str(learners), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        host = {"LOCAL_WORLD_SIZE": str(learners)}
+        self.learners = [start(RANK=str(rank), LOCAL_RANK=str(rank), **run, **host) for rank in range(learners)]
+        self.returncode: int | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the learners, by rank."""
+        return [learner.pid for learner in self.learners]
+
+    def poll(self) -> int | None:
+        """None while any learner runs, then 0, or 1 where one failed; a failure ends the others."""
+        codes = [learner.poll() for learner in self.learners]
+        if any(codes):
+            deadline = time.monotonic() + END_SECONDS
+            while time.monotonic() < deadline and any(learner.poll() is None for learner in self.learners):
+                time.sleep(0.02)
+            for learner in self.learners:
+                learner.send_signal(signal.SIGTERM)
+            codes = [learner.wait(30) for learner in self.learners]
+        self.returncode = None if None in codes else int(any(codes))
+        return self.returncode
+
+    def communicate(self, timeout: float = 240) -> tuple[str, str]:
+        """Wait for the end of all; what they printed, learner by learner."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < deadline, [learner.args for learner in self.learners]
+            time.sleep(0.01)
+        return "".join(learner.communicate()[0] for learner in self.learners), ""
+
+    def kill(self) -> None:
+        """kill -9 of all."""
+        for learner in self.learners:
+            learner.kill()
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
