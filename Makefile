@@ -1,5 +1,6 @@
 # Each target makes the environment itself; a second call reuses it. Needs Python 3.11-3.13 and a package index.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 LOCK := requirements.lock
@@ -40,8 +41,9 @@ demo: $(READY)
 	$(BIN)/python scripts/evaluate.py run=exp/demo
 	$(BIN)/python scripts/report.py exp/demo
 
+# Files in the order in which they are found: the whole runs come first, and none is left for the end.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not long and not gpu"
+	$(BIN)/python -m pytest -m "not long and not gpu" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m "long" --timeout 3600

@@ -24,7 +24,7 @@ LOADED = [f"scripts.{path.stem}" for path in sorted((REPOSITORY / "scripts").glo
 END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload([*LOADED, "torch.distributed", "torch.utils.tensorboard"])
+_server.set_forkserver_preload([*LOADED, "torch._dynamo", "torch.utils.tensorboard"])
 
 
 def _enter(line: Sequence[str], folder: str, variables: Mapping[str, str], output: str, errors: str) -> None:
