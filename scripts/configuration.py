@@ -8,11 +8,13 @@ that takes it: see scripts/validation.py.
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -113,9 +115,10 @@ def _check_suits(config_name: str, group: str, option: str) -> None:
         raise UsageError(f"{group}={option}: {config_name} needs one with {keys}; choose {allowed}")
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """What a file of conf/ says itself."""
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+@cache
+def _content(path: Path) -> Mapping[str, Any]:
+    """What a file of conf/ says itself, read once per process: every composition looks at all files of its groups."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
