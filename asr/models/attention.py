@@ -10,7 +10,7 @@ r runs from N-1 down to -(T-1), and nothing is clipped.
 Queries may be the last T of N states: a stream attends from its newest chunk to what it remembers.
 
 B utterances   T queries   N = past + T keys   D dimension   H heads   K head dimension
-P = N + T table rows (the last is never read)
+P = N + T table rows (the last is never read)   R table columns
 """
 
 import math
@@ -24,40 +24,37 @@ from asr.models.dropout import dropout
 class RelativeAttention(nn.Module):
     """Self-attention over (B, T, D) with relative positions; dropout on the attention weights.
 
-    ``head_dimension`` None shares D out between the heads.
+    ``position_dimension`` is R, the width of the table of positions.
     """
 
-    def __init__(self, *, dimension: int, heads: int, head_dimension: int | None, dropout: float) -> None:
+    def __init__(
+        self, *, dimension: int, heads: int, head_dimension: int, position_dimension: int, dropout: float
+    ) -> None:
         super().__init__()
-        if head_dimension is None and dimension % heads:
-            raise ValueError(
-                f"model.encoder.heads must divide model.encoder.dimension = {dimension}, got {heads}; "
-                "or set model.encoder.head_dimension"
-            )
         self.heads = heads
         self.dropout = dropout
-        inner = dimension if head_dimension is None else heads * head_dimension
+        inner = heads * head_dimension
         self.query_key_value = nn.Linear(dimension, 3 * inner)
-        self.position = nn.Linear(dimension, inner, bias=False)
+        self.position = nn.Linear(position_dimension, inner, bias=False)
         self.content_bias_D = nn.Parameter(torch.zeros(inner))  # u of all heads
         self.position_bias_D = nn.Parameter(torch.zeros(inner))  # v of all heads
         self.output = nn.Linear(inner, dimension)
 
-    def forward(self, x_BND: Tensor, table_PD: Tensor, hidden_BTN: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, table_PR: Tensor, hidden_BTN: Tensor) -> Tensor:
         """Attended (B, T, D) of the last T of N states.
 
         Args:
-            table_PD: from ``relative_table``; its rows beyond N are as many as the queries.
+            table_PR: from ``relative_table``; its rows beyond N are as many as the queries.
             hidden_BTN: True where a query does not see a key; also (B, 1, N), for all queries.
         """
-        queries = table_PD.shape[0] - x_BND.shape[1]
+        queries = table_PR.shape[0] - x_BND.shape[1]
         query_BND, key_BND, value_BND = self.query_key_value(x_BND).chunk(3, dim=-1)
         query_BTD = query_BND[:, -queries:]
         scores_BHTN = relative_scores(
             self._split(query_BTD + self.content_bias_D),
             self._split(key_BND),
             self._split(query_BTD + self.position_bias_D),
-            self._split(self.position(table_PD)),
+            self._split(self.position(table_PR)),
         )
         scores_BHTN = scores_BHTN.masked_fill(hidden_BTN.unsqueeze(1), -math.inf)
         weights_BHTN = dropout(scores_BHTN.softmax(-1), self.dropout, self.training)
@@ -89,7 +86,7 @@ def relative_shift(x_BHTP: Tensor) -> Tensor:
 
 
 def relative_table(frames: int, dimension: int, like: Tensor, past: int = 0) -> Tensor:
-    """(past + 2T, D) sinusoids [sin, cos] of the distances past + T-1, ..., -T; D is even. In the precision of ``like``."""
+    """(past + 2T, dimension) sinusoids [sin, cos] of the distances past + T-1, ..., -T; the dimension is even. In the precision of ``like``."""
     half = torch.arange(0, dimension, 2, device=like.device, dtype=torch.float64)
     frequencies = torch.exp(half * (-math.log(10000.0) / dimension))
     distances = torch.arange(past + frames - 1, -frames - 1, -1, device=like.device, dtype=torch.float64)

@@ -7,7 +7,8 @@ a state depends on its own utterance alone and N learners with B/N utterances co
 With ``chunk`` states per chunk the encoder can be run while somebody speaks: attention sees the own chunk and
 ``left_chunks`` before it, the convolution only what was (``asr.models.streaming`` runs it chunk by chunk).
 
-B utterances   T frames   F feature dimension   D dimension   K kernel   N = past + T states that attention sees
+B utterances   T frames   F feature dimension   D dimension   C channels of the convolution   K kernel
+N = past + T states that attention sees   P = N + T rows and R columns of the position table
 """
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.models.attention import RelativeAttention, hidden_keys, relative_table
+from asr.models.block_sizes import BlockSizes, head_size, sizes_of, table_width
 from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
 from asr.models.subsampling import FACTOR, ConvSubsampling
@@ -22,13 +24,13 @@ from distributed.ranges import Count, Natural, Probability
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, Linear to ``expansion`` x D, SiLU, dropout, Linear back, dropout."""
+    """LayerNorm, Linear to ``width``, SiLU, dropout, Linear back, dropout."""
 
-    def __init__(self, *, dimension: int, expansion: int, dropout: float) -> None:
+    def __init__(self, *, dimension: int, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dimension)
-        self.expand = nn.Linear(dimension, expansion * dimension)
-        self.contract = nn.Linear(expansion * dimension, dimension)
+        self.expand = nn.Linear(dimension, width)
+        self.contract = nn.Linear(width, dimension)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ class FeedForward(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """One filter over time for each channel, of odd length: centred, or causal, which ends at its own state."""
+    """One filter over time for each of D channels, of odd length: centred, or causal, which ends at its own state."""
 
     def __init__(self, *, dimension: int, kernel: int, causal: bool) -> None:
         super().__init__()
@@ -62,24 +64,24 @@ class DepthwiseConv(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """LayerNorm, pointwise to 2D, GLU, depthwise convolution, LayerNorm, SiLU, pointwise, dropout."""
+    """LayerNorm, pointwise to 2C, GLU, depthwise convolution of C channels, LayerNorm, SiLU, pointwise, dropout."""
 
-    def __init__(self, *, dimension: int, kernel: int, causal: bool, dropout: float) -> None:
+    def __init__(self, *, dimension: int, channels: int, kernel: int, causal: bool, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dimension)
-        self.pointwise_in = nn.Linear(dimension, 2 * dimension)
-        self.depthwise = DepthwiseConv(dimension=dimension, kernel=kernel, causal=causal)
-        self.depthwise_norm = nn.LayerNorm(dimension)
-        self.pointwise_out = nn.Linear(dimension, dimension)
+        self.pointwise_in = nn.Linear(dimension, 2 * channels)
+        self.depthwise = DepthwiseConv(dimension=channels, kernel=kernel, causal=causal)
+        self.depthwise_norm = nn.LayerNorm(channels)
+        self.pointwise_out = nn.Linear(channels, dimension)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, padding_BT: Tensor, memory: "Memory | None" = None) -> Tensor:
         """(B, T, D) to (B, T, D), without the residual. Padding enters the convolution as zeros."""
-        gated_BTD = functional.glu(self.pointwise_in(self.norm(x_BTD)), dim=-1)
-        gated_BTD = gated_BTD.masked_fill(padding_BT.unsqueeze(-1), 0.0)
-        past_BLD = None if memory is None else memory.before_convolution(gated_BTD, self.depthwise.left)
-        mixed_BTD = self.depthwise(gated_BTD, past_BLD)
-        return self.dropout(self.pointwise_out(functional.silu(self.depthwise_norm(mixed_BTD))))
+        gated_BTC = functional.glu(self.pointwise_in(self.norm(x_BTD)), dim=-1)
+        gated_BTC = gated_BTC.masked_fill(padding_BT.unsqueeze(-1), 0.0)
+        past_BLC = None if memory is None else memory.before_convolution(gated_BTC, self.depthwise.left)
+        mixed_BTC = self.depthwise(gated_BTC, past_BLC)
+        return self.dropout(self.pointwise_out(functional.silu(self.depthwise_norm(mixed_BTC))))
 
 
 class Memory:
@@ -105,48 +107,63 @@ class Memory:
 
 
 class ConformerBlock(nn.Module):
-    """x + FF/2, + attention, + convolution, + FF/2, LayerNorm (equation 1 of the paper)."""
+    """x + FF/2, + attention, + convolution, + FF/2, LayerNorm (equation 1 of the paper); a module of size 0 is absent."""
 
     def __init__(
         self,
         *,
         dimension: int,
-        heads: int,
-        head_dimension: int | None,
-        expansion: int,
+        sizes: BlockSizes,
+        head_dimension: int,
+        position_dimension: int,
         kernel: int,
         chunk: int | None,
         left_chunks: int,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.feed_forward_in = FeedForward(dimension=dimension, expansion=expansion, dropout=dropout)
-        self.attention_norm = nn.LayerNorm(dimension)
-        self.attention = RelativeAttention(
-            dimension=dimension, heads=heads, head_dimension=head_dimension, dropout=dropout
-        )
-        self.attention_dropout = Dropout(dropout)
-        self.convolution = ConvolutionModule(
-            dimension=dimension, kernel=kernel, causal=chunk is not None, dropout=dropout
-        )
-        self.feed_forward_out = FeedForward(dimension=dimension, expansion=expansion, dropout=dropout)
+        self.feed_forward_in = self.feed_forward_out = self.attention = self.convolution = None
+        if sizes.feed_forward_in:
+            self.feed_forward_in = FeedForward(dimension=dimension, width=sizes.feed_forward_in, dropout=dropout)
+        if sizes.heads:
+            self.attention_norm = nn.LayerNorm(dimension)
+            self.attention = RelativeAttention(
+                dimension=dimension, heads=sizes.heads, head_dimension=head_dimension,
+                position_dimension=position_dimension, dropout=dropout,
+            )  # fmt: skip
+            self.attention_dropout = Dropout(dropout)
+        if sizes.channels:
+            self.convolution = ConvolutionModule(
+                dimension=dimension, channels=sizes.channels, kernel=kernel, causal=chunk is not None, dropout=dropout
+            )
+        if sizes.feed_forward_out:
+            self.feed_forward_out = FeedForward(dimension=dimension, width=sizes.feed_forward_out, dropout=dropout)
         self.norm = nn.LayerNorm(dimension)
         self.remembered = left_chunks * (chunk or 0)  # states, of a stream's attention
 
     def forward(
-        self, x_BTD: Tensor, table_PD: Tensor, padding_BT: Tensor, hidden_BTN: Tensor, memory: Memory | None = None
+        self, x_BTD: Tensor, table_PR: Tensor, padding_BT: Tensor, hidden_BTN: Tensor, memory: Memory | None = None
     ) -> Tensor:
         """(B, T, D) to (B, T, D); in a stream ``memory`` stands for the states before."""
-        x_BTD = torch.add(x_BTD, self.feed_forward_in(x_BTD), alpha=0.5)
-        normed_BTD = self.attention_norm(x_BTD)
-        seen_BND = normed_BTD if memory is None else memory.before_attention(normed_BTD, self.remembered)
-        x_BTD = x_BTD + self.attention_dropout(self.attention(seen_BND, table_PD, hidden_BTN))
-        x_BTD = x_BTD + self.convolution(x_BTD, padding_BT, memory)
-        return self.norm(torch.add(x_BTD, self.feed_forward_out(x_BTD), alpha=0.5))
+        if self.feed_forward_in is not None:
+            x_BTD = torch.add(x_BTD, self.feed_forward_in(x_BTD), alpha=0.5)
+        if self.attention is not None:
+            normed_BTD = self.attention_norm(x_BTD)
+            seen_BND = normed_BTD if memory is None else memory.before_attention(normed_BTD, self.remembered)
+            x_BTD = x_BTD + self.attention_dropout(self.attention(seen_BND, table_PR, hidden_BTN))
+        if self.convolution is not None:
+            x_BTD = x_BTD + self.convolution(x_BTD, padding_BT, memory)
+        if self.feed_forward_out is not None:
+            x_BTD = torch.add(x_BTD, self.feed_forward_out(x_BTD), alpha=0.5)
+        return self.norm(x_BTD)
 
 
 class Conformer(Encoder):
-    """Subsampling by 4, then ``layers`` Conformer blocks; ``chunk`` None sees whole utterances."""
+    """Subsampling by 4, then ``layers`` Conformer blocks; ``chunk`` None sees whole utterances.
+
+    ``blocks`` gives the sizes of each block in place of ``heads``, ``expansion`` and D channels; the size of one head
+    and the width of the position table are those of all blocks.
+    """
 
     subsampling = FACTOR
 
@@ -159,6 +176,8 @@ class Conformer(Encoder):
         heads: Count,
         head_dimension: Count | None,
         expansion: Count,
+        blocks: list[dict[str, Natural]] | None,
+        position_dimension: Count | None,
         kernel: Count,
         chunk: Count | None,
         left_chunks: Natural,
@@ -166,28 +185,24 @@ class Conformer(Encoder):
         dropout: Probability,
     ) -> None:
         super().__init__()
-        if dimension % 2:
-            raise ValueError(f"model.encoder.dimension must be even (sine and cosine pairs), got {dimension}")
         self.dimension = dimension
+        self.position_dimension = table_width(dimension, position_dimension)
         self.chunk = chunk
         self.left_chunks = left_chunks
+        uniform = BlockSizes(expansion * dimension, heads, dimension, expansion * dimension)
+        sizes = [uniform] * layers if blocks is None else sizes_of(blocks, layers)
         self.subsample = ConvSubsampling(
             feature_dimension=feature_dimension, channels=subsampling_channels, dimension=dimension
         )
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             ConformerBlock(
-                dimension=dimension,
-                heads=heads,
-                head_dimension=head_dimension,
-                expansion=expansion,
-                kernel=kernel,
-                chunk=chunk,
-                left_chunks=left_chunks,
+                dimension=dimension, sizes=each, head_dimension=head_size(dimension, heads, head_dimension),
+                position_dimension=self.position_dimension, kernel=kernel, chunk=chunk, left_chunks=left_chunks,
                 dropout=dropout,
             )
-            for _ in range(layers)
-        )
+            for each in sizes
+        )  # fmt: skip
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, ceil(T/4), D), zero beyond their lengths, and their lengths (B,)."""
@@ -195,7 +210,7 @@ class Conformer(Encoder):
         x_BTD = self.dropout(x_BTD)
         padding_BT = padding_mask(lengths_B, x_BTD.shape[1])
         hidden_BTT = hidden_keys(padding_BT, self.chunk, self.left_chunks)
-        table_PD = relative_table(x_BTD.shape[1], self.dimension, like=x_BTD)
+        table_PR = relative_table(x_BTD.shape[1], self.position_dimension, like=x_BTD)
         for block in self.blocks:
-            x_BTD = block(x_BTD, table_PD, padding_BT, hidden_BTT)
+            x_BTD = block(x_BTD, table_PR, padding_BT, hidden_BTT)
         return x_BTD.masked_fill(padding_BT.unsqueeze(-1), 0.0), lengths_B

@@ -4,8 +4,10 @@ Each ``stack`` consecutive frames become one wider frame, then LSTM layers read 
 after each. The backward direction reads every utterance reversed within its own length, so that both directions end
 in padding and never begin in it: exact without packed sequences, which are slower on CPUs and wait for a GPU.
 
-B utterances   T frames   F feature dimension   S = ceil(T / stack) states   D = 2 x hidden
+B utterances   T frames   F feature dimension   S = ceil(T / stack) states   D cells of both directions of the last layer
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,33 +21,45 @@ from distributed.ranges import Count, Probability
 class BidirectionalLayer(nn.Module):
     """Two LSTMs over the same states, one of which reads them backwards; outputs side by side."""
 
-    def __init__(self, *, input_dimension: int, hidden: int) -> None:
+    def __init__(self, *, input_dimension: int, hidden: tuple[int, int]) -> None:
         super().__init__()
-        self.left_to_right = nn.LSTM(input_dimension, hidden, batch_first=True)
-        self.right_to_left = nn.LSTM(input_dimension, hidden, batch_first=True)
+        self.left_to_right = nn.LSTM(input_dimension, hidden[0], batch_first=True)
+        self.right_to_left = nn.LSTM(input_dimension, hidden[1], batch_first=True)
 
     def forward(self, x_BSD: Tensor, reversal_N: Tensor) -> Tensor:
-        """(B, S, D) to (B, S, 2 x hidden). ``reversal_N`` is ``reversal(lengths, S)``."""
+        """(B, S, input dimension) to (B, S, cells of both directions). ``reversal_N`` is ``reversal(lengths, S)``."""
         rightward_BSH, _ = self.left_to_right(x_BSD)
         leftward_BSH, _ = self.right_to_left(reorder(x_BSD, reversal_N))
         return torch.cat([rightward_BSH, reorder(leftward_BSH, reversal_N)], dim=-1)
 
 
 class BidirectionalLstm(Encoder):
-    """Frame stacking, then ``layers`` bidirectional LSTM layers of ``hidden`` cells per direction."""
+    """Frame stacking, then ``layers`` bidirectional LSTM layers of ``hidden`` cells per direction.
+
+    ``hidden`` may also be a list, for each layer its cells from left to right and from right to left.
+    """
 
     def __init__(
-        self, *, feature_dimension: int, stack: Count, layers: Count, hidden: Count, dropout: Probability
+        self,
+        *,
+        feature_dimension: int,
+        stack: Count,
+        layers: Count,
+        hidden: Count | list[tuple[Count, Count]],
+        dropout: Probability,
     ) -> None:
         super().__init__()
-        self.dimension = 2 * hidden
+        cells = cells_per_layer(hidden, layers)
+        self.dimension = sum(cells[-1])
         self.subsampling = stack
-        inputs = [stack * feature_dimension] + [2 * hidden] * (layers - 1)
-        self.layers = nn.ModuleList(BidirectionalLayer(input_dimension=size, hidden=hidden) for size in inputs)
+        inputs = [stack * feature_dimension, *map(sum, cells[:-1])]
+        self.layers = nn.ModuleList(
+            BidirectionalLayer(input_dimension=size, hidden=both) for size, both in zip(inputs, cells, strict=True)
+        )
         self.dropout = Dropout(dropout)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, ceil(T/stack), 2 x hidden), zero beyond their lengths, and their lengths (B,)."""
+        """States (B, ceil(T/stack), D), zero beyond their lengths, and their lengths (B,)."""
         padding_BT = padding_mask(lengths_B, features_BTF.shape[1])
         x_BSD = stack_frames(features_BTF.masked_fill(padding_BT.unsqueeze(-1), 0.0), self.subsampling)
         lengths_B = self.state_lengths(lengths_B)
@@ -53,6 +67,17 @@ class BidirectionalLstm(Encoder):
         for layer in self.layers:
             x_BSD = self.dropout(layer(x_BSD, reversal_N))
         return x_BSD.masked_fill(padding_mask(lengths_B, x_BSD.shape[1]).unsqueeze(-1), 0.0), lengths_B
+
+
+def cells_per_layer(hidden: int | Sequence[tuple[int, int]], layers: int) -> list[tuple[int, int]]:
+    """Cells of both directions of each layer; ValueError for a list that does not have ``layers`` entries."""
+    if isinstance(hidden, int):
+        return [(hidden, hidden)] * layers
+    if len(hidden) != layers:
+        raise ValueError(
+            f"model.encoder.hidden has {len(hidden)} entries and model.encoder.layers={layers}; give one pair a layer"
+        )
+    return [(rightward, leftward) for rightward, leftward in hidden]
 
 
 def reversal(lengths_B: Tensor, states: int) -> Tensor:

@@ -41,12 +41,12 @@ class ConformerStream:
             raise ValueError(f"a chunk of {frames} frames cannot be pushed: {limit}")
         self.ended = frames < self.chunk_frames
         x_BSD = self._subsample(features_BTF)
-        batch, states, dimension = x_BSD.shape
-        table_PD = relative_table(states, dimension, like=x_BSD, past=self.past_states)
+        batch, states, _ = x_BSD.shape
+        table_PR = relative_table(states, self.encoder.position_dimension, like=x_BSD, past=self.past_states)
         padding_BS = x_BSD.new_zeros(batch, states, dtype=torch.bool)
         hidden_B1N = x_BSD.new_zeros(batch, 1, self.past_states + states, dtype=torch.bool)
         for block, memory in zip(self.encoder.blocks, self.memories, strict=True):
-            x_BSD = block(x_BSD, table_PD, padding_BS, hidden_B1N, memory)
+            x_BSD = block(x_BSD, table_PR, padding_BS, hidden_B1N, memory)
         self.past_states = min(self.past_states + states, self.encoder.left_chunks * (self.encoder.chunk or 0))
         return x_BSD
 

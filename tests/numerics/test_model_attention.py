@@ -15,8 +15,17 @@ def sinusoid(distance: int, dimension: int) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+def attention(
+    dimension: int, heads: int, head_dimension: int, position_dimension: int | None = None
+) -> RelativeAttention:
+    return RelativeAttention(
+        dimension=dimension, heads=heads, head_dimension=head_dimension,
+        position_dimension=position_dimension or dimension, dropout=0.0,
+    ).double()  # fmt: skip
+
+
 def attend_pair_by_pair(module: RelativeAttention, x_TD: torch.Tensor) -> torch.Tensor:
-    frames, dimension = x_TD.shape
+    frames = len(x_TD)
     size = len(module.content_bias_D) // module.heads
     query_TD, key_TD, value_TD = module.query_key_value(x_TD).chunk(3, dim=-1)
     heads = []
@@ -27,7 +36,7 @@ def attend_pair_by_pair(module: RelativeAttention, x_TD: torch.Tensor) -> torch.
         for i in range(frames):
             scores = []
             for j in range(frames):
-                position = module.position.weight[part] @ sinusoid(i - j, dimension)
+                position = module.position.weight[part] @ sinusoid(i - j, module.position.in_features)
                 query = query_TD[i, part]
                 scores.append(((query + u) @ key_TD[j, part] + (query + v) @ position) / math.sqrt(size))
             rows.append(torch.stack(scores).softmax(0) @ value_TD[:, part])
@@ -35,11 +44,11 @@ def attend_pair_by_pair(module: RelativeAttention, x_TD: torch.Tensor) -> torch.
     return module.output(torch.cat(heads, dim=-1))
 
 
-@pytest.mark.parametrize("head_dimension", [None, 3])
+@pytest.mark.parametrize("head_dimension", [4, 3])
 @pytest.mark.parametrize("frames", [1, 2, 7])
-def test_equals_the_equation(frames: int, head_dimension: int | None) -> None:
+def test_equals_the_equation(frames: int, head_dimension: int) -> None:
     torch.manual_seed(0)
-    module = RelativeAttention(dimension=12, heads=3, head_dimension=head_dimension, dropout=0.0).double()
+    module = attention(12, 3, head_dimension)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x_BTD = torch.randn(2, frames, 12, dtype=torch.float64)
@@ -47,6 +56,16 @@ def test_equals_the_equation(frames: int, head_dimension: int | None) -> None:
     hidden = torch.zeros(2, 1, frames, dtype=torch.bool)
     expected = torch.stack([attend_pair_by_pair(module, x_TD) for x_TD in x_BTD])
     torch.testing.assert_close(module(x_BTD, table, hidden), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_table_of_positions_may_be_wider_than_the_states() -> None:
+    """As in a model whose width was reduced: the frequencies stay those of the table's own width."""
+    torch.manual_seed(0)
+    module = attention(6, 2, 4, position_dimension=10)
+    x_BTD = torch.randn(2, 5, 6, dtype=torch.float64)
+    expected = torch.stack([attend_pair_by_pair(module, x_TD) for x_TD in x_BTD])
+    found = module(x_BTD, relative_table(5, 10, like=x_BTD), torch.zeros(2, 1, 5, dtype=torch.bool))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
@@ -61,7 +80,7 @@ def test_shift_puts_each_distance_at_its_key(frames: int) -> None:
 @pytest.mark.parametrize("frames", [1, 3])
 def test_queries_after_a_past_get_what_they_get_among_all(frames: int, past: int) -> None:
     torch.manual_seed(0)
-    module = RelativeAttention(dimension=8, heads=2, head_dimension=None, dropout=0.0).double()
+    module = attention(8, 2, 4)
     x_BND = torch.randn(2, past + frames, 8, dtype=torch.float64)
     hidden = torch.zeros(2, 1, past + frames, dtype=torch.bool)
     everything = module(x_BND, relative_table(past + frames, 8, like=x_BND), hidden)
@@ -71,7 +90,7 @@ def test_queries_after_a_past_get_what_they_get_among_all(frames: int, past: int
 
 def test_only_distances_count() -> None:
     torch.manual_seed(0)
-    module = RelativeAttention(dimension=8, heads=2, head_dimension=None, dropout=0.0).double()
+    module = attention(8, 2, 4)
     x_BTD = torch.randn(1, 6, 8, dtype=torch.float64)
     alone = module(x_BTD, relative_table(6, 8, like=x_BTD), torch.zeros(1, 1, 6, dtype=torch.bool))
     later = torch.cat([torch.randn(1, 3, 8, dtype=torch.float64), x_BTD], dim=1)

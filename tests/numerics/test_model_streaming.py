@@ -12,7 +12,14 @@ from asr.models.streaming import ConformerStream
 FEATURES = 7
 
 
-def make(chunk: int | None, left_chunks: int, kernel: int = 5) -> Conformer:
+UNEQUAL = [
+    {"feed_forward_in": 5, "heads": 0, "channels": 9, "feed_forward_out": 20},
+    {"feed_forward_in": 0, "heads": 3, "channels": 6, "feed_forward_out": 7},
+    {"feed_forward_in": 4, "heads": 1, "channels": 0, "feed_forward_out": 0},
+]
+
+
+def make(chunk: int | None, left_chunks: int, kernel: int = 5, blocks: list[dict[str, int]] | None = None) -> Conformer:
     torch.manual_seed(0)
     encoder = Conformer(
         feature_dimension=FEATURES,
@@ -21,6 +28,8 @@ def make(chunk: int | None, left_chunks: int, kernel: int = 5) -> Conformer:
         heads=2,
         head_dimension=3,
         expansion=2,
+        blocks=blocks,
+        position_dimension=10,
         kernel=kernel,
         chunk=chunk,
         left_chunks=left_chunks,
@@ -38,9 +47,12 @@ def make(chunk: int | None, left_chunks: int, kernel: int = 5) -> Conformer:
     chunk=st.integers(1, 4),
     left_chunks=st.integers(0, 3),
     kernel=st.sampled_from([1, 3, 9]),
+    blocks=st.sampled_from([None, UNEQUAL]),
 )
-def test_streaming_equals_offline(frames: int, chunk: int, left_chunks: int, kernel: int) -> None:
-    encoder = make(chunk, left_chunks, kernel)
+def test_streaming_equals_offline(
+    frames: int, chunk: int, left_chunks: int, kernel: int, blocks: list[dict[str, int]] | None
+) -> None:
+    encoder = make(chunk, left_chunks, kernel, blocks)
     features = torch.randn(2, frames, FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(frames))
     offline, _ = encoder(features, torch.tensor([frames, frames]))
     stream = ConformerStream(encoder)

@@ -31,6 +31,8 @@ def make(encoder: str, predictor: str, combine: Literal["add", "multiply"], ctc_
             heads=2,
             head_dimension=None,
             expansion=2,
+            blocks=None,
+            position_dimension=None,
             kernel=3,
             chunk=None,
             left_chunks=0,

@@ -8,15 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.models.attention import RelativeAttention
+from asr.models.block_sizes import head_size
 from asr.models.conformer import Conformer, DepthwiseConv
 from asr.models.encoder import Encoder
 from asr.models.lstm import BidirectionalLstm, reversal
 
 FEATURES = 10
+UNEQUAL = [
+    {"feed_forward_in": 5, "heads": 0, "channels": 9, "feed_forward_out": 20},
+    {"feed_forward_in": 0, "heads": 3, "channels": 0, "feed_forward_out": 7},
+]
 
 
-def conformer(chunk: int | None, left_chunks: int) -> Conformer:
+def conformer(chunk: int | None, left_chunks: int, blocks: list[dict[str, int]] | None = None) -> Conformer:
     return Conformer(
         feature_dimension=FEATURES,
         layers=2,
@@ -24,6 +28,8 @@ def conformer(chunk: int | None, left_chunks: int) -> Conformer:
         heads=2,
         head_dimension=None,
         expansion=2,
+        blocks=blocks,
+        position_dimension=None,
         kernel=7,
         chunk=chunk,
         left_chunks=left_chunks,
@@ -36,6 +42,10 @@ MAKERS: dict[str, Callable[[], Encoder]] = {
     "conformer": lambda: conformer(None, 0),
     "lstm": lambda: BidirectionalLstm(feature_dimension=FEATURES, stack=3, layers=2, hidden=8, dropout=0.2),
     "chunked": lambda: conformer(2, 1),
+    "unequal blocks": lambda: conformer(None, 0, UNEQUAL),
+    "unequal layers": lambda: BidirectionalLstm(
+        feature_dimension=FEATURES, stack=3, layers=3, hidden=[(5, 7), (3, 2), (4, 6)], dropout=0.2
+    ),
 }
 every_encoder = pytest.mark.parametrize("name", MAKERS)
 
@@ -117,4 +127,4 @@ def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.encoder\.kernel must be odd.* got 4"):
         DepthwiseConv(dimension=6, kernel=4, causal=False)
     with pytest.raises(ValueError, match=r"model\.encoder\.heads must divide.* = 6, got 4"):
-        RelativeAttention(dimension=6, heads=4, head_dimension=None, dropout=0.0)
+        head_size(6, 4, None)

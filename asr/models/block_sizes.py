@@ -1,0 +1,56 @@
+"""Sizes of Conformer blocks that differ from block to block, as those of a pruned model do.
+
+model.encoder.blocks=[{feed_forward_in: 320, heads: 3, channels: 96, feed_forward_out: 0}, ...]    # 0: no such module
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class BlockSizes(NamedTuple):
+    """What the modules of one block hold; a module of size 0 is absent."""
+
+    feed_forward_in: int  # hidden width of the first feed-forward module
+    heads: int  # of attention
+    channels: int  # of the depthwise convolution
+    feed_forward_out: int  # hidden width of the second feed-forward module
+
+
+def sizes_of(blocks: Sequence[Mapping[str, int]], layers: int) -> list[BlockSizes]:
+    """The sizes that ``model.encoder.blocks`` gives; ValueError unless it has ``layers`` entries with all fields."""
+    if len(blocks) != layers:
+        raise ValueError(
+            f"model.encoder.blocks has {len(blocks)} entries and model.encoder.layers={layers}; give one entry a layer"
+        )
+    for index, block in enumerate(blocks):
+        if block.keys() != set(BlockSizes._fields):
+            raise ValueError(
+                f"model.encoder.blocks[{index}] has {', '.join(sorted(block)) or 'no fields'}; "
+                f"it must have {', '.join(BlockSizes._fields)}, 0 where there is no such module"
+            )
+    return [BlockSizes(**block) for block in blocks]
+
+
+def head_size(dimension: int, heads: int, head_dimension: int | None) -> int:
+    """Size of one head of any block: ``head_dimension``, or where it is None ``dimension`` shared out between ``heads``."""
+    if head_dimension is not None:
+        return head_dimension
+    if dimension % heads:
+        raise ValueError(
+            f"model.encoder.heads must divide model.encoder.dimension = {dimension}, got {heads}; "
+            "or set model.encoder.head_dimension"
+        )
+    return dimension // heads
+
+
+def table_width(dimension: int, position_dimension: int | None) -> int:
+    """Columns of the table of relative positions, sine and cosine pairs: as many as ``dimension`` where it is None.
+
+    Their frequencies depend on the number, so that a model made narrower keeps that of the model it was.
+    """
+    width = dimension if position_dimension is None else position_dimension
+    if width % 2:
+        key = "dimension" if position_dimension is None else "position_dimension"
+        remedy = ", or set model.encoder.position_dimension" if position_dimension is None else ""
+        raise ValueError(f"model.encoder.{key} must be even (sine and cosine pairs), got {width}{remedy}")
+    return width
