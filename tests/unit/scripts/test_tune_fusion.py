@@ -14,12 +14,12 @@ from asr.data.tokenizer import BLANK
 from asr.decoding.rescoring import Weights
 from asr.reporting.run import read_transcripts
 from scripts.build import build
+from scripts.composition.fusion_tuning import collect, command, without_models
 from scripts.configuration import compose
 from scripts.evaluate import main as evaluate
 from scripts.language_model import load_token_model
 from scripts.startup import UsageError
 from scripts.trained import load_trained
-from scripts.composition.fusion_tuning import collect, command, without_models
 from scripts.tune_fusion import main
 
 Run = Callable[..., Path]
