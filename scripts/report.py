@@ -1,6 +1,7 @@
 """A page about one run or several: python scripts/report.py exp/my-run [exp/another ...] [key=value ...]
 
-One run: <run>/report.html, with the lattices of a few utterances. Several: report.html in the working directory.
+One run: <run>/report.html, with the lattices of a few utterances. Several: comparison.html in the working directory, or
+comparison-2.html, ... where that is taken. out=page.html writes to that file, whatever was there.
 """
 
 import sys

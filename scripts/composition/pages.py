@@ -1,6 +1,7 @@
 """The page about one run, with lattice pictures, or the page that compares several."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,9 +40,27 @@ def run(arguments: list[str]) -> None:
                 merge(run)
         records = [read_run(run) for run in runs]
     pictures = lattices(runs[0], config) if len(runs) == 1 and config.lattices > 0 else []
-    path = (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    path.write_text(report(records, pictures), encoding="utf-8")
-    print(path)
+    page = report(records, pictures)
+    print(save(page, runs[0] / "report.html" if len(runs) == 1 else None, config.out))
+
+
+def save(page: str, own: Path | None, out: str | None) -> Path:
+    """Write the page to ``out``, or to where it belongs: ``own`` is the place of a single run's, written anew each time.
+
+    A comparison without ``out`` overwrites nothing: it is comparison.html in the working directory, or -2, -3, ...
+    """
+    path = Path(out) if out is not None else own
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+        return path
+    number = 1
+    while True:
+        path = Path("comparison.html" if number == 1 else f"comparison-{number}.html")
+        with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+            file.write(page)
+            return path
+        number += 1
 
 
 def lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
