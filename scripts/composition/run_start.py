@@ -7,10 +7,14 @@ before, so that the corrected command finds the name free.
 import fcntl
 import os
 import shutil
+import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,14 +56,65 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a start may take back: all that was not there before."""
+
+    folder: Path
+    rank: int
+    before: set[Path]
+
+    def take_back(self) -> None:
+        """Remove what was made, unless something was trained in the folder, by this start or one before.
+
+        Learner 0 removes everything it sees, the others their logs, which may lie on other hosts.
+        """
+        folder, before = self.folder, self.before
+        if folder / "config.yaml" in before or any(any((folder / name).glob("*")) for name in TRAINED):
+            return
+        for path in _contents(folder) if self.rank == 0 else [folder / "logs" / f"rank-{self.rank}.log"]:
+            if path in before:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.remove_empty()
+
+    def remove_empty(self) -> None:
+        """Remove the folders made, as far as they are empty: another learner may still have something there."""
+        for path in (self.folder / "logs", self.folder, *self.folder.parents):
+            if path not in self.before:
+                with suppress(OSError):
+                    path.rmdir()
+
+    @contextmanager
+    def until_fit(self) -> Iterator[None]:
+        """Around what comes before the first step: a launcher ends this learner when another one fails first."""
+        if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+            yield
+            return
+
+        def ended(number: int, _: FrameType | None) -> None:
+            self.take_back()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+        earlier = signal.signal(signal.SIGTERM, ended)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, earlier)
+
+
 @contextmanager
-def training_in(folder: Path, world: World) -> Iterator[None]:
+def training_in(folder: Path, world: World) -> Iterator[Start]:
     """Make the folder and lock it; if what is done inside fails before anything was trained, take back what was made.
 
     Raises:
         UsageError: another process trains there; learners may outlive a launcher that was killed.
     """
-    before = _existing(folder)
+    start = Start(folder, world.rank, _existing(folder))
     world.barrier()  # nobody makes anything before all have looked
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,13 +122,12 @@ def training_in(folder: Path, world: World) -> Iterator[None]:
             if world.any(lock is not None and not _locked(lock)):
                 raise UsageError(f"another process is training in {folder}: stop it, or choose another name=")
             try:
-                yield
+                yield start
             except BaseException:
-                if folder / "config.yaml" not in before and not _established(folder):
-                    _take_back(folder, before, world.rank)
+                start.take_back()
                 raise
     except BaseException:
-        _remove_empty(folder, before)
+        start.remove_empty()
         raise
 
 
@@ -92,10 +146,6 @@ def _locked(file: TextIO) -> bool:
         return False
 
 
-def _established(folder: Path) -> bool:
-    return any(any((folder / name).glob("*")) for name in TRAINED)
-
-
 def _contents(folder: Path) -> list[Path]:
     return [*folder.glob("*"), *folder.glob("logs/*")]
 
@@ -103,22 +153,3 @@ def _contents(folder: Path) -> list[Path]:
 def _existing(folder: Path) -> set[Path]:
     """What is there of a folder: its parents, itself, and what it holds."""
     return {path for path in (folder, *folder.parents) if path.exists()} | set(_contents(folder))
-
-
-def _take_back(folder: Path, before: set[Path], rank: int) -> None:
-    """Remove what a start has made: learner 0 everything it sees, the others their logs, which may lie on other hosts."""
-    made = _contents(folder) if rank == 0 else [folder / "logs" / f"rank-{rank}.log"]
-    for path in made:
-        if path in before:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _remove_empty(folder: Path, before: set[Path]) -> None:
-    for path in (folder / "logs", folder, *folder.parents):
-        if path not in before:
-            with suppress(OSError):  # not empty: another learner's, or what could not be removed
-                path.rmdir()

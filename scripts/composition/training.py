@@ -21,7 +21,7 @@ from distributed.launch import World
 from distributed.signs import LearnerLostError, Loss
 from scripts.assembly import assemble
 from scripts.build import build_hooks, readable
-from scripts.composition.run_start import check_folder, log_traceback, training_in
+from scripts.composition.run_start import Start, check_folder, log_traceback, training_in
 from scripts.configuration import compose, run_name
 from scripts.environment import environment
 from scripts.startup import LearnerError, UsageError
@@ -47,8 +47,8 @@ def train(config_name: str, arguments: list[str]) -> None:
             threads=options.threads,
         )
     try:
-        with world.naming_the_lost(), training_in(folder, world):
-            _train(config, folder, world)
+        with world.naming_the_lost(), training_in(folder, world) as start:
+            _train(config, folder, world, start)
     except UsageError as error:  # from here on learners may fail one by one: each says so
         log_traceback(folder, world.rank)
         raise LearnerError(str(error)) from error
@@ -59,9 +59,26 @@ def train(config_name: str, arguments: list[str]) -> None:
         launch.stop(world)
 
 
-def _train(config: DictConfig, folder: Path, world: World) -> None:
-    setup_logging(folder, world.rank)
-    world.barrier()  # no learner's log comes after learner 0 has taken a failed start back
+def _train(config: DictConfig, folder: Path, world: World, start: Start) -> None:
+    with start.until_fit():
+        setup_logging(folder, world.rank)
+        world.barrier()  # no learner makes a log after learner 0 has taken a failed start back
+        trainer, checkpoint = _prepare(config, folder, world)
+    try:
+        trainer.fit(checkpoint)
+    except LearnerLostError as lost:
+        _save_survivors(trainer, lost.loss, world)
+        raise
+    finally:
+        trainer.parts.recorder.close()
+    world.barrier()
+    if world.rank == 0:
+        merge(folder)
+        _write_summary(folder, trainer, world)
+
+
+def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, Checkpoint | None]:
+    """A trainer that is ready to fit, and the checkpoint to go on from."""
     log.info("%s", choose_matmul(config.launch.matmul))
     with readable():
         trainer = assemble(config, folder, world, build_hooks(config))
@@ -74,17 +91,7 @@ def _train(config: DictConfig, folder: Path, world: World) -> None:
         log.info("%s", _resume_line(checkpoint, world.size))
     if world.rank == 0:
         cut_former_learners(folder, checkpoint.progress.samples if checkpoint else -1, world.size)
-    try:
-        trainer.fit(checkpoint)
-    except LearnerLostError as lost:
-        _save_survivors(trainer, lost.loss, world)
-        raise
-    finally:
-        trainer.parts.recorder.close()
-    world.barrier()
-    if world.rank == 0:
-        merge(folder)
-        _write_summary(folder, trainer, world)
+    return trainer, checkpoint
 
 
 def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
