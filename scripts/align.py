@@ -4,79 +4,23 @@ Writes alignment/<split>.safetensors into the run's folder: the token or blank o
 utterance. An acoustic model is trained on them with frame_targets=exp/my-run/alignment.
 """
 
-import logging
 import sys
 from pathlib import Path
 
-import torch
-from torch import Tensor
 
-from asr.data.frame_targets import SUFFIX, write_alignment
-from asr.data.pipeline import unit_loader
-from asr.data.tokenizer import BLANK
-from asr.decoding.forced_alignment import Method, align_batch, chosen_method
-from asr.training.evaluation import EvaluationSet, evaluating, in_place
-from scripts.build import readable
-from scripts.configuration import compose, print_help, split_arguments
-from scripts.evaluate import check_names, named_set
-from scripts.startup import UsageError, run_main
-from scripts.trained import Trained, load_trained
-
-log = logging.getLogger(__name__)
-
-
-def main(arguments: list[str]) -> None:
+def main(arguments: "list[str]") -> None:
     """Splits, and overrides; one line for each split."""
+    from scripts.configuration import print_help
+
     if print_help("align", arguments, __doc__ or ""):
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    overrides, named = split_arguments(arguments)
-    config = compose("align", overrides)
-    sets = [str(each) for each in named] or list(config.sets)
-    check_names(sets)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    with readable():
-        chosen_method(trained.recogniser, config.method)
-    folder = trained.folder / "alignment" if config.out is None else Path(config.out)
-    for name in sets:
-        evaluated = named_set(trained, name, config.unit_utterances)
-        classes = align_set(trained, evaluated, config.method)
-        path = folder / f"{evaluated.name}{SUFFIX}"
-        seconds = trained.speech.features.frame_seconds * trained.model.subsampling
-        write_alignment(path, classes, frame_seconds=seconds, tokenizer=trained.speech.tokenizer)
-        print(f"{path}: {summary(classes, seconds, len(evaluated.screened.usable))}")
+    from scripts.composition.alignment import run  # seconds to import
 
-
-def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:
-    """The class of each state of every utterance, by id, in the manifest's order; what cannot be aligned is said."""
-    device, precision = torch.device("cpu"), trained.config.trainer.precision
-    found: dict[str, Tensor] = {}
-    for batch in unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1):
-        for bad in batch.refused:
-            log.warning("not aligned: %s", bad)
-        with evaluating(trained.model, device, precision):
-            paths = align_batch(trained.recogniser, in_place(batch, device, precision), method)
-        for utterance, path in zip(batch.utterance_ids, paths, strict=True):
-            if path is None:
-                log.warning("not aligned: %s has fewer states than its text needs", utterance)
-            else:
-                found[utterance] = path
-    if not found:
-        raise UsageError(
-            f"{evaluated.name}: none of its utterances can be aligned; take smaller texts or larger tokens"
-        )
-    return {each.id: found[each.id] for each in evaluated.screened.usable if each.id in found}
-
-
-def summary(classes: dict[str, Tensor], frame_seconds: float, usable: int) -> str:
-    """What was aligned, and the share of blank: the frame error of a model that knows nothing is the rest."""
-    everything = torch.cat(list(classes.values()))
-    blank = float((everything == BLANK).double().mean())
-    return (
-        f"{len(classes)} of {usable} utterances, {len(everything)} targets of {1000 * frame_seconds:g} ms each, "
-        f"{100 * blank:.1f} % of them blank"
-    )
+    run(arguments)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.startup import run_main
+
     run_main(main)

@@ -30,7 +30,7 @@ from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
 from asr.training.trainer import Parts, Trainer
 from asr.training.typical import run_typical
-from asr.training.units import LockstepUnits, PooledUnits, UnitSource, total_samples
+from asr.training.units import LockstepUnits, PooledUnits, UnitSource, global_step, total_samples
 from distributed.backend import Backend
 from distributed.launch import World
 from scripts.build import (
@@ -57,6 +57,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     """Every part of a run, ready to fit."""
     _check_order(hooks)
     backend = build_backend(config, world)
+    warn_if_alone(backend, world)
     options: TrainerOptions = build(config.trainer)
     backend.check_clipping(options.max_norm)
     fit_tokenizer(config, folder, world)
@@ -112,6 +113,15 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     )
 
 
+def warn_if_alone(backend: Backend, world: World) -> None:
+    """Say so where weights are to be mixed with those of other learners, and there are none."""
+    if world.size == 1 and not backend.synchronous:
+        log.warning(
+            "backend: one learner has nobody to mix its weights with, and trains as under backend=single; "
+            "start several with torchrun --standalone --nproc-per-node 2 scripts/train.py ..."
+        )
+
+
 def _check_order(hooks: Mapping[str, Hook]) -> None:
     """Within a stage, hooks run as they are listed."""
     names = list(hooks)
@@ -130,7 +140,7 @@ def _refuse_doubles(config: DictConfig, material: Material) -> None:
 def _recorder(config: DictConfig, run: Run, horizon: Horizon, refused_before: int) -> Recorder:
     return Recorder(
         writer=MetricsWriter(run.folder, run.world.rank),
-        sinks=_sinks(config, run.folder, run.world, horizon),
+        sinks=_sinks(config, run, horizon),
         refusals=Refusals(run.folder, run.world.rank, refused_before),
         subsampling=run.model.subsampling,
         epoch_samples=run.plan.utterances,
@@ -151,7 +161,7 @@ def _check_same_plan(world: World, plan: BatchPlan) -> None:
     if differing:
         raise UsageError(
             f"learners {differing} see other training data than learner 0 (utterances, lengths or tokens): "
-            "put the corpus where all learners read the same files; logs/ lists what each of them left out"
+            "put the corpus where all learners read the same files; on each host scripts/prepare.py says what it reads and leaves out"
         )
 
 
@@ -187,13 +197,13 @@ def _evaluator(
     )
 
 
-def _sinks(config: DictConfig, folder: Path, world: World, horizon: Horizon) -> list[Logger]:
+def _sinks(config: DictConfig, run: Run, horizon: Horizon) -> list[Logger]:
     """Sinks beside the metrics files; the first learner alone has any."""
-    if world.rank != 0:
+    if run.world.rank != 0:
         return []
     nodes = (config.get("logger") or {}).values()
-    configured = [build(node, folder=folder, settings=plain(config)) for node in nodes]
-    return [*configured, console_logger(horizon.total_samples)]
+    configured = [build(node, folder=run.folder, settings=plain(config)) for node in nodes]
+    return [*configured, console_logger(horizon.total_samples, global_step(run.plan, horizon.total_samples))]
 
 
 def _headline(

@@ -20,6 +20,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from scripts.composition.sweeps import refuse_sweeps
 from scripts.startup import REPOSITORY, UsageError
 from scripts.validation import validate
 
@@ -41,8 +42,11 @@ def print_help(config_name: str, arguments: Sequence[str], usage: str) -> bool:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Overrides and paths. What exists is a path, even with an '=' in its name, as folders of runs often have."""
-    overrides = [each for each in arguments if "=" in each and not Path(each).exists()]
+    """Overrides and paths. What exists is a path, even with an '=' in its name, as folders of runs often have.
+
+    A flag is left among the overrides, to be refused.
+    """
+    overrides = [each for each in arguments if ("=" in each or each.startswith("-")) and not Path(each).exists()]
     return overrides, [Path(each) for each in arguments if each not in overrides]
 
 
@@ -87,6 +91,7 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
     """Refuse what Hydra meets with a traceback or with words about its own defaults lists."""
     known = groups(config_name)
+    refuse_sweeps(config_name, overrides, single=set(known) - set(SEVERAL))
     for override in _parsed(overrides):
         key, written = str(override.key_or_group), override.input_line
         if not key:

@@ -7,6 +7,7 @@ init_from=exp/lm init_modules=[predictor]          # the prediction network of a
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from scripts.startup import UsageError
 
 log = logging.getLogger(__name__)
 
-WITHOUT_TOKENS = "encoder"  # the module whose weights mean the same whatever the tokens
+WITHOUT_TOKENS = "encoder"  # the module whose weights mean the same whatever the tokens; it alone hears the features
+DIMENSIONS = ("num_mels", "deltas", "stack")  # of the features' settings, those that a weight's shape depends on
 
 
 def load_initial_weights(model: nn.Module, config: DictConfig, tokenizer: Tokenizer) -> None:
@@ -41,10 +43,18 @@ def load_initial_weights(model: nn.Module, config: DictConfig, tokenizer: Tokeni
             f"init_from={run}: that run writes other tokens; use its tokenizer settings, train anew, "
             f"or take over what knows no tokens: init_modules=[{WITHOUT_TOKENS}]"
         )
-    loaded = select(best.model_state(), model.state_dict(), modules, f"init_from={run}")
+    differing = _differing_features(run, config)
+    try:
+        loaded = select(best.model_state(), model.state_dict(), modules, f"init_from={run}")
+    except UsageError as error:
+        needed = " ".join(f"features.{key}={differing[key]}" for key in DIMENSIONS if key in differing)
+        if needed and _hears(modules):
+            raise UsageError(
+                f"init_from={run}: that run's model hears features of another size; set {needed}"
+            ) from error
+        raise
     model.load_state_dict(loaded, strict=False)
-    heard, hears = _features(run), config.get("features")
-    if heard is not None and hears is not None and (differing := differing_keys(heard, hears)):
+    if differing:
         log.warning("init_from=%s: that run hears other features: %s differ", run, ", ".join(differing))
     what = "all weights" if modules is None else f"weights of {', '.join(modules)}"
     log.info("%s (%d tensors) of %s", what, len(loaded), best.folder)
@@ -61,12 +71,21 @@ def _best(run: Path) -> Checkpoint:
     return best
 
 
-def _features(run: Path) -> DictConfig | None:
-    """What a run hears, None if that is nothing; not the whole configuration, which may be one of an earlier version."""
+def _differing_features(run: Path, config: DictConfig) -> dict[str, Any]:
+    """The settings in which a run hears other features than ``config``, as they are there; none where one hears nothing.
+
+    The whole configuration of that run is not asked for: it may be one of an earlier version.
+    """
     earlier = OmegaConf.load(run / "config.yaml")
     assert isinstance(earlier, DictConfig)
-    features: DictConfig | None = earlier.get("features")
-    return features
+    heard, hears = earlier.get("features"), config.get("features")
+    if heard is None or hears is None:
+        return {}
+    return {key: heard.get(key) for key in differing_keys(heard, hears)}
+
+
+def _hears(modules: Sequence[str] | None) -> bool:
+    return modules is None or any(_within(f"{name}.", WITHOUT_TOKENS) for name in modules)
 
 
 def _tokenless(modules: Sequence[str] | None) -> bool:

@@ -6,171 +6,23 @@ Writes nbest/<split>/ into the run's folder, for hooks=[nbest_label_smoothing]. 
 not wait for each other; the same command again, with as many of them as you like, goes on where it stopped.
 """
 
-import logging
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import cast
-
-import torch
-from omegaconf import DictConfig, OmegaConf
-
-from asr.data.batch import Unit
-from asr.data.cache import SignalCache
-from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header, shard_file, truth_of
-from asr.data.pipeline import UnitDataset, unit_loader
-from asr.data.plan import Budgets, chunk
-from asr.decoding.search import Model, NBestSearch
-from asr.training.evaluation import evaluating, in_place, told
-from asr.training.files import create_atomically, write_atomically
-from asr.training.fingerprint import weights_fingerprint
-from distributed import launch
-from scripts.build import Split, build, readable
-from scripts.configuration import compose, differing_keys, print_help
-from scripts.search import language_model_fingerprints, search_of, with_language_models
-from scripts.startup import UsageError, run_main
-from scripts.trained import Trained, load_trained
-
-log = logging.getLogger(__name__)
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: "list[str]") -> None:
     """Decode the shards that are missing and this process's to write; one line for each."""
+    from scripts.configuration import print_help
+
     if print_help("make_nbest", arguments, __doc__ or ""):
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    place = launch.place()
-    config = compose("make_nbest", arguments)
-    check_lengths(config)
-    with readable():
-        named, device = build(config.decode), launch.chosen_device(place, config.device)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    trained.model.to(device)
-    search = cast(NBestSearch, with_language_models(named, trained.model, trained.speech.tokenizer))
-    search.check(trained.recogniser)
-    with readable():
-        split = trained.speech.split(config.split)
-    header = header_of(trained, split, search, config)
-    folder = trained.folder / "nbest" / split.name if config.out is None else Path(config.out)
-    begin(folder, header)
-    own = range(place.rank, header.shards, place.size)
-    missing = [shard for shard in own if not shard_file(folder, shard).is_file()]
-    decoder = Decoder(trained, split, search, header, config.unit_utterances, device)
-    for shard in missing:
-        started = time.perf_counter()
-        lists = decoder.shard(shard)
-        write_atomically(shard_file(folder, shard), "".join(each.line() for each in lists))
-        seconds = time.perf_counter() - started
-        log.info("shard %d of %d: %d utterances in %.1f s", shard + 1, header.shards, len(lists), seconds)
-    print(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
+    from scripts.composition.nbest_lists import run  # seconds to import
 
-
-def check_lengths(config: DictConfig) -> None:
-    """Refuse a search that returns shorter lists than are to be kept, and called so in the header."""
-    wanted, returned = config.hypotheses, config.decode.n_best
-    if returned < wanted:
-        raise UsageError(
-            f"hypotheses={wanted} decode.n_best={returned}: the search would return fewer hypotheses than are to be kept; "
-            f"leave decode.n_best out, set it to {wanted} or more, or hypotheses={returned}"
-        )
-
-
-def header_of(trained: Trained, split: Split, search: NBestSearch, config: DictConfig) -> Header:
-    """What the lists of this call are made of."""
-    return Header(
-        format=FORMAT,
-        tokenizer=trained.speech.tokenizer.fingerprint,
-        run=str(trained.folder.resolve()),
-        checkpoint=trained.checkpoint,
-        weights=weights_fingerprint(trained.model),
-        search=search_of(config.decode),
-        language_models=language_model_fingerprints(search),
-        hypotheses=config.hypotheses,
-        split=split.name,
-        utterances=len(split.utterances),
-        corpus=corpus_of(split.utterances),
-        shard_utterances=config.shard_utterances,
-    )
-
-
-def begin(folder: Path, header: Header) -> None:
-    """Write the header, or check that it is that of the lists there; every process does, before its first shard.
-
-    Of processes that begin together, on one machine or several, one writes it and all others compare theirs with it.
-
-    Raises:
-        UsageError: the folder holds other lists, and what they differ in, or shards that nothing tells the origin of.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.glob("*.jsonl")) and not (folder / HEADER).is_file():
-        raise UsageError(f"{folder} holds shards without {HEADER}: choose another out=, or remove the folder")
-    if create_atomically(folder / HEADER, header.text()):
-        return
-    with readable():
-        there, here = (OmegaConf.create(asdict(each)) for each in (read_header(folder), header))
-    if differing := differing_keys(there, here):
-        values = [
-            f"{key} ({OmegaConf.select(there, key)} there, {OmegaConf.select(here, key)} here)" for key in differing
-        ]
-        raise UsageError(
-            f"{folder} holds lists of another {', '.join(values)}: repeat their command to go on, choose another out=, "
-            "or remove the folder (only these two help where a run was trained on or anew since; let it end first)"
-        )
-
-
-class Decoder:
-    """Decodes shards of a split in one process."""
-
-    def __init__(
-        self,
-        trained: Trained,
-        split: Split,
-        search: NBestSearch,
-        header: Header,
-        unit_utterances: int,
-        device: torch.device,
-    ) -> None:
-        self.trained = trained
-        self.split = split
-        self.search = search
-        self.header = header
-        batch = trained.config.batch
-        self.budgets = Budgets(unit_utterances, batch.max_frames, batch.max_cells)
-        self.device = device
-        self.dataset: UnitDataset = trained.speech.dataset(split, [], trained.config.seed, SignalCache(limit_gb=0))
-
-    def shard(self, shard: int) -> list[NBest]:
-        """The lists of a shard's utterances, in the order of their ids; empty ones of those that cannot be read, and said."""
-        lists = dict[str, tuple[list[Sequence[int]], list[float]]]()
-        batches = unit_loader(self.dataset, self.units(shard), num_workers=0, prefetch=1)
-        precision = self.trained.config.trainer.precision
-        for batch in told(batches):
-            batch = in_place(batch, self.device, precision)
-            if not batch.utterance_ids:
-                continue
-            with evaluating(self.trained.model, self.device, precision):
-                states_BSD, lengths_B = self.trained.recogniser.encode(batch.features, batch.feature_lengths)
-                found = self.search.n_best(cast(Model, self.trained.recogniser), states_BSD, lengths_B)
-            for utterance_id, hypotheses in zip(batch.utterance_ids, found, strict=True):
-                kept = hypotheses[: self.header.hypotheses]
-                lists[utterance_id] = [each.tokens for each in kept], [each.score for each in kept]
-        members = sorted((self.split.utterances[index] for index in self.members(shard)), key=lambda each: each.id)
-        return [NBest(each.id, truth_of(each), *lists.get(each.id, ((), ()))) for each in members]
-
-    def members(self, shard: int) -> range:
-        """Where the utterances of a shard are in the split."""
-        begin = shard * self.header.shard_utterances
-        return range(begin, min(begin + self.header.shard_utterances, self.header.utterances))
-
-    def units(self, shard: int) -> Sequence[Unit]:
-        """Units of similar length; without targets, since decoding has no lattice."""
-        frames = self.split.screened.frames
-        order = sorted(self.members(shard), key=frames.__getitem__)
-        units = chunk(order, frames, frames, [0] * len(frames), self.budgets)
-        return [Unit(0, index, 0, tuple(unit)) for index, unit in enumerate(units)]
+    run(arguments)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.startup import run_main
+
     run_main(main)

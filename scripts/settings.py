@@ -166,6 +166,7 @@ class TuneFusionSettings:
 class ReportSettings:
     """conf/report.yaml."""
 
+    out: Path | None
     checkpoint: str
     lattices: Natural
     set: str

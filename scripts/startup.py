@@ -2,17 +2,24 @@
 
 Two of our top-level names exist elsewhere: Dask's import name is `distributed`, and from Python 3.14 on the standard
 library has a `compression`. Whoever wins on sys.path would fail much later with a puzzling message.
+
+Whatever Python runs an entry point reads this module, be it too old or without any of our dependencies, and is then
+told in one line where the right one is. So nothing here or at the top of an entry point goes beyond Python 3.6 and its
+standard library, and annotations that would are quoted.
 """
 
 import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("asr", "distributed", "scripts")
+PYTHONS = ((3, 11), (3, 14))  # from the first one on, below the second one
 SAY_SECONDS = 3.0  # for the first learner of a host to say what all have met, before a launcher ends it with the others
+REMEDY = "make setup, then . .venv/bin/activate"
 
 
 class UsageError(ValueError):
@@ -21,6 +28,16 @@ class UsageError(ValueError):
 
 class LearnerError(RuntimeError):
     """A UsageError of one learner after the start: other learners need not have it."""
+
+
+class WrongPythonError(RuntimeError):
+    """The project does not run on this version of Python."""
+
+
+def check_python() -> None:
+    """Raise WrongPythonError if this version of Python is none of ours."""
+    if not PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
+        raise WrongPythonError(f"Python {'.'.join(map(str, sys.version_info[:3]))} is not 3.11, 3.12 or 3.13: {REMEDY}")
 
 
 def check_packages() -> None:
@@ -35,13 +52,14 @@ def check_packages() -> None:
             )
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
+def run_main(main: "Callable[[list[str]], None]") -> None:
     """Run an entry point. Errors that its user can mend end in one line and exit code 2, others in a traceback."""
     try:
+        check_python()
         check_packages()
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _print_last("interrupted\n")
         sys.exit(130)
     except Exception as error:
         line = line_for_people(error)
@@ -49,15 +67,39 @@ def run_main(main: Callable[[list[str]], None]) -> None:
             raise
         if not line:
             time.sleep(SAY_SECONDS)
-        print(line, file=sys.stderr, end="")
+        _print_last(line)
         sys.exit(2)
 
 
-def line_for_people(error: Exception) -> str | None:
+def run_and_leave(main: "Callable[[list[str]], None]") -> None:
+    """Run an entry point that trains, and end the process as learners do."""
+    status = 0
+    try:
+        run_main(main)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    launch = sys.modules.get("distributed.launch")
+    if launch is None:  # what was asked needed no learner
+        sys.exit(status)
+    launch.leave(status)
+
+
+def _print_last(line: str) -> None:
+    """On standard error, after what is still on its way to standard output: both may go to one file."""
+    with suppress(OSError):  # nobody reads it any more
+        sys.stdout.flush()
+    print(line, file=sys.stderr, end="", flush=True)
+
+
+def line_for_people(error: Exception) -> "str | None":
     """What to print about an error that its user can mend; None for the others, which are ours to mend.
 
     Empty for learners beside the first one of a host, where all of them meet the same mistake in the configuration.
     """
+    if isinstance(error, WrongPythonError):
+        return f"error: {error}\n"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in PACKAGES:
+        return f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
     from distributed.launch import LaunchError, Place, place  # not before check_packages
 
     try:

@@ -6,13 +6,23 @@ The trainer, its backends, checkpoints and folders are those of scripts/train.py
 training set (transcripts=true), text files (texts=[...]), or both, and is judged by its perplexity on dev.
 """
 
-from scripts.train import run_and_leave, train
+import sys
+from pathlib import Path
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: "list[str]") -> None:
     """Train a language model."""
-    train("train_lm", arguments, __doc__ or "")
+    from scripts.configuration import print_help
+
+    if print_help("train_lm", arguments, __doc__ or ""):
+        return
+    from scripts.composition.training import train  # seconds to import
+
+    train("train_lm", arguments)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.startup import run_and_leave
+
     run_and_leave(main)

@@ -4,43 +4,23 @@ Learns sentencepiece pieces from the texts of the corpus's split train and write
 runs, or for runs on another corpus: tokenizer=sentencepiece tokenizer.model=data/pieces-500
 """
 
-import logging
-import shutil
 import sys
 from pathlib import Path
 
-from asr.data.tokenizer import SentencePieceTokenizer, Tokenizer
-from scripts.build import build, readable, training_texts
-from scripts.configuration import compose, print_help
-from scripts.startup import UsageError, run_main
 
-
-def main(arguments: list[str]) -> None:
+def main(arguments: "list[str]") -> None:
     """Read the texts, train, save under a temporary name, rename."""
+    from scripts.configuration import print_help
+
     if print_help("train_tokenizer", arguments, __doc__ or ""):
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    config = compose("train_tokenizer", arguments)
-    out = Path(config.out)
-    if out.exists():
-        raise UsageError(f"out={out} exists, and runs may depend on it; choose another folder or remove it")
-    with readable():
-        texts = training_texts(build(config.data))
-        tokenizer: Tokenizer = build(config.tokenizer).fit(texts)
-    if not isinstance(tokenizer, SentencePieceTokenizer):
-        raise UsageError("tokenizer=characters learns nothing from texts; choose tokenizer=sentencepiece")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    tokenizer.save(partial)
-    partial.rename(out)
-    tokens = sum(len(tokenizer.encode(text)) for text in texts)
-    print(
-        f"{out}: {tokenizer.vocabulary_size} tokens from {len(texts)} texts, "
-        f"{sum(map(len, texts)) / tokens:.2f} characters per token\n"
-        f"use it: tokenizer=sentencepiece tokenizer.model={out} tokenizer.vocabulary_size={tokenizer.vocabulary_size} "
-        f"tokenizer.case={tokenizer.case}"
-    )
+    from scripts.composition.tokenizer_training import run  # seconds to import
+
+    run(arguments)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.startup import run_main
+
     run_main(main)

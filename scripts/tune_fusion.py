@@ -5,210 +5,23 @@ settings of a grid choose from these. Prints word error rates and the command th
 writes eval/<set>/fusion-<decode>.json into the run's folder. With decode.fusion.source too it is the density ratio.
 """
 
-import itertools
-import json
-import math
-import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import sys
 from pathlib import Path
-from typing import cast
-
-import torch
-from omegaconf import DictConfig
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
-from asr.data.pipeline import unit_loader
-from asr.decoding.beam import BeamSearch
-from asr.decoding.bootstrap import REPLICATIONS
-from asr.decoding.comparison import Comparison, compare
-from asr.decoding.fusion import text_scores
-from asr.decoding.normalisation import TextNormalisation
-from asr.decoding.rescoring import Lists, Weights, best_setting, chosen, word_errors
-from asr.decoding.search import Hypothesis, Model, TokenModel
-from asr.decoding.wer import ErrorCounts, count_errors
-from asr.training.evaluation import evaluating, in_place, told
-from scripts.against import method_of
-from scripts.build import build, readable
-from scripts.configuration import compose, print_help
-from scripts.evaluate import named_set
-from scripts.material import manifest_name
-from scripts.search import language_models
-from scripts.startup import UsageError, run_main
-from scripts.trained import Trained, load_trained
-
-CPU = torch.device("cpu")
-NO_MODELS = Weights(0.0, 0.0, 0.0)
-TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that an evaluation has not
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The list of one utterance."""
-
-    hypotheses: list[Hypothesis]  # best first
-    external: Tensor  # log probabilities (N,), zeros without a model
-    source: Tensor
-    errors: list[ErrorCounts]
-
-
-def main(arguments: list[str]) -> None:
+def main(arguments: "list[str]") -> None:
     """Print the table and the best setting, and save all of them."""
+    from scripts.configuration import print_help
+
     if print_help("tune_fusion", arguments, __doc__ or ""):
         return
-    config = compose("tune_fusion", arguments)
-    with readable():
-        named, normalise = build(config.decode), build(config.text)
-    if not isinstance(named, BeamSearch):
-        raise UsageError(f"decode._target_={config.decode._target_}: gives no lists of hypotheses; choose decode=beam")
-    if not named.fusion.names_models:
-        raise UsageError("no language model: give the folder of one, decode.fusion.external=exp/my-lm")
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    alone = without_models(config)
-    alone.check(trained.recogniser)
-    settings = grid(config, named)
-    listed = collect(trained, config, named, alone, normalise)
-    lists = as_lists(list(listed.values()))
-    places_PU = chosen(lists, settings)
-    errors_P = word_errors(lists, places_PU)
-    best = best_setting(settings, errors_P)
-    comparison = against_none(listed, places_PU[best], places_PU[settings.index(NO_MODELS)])
-    words = sum(each.errors[0].reference_words for each in listed.values())
-    rates = [float(errors) / max(words, 1) for errors in errors_P]
-    report(settings, rates, best, comparison, float(lists.errors_UN.amin(1).sum()) / max(words, 1))
-    record = {
-        "best": asdict(settings[best]),
-        "comparison": asdict(comparison),
-        **trained.origin,
-        **method_of(config),
-        "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
-    }
-    path = trained.folder / "eval" / manifest_name(config.set) / f"fusion-{named.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"all {len(settings)} settings: {path}\n{command(arguments, settings[best])}")
+    from scripts.composition.fusion_tuning import run  # seconds to import
 
-
-def grid(config: DictConfig, named: BeamSearch) -> list[Weights]:
-    """Every setting; a model that is not named has no weight. No language models at all is always one of them."""
-    external = config.external_weights if named.fusion.external is not None else [0.0]
-    source = config.source_weights if named.fusion.source is not None else [0.0]
-    settings = [Weights(*map(float, each)) for each in itertools.product(external, source, config.label_bonuses)]
-    return settings if NO_MODELS in settings else [NO_MODELS, *settings]
-
-
-def without_models(config: DictConfig) -> BeamSearch:
-    """The search of the configuration, by the recogniser alone."""
-    decode = config.decode.copy()
-    decode.fusion.update(external=None, source=None, label_bonus=0.0)
-    search: BeamSearch = build(decode)
-    return search
-
-
-def collect(
-    trained: Trained, config: DictConfig, named: BeamSearch, alone: BeamSearch, normalise: TextNormalisation
-) -> dict[str, Listed]:
-    """The list of each utterance, made ``alone``, and scored by the language models of the ``named`` search."""
-    models = language_models(named.fusion, trained.model, trained.speech.tokenizer)
-    evaluated = named_set(trained, config.set, config.unit_utterances)
-    precision, listed = trained.config.trainer.precision, dict[str, Listed]()
-    for batch in told(unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)):
-        with evaluating(trained.model, CPU, precision):
-            placed = in_place(batch, CPU, precision)
-            states_BTD, lengths_B = trained.recogniser.encode(placed.features, placed.feature_lengths)
-            lists = alone.n_best(cast(Model, trained.model), states_BTD, lengths_B)
-            scores = [by_list(model, lists, named.fusion.end_of_text, states_BTD.dtype) for model in models]
-        references = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
-        for name, reference, found, external, source in zip(
-            batch.utterance_ids, references, lists, scores[0], scores[1], strict=True
-        ):
-            listed[name] = Listed(found, external, source, word_counts(trained, normalise, reference, found))
-    if not listed:
-        raise UsageError(f"set={config.set}: none of its utterances is usable")
-    return listed
-
-
-def by_list(
-    model: TokenModel | None, lists: Sequence[Sequence[Hypothesis]], end_of_text: bool, dtype: torch.dtype
-) -> list[Tensor]:
-    """log p (N,) of each list's texts by a language model; zeros without one."""
-    sizes = [len(each) for each in lists]
-    if model is None:
-        return [torch.zeros(size, dtype=torch.float64) for size in sizes]
-    texts = [hypothesis.tokens for each in lists for hypothesis in each]
-    return list(text_scores(model, texts, end_of_text, CPU, dtype).split(sizes))
-
-
-def word_counts(
-    trained: Trained, normalise: TextNormalisation, reference: tuple[list[int], int], found: Sequence[Hypothesis]
-) -> list[ErrorCounts]:
-    """Errors of each hypothesis, against the first so many tokens of a padded row."""
-    decode, (row, length) = trained.speech.tokenizer.decode, reference
-    spoken = normalise(decode(row[:length]))
-    return [count_errors(spoken, normalise(decode(each.tokens))) for each in found]
-
-
-def as_lists(listed: Sequence[Listed]) -> Lists:
-    """Padded tensors."""
-    scores = [torch.tensor([each.score for each in one.hypotheses], dtype=torch.float64) for one in listed]
-    labels = [torch.tensor([len(each.tokens) for each in one.hypotheses], dtype=torch.float64) for one in listed]
-    errors = [torch.tensor([each.errors for each in one.errors], dtype=torch.float64) for one in listed]
-    return Lists(
-        log_prob_UN=pad_sequence(scores, batch_first=True, padding_value=-math.inf),
-        external_UN=pad_sequence([one.external for one in listed], batch_first=True),
-        source_UN=pad_sequence([one.source for one in listed], batch_first=True),
-        labels_UN=pad_sequence(labels, batch_first=True),
-        errors_UN=pad_sequence(errors, batch_first=True, padding_value=math.inf),
-    )
-
-
-def against_none(listed: dict[str, Listed], chosen_U: Tensor, without_U: Tensor) -> Comparison:
-    """A setting against no language models, utterance by utterance."""
-    ours, other = (
-        {name: one.errors[place] for (name, one), place in zip(listed.items(), places.tolist(), strict=True)}
-        for places in (chosen_U, without_U)
-    )
-    return compare(ours, other, replications=REPLICATIONS, seed=0)
-
-
-def report(
-    settings: Sequence[Weights], rates: Sequence[float], best: int, comparison: Comparison, oracle: float
-) -> None:
-    """Word error rates over both weights, at the best bonus, and what the best setting gains."""
-    winner = settings[best]
-    at_bonus = {
-        (each.external, each.source): rate
-        for each, rate in zip(settings, rates, strict=True)
-        if each.label_bonus == winner.label_bonus
-    }
-    sources = sorted({source for _, source in at_bonus})
-    print(f"%WER by external_weight (down) and source_weight (across), label_bonus {winner.label_bonus:g}")
-    print("| |" + "".join(f" {source:g} |" for source in sources) + "\n|---|" + "---|" * len(sources))
-    for external in sorted({external for external, _ in at_bonus}):
-        cells = (at_bonus.get((external, source)) for source in sources)
-        print(f"| {external:g} |" + "".join(" |" if each is None else f" {each:.2%} |" for each in cells))
-    low, high = comparison.interval
-    print(
-        f"best: %WER {comparison.wer:.2%}, without language models {comparison.other_wer:.2%}, difference "
-        f"{comparison.difference:+.2%} (95 % interval {low:+.2%} to {high:+.2%}, paired; chosen on this set, so "
-        f"that it flatters), best of every list {oracle:.2%}"
-    )
-
-
-def command(arguments: Sequence[str], setting: Weights) -> str:
-    """The line that evaluates as ``arguments`` tuned, with a setting, in the search itself."""
-    weights = {
-        "decode.fusion.external_weight": setting.external,
-        "decode.fusion.source_weight": setting.source,
-        "decode.fusion.label_bonus": setting.label_bonus,
-    }
-    keys = {each: each.partition("=")[0].lstrip("+") for each in arguments}
-    kept = [each for each in arguments if keys[each] not in (*TUNING_ALONE, *weights)]
-    search = [] if "decode" in keys.values() else ["decode=beam"]  # what this script has by default
-    tuned = [f"{key}={weight}" for key, weight in weights.items()]
-    return shlex.join(["python", "scripts/evaluate.py", *kept, *search, *tuned])
+    run(arguments)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.startup import run_main
+
     run_main(main)

@@ -8,6 +8,7 @@ shares; the samples themselves are checked when they are read.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,25 @@ from asr.data.resampling import resampler
 # A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
 TOLERANCE_SECONDS = 0.05
 TOLERANCE_FRACTION = 0.01
+
+
+# Endings of files beside the name of their format, which libsndfile tells: wav, flac, mp3, ...
+OTHER_ENDINGS = {
+    "AIFF": ("aif", "aifc"),
+    "AU": ("snd",),
+    "IRCAM": ("sf",),
+    "MP3": ("mp2",),
+    "NIST": ("sph",),
+    "OGG": ("oga", "opus"),
+    "WAV": ("wave",),
+}
+
+
+@cache
+def audio_suffixes() -> frozenset[str]:
+    """Endings of the files that this machine's libsndfile reads, in lower case and with their dot."""
+    formats = soundfile.available_formats().keys() - {"RAW"}  # without a header nothing tells the rate
+    return frozenset(f".{end}" for each in formats for end in (each.lower(), *OTHER_ENDINGS.get(each, ())))
 
 
 class BadUtterance(ValueError):  # noqa: N818 - named for what it is about, like KeyError's missing key

@@ -32,8 +32,8 @@ from asr.training.measures import Decode
 from scripts.bench.paired import total
 from scripts.bench.report import save_figures
 from scripts.build import build
+from scripts.composition.evaluation import named_set
 from scripts.configuration import compose
-from scripts.evaluate import named_set
 from scripts.startup import UsageError, run_main
 from scripts.trained import Trained, load_trained
 

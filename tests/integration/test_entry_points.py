@@ -26,6 +26,7 @@ def test_from_training_to_a_page(launcher: Any, tiny_corpus: Path) -> None:
     run = launcher.folder / "exp" / "run"
     check_run_folder(run)
     check_scripts(launcher, run, tiny_corpus)
+    assert "evaluation at step 6/6  ETA 0:00  dev: loss" in output
 
     again = launcher.train(2, *RUN)
     assert "resuming from checkpoint step-00000006" in again, "a finished run has nothing to do, and says where it is"
@@ -119,6 +120,7 @@ def test_refusals_are_one_line_and_touch_nothing(
 def test_refusals_after_the_start_are_one_line_too(launcher: Any, arguments: list[str], expected: str) -> None:
     (launcher.folder / "a-file").write_text("")
     check_refusal(launcher.script("train", *arguments), expected)
+    assert [path.name for path in launcher.folder.iterdir()] == ["a-file"]
 
 
 def check_refusal(done: subprocess.CompletedProcess[str], expected: str) -> None:
@@ -126,6 +128,7 @@ def check_refusal(done: subprocess.CompletedProcess[str], expected: str) -> None
     assert expected in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
     assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error"), "the last thing printed"
 
 
 def test_a_wrong_number_of_learners_is_refused_once_before_anything_starts(launcher: Any) -> None:
@@ -190,6 +193,7 @@ def test_a_start_that_failed_leaves_nothing_in_the_way(launcher: Any, tiny_corpu
     failed = launcher.train(1, *RUN, "backend=single", alphabet.replace("y'", "'"), expect=1)
     assert "error" in failed
     assert "'y'" in failed, "the character that the alphabet lacks"
+    assert not (launcher.folder / "exp").exists()
     output = launcher.train(1, *RUN, "backend=single", alphabet)
     assert "done" in output
 

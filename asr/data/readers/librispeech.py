@@ -1,6 +1,7 @@
 """LibriSpeech's tree: ``root/train-clean-100/<speaker>/<chapter>/<speaker>-<chapter>-0000.flac`` beside
 ``<speaker>-<chapter>.trans.txt``, of which each line is an id and its text. Libri-Light's fine-tuning sets and others
-that unpack to this layout are read alike: ``1h/0/clean`` is a subset then.
+that unpack to this layout are read alike: ``1h/0/clean`` is a subset then. The audio may be of any format that libsndfile
+reads, as after a conversion to Opus.
 
 Panayotov et al., "LibriSpeech: an ASR corpus based on public domain audio books", ICASSP 2015; openslr.org/12.
 """
@@ -9,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr.data.audio import audio_suffixes
 from asr.data.corpus import CorpusError
 from asr.data.readers.base import Entry, NamedSplits
 from asr.data.readers.tables import Defect, read_table
-
-AUDIO_SUFFIXES = (".flac", ".wav")  # in lower or upper case
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,7 +59,7 @@ def _audio(chapter: Path) -> dict[str, list[Path]]:
     """The files of each name, which should be one."""
     named: dict[str, list[Path]] = {}
     for file in sorted(chapter.glob("[!.]*")):  # macOS leaves ._* files beside those it copies
-        if file.suffix.lower() in AUDIO_SUFFIXES:
+        if file.suffix.lower() in audio_suffixes():
             named.setdefault(file.stem, []).append(file)
     return named
 
@@ -77,7 +77,11 @@ def read_chapter(transcripts: Path) -> Iterator[Entry | Defect]:
             twins = " and ".join(file.name for file in files)
             yield Defect(row.where, name, f"{twins} lie beside it, and which is meant is not told; remove all but one")
         else:
-            yield Defect(row.where, name, f"there is no {name}.flac beside it; copy the file or remove the line")
+            yield Defect(
+                row.where,
+                name,
+                f"there is no {name}.flac beside it, nor one of another format; copy it or remove the line",
+            )
     for name in sorted(audio.keys() - table.rows.keys()):
         yield Defect(
             str(audio[name][0]), name, f"has no transcript in {transcripts.name}; add a line or remove the file"

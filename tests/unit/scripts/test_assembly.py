@@ -1,5 +1,6 @@
 """What the assembly refuses before anything is trained."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from omegaconf import DictConfig
 
 from asr.training.trainer import Trainer
 from distributed.launch import World
+from scripts.assembly import warn_if_alone
+from scripts.build import build_backend
+from scripts.configuration import options
 from scripts.startup import UsageError
 
 
@@ -47,3 +51,15 @@ def test_a_history_is_perturbed_for_a_model_that_reads_one(
         ValueError, match="changes what a prediction network reads, and the model has none: take the hook"
     ):
         make_trainer(config, tmp_path, alone)
+
+
+def test_one_learner_under_gossip_is_warned_of(
+    small_config: Callable[..., DictConfig], alone: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    warned = set()
+    for word in options("backend"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            warn_if_alone(build_backend(small_config(f"backend={word}"), alone), alone)
+        warned |= {word for line in caplog.messages if "trains as under backend=single; start several with" in line}
+    assert warned == {"dpsgd", "adpsgd", "delay_by_one", "hierarchical"}

@@ -12,8 +12,8 @@ from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import BLANK
 from asr.models.transducer import Transducer
 from scripts.bench.decode import Found, TorchaudioTransducer, figures, main, methods, rows_of, spread
+from scripts.composition.evaluation import named_set
 from scripts.evaluate import main as evaluate
-from scripts.evaluate import named_set
 from scripts.startup import UsageError
 from scripts.trained import load_trained
 

@@ -56,6 +56,22 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         ("data.on_bad=skp", ["data.on_bad=skp", "did you mean 'skip'"]),
         ("seed=abc", ["seed=abc", "a whole number"]),
         ("foo", ["'foo'", "key=value"]),
+        ("-x", ["'-x'", "key=value"]),
+        (
+            "-m",
+            [
+                "-m: one command is one run",
+                "for key in A B; do python scripts/train.py ... name=run-$key key=$key; done",
+            ],
+        ),
+        (
+            "--multirun optimizer.lr=0.1,0.2",
+            ["for lr in 0.1 0.2; do python scripts/train.py ... name=run-$lr optimizer.lr=$lr; done", "lr=[0.1,0.2]"],
+        ),
+        ("backend=dpsgd,adpsgd", ["for backend in dpsgd adpsgd; do", "name=run-$backend backend=$backend; done"]),
+        ("hooks=spec_augment,replicas", ["a list is written 'hooks=[spec_augment,replicas]'"]),
+        ("seed=range(1,4)", ["for seed in 1 2 3; do"]),
+        ("seed=interval(1,4)", ["for seed in A B; do"]),
         ("+trainer.warmup=3", ["trainer.warmup"]),
         ("data=manifests", ["data.train", "must be set"]),
         ("hooks=[additive_noise]", ["hooks.additive_noise.manifest", "must be set"]),
@@ -167,6 +183,7 @@ def test_folders_with_an_equals_sign_are_paths_and_values(tmp_path: Path, monkey
     folder = Path("exp", run_name(["backend=dpsgd", "hooks=[a,b]"]))
     folder.mkdir(parents=True)
     assert split_arguments([str(folder), "threads=2", "a.wav"]) == (["threads=2"], [folder, Path("a.wav")])
+    assert split_arguments(["-m", "a.wav"]) == (["-m"], [Path("a.wav")]), "a flag is to be refused"
     assert compose("evaluate", [f"run={folder}"]).run == str(folder)
     assert compose("evaluate", [f"run='{folder}'"]).run == str(folder)
 

@@ -116,6 +116,21 @@ def test_other_features_are_said(
     assert "hears other features: normalise differ" in caplog.text
 
 
+@pytest.mark.parametrize("modules", ["null", "[encoder]"])
+def test_features_of_another_size_are_named_with_the_value_needed(
+    ctc_run: Path, start: Callable[..., Transducer], modules: str
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"hears features of another size; set features\.num_mels=20 features\.deltas=0$"
+    ):
+        start(f"init_from={ctc_run}", f"init_modules={modules}", "features.num_mels=16", "features.deltas=1")
+
+
+def test_features_are_not_blamed_for_modules_that_hear_none(ctc_run: Path, start: Callable[..., Transducer]) -> None:
+    with pytest.raises(UsageError, match="that run's model has no such weights"):
+        start(f"init_from={ctc_run}", "init_modules=[joiner]", "features.num_mels=16")
+
+
 REFUSED = {
     "depthwise.weight_DK is of shape (16, 15) in that run": ["init_modules=[encoder]", "model.encoder.kernel=7"],
     "init_modules=[encodr]: this model has no such weights; it has encoder": ["init_modules=[encodr]"],

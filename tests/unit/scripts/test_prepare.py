@@ -10,6 +10,7 @@ import soundfile
 from asr.data.tokenizer import load_tokenizer
 from scripts import prepare, train_tokenizer
 from scripts.build import build
+from scripts.composition.preparation import duration
 from scripts.configuration import compose
 from scripts.startup import UsageError
 
@@ -76,7 +77,7 @@ def test_markers_taken_out_of_texts_are_counted(
     ("hours", "shown"), [(0.004, "0.24 min"), (0.0999, "5.99 min"), (0.1, "0.10 h"), (960, "960.00 h")]
 )
 def test_short_corpora_are_measured_in_minutes(hours: float, shown: str) -> None:
-    assert prepare.duration(hours) == shown
+    assert duration(hours) == shown
 
 
 def test_a_defect_stops(tree: list[str]) -> None:

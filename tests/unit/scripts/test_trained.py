@@ -10,7 +10,7 @@ from asr.training.checkpoint import Retention
 from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.hook import Progress
 from distributed.launch import World
-from scripts.evaluate import check_names
+from scripts.composition.evaluation import check_names
 from scripts.startup import UsageError
 from scripts.trained import choose_checkpoints, mean_of, warn_of_best_lost, warn_of_gaps
 

@@ -14,12 +14,13 @@ from asr.data.tokenizer import BLANK
 from asr.decoding.rescoring import Weights
 from asr.reporting.run import read_transcripts
 from scripts.build import build
+from scripts.composition.fusion_tuning import collect, command, without_models
 from scripts.configuration import compose
 from scripts.evaluate import main as evaluate
 from scripts.language_model import load_token_model
 from scripts.startup import UsageError
 from scripts.trained import load_trained
-from scripts.tune_fusion import collect, command, main, without_models
+from scripts.tune_fusion import main
 
 Run = Callable[..., Path]
 SMALL = ("decode.beam=12", "decode.n_best=12", "set=train")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchaudio
 
-from asr.data.audio import BadUtterance, num_samples, read_audio, read_header
+from asr.data.audio import BadUtterance, audio_suffixes, num_samples, read_audio, read_header
 from asr.data.manifest import Utterance
 
 Make = Callable[..., Utterance]
@@ -142,3 +142,9 @@ def test_a_refusal_travels_between_processes() -> None:
     copy = pickle.loads(pickle.dumps(BadUtterance("u", Path("f.wav"), "is bad")))
     assert (copy.utterance_id, copy.file, copy.reason) == ("u", Path("f.wav"), "is bad")
     assert str(copy) == "f.wav: is bad (utterance u)"
+
+
+def test_audio_suffixes_are_those_of_the_formats_that_have_a_header() -> None:
+    assert {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".sph", ".au"} <= audio_suffixes()
+    assert ".raw" not in audio_suffixes()
+    assert ".txt" not in audio_suffixes()

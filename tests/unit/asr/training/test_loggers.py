@@ -12,11 +12,9 @@ import pytest
 import wandb
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asr.training import loggers
-from asr.training.console import PlainLogger, ProgressLogger, console_logger, evaluation_line, step_line
 from asr.training.loggers import TensorBoardLogger, WandbLogger, figures, setup_logging
 from asr.training.metrics import Row
 
@@ -40,48 +38,6 @@ STEP: Row = {
 }
 BASE = {key: value for key, value in STEP.items() if "/" not in key}
 EVALUATION: Row = BASE | {"eval/dev/loss": 10.2, "eval/dev/wer": 0.453}
-
-
-def test_step_line() -> None:
-    expected = "step 50  epoch 0.40  loss 12.31  lr 1.2e-03  grad 3.1  84.2 audio-s/s  data 2 %"
-    assert step_line(STEP) == expected
-    assert step_line(BASE) == "step 50  epoch 0.40"
-
-
-def test_evaluation_line() -> None:
-    row = EVALUATION | {"eval/test/wer": 0.5}
-    assert evaluation_line(row) == "evaluation at step 50  dev: loss 10.20  WER 45.30 %  test: WER 50.00 %"
-
-
-def test_plain_lines_off_a_terminal() -> None:
-    out = io.StringIO()
-    sink = console_logger(3200, out)
-    assert isinstance(sink, PlainLogger)
-    sink.log(STEP)
-    sink.log(EVALUATION)
-    sink.close()
-    assert out.getvalue() == step_line(STEP) + "\n" + evaluation_line(EVALUATION) + "\n"
-
-
-def test_a_bar_on_a_terminal_with_evaluations_above_it() -> None:
-    out = io.StringIO()
-    sink = ProgressLogger(3200, Console(file=out, force_terminal=True, width=160))
-    for row in (STEP, EVALUATION, STEP):
-        sink.log(row)
-    sink.close()
-    sink.close()
-    text = out.getvalue()
-    assert "50 %" in text
-    assert evaluation_line(EVALUATION) + "\n" in text
-    assert "84.2 audio-s/s  data 2 %  WER 45.30 %" in text, "the last word error rate stays in the bar"
-
-
-def test_console_chooses_by_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    assert isinstance(console_logger(10, terminal), ProgressLogger)
-    assert isinstance(console_logger(10, io.StringIO()), PlainLogger)
 
 
 def test_figures_are_the_curves_untouched() -> None:

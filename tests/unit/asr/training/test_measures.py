@@ -95,5 +95,5 @@ def test_frames_are_counted(make_model: Callable[..., SpeechModel]) -> None:
 
 
 def test_the_console_names_the_figure() -> None:
-    row = {"global_step": 5, "eval/dev/loss": 3.0, "eval/dev/frame_error": 0.25}
-    assert evaluation_line(row) == "evaluation at step 5  dev: loss 3.00  frame error 25.00 %"
+    row = {"eval/dev/loss": 3.0, "eval/dev/frame_error": 0.25}
+    assert evaluation_line(row, "5/9") == "evaluation at step 5/9  dev: loss 3.00  frame error 25.00 %"

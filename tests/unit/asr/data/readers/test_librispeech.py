@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
 
+from asr.data.audio import read_audio
 from asr.data.corpus import Corpus
 from asr.data.manifest import Utterance
 
@@ -60,6 +62,29 @@ def test_upper_case_suffixes(utterances: Utterances, tmp_path: Path) -> None:
     assert utterances("librispeech", *SUBSETS)[0].audio_filepath == file.with_suffix(".FLAC")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".ogg", {"format": "OGG", "subtype": "VORBIS"}),
+        (".opus", {"format": "OGG", "subtype": "OPUS"}),
+        (".mp3", {"format": "MP3"}),
+        (".sph", {"format": "NIST"}),
+        (".aif", {"format": "AIFF"}),
+    ],
+)
+def test_every_format_that_libsndfile_reads(
+    utterances: Utterances, tmp_path: Path, suffix: str, kind: dict[str, str]
+) -> None:
+    file = tmp_path / CHAPTER / f"{NAMES[0]}.flac"
+    samples, rate = soundfile.read(file)
+    file.unlink()
+    other = file.with_suffix(suffix)
+    soundfile.write(other, samples, rate, **kind)
+    first, second = utterances("librispeech", *SUBSETS)
+    assert (first.audio_filepath, first.duration, second.id) == (other, 0.5, NAMES[1])
+    assert len(read_audio(first, 16000, resample=False)) == 8000
+
+
 def test_files_that_macos_leaves_are_no_utterances(utterances: Utterances, write_bytes: Write) -> None:
     write_bytes(f"{CHAPTER}/._103-1240.trans.txt", b"\x00\x05\x16\x07")
     write_bytes(f"{CHAPTER}/._{NAMES[0]}.flac", b"\x00\x05\x16\x07")
@@ -77,7 +102,7 @@ def test_case(utterances: Utterances, write_bytes: Write, case: str, text: str) 
     [
         (b"103-1240-0000 ONE\n", f"{NAMES[1]}.flac: has no transcript in 103-1240.trans.txt; add a line or remove"),
         (b"103-1240-0000 ONE\n103-1240-0001\n", "trans.txt:2: has no transcript; write its text or remove the line"),
-        (TEXT + b"103-1240-0009 NINE\n", "trans.txt:3: there is no 103-1240-0009.flac beside it; copy the file"),
+        (TEXT + b"103-1240-0009 NINE\n", "trans.txt:3: there is no 103-1240-0009.flac beside it, nor one of another"),
         (TEXT + b"103-1240-0000 AGAIN\n", "trans.txt:3: the id '103-1240-0000' is already that of"),
     ],
     ids=["missing transcript", "empty transcript", "missing audio", "duplicate id"],

@@ -1,0 +1,1 @@
+"""What entry points do: one module each, imported once their questions (--help) are answered."""

@@ -1,0 +1,107 @@
+"""Evaluation of a trained run: decodes sets, scores them and writes the results into the run's folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, open_dict
+
+from asr.data.cache import SignalCache
+from asr.data.pipeline import unit_loader
+from asr.decoding.normalisation import TextNormalisation
+from asr.decoding.results import SetResult, summary_table, write_results
+from asr.training.evaluation import Decoded, EvaluationSet, decode_set
+from asr.training.measures import Decode
+from scripts.against import command_for, method_of, read_earlier, write_against
+from scripts.build import build, evaluation_set, readable
+from scripts.configuration import compose
+from scripts.material import manifest_name, refuse_doubles
+from scripts.search import with_language_models
+from scripts.trained import Trained, load_trained
+
+SPLITS = ("train", "dev", "test")  # of every corpus
+
+
+def run(arguments: list[str]) -> None:
+    """Evaluate every set and print one line for each, and one for each comparison."""
+    config = compose("evaluate", arguments)
+    check_names(config.sets)
+    with readable():
+        normalise, decode = build(config.text), build(config.decode)
+    names = [manifest_name(each) for each in config.sets]
+    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
+    decode.check(trained.recogniser)
+    method = method_of(config)
+    against = None if config.against is None else Path(config.against)
+    earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
+    print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
+    record = trained.origin | method
+    results = [evaluate_set(trained, each, config.unit_utterances, decode, normalise, record) for each in config.sets]
+    root = trained.folder / "eval"
+    write_summary(root, decode.name, results)
+    if against is not None:
+        for each in results:
+            old = earlier[each.name]
+            print(write_against(root / each.name, decode.name, against, old, each, trained.checkpoint))
+
+
+def evaluate_set(
+    trained: Trained,
+    name: str,
+    unit_utterances: int,
+    decode: Decode,
+    normalise: TextNormalisation,
+    record: dict[str, Any],
+) -> SetResult:
+    """Decode and score a set, write its files and print its line."""
+    evaluated = named_set(trained, name, unit_utterances)
+    decoded = decode_evaluation_set(trained, evaluated, decode)
+    spoken = [each for each in evaluated.screened.usable if each.id in decoded.references]
+    references, hypotheses = (
+        {
+            each.id: normalise(texts[each.id]) for each in spoken
+        }  # in the manifest's order, however it was cut into units
+        for texts in (decoded.references, decoded.hypotheses)
+    )
+    speakers = {each.id: each.speaker for each in spoken}
+    folder = trained.folder / "eval" / evaluated.name
+    result = write_results(folder, decode.name, references, hypotheses, speakers, record)
+    print(result.line)
+    return result
+
+
+def write_summary(folder: Path, decode: str, results: Sequence[SetResult]) -> None:
+    """Write eval/summary-<decode>.txt, the sets of this call; print it too where there are several."""
+    if results:
+        table = summary_table(results)
+        (folder / f"summary-{decode}.txt").write_text(table, encoding="utf-8")
+        print(table if len(results) > 1 else "", end="")
+
+
+def check_names(sets: Sequence[str]) -> None:
+    """Results lie in eval/<name>: refuse sets that would overwrite those of another one, of this call or of any other."""
+    refuse_doubles("sets", sets, [manifest_name(each) for each in sets], SPLITS)
+
+
+def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSet:
+    """A split of the run's corpus, or a manifest of the user's, named by its file."""
+    config: DictConfig = trained.config.copy()
+    with open_dict(config):
+        config.evaluation.unit_utterances = unit_utterances
+    with readable():
+        return evaluation_set(config, trained.speech, name, cache=SignalCache(limit_gb=0))
+
+
+def decode_evaluation_set(trained: Trained, evaluated: EvaluationSet, decode: Decode) -> Decoded:
+    """Decode a whole set in this process."""
+    batches = unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)
+    return decode_set(
+        trained.recogniser,
+        batches,
+        decode=decode,
+        tokenizer=trained.speech.tokenizer,
+        device=torch.device("cpu"),
+        precision=trained.config.trainer.precision,
+    )

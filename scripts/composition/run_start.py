@@ -1,0 +1,155 @@
+"""The start of a training run in its folder: whose folder it is, that nobody else trains there, what a failed start leaves.
+
+A run is established once something was trained in it. A start that fails before leaves nothing that was not there
+before, so that the corrected command finds the name free.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from omegaconf import DictConfig, OmegaConf
+
+from distributed.launch import World
+from scripts.configuration import differing_keys
+from scripts.startup import UsageError
+
+# What may change when a run goes on: nothing that its numbers depend on, but for the last bits.
+FREE_KEYS = (
+    *("resume", "logger", "loader", "launch", "checkpoint", "exp_dir", "trainer.log_every"),
+    *("trainer.memory_probe", "trainer.memory_limit_gb"),  # of the device; parts of a unit draw dropout of their own
+)
+TRAINED = ("metrics", "checkpoints", "bad_batches")  # folders with what training has brought
+
+
+def check_folder(folder: Path, config: DictConfig) -> None:
+    """Refuse a folder that belongs to another configuration: going on with this one would mix two runs.
+
+    Raises:
+        UsageError: names the keys that differ.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    if not config.resume:
+        raise UsageError(f"{folder} holds a run and resume=false would overwrite it; choose another name= or remove it")
+    earlier = OmegaConf.load(path)
+    assert isinstance(earlier, DictConfig)
+    differing = [
+        key
+        for key in differing_keys(earlier, config)
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+    ]
+    if differing:
+        raise UsageError(
+            f"{folder} holds a run with another configuration; it differs in {', '.join(differing)}: "
+            "repeat its command to go on, or choose another name="
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a start may take back: all that was not there before."""
+
+    folder: Path
+    rank: int
+    before: set[Path]
+
+    def take_back(self) -> None:
+        """Remove what was made, unless something was trained in the folder, by this start or one before.
+
+        Learner 0 removes everything it sees, the others their logs, which may lie on other hosts.
+        """
+        folder, before = self.folder, self.before
+        if folder / "config.yaml" in before or any(any((folder / name).glob("*")) for name in TRAINED):
+            return
+        for path in _contents(folder) if self.rank == 0 else [folder / "logs" / f"rank-{self.rank}.log"]:
+            if path in before:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.remove_empty()
+
+    def remove_empty(self) -> None:
+        """Remove the folders made, as far as they are empty: another learner may still have something there."""
+        for path in (self.folder / "logs", self.folder, *self.folder.parents):
+            if path not in self.before:
+                with suppress(OSError):
+                    path.rmdir()
+
+    @contextmanager
+    def until_fit(self) -> Iterator[None]:
+        """Around what comes before the first step: a launcher ends this learner when another one fails first."""
+        if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+            yield
+            return
+
+        def ended(number: int, _: FrameType | None) -> None:
+            self.take_back()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+        earlier = signal.signal(signal.SIGTERM, ended)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, earlier)
+
+
+@contextmanager
+def training_in(folder: Path, world: World) -> Iterator[Start]:
+    """Make the folder and lock it; if what is done inside fails before anything was trained, take back what was made.
+
+    Raises:
+        UsageError: another process trains there; learners may outlive a launcher that was killed.
+    """
+    start = Start(folder, world.rank, _existing(folder))
+    world.barrier()  # nobody makes anything before all have looked
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a") if world.rank == 0 else nullcontext() as lock:
+            if world.any(lock is not None and not _locked(lock)):
+                raise UsageError(f"another process is training in {folder}: stop it, or choose another name=")
+            try:
+                yield start
+            except BaseException:
+                start.take_back()
+                raise
+    except BaseException:
+        start.remove_empty()
+        raise
+
+
+def log_traceback(folder: Path, rank: int) -> None:
+    """Write it to the learner's log file, if there is one: the terminal gets one line, or torch's own report."""
+    with suppress(FileNotFoundError), (folder / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8") as file:
+        file.write(traceback.format_exc())
+
+
+def _locked(file: TextIO) -> bool:
+    """Lock an open file; False if another process has, or if a start that failed has removed the file meanwhile."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _contents(folder: Path) -> list[Path]:
+    return [*folder.glob("*"), *folder.glob("logs/*")]
+
+
+def _existing(folder: Path) -> set[Path]:
+    """What is there of a folder: its parents, itself, and what it holds."""
+    return {path for path in (folder, *folder.parents) if path.exists()} | set(_contents(folder))

@@ -1,0 +1,49 @@
+"""What Hydra calls a sweep, several values or ``-m``, is no command here: what to write instead."""
+
+import re
+import shlex
+from collections.abc import Collection, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from scripts.startup import UsageError
+
+FLAGS = ("-m", "--multirun")
+NAMED = ("train", "train_lm")  # entry points of which each run has a name
+
+
+def refuse_sweeps(config_name: str, arguments: Sequence[str], single: Collection[str]) -> None:
+    """Refuse several values for a key, and the flag for them; ``single`` are keys that take no list.
+
+    Raises:
+        UsageError: the line ends with a loop of the shell that does what was meant.
+        OverrideParseException: an argument is no override.
+    """
+    flags = [each for each in arguments if each in FLAGS]
+    parsed = OverridesParser.create().parse_overrides([each for each in arguments if each not in FLAGS])
+    sweeps = [override for override in parsed if override.is_sweep_override()]
+    if sweeps:
+        (key, values), listed = _values(sweeps[0]), ""
+        if sweeps[0].is_choice_sweep() and key not in single:
+            listed = f" (a list is written '{key}=[{','.join(values)}]')"
+        raise UsageError(f"{sweeps[0].input_line}: {_loop(config_name, key, values)}{listed}")
+    if flags:
+        raise UsageError(f"{flags[0]}: {_loop(config_name, 'key', ['A', 'B'])}")
+
+
+def _values(override: Override) -> tuple[str, list[str]]:
+    try:
+        return str(override.key_or_group), list(override.sweep_string_iterator())
+    except HydraException:  # an interval or a pattern has none
+        return str(override.key_or_group), ["A", "B"]
+
+
+def _loop(config_name: str, key: str, values: Sequence[str]) -> str:
+    variable = re.sub(r"\W", "_", re.split(r"[./]", key)[-1])
+    name = f"name=run-${variable} " if config_name in NAMED else ""
+    command = f"python scripts/{config_name}.py ... {name}{key}=${variable}"
+    return (
+        f"one command is one run; let the shell repeat it: for {variable} in {shlex.join(values)}; do {command}; done"
+    )

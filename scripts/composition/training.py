@@ -1,0 +1,134 @@
+"""A training run, from its checked configuration to its summary: what scripts/train.py and scripts/train_lm.py do."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from asr.data.plan import check_learners
+from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.training.emergency import Survivor, save_mean
+from asr.training.files import write_atomically
+from asr.training.loggers import setup_logging
+from asr.training.measures import SHOWN
+from asr.training.metrics import cut_former_learners, merge
+from asr.training.precision import choose_matmul, flush_denormals
+from asr.training.trainer import Trainer
+from distributed import launch
+from distributed.launch import World
+from distributed.signs import LearnerLostError, Loss
+from scripts.assembly import assemble
+from scripts.build import build_hooks, readable
+from scripts.composition.run_start import Start, check_folder, log_traceback, training_in
+from scripts.configuration import compose, run_name
+from scripts.environment import environment
+from scripts.startup import LearnerError, UsageError
+
+log = logging.getLogger(__name__)
+
+
+def train(config_name: str, arguments: list[str]) -> None:
+    """Compose conf/<config_name>.yaml, check, join the other learners, train."""
+    place = launch.place()
+    config = compose(config_name, arguments)
+    folder = Path(config.exp_dir) / (str(config.name) if config.name is not None else run_name(arguments))
+    check_folder(folder, config)
+    flush_denormals()
+    with readable():
+        check_learners(config.batch.units, place.size)
+        options = config.launch
+        world = launch.start(
+            place,
+            timeout_seconds=options.timeout_seconds,
+            patience_seconds=options.patience_seconds,
+            device=options.device,
+            threads=options.threads,
+        )
+    try:
+        with world.naming_the_lost(), training_in(folder, world) as start:
+            _train(config, folder, world, start)
+    except UsageError as error:  # from here on learners may fail one by one: each says so
+        log_traceback(folder, world.rank)
+        raise LearnerError(str(error)) from error
+    except Exception:
+        log_traceback(folder, world.rank)
+        raise
+    finally:
+        launch.stop(world)
+
+
+def _train(config: DictConfig, folder: Path, world: World, start: Start) -> None:
+    with start.until_fit():
+        setup_logging(folder, world.rank)
+        world.barrier()  # no learner makes a log after learner 0 has taken a failed start back
+        trainer, checkpoint = _prepare(config, folder, world)
+    try:
+        trainer.fit(checkpoint)
+    except LearnerLostError as lost:
+        _save_survivors(trainer, lost.loss, world)
+        raise
+    finally:
+        trainer.parts.recorder.close()
+    world.barrier()
+    if world.rank == 0:
+        merge(folder)
+        _write_summary(folder, trainer, world)
+
+
+def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, Checkpoint | None]:
+    """A trainer that is ready to fit, and the checkpoint to go on from."""
+    log.info("%s", choose_matmul(config.launch.matmul))
+    with readable():
+        trainer = assemble(config, folder, world, build_hooks(config))
+    if world.rank == 0:
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config))
+    checkpoint, problems = trainer.parts.checkpoints.newest()
+    for problem in problems:
+        log.warning("checkpoint passed over: %s", problem)
+    if checkpoint is not None:
+        log.info("%s", _resume_line(checkpoint, world.size))
+    if world.rank == 0:
+        cut_former_learners(folder, checkpoint.progress.samples if checkpoint else -1, world.size)
+    return trainer, checkpoint
+
+
+def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
+    """Under gossip each learner's weights are its own: those of the survivors are worth keeping."""
+    if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank:
+        return
+    checkpoints = trainer.parts.checkpoints
+    save_mean(
+        checkpoints.root,
+        Survivor(rank=world.rank, world_size=world.size, launch_id=world.watch.launch_id, loss=loss),
+        trainer.parts.run.model.state_dict(),
+        progress=trainer.progress,
+        run={"backend": checkpoints.backend, "plan": checkpoints.plan},
+    )
+
+
+def _resume_line(checkpoint: Checkpoint, learners: int) -> str:
+    line = f"resuming from checkpoint {checkpoint.folder.name} ({checkpoint.backend})"
+    if checkpoint.world_size != learners:
+        line += f": written by {checkpoint.world_size} learners, going on with {learners} under the same batch plan"
+    return line
+
+
+def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
+    checkpoints, _ = list_checkpoints(folder / "checkpoints")
+    best = best_checkpoint(checkpoints)
+    figure = trainer.parts.evaluator.measure.name
+    summary: dict[str, Any] = {
+        "learners": world.size,
+        "backend": type(trainer.backend).__name__,
+        "steps": trainer.progress.step,
+        "samples": trainer.progress.samples,
+        "final": trainer.parts.recorder.latest,
+        "best": None if best is None else {"checkpoint": best.folder.name, figure: best.figure},
+        "wall_seconds": trainer.parts.recorder.wall_seconds,
+        "environment": environment(),
+    }
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2))
+    if best is not None and best.figure is not None:
+        log.info("done: best on the first evaluation set: %s (%s)", SHOWN[figure](best.figure), best.folder.name)
