@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from asr.data.cache import SignalCache
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
+from asr.training.arithmetic import agree_on_precision
 from asr.training.checkpoint_folder import CheckpointFolder
 from asr.training.console import console_logger
 from asr.training.evaluation import EvaluationSet, Evaluator
@@ -25,6 +26,7 @@ from asr.training.metrics import MetricsWriter
 from asr.training.objective import Objective
 from asr.training.parameter_groups import parameter_groups
 from asr.training.parts import LoaderOptions, TrainerOptions
+from asr.training.precision import Precision
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
 from asr.training.schedule import Horizon, LearningRate
@@ -64,6 +66,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     material = build_material(config, folder)
     _refuse_doubles(config, material)
     model = hooked_model(config, material, hooks, initialise=True)
+    precision = agree_on_precision(options.precision, model, folder, world)
     split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
     _check_same_plan(world, plan)
@@ -83,7 +86,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     dataset = material.dataset(split, list(hooks.items()), config.seed, cache)
     memory = MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets)
     objective = Objective(
-        module=module, backend=backend, hooks=hooks, memory=memory, device=world.device, precision=options.precision,
+        module=module, backend=backend, hooks=hooks, memory=memory, device=world.device, precision=precision,
         seed=config.seed,
     )  # fmt: skip
     run = Run(
@@ -101,7 +104,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             hooks=hooks,
             units=_unit_source(plan, options, world, backend),
             dataset=dataset,
-            evaluator=_evaluator(config, model, material, evaluated, world, loader),
+            evaluator=_evaluator(config, model, material, evaluated, world, loader, precision),
             checkpoints=CheckpointFolder(
                 folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
             ),
@@ -186,6 +189,7 @@ def _evaluator(
     evaluated: list[EvaluationSet],
     world: World,
     loader: LoaderOptions,
+    precision: Precision,
 ) -> Evaluator:
     decode = None if trains_on_text(config) else with_language_models(build(config.decode), model, material.tokenizer)
     return Evaluator(
@@ -193,7 +197,7 @@ def _evaluator(
         measure=measure_of(model, decode, material.tokenizer),
         world=world,
         loader=loader,
-        precision=config.trainer.precision,
+        precision=precision,
     )
 
 

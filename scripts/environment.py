@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from asr.training.precision import cpu_info
+from asr.training.processor import cpu_info, extensions, instruction_set
 from scripts.startup import REPOSITORY
 
 DISTRIBUTIONS = ("torch", "torchaudio", "numpy", "hydra-core")
@@ -21,6 +21,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": cpu_info("model name") or platform.machine(),
+        "instruction_set": instruction_set(),
+        "extensions": extensions(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {name: metadata.version(name) for name in DISTRIBUTIONS},

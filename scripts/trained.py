@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.models.speech_model import Recogniser, SpeechModel
+from asr.training.arithmetic import precision_for_decoding
 from asr.training.checkpoint import (
     MODEL,
     Checkpoint,
@@ -21,11 +22,13 @@ from asr.training.checkpoint import (
     mean_of_models,
     ranked_checkpoints,
 )
-from asr.training.precision import choose_matmul, flush_denormals
+from asr.training.precision import Precision, choose_matmul, flush_denormals
 from scripts.build import build_hooks, build_speech, hooked_model, readable
 from scripts.material import Speech
 from scripts.run_configuration import load_run_config
 from scripts.startup import UsageError
+
+CPU = torch.device("cpu")
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ class Trained:
     speech: Speech
     model: SpeechModel  # in evaluation mode
     chosen: Sequence[Checkpoint]  # whose mean it is
+    precision: Precision  # to decode in
 
     @property
     def checkpoint(self) -> str:
@@ -65,8 +69,10 @@ class Trained:
         return self.model
 
 
-def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
+def load_trained(folder: Path, checkpoint: str, threads: int, device: torch.device = CPU) -> Trained:
     """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not looked at.
+
+    The model lies on the CPU; ``device`` is where it will decode.
 
     Raises:
         UsageError: the folder holds no run, or not that checkpoint.
@@ -82,7 +88,8 @@ def load_trained(folder: Path, checkpoint: str, threads: int) -> Trained:
         speech = build_speech(config, folder)
         model = hooked_model(config, speech, build_hooks(config), initialise=False)
     model.load_state_dict(mean_of(chosen))
-    return Trained(folder, config, speech, model.eval(), chosen)
+    precision = precision_for_decoding(config.trainer.precision, model, folder, device)
+    return Trained(folder, config, speech, model.eval(), chosen, precision)
 
 
 def called(chosen: Sequence[Checkpoint]) -> str:

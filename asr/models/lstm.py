@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from asr.data.context import stack_frames
 from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
+from asr.models.recurrence import Lstm
 from distributed.ranges import Count, Probability
 
 
@@ -23,8 +24,8 @@ class BidirectionalLayer(nn.Module):
 
     def __init__(self, *, input_dimension: int, hidden: tuple[int, int]) -> None:
         super().__init__()
-        self.left_to_right = nn.LSTM(input_dimension, hidden[0], batch_first=True)
-        self.right_to_left = nn.LSTM(input_dimension, hidden[1], batch_first=True)
+        self.left_to_right = Lstm(input_dimension, hidden[0], batch_first=True)
+        self.right_to_left = Lstm(input_dimension, hidden[1], batch_first=True)
 
     def forward(self, x_BSD: Tensor, reversal_N: Tensor) -> Tensor:
         """(B, S, input dimension) to (B, S, cells of both directions). ``reversal_N`` is ``reversal(lengths, S)``."""

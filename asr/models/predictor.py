@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from asr.data.tokenizer import BLANK
 from asr.models.dropout import Dropout
+from asr.models.recurrence import Lstm
 from distributed.ranges import Count, Probability
 
 State = tuple[Tensor, ...]
@@ -69,7 +70,7 @@ class LstmPredictor(Predictor):
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.embedding_dropout = Dropout(embedding_dropout)
         between = dropout if layers > 1 else 0.0  # one layer has no between, and PyTorch warns of it
-        self.lstm = nn.LSTM(embedding, dimension, layers, batch_first=True, dropout=between)
+        self.lstm = Lstm(embedding, dimension, layers, batch_first=True, dropout=between)
         self.dropout = Dropout(dropout)
 
     def forward(self, inputs_BU: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ accuracy on processors without bf16 matrix units (AMX) and gives it up on those 
 processor and a measured error, never a race of timings: a resumed run must take the same path again.
 """
 
-import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
+
+from asr.training.processor import cpu_vendor, extensions, instruction_set
 
 Precision = Literal["fp32", "bf16", "fp64"]
 MatmulPath = Literal["mkl", "onednn"]
@@ -29,7 +29,10 @@ class MatmulChoice:
     relative_error: float  # against fp64, Frobenius norm
 
     def __str__(self) -> str:
-        return f"fp32 matrix products: {self.path} ({self.reason}; relative error {self.relative_error:.1e})"
+        return (
+            f"instruction set {' '.join([instruction_set(), *extensions()])}; fp32 matrix products: {self.path} "
+            f"({self.reason}; relative error {self.relative_error:.1e})"
+        )
 
 
 def choose_matmul(mode: Literal["auto", "mkl", "onednn"]) -> MatmulChoice:
@@ -76,21 +79,6 @@ def matmul_error() -> float:
     left, right = torch.randn(2, 256, 256, generator=generator)
     exact = left.double() @ right.double()
     return float((left @ right - exact).norm() / exact.norm())
-
-
-def cpu_vendor() -> str:
-    """The processor's maker as it names itself (GenuineIntel, AuthenticAMD), or its architecture where it does not."""
-    return cpu_info("vendor_id") or platform.machine() or "an unknown processor"
-
-
-def cpu_info(field: str) -> str | None:
-    """A field of /proc/cpuinfo, of the first processor; None where there is no such thing."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith(field):
-                return line.partition(":")[2].strip()
-    return None
 
 
 def flush_denormals() -> bool:

@@ -176,7 +176,7 @@ def references_of(batches: Sequence[Batch], tokenizer: Tokenizer) -> dict[str, s
 def measure(trained: Trained, batches: Sequence[Batch], recognisers: Mapping[str, Recognise]) -> dict[str, Found]:
     """What each method recognises, and how long it takes; they take turns on every unit."""
     found = {name: Found({}, []) for name in recognisers}
-    device, precision = torch.device("cpu"), trained.config.trainer.precision
+    device, precision = torch.device("cpu"), trained.precision
     placed = [in_place(batch, device, precision) for batch in batches]
     with evaluating(trained.model, device, precision):
         for recognise in recognisers.values():

@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
 
 def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:
     """The class of each state of every utterance, by id, in the manifest's order; what cannot be aligned is said."""
-    device, precision = torch.device("cpu"), trained.config.trainer.precision
+    device, precision = torch.device("cpu"), trained.precision
     found: dict[str, Tensor] = {}
     for batch in unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1):
         for bad in batch.refused:

@@ -103,5 +103,5 @@ def decode_evaluation_set(trained: Trained, evaluated: EvaluationSet, decode: De
         decode=decode,
         tokenizer=trained.speech.tokenizer,
         device=torch.device("cpu"),
-        precision=trained.config.trainer.precision,
+        precision=trained.precision,
     )

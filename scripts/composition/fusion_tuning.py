@@ -31,9 +31,8 @@ from scripts.configuration import compose
 from scripts.material import manifest_name
 from scripts.search import language_models
 from scripts.startup import UsageError
-from scripts.trained import Trained, load_trained
+from scripts.trained import CPU, Trained, load_trained
 
-CPU = torch.device("cpu")
 NO_MODELS = Weights(0.0, 0.0, 0.0)
 TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that an evaluation has not
 
@@ -105,7 +104,7 @@ def collect(
     """The list of each utterance, made ``alone``, and scored by the language models of the ``named`` search."""
     models = language_models(named.fusion, trained.model, trained.speech.tokenizer)
     evaluated = named_set(trained, config.set, config.unit_utterances)
-    precision, listed = trained.config.trainer.precision, dict[str, Listed]()
+    precision, listed = trained.precision, dict[str, Listed]()
     for batch in told(unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)):
         with evaluating(trained.model, CPU, precision):
             placed = in_place(batch, CPU, precision)

@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
     check_lengths(config)
     with readable():
         named, device = build(config.decode), launch.chosen_device(place, config.device)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    trained = load_trained(Path(config.run), config.checkpoint, config.threads, device)
     trained.model.to(device)
     search = cast(NBestSearch, with_language_models(named, trained.model, trained.speech.tokenizer))
     search.check(trained.recogniser)
@@ -137,7 +137,7 @@ class Decoder:
         """The lists of a shard's utterances, in the order of their ids; empty ones of those that cannot be read, and said."""
         lists = dict[str, tuple[list[Sequence[int]], list[float]]]()
         batches = unit_loader(self.dataset, self.units(shard), num_workers=0, prefetch=1)
-        precision = self.trained.config.trainer.precision
+        precision = self.trained.precision
         for batch in told(batches):
             batch = in_place(batch, self.device, precision)
             if not batch.utterance_ids:

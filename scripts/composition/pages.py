@@ -86,7 +86,7 @@ def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
     dataset = trained.speech.dataset(split, [], trained.config.seed, cache=SignalCache(limit_gb=0))
     batch = next(unit_loader(dataset, [first], num_workers=0, prefetch=1))
     decode = with_language_models(build(config.decode), model, trained.speech.tokenizer)
-    hypotheses = decode_batch(model, batch, decode, torch.device("cpu"), trained.config.trainer.precision)
+    hypotheses = decode_batch(model, batch, decode, torch.device("cpu"), trained.precision)
     texts = [trained.speech.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
     return lattice_pictures(
         model,

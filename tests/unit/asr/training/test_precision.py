@@ -10,10 +10,10 @@ from asr.training.precision import (
     MAX_RELATIVE_ERROR,
     autocast,
     choose_matmul,
-    cpu_vendor,
     flush_denormals,
     matmul_error,
 )
+from asr.training.processor import cpu_vendor
 
 MATMUL = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 

@@ -78,11 +78,12 @@ def test_every_optimizer_and_schedule_resumes_bitwise(
 def test_bf16_is_close_to_fp32(
     small_config: Config, make_trainer: Make, fit: Fit, losses: Losses, tmp_path: Path, alone: World
 ) -> None:
+    """Of a model without LSTM, which every processor makes in bf16."""
     curves = {}
     for precision in ("fp32", "bf16"):
         config = small_config(
             *STEPS, f"trainer.precision={precision}", "evaluation.sets=[]", "model=conformer_tiny",
-            "model.encoder.layers=1", "model.encoder.dimension=32",
+            "model/predictor=stateless", "model.encoder.layers=1", "model.encoder.dimension=32",
         )  # fmt: skip
         fit(make_trainer(config, tmp_path / precision, alone))
         curves[precision] = losses(tmp_path / precision)

@@ -1,0 +1,84 @@
+"""Which arithmetic a run computes in: the one it asks for, or the nearest that its processors can make.
+
+Not every processor can make an LSTM in bf16 (asr/models/recurrence.py). Models with one are then trained in fp32: with the
+LSTM alone in fp32 they would run, at several times the time. The choice follows what processors can do and never how fast
+they are; all learners make the same one, and a run that was begun in fp32 goes on in it, which ``arithmetic.json`` in its
+folder says. Of bf16 that runs but is slower than fp32, people are only told.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asr.models.recurrence import bf16_lstm_works
+from asr.training.files import write_atomically
+from asr.training.precision import Precision, onednn_usable
+from asr.training.processor import bf16_slowness, instruction_set
+from distributed.launch import World
+
+RECORD = "arithmetic.json"  # in the run's folder, where its arithmetic is not the configured one
+SLOWER = 1.5  # of linear layers: below, a whole step need not be slower
+
+log = logging.getLogger(__name__)
+
+
+def agree_on_precision(wanted: Precision, model: nn.Module, folder: Path, world: World) -> Precision:
+    """What a run computes in, the same on all learners, who call it together before training; says what differs."""
+    if wanted != "bf16":
+        return wanted
+    unable = [rank for rank, flag in enumerate(world.gather(int(not bf16_possible(model, world.device)))) if flag]
+    resumed = world.any(world.rank == 0 and any((folder / "checkpoints").glob("step-*")))
+    in_fp32 = world.any(world.rank == 0 and resumed and recorded(folder) == "fp32")
+    if not unable and not in_fp32:
+        if world.rank == 0:
+            (folder / RECORD).unlink(missing_ok=True)  # of a start that came to nothing
+        warn_if_slow(world)
+        return "bf16"
+    if unable:
+        who = f"learners {unable}" if world.size > 1 else f"this processor ({instruction_set()})"
+        log.warning("trainer.precision=bf16: %s cannot make the model's LSTM in bf16: the run computes in fp32", who)
+    if in_fp32 and not unable:
+        log.warning("trainer.precision=bf16: the run was begun in fp32 (%s) and goes on in it", RECORD)
+    elif resumed and not in_fp32:
+        log.warning("the run was begun in bf16: from here on its curve differs from an uninterrupted one by rounding")
+    if world.rank == 0:
+        write_atomically(folder / RECORD, json.dumps({"precision": "fp32", "instruction_set": instruction_set()}))
+    return "fp32"
+
+
+def precision_for_decoding(wanted: Precision, model: nn.Module, folder: Path, device: torch.device) -> Precision:
+    """What a trained run is decoded in: as it was trained, or in fp32 where the processor has no bf16, and says so."""
+    if wanted != "bf16" or recorded(folder) == "fp32":
+        return "fp32" if wanted == "bf16" else wanted
+    if device.type == "cpu" and not (onednn_usable() and bf16_possible(model, device)):
+        log.warning("trained in bf16, which this processor (%s) does not have: decoding in fp32", instruction_set())
+        return "fp32"
+    return wanted
+
+
+def recorded(folder: Path) -> str | None:
+    """The arithmetic of a run that computes in another one than configured."""
+    path = folder / RECORD
+    return str(json.loads(path.read_text(encoding="utf-8"))["precision"]) if path.is_file() else None
+
+
+def bf16_possible(model: nn.Module, device: torch.device) -> bool:
+    """Whether every layer of the model can be computed in bf16 on this device."""
+    return device.type != "cpu" or bf16_lstm_works() or not any(isinstance(each, nn.LSTM) for each in model.modules())
+
+
+def warn_if_slow(world: World) -> None:
+    """Say so where bf16 takes longer than fp32, by the slowest learner; called by all together."""
+    hundredths = world.gather(round(100 * bf16_slowness()) if world.device.type == "cpu" else 0)
+    if (worst := max(hundredths) / 100) > SLOWER:
+        where = f"the processor of learner {hundredths.index(max(hundredths))}" if world.size > 1 else "this processor"
+        log.warning(
+            "trainer.precision=bf16 is slow on %s (%s): a linear layer takes %.1f times as long as in fp32; "
+            "trainer.precision=fp32 would be faster",
+            where,
+            instruction_set(),
+            worst,
+        )

@@ -1,0 +1,60 @@
+"""What the processor is, which instructions torch uses of it, and how fast bf16 is on it."""
+
+import platform
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+# Of low precision, as /proc/cpuinfo calls them, beside what torch itself uses.
+EXTENSIONS = {
+    "AVX2": ("avx_vnni",),
+    "AVX512": ("avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
+}
+ROUNDS = 5
+
+
+def instruction_set() -> str:
+    """The widest instructions that torch uses here: AVX2 or AVX512; DEFAULT or a name of its own elsewhere."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def extensions() -> list[str]:
+    """Which instructions of low precision the processor has beside them."""
+    flags = (cpu_info("flags") or "").split()
+    return [each for each in EXTENSIONS.get(instruction_set(), ()) if each in flags]
+
+
+def cpu_vendor() -> str:
+    """The processor's maker as it names itself (GenuineIntel, AuthenticAMD), or its architecture where it does not."""
+    return cpu_info("vendor_id") or platform.machine() or "an unknown processor"
+
+
+def cpu_info(field: str) -> str | None:
+    """A field of /proc/cpuinfo, of the first processor; None where there is no such thing."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith(field):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def bf16_slowness() -> float:
+    """The time of a linear layer under bf16 autocast over that in fp32; above 1, bf16 is slower.
+
+    The shortest processor time of a few tries each, in turns, 5 to 50 ms in all, which other load does not lengthen. It
+    draws no random number and changes nothing.
+    """
+    x, weight = torch.ones(256, 256), torch.ones(256, 256)
+
+    def seconds(bf16: bool) -> float:
+        start = time.thread_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            functional.linear(x, weight)
+        return time.thread_time() - start
+
+    tries = [(seconds(bf16=False), seconds(bf16=True)) for _ in range(1 + ROUNDS)][1:]  # the first ones set up
+    fp32, bf16 = (min(times) for times in zip(*tries, strict=True))
+    return bf16 / fp32
