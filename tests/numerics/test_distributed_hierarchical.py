@@ -75,7 +75,9 @@ def test_a_group_is_one_learner_of_dpsgd(
 
     def single(world: World) -> dict[str, Tensor]:
         mine = [unit_share(units, world.rank) for units in steps]
-        return laboratory.train(gossip(world, topology, mix_moments=True), mine, 0.5, torch.optim.AdamW, of_all=steps)[1]
+        return laboratory.train(gossip(world, topology, mix_moments=True), mine, 0.5, torch.optim.AdamW, of_all=steps)[
+            1
+        ]
 
     members, singles = run_learners(groups * group_size, member), run_learners(groups, single)
     for rank, state in enumerate(members):

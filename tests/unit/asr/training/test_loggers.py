@@ -43,7 +43,7 @@ EVALUATION: Row = BASE | {"eval/dev/loss": 10.2, "eval/dev/wer": 0.453}
 
 
 def test_step_line() -> None:
-    expected = "step 50  epoch 0.40  loss 12.31  lr 1.2e-03  grad 3.1  84.2 audio-s/s  data 2 %"
+    expected = "step 50  epoch 0.40  loss 12.31  lr 1.2e-03  grad 3.1  learner 0: 84.2 audio-s/s  data 2 %"
     assert step_line(STEP) == expected
     assert step_line(BASE) == "step 50  epoch 0.40"
 
@@ -73,7 +73,7 @@ def test_a_bar_on_a_terminal_with_evaluations_above_it() -> None:
     text = out.getvalue()
     assert "50 %" in text
     assert evaluation_line(EVALUATION) + "\n" in text
-    assert "84.2 audio-s/s  data 2 %  WER 45.30 %" in text, "the last word error rate stays in the bar"
+    assert "learner 0: 84.2 audio-s/s  data 2 %  WER 45.30 %" in text, "the last word error rate stays in the bar"
 
 
 def test_console_chooses_by_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
