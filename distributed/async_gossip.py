@@ -125,7 +125,7 @@ class AsynchronousGossip(GossipBackend):
 
     # The step
 
-    def begin_step(self, local_weight: float) -> float:
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
         self.traffic.steps += 1
         with self._changed:
             self._running = True
@@ -139,8 +139,7 @@ class AsynchronousGossip(GossipBackend):
         if self._told_to_end:
             before = (self.world.rank - 1) % self.world.size
             raise ExchangeError(f"learner {before} has ended while this one has more to do; its log says why")
-        # Not the weight of this step's units: a small unit must not become as large a step as others.
-        return self.nominal_weight
+        return planned_weight
 
     @contextmanager
     def updating(self, apply: bool) -> Iterator[None]:

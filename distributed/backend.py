@@ -2,7 +2,7 @@
 
 One training step of one learner, whatever the scheme:
 
-    divisor = backend.begin_step(local_weight)
+    divisor = backend.begin_step(local_weight, planned_weight)
     for unit in units:
         with backend.accumulating() unless unit is the last one:
             out = model(unit);  (out.total / divisor).backward()
@@ -44,9 +44,6 @@ class Backend(ABC):
     lockstep: ClassVar[bool] = True
     """True where a step of one learner is a step of all; False where each goes at its own pace, with units of a pool."""
 
-    nominal_weight: float = 1.0
-    """One learner's share of a full global batch, set before training: what schemes without lockstep divide by."""
-
     @abstractmethod
     def examine(self, model: nn.Module, forward: Callable[[], object]) -> None:
         """Learn before ``wrap`` how the model is used; collective, and may not call ``forward`` at all.
@@ -75,8 +72,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def begin_step(self, local_weight: float) -> float:
-        """Start what overlaps the computation; return the number that divides this learner's summed loss."""
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
+        """Start what overlaps the computation; return the number that divides this learner's summed loss.
+
+        Args:
+            local_weight: of what this learner has loaded for the step, which only it knows: schemes that average gradients
+                divide by the mean over learners, for which they ask all of them.
+            planned_weight: a learner's share of the step's weight according to the plan, known to everybody without a
+                message: gossip divides by it. It counts also what could not be loaded.
+        """
 
     @abstractmethod
     def accumulating(self) -> AbstractContextManager[None]:

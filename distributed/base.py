@@ -78,15 +78,6 @@ class FlatBackend(Backend):
 
     # The step
 
-    def begin_step(self, local_weight: float) -> float:
-        self.traffic.steps += 1
-        (global_weight,) = self._sum(local_weight)
-        return self._divisor(global_weight)
-
-    def _divisor(self, global_weight: float) -> float:
-        # Without any weight there is no loss either, and whatever divides it is right.
-        return global_weight / self.world.size if global_weight > 0 else 1.0
-
     def accumulating(self) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -187,6 +178,12 @@ class SynchronousBackend(FlatBackend):
     """Every learner holds the same weights and takes the same steps."""
 
     synchronous = True
+
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
+        self.traffic.steps += 1
+        (global_weight,) = self._sum(local_weight)
+        # Without any weight there is no loss either, and whatever divides it is right.
+        return global_weight / self.world.size if global_weight > 0 else 1.0
 
     def global_mean(self, total: float, weight: float) -> float:
         return _mean(*self._sum(total, weight))

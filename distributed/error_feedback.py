@@ -93,10 +93,10 @@ class SparseFeedback(CompressedBackend):
             self._lay_out()
         log.info("%s", summary(self.model, self.rates_found))
 
-    def begin_step(self, local_weight: float) -> float:
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
         if self._trained() != self.rates_found.keys():  # something was frozen, or is no longer
             self._lay_out()
-        return super().begin_step(local_weight)
+        return super().begin_step(local_weight, planned_weight)
 
     def _trained(self) -> set[str]:
         return {name for name, parameter in self._named.items() if parameter.requires_grad}

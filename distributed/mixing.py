@@ -58,19 +58,24 @@ class LockstepMixing(GossipBackend):
     def _finish_round(self, snapshot: Message) -> Message | None:
         """Wait for what is in flight; return sum_j T_ij s_j - s_i, to be added to the buffers. None: nothing came."""
 
-    def begin_step(self, local_weight: float) -> float:
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
         self.traffic.steps += 1
-        # The small all-reduce first: behind the snapshots it would wait for them.
-        joining = self.mixes and self.mix_moments and not self._with_moments
-        ready = [float(has_all_moments(self.optimizer))] if joining else []
-        global_weight, *learners_ready = self._sum(local_weight, *ready)
         if self.mixes:
-            self._pack(with_moments=learners_ready == [float(self.world.size)])
+            self._pack(with_moments=self._moments_join())
             assert self._packing is not None
             self._packing.take_snapshot(self._snapshot)
             self._start_round(self._snapshot)
             self._in_flight = True
-        return self._divisor(global_weight)
+        # Not the weight that was loaded: to know everybody's, all learners would wait for each other.
+        return planned_weight
+
+    def _moments_join(self) -> bool:
+        """Whether from this step on moments are mixed; asks all learners until they are, normally twice."""
+        if not self.mix_moments or self._with_moments:
+            return False
+        # Before the snapshots leave: behind them the answer would wait for them.
+        (ready,) = self._sum(float(has_all_moments(self.optimizer)))
+        return ready == self.world.size
 
     def _pack(self, with_moments: bool) -> None:
         """Decide what a message holds: once, and again when the moments join."""

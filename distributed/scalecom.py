@@ -79,8 +79,8 @@ class ScaleCom(SparseFeedback):
                 "cannot clip them: set trainer.max_norm=null, or backend.overlap=false"
             )
 
-    def begin_step(self, local_weight: float) -> float:
-        divisor = super().begin_step(local_weight)
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
+        divisor = super().begin_step(local_weight, planned_weight)
         if self._filling is not None and self.step >= self.warmup_steps:
             buckets = [[s for s in self.segments if s.bucket == place] for place in range(self._filling.buckets)]
             self._overlapped = OverlappedStep(buckets, self)

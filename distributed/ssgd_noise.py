@@ -34,8 +34,8 @@ class NoisyAllReduce(AllReduce):
         self._clean: list[Tensor] = []  # copies of the flat buffers
         self._noise: list[Tensor] = []
 
-    def begin_step(self, local_weight: float) -> float:
-        divisor = super().begin_step(local_weight)
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
+        divisor = super().begin_step(local_weight, planned_weight)
         self._add_noise()
         return divisor
 

@@ -102,7 +102,10 @@ Step = Sequence[tuple[Tensor, Tensor]]  # this learner's units: inputs (B, F) an
 
 @pytest.fixture
 def train_steps() -> Callable[..., Iterator[GradientReport]]:
-    """The loop of ``Backend``'s docstring on squared errors: a generator of one report per step."""
+    """The loop of ``Backend``'s docstring on squared errors: a generator of one report per step.
+
+    ``planned`` is the planned weight of each step; None takes that of this learner's own units.
+    """
 
     def loop(
         backend: Backend,
@@ -110,9 +113,11 @@ def train_steps() -> Callable[..., Iterator[GradientReport]]:
         optimizer: torch.optim.Optimizer,
         steps: Sequence[Step],
         max_norm: float | None,
+        planned: Sequence[float] | None = None,
     ) -> Iterator[GradientReport]:
-        for units in steps:
-            divisor = backend.begin_step(float(sum(len(x) for x, _ in units)))
+        weights = [float(sum(len(x) for x, _ in units)) for units in steps]
+        for units, weight, planned_weight in zip(steps, weights, planned or weights, strict=True):
+            divisor = backend.begin_step(weight, planned_weight)
             for x, y in units[:-1]:
                 with backend.accumulating():
                     ((wrapped(x) - y).square().sum() / divisor).backward()

@@ -1,10 +1,11 @@
 """What the first learner shows while it trains: a progress bar on a terminal, plain lines anywhere else.
 
-    step 50/1500  ETA 6:02  epoch 0.40  loss 12.31  lr 1.2e-03  grad 3.1  84.2 audio-s/s  data 2 %
+    step 50/1500  ETA 6:02  epoch 0.40  loss 12.31  lr 1.2e-03  grad 3.1  learner 0: 84.2 audio-s/s  data 2 %
     evaluation at step 50/1500  ETA 6:02  dev: loss 10.20  WER 45.30 %
 
 Lines are better than a bar in a file or under SLURM. Both read the same rows as every other sink; a figure that a
-row lacks is left out. How far the run is comes first, so that a narrow terminal shows it too.
+row lacks is left out. How far the run is comes first, so that a narrow terminal shows it too. Rates are those of the first
+learner alone: what others do is in their rows, and on the report page.
 """
 
 import sys
@@ -25,8 +26,8 @@ STEP_PARTS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("train/loss", "loss {:.2f}".format),
     ("train/lr", "lr {:.1e}".format),
     ("train/grad_norm", "grad {:.1f}".format),
-    ("throughput/audio_seconds_per_second", "{:.1f} audio-s/s".format),
-    ("throughput/tokens_per_second", "{:.0f} tokens/s".format),
+    ("throughput/audio_seconds_per_second", "learner 0: {:.1f} audio-s/s".format),
+    ("throughput/tokens_per_second", "learner 0: {:.0f} tokens/s".format),
 )
 
 

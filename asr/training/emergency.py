@@ -7,7 +7,7 @@
 Exchanges with a lost learner may have broken anything that learners share but the run's folder, so they meet there:
 each survivor leaves its weights and waits a while for those of the others, of whom more may be lost; the first of those
 who came averages what is there. The name is that of the launch, all that they are sure to agree on: some may have been
-a step further. A restarted run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
+some steps further. A restarted run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
 """
 
 import json

@@ -9,7 +9,7 @@
     backend.synchronise(resumed)                       # may rehearse: the same
     while samples are left:
         hook.on_step_start(progress)
-        divisor = backend.begin_step(local_weight)
+        divisor = backend.begin_step(local_weight, planned_weight)
         for unit in units:
             hook.on_batch(raw)                         # in the loader, at the hook's stage
             output = model(batch)                      # these three for one part after the other, where memory

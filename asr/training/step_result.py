@@ -1,24 +1,27 @@
 """What one update of one learner gave, for the log and for the watch over bad steps."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asr.training.hook import LossTerms
+from torch import Tensor
+
 from distributed.backend import GradientReport
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step of one learner gave."""
+    """What one step of one learner gave. It may be kept until a row tells of it: nothing here holds a graph."""
 
     report: GradientReport
     losses: list[float]  # summed loss of each unit
-    terms: list[LossTerms]  # of each unit, or each part of one
+    weight: float  # of all units: usable utterances
+    sums: Sequence[Mapping[str, Tensor]]  # summed terms of each unit, or each part of one, by name
+    regularisers: Mapping[str, Tensor]  # per-step terms, by name
 
-    def term_means(self, weight: float) -> dict[str, float]:
+    def term_means(self) -> dict[str, float]:
         """This learner's mean of every summed term and the value of every per-step term, for the log."""
         means: dict[str, float] = {}
-        for terms in self.terms:
-            for name, value in terms.sums.items():
-                means[f"train/{name}"] = means.get(f"train/{name}", 0.0) + float(value) / max(weight, 1.0)
-            means |= {f"train/{name}": float(value) for name, value in terms.regularisers.items()}
-        return means
+        for sums in self.sums:
+            for name, value in sums.items():
+                means[f"train/{name}"] = means.get(f"train/{name}", 0.0) + float(value) / max(self.weight, 1.0)
+        return means | {f"train/{name}": float(value) for name, value in self.regularisers.items()}

@@ -68,10 +68,11 @@ class Trainer:
         self.parts = parts
         self.options = options
         self.backend: Backend = parts.run.backend
-        self.backend.nominal_weight = parts.plan.nominal_batch / parts.world.size
         self.progress = Progress()
         self.marked_step = 0  # global step at which all learners were last together
         self.units = 0  # of the plan, processed by this learner
+        self.logged_step = 0  # global step at which this learner last looked whether a row is due
+        self.unlogged: StepResult | None = None  # of the newest step, where no row has told of it yet
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
         self.total_samples = total_samples(options, parts.plan)
 
@@ -130,8 +131,7 @@ class Trainer:
         self.parts.run.learning_rate.set(step.samples_before)
         for hook in self.parts.hooks.values():
             hook.on_step_start(self.progress)
-        result = self.step(batches)
-        before = self.progress.global_step
+        result = self.unlogged = self.step(batches, step.planned_weight)
         self._advance(step)
         self.units += len(step.units)
         self.bad_steps.after_step(
@@ -140,18 +140,17 @@ class Trainer:
         metrics: dict[str, float] = {}
         for hook in self.parts.hooks.values():
             hook.on_step_end(self.progress, metrics)
-        finished = self.progress.samples >= self.total_samples
         seconds = time.perf_counter() - started + waited_seconds
         self.parts.recorder.after_step(self.progress, batches, seconds, waited_seconds, metrics)
-        if finished or self._crossed(before, self.options.log_every):
-            self._log(batches, result)
+        self._log_if_due()
 
     # ------------------------------------------------------------------ one step
 
-    def step(self, batches: list[Batch]) -> StepResult:
+    def step(self, batches: list[Batch], planned_weight: float) -> StepResult:
         """One update of this learner from its units."""
         parts, backend = self.parts, self.backend
-        divisor = backend.begin_step(sum(batch.weight for batch in batches))
+        weight = sum(batch.weight for batch in batches)
+        divisor = backend.begin_step(weight, planned_weight)
         units = [parts.objective.backward(batch, divisor, last=batch is batches[-1]) for batch in batches]
         for unit in units:
             parts.memory.count(unit)
@@ -163,7 +162,14 @@ class Trainer:
                 parts.optimizer.step()
         backend.zero_grad()
         sums = [torch.stack([terms.summed.detach() for terms in unit]).sum() for unit in units]
-        return StepResult(report, torch.stack(sums).double().tolist(), [terms for unit in units for terms in unit])
+        parts_of_all = [terms for unit in units for terms in unit]
+        return StepResult(
+            report=report,
+            losses=torch.stack(sums).double().tolist(),
+            weight=weight,
+            sums=[terms.sums for terms in parts_of_all],
+            regularisers=parts_of_all[-1].regularisers,  # they are of the last part alone
+        )
 
     def _rehearse(self) -> None:
         """Forward and backward on the first unit, of which only gradients remain: the backend drops them."""
@@ -181,7 +187,7 @@ class Trainer:
         with untouched(model, parts.hooks, device), gradients_dropped(model), self.backend.accumulating():
             probe_memory(probe, parts.plan, self.progress.epoch, parts.dataset.__getitem__, parts.optimizer)
 
-    # ------------------------------------------------------------------ marks
+    # ------------------------------------------------------------------ rows and marks
 
     def _advance(self, step: Step) -> None:
         self.progress.step += 1
@@ -193,13 +199,26 @@ class Trainer:
         progress.epoch, progress.batch = step.position
         progress.global_step = global_step(self.parts.plan, step.samples)
 
+    @property
+    def _finished(self) -> bool:
+        return self.progress.samples >= self.total_samples
+
     def _crossed(self, before: int, every: int) -> bool:
         return self.progress.global_step // every > before // every
 
-    def _log(self, batches: list[Batch], result: StepResult) -> None:
-        weight = sum(batch.weight for batch in batches)
+    def _log_if_due(self) -> None:
+        """Write a row where an interval has ended, or the run, and this learner has made a step since its last row.
+
+        Without lockstep others may have ended it: then this learner finds out after its own next step, or at a mark.
+        """
+        before, self.logged_step = self.logged_step, self.progress.global_step
+        if self.unlogged is not None and (self._finished or self._crossed(before, self.options.log_every)):
+            self._log(self.unlogged)
+            self.unlogged = None
+
+    def _log(self, result: StepResult) -> None:
         row = {
-            "train/loss": self.backend.global_mean(sum(result.losses), weight),
+            "train/loss": self.backend.global_mean(sum(result.losses), result.weight),
             "train/lr": self.parts.run.learning_rate.current,
             "train/grad_norm": result.report.norm,
             "train/clipped": float(result.report.clipped),
@@ -207,19 +226,19 @@ class Trainer:
             "data/units": float(self.units),
         }
         self.parts.recorder.log(
-            self.progress, row | result.term_means(weight) | self.backend.metrics() | self.parts.memory.metrics()
+            self.progress, row | result.term_means() | self.backend.metrics() | self.parts.memory.metrics()
         )
 
     def _marks(self, step: Step) -> None:
         """Evaluate and write a checkpoint where it is time; all learners are here together."""
         self._stand_at(step)
+        self._log_if_due()
         before, self.marked_step = self.marked_step, self.progress.global_step
-        finished = self.progress.samples >= self.total_samples
         figure: float | None = None
-        if finished or self._crossed(before, self.options.evaluate_every):
+        if self._finished or self._crossed(before, self.options.evaluate_every):
             figure = self._evaluate()
         improved = figure is not None and self.parts.checkpoints.among_best(figure)
-        if finished or improved or self._crossed(before, self.options.checkpoint_every):
+        if self._finished or improved or self._crossed(before, self.options.checkpoint_every):
             self.save(figure)
 
     def _evaluate(self) -> float | None:
@@ -269,4 +288,4 @@ class Trainer:
         self.progress = checkpoint.progress
         self.progress.step = own["step"]  # where learners have a pace of their own it differs
         self.units = own.get("units", 0) if same else 0  # checkpoints of earlier versions do not have it
-        self.marked_step = self.progress.global_step
+        self.marked_step = self.logged_step = self.progress.global_step

@@ -27,6 +27,7 @@ class Step:
     samples: int  # after these units
     position: tuple[int, int]  # (epoch, batch) that follows
     together: bool  # every learner stands at this very point afterwards: marks are acted upon
+    planned_weight: float  # a learner's share of what the plan gives such a step: what gossip divides a loss by
 
 
 class UnitSource(Protocol):
@@ -78,7 +79,8 @@ class LockstepUnits:
         """One step per global batch."""
         for each in global_batches(self.plan, start, self.total_samples):
             units = self.plan.learner_units(each.units, self.rank, self.world_size)
-            yield Step(units, each.samples_before, each.samples, each.position, together=True)
+            planned = (each.samples - each.samples_before) / self.world_size
+            yield Step(units, each.samples_before, each.samples, each.position, together=True, planned_weight=planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class PooledUnits:
             stretch.append(each)
             if each.samples >= self.total_samples or self._is_mark(each):
                 yield from self._claims(stretch)
-                yield Step([], each.samples, each.samples, each.position, together=True)
+                yield self._step([], each.samples, each.samples, each.position, together=True)
                 stretch = []
 
     def _is_mark(self, batch: GlobalBatch) -> bool:
@@ -120,7 +122,13 @@ class PooledUnits:
         while (first := self.claim(f"{self.pool}/{first_sample}", self.share)) < len(units):
             claimed = units[first : first + self.share]
             end = first + len(claimed)
-            yield Step([unit for unit, _ in claimed], samples[first], samples[end], claimed[-1][1], together=False)
+            units_claimed, position = [unit for unit, _ in claimed], claimed[-1][1]
+            yield self._step(units_claimed, samples[first], samples[end], position, together=False)
+
+    def _step(self, units: list[Unit], before: int, samples: int, position: tuple[int, int], together: bool) -> Step:
+        # The nominal weight, whatever these units weigh: a small unit must not become as large a step as others.
+        planned = self.plan.nominal_batch / (self.plan.units // self.share)
+        return Step(units, before, samples, position, together, planned)
 
 
 def samples_of_steps(plan: BatchPlan, steps: int, epochs: int) -> int:

@@ -135,7 +135,7 @@ def one_step(trainer: Trainer, units: Sequence[Unit], times: Times) -> None:
     loaded = time.process_time()
     for hook in trainer.parts.hooks.values():
         hook.on_step_start(trainer.progress)
-    trainer.step(batches)
+    trainer.step(batches, float(sum(len(unit.utterances) for unit in units)))
     times.load.append(loaded - began)
     times.step.append(time.process_time() - loaded)
 

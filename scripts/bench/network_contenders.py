@@ -42,7 +42,7 @@ class Contender:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=False)
             return
-        self.backend.begin_step(1.0)
+        self.backend.begin_step(1.0, 1.0)
         self.model(x).square().mean().backward()
         self.backend.reduce_gradients(None)
         with self.backend.updating(apply=True):

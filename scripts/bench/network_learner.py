@@ -90,7 +90,7 @@ class Measurement:
         def rounds() -> None:
             assert contender.backend is not None
             for _ in range(math.ceil(1 / ROUNDS_PER_STEP)):
-                contender.backend.begin_step(1.0)
+                contender.backend.begin_step(1.0, 1.0)
             time.sleep(0.05)  # both learners' threads begin a round, which takes longer than this
             contender.backend.drain()
 

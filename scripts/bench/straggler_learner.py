@@ -130,7 +130,7 @@ def run_epoch(world: World, model: nn.Module, case: Case, usual: Sequence[float]
 
 def run_unit(backend: FlatBackend, wrapped: nn.Module, optimizer: torch.optim.Optimizer, work: Sequence[float]) -> None:
     """A step of one unit, whose passes accumulate."""
-    divisor = backend.begin_step(1.0)
+    divisor = backend.begin_step(1.0, 1.0)
     for each in work[:-1]:
         with backend.accumulating():
             (wrapped(each) / divisor).backward()

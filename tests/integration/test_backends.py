@@ -87,7 +87,7 @@ class Run:
 
     def train(self, steps: Sequence[int]) -> None:
         for step in steps:
-            divisor = self.backend.begin_step(10.0)
+            divisor = self.backend.begin_step(10.0, 10.0)
             with self.backend.accumulating():
                 (self.wrapped(unit(step, self.world.rank, 0)).square().sum() / divisor).backward()
             loss = self.wrapped(unit(step, self.world.rank, 1)).square().sum() / divisor

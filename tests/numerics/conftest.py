@@ -64,14 +64,17 @@ class Laboratory:
         max_norm: float | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.SGD,
         model: nn.Module | None = None,
+        of_all: Sequence[Sequence[Unit]] | None = None,
     ) -> tuple[list[GradientReport], dict[str, Tensor]]:
-        """The reports of all steps and the final weights."""
+        """The reports of all steps and the final weights; ``of_all``: every learner's units, where theirs differ in weight."""
         model = self.network() if model is None else model
         wrapped = backend.wrap(model)
         optimizer = optimizer_class(model.parameters(), lr=0.1)
         backend.attach(optimizer)
         backend.synchronise(resumed=False)
-        reports = list(self.train_steps(backend, wrapped, optimizer, steps, max_norm))
+        learners = backend.world.size
+        planned = of_all and [sum(len(x) for x, _ in units) / learners for units in of_all]
+        reports = list(self.train_steps(backend, wrapped, optimizer, steps, max_norm, planned))
         backend.close()
         return reports, {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -117,7 +120,7 @@ class ByHand:
 
     def step(self, backend: CompressedBackend, values: list[Tensor]) -> tuple[bool, Tensor, Tensor]:
         """Whether it was applied, what was given and what came of it, both as they lie in the flat buffer."""
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         backend.zero_grad()
         for parameter, value in zip(backend.model.parameters(), values, strict=True):
             parameter.grad.copy_(value)

@@ -29,7 +29,7 @@ def skipped_steps(backend: AsynchronousGossip, steps: int) -> None:
     rank = backend.world.rank
     pace = random.Random(rank)
     for _ in range(steps):
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         if pace.random() < 0.2:
             time.sleep(pace.uniform(0, 0.004 * (1 + rank)))
         with backend.updating(apply=False):
@@ -73,7 +73,7 @@ def mix_with_moments(world: World, start: Tensor, steps: int, resumed: bool) -> 
     backend.attach(optimizer)
 
     def update(gradient: Tensor) -> None:
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         model.weight.grad = gradient[None].clone()
         with backend.updating(apply=True):
             optimizer.step()
@@ -115,7 +115,7 @@ def test_moments_wait_for_the_parameter_that_gets_its_gradient_last(run_learners
         backend.attach(optimizer)
         backend.synchronise(resumed=False)
         for trained in ([model.weight], [model.weight, model.bias]):
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             for parameter in model.parameters():
                 parameter.grad = torch.full_like(parameter, 1.0 + world.rank) if parameter in set(trained) else None
             with backend.updating(apply=True):
@@ -123,7 +123,7 @@ def test_moments_wait_for_the_parameter_that_gets_its_gradient_last(run_learners
             with backend.consensus():
                 pass
         for _ in range(100):
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             time.sleep(0.001)
             with backend.updating(apply=False):
                 pass
@@ -142,7 +142,7 @@ def test_an_optimizer_without_moments_is_refused_after_its_first_step(run_learne
         optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1)
         backend.attach(optimizer)
         backend.synchronise(resumed=False)
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         with backend.updating(apply=True):
             optimizer.step()
 
@@ -179,7 +179,7 @@ def test_a_fast_learner_does_not_wait_for_a_slow_one(run_learners):
         world.barrier()
         started = time.perf_counter()
         for _ in range(steps[world.rank]):
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             time.sleep(0.4 if world.rank == 0 else 0.002)
             with backend.updating(apply=False):
                 pass
@@ -206,7 +206,7 @@ def test_gradients_are_those_of_the_weights_that_the_forward_used(run_learners):
         backend.synchronise(resumed=True)
         unchanged, deadline = True, time.monotonic() + 15
         while backend.round < 30 and time.monotonic() < deadline:
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             before = model.weight.detach().clone()
             time.sleep(0.002)
             unchanged &= torch.equal(before, model.weight)
@@ -242,7 +242,7 @@ def test_learners_come_together_over_a_link_slower_than_their_steps(
         world.barrier()
         deadline = time.monotonic() + 15
         while backend.round < 40 and time.monotonic() < deadline:
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             time.sleep(0.005)
             with backend.updating(apply=False):
                 pass

@@ -57,7 +57,7 @@ def mix_and_drift(world: World, rounds: int, topology: TopologyName) -> tuple[Te
     weights = backend.flat.flat[0].detach()
     added = weights.clone()
     while backend.round < rounds:
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         if random.random() < 0.1:
             time.sleep(random.uniform(0, 0.001 * (1 + world.rank)))
         own = torch.randn(len(weights), generator=generator, dtype=torch.float64)

@@ -25,7 +25,7 @@ def synchronised(world: World, rounds_per_step: float = 1.0) -> AsynchronousGoss
 
 def step_alone(backend: AsynchronousGossip) -> None:
     """A skipped step."""
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     with backend.updating(apply=False):
         pass
 

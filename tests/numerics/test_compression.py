@@ -77,7 +77,7 @@ def test_means_of_what_travels_in_bf16_are_not_rounded_to_it(
         backend.values, backend.overlap = "bfloat16", overlap
         model = backend.wrap(by_hand.layers().float())
         backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         (sum(parameter.sum() for parameter in model.parameters()) * float(world.rank == 0)).backward()
         assert backend.reduce_gradients(None).finite
         applied = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
@@ -95,7 +95,7 @@ def test_parameters_without_elements_do_no_harm(run_learners, compressed, scheme
         backend = compressed[scheme](world)
         model = nn.ParameterList([nn.Parameter(torch.zeros(shape)) for shape in [(0, 3), (5,)]])
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         model[1].grad.fill_(1.0)
         assert backend.reduce_gradients(None).finite
         assert torch.equal(model[1].grad, torch.ones(5))
@@ -134,7 +134,7 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
             backend.exchange.take_payload()
             values = by_hand.draw(number, world.rank)
             backend.zero_grad()
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             for (name, p), value in zip(backend.model.named_parameters(), values, strict=True):
                 if p.requires_grad:
                     p.grad.copy_(value)

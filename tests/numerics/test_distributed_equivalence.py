@@ -99,7 +99,7 @@ def test_mean_of_gossip_after_one_step_is_allreduce_s_weights(run_learners, labo
     def learner(world: World):
         mine = [units[world.rank :: world.size] for units in steps]
         _, synchronous = laboratory.train(AllReduce(bucket_mb=25, world=world), mine)
-        _, mixed = laboratory.train(SCHEMES[scheme](world), mine)
+        _, mixed = laboratory.train(SCHEMES[scheme](world), mine, of_all=steps)
         return synchronous, mixed
 
     for size in (2, 4):
@@ -119,8 +119,8 @@ def test_complete_mixing_equals_allreduce(run_learners, laboratory, name: str):
         model = laboratory.network(torch.float32)
         _, synchronous = laboratory.train(AllReduce(bucket_mb=25, world=world), mine, model=model)
         model, backend = laboratory.network(torch.float32), mixing(name, world)
-        laboratory.train(backend, mine, model=model)
-        backend.begin_step(0.0)
+        laboratory.train(backend, mine, model=model, of_all=steps)
+        backend.begin_step(0.0, 1.0)
         with backend.updating(apply=False):
             pass
         return synchronous, model.state_dict()
@@ -144,7 +144,7 @@ def test_gradients_of_gossip_are_those_of_the_unmixed_weights(run_learners, name
         with torch.no_grad():
             model.weight.copy_(starts[world.rank])
         for x in inputs[world.rank]:
-            divisor = backend.begin_step(1.0)
+            divisor = backend.begin_step(1.0, 1.0)
             (model(x).square().sum() / divisor).backward()
             backend.reduce_gradients(None)
             with backend.updating(apply=True):

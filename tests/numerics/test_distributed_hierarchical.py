@@ -31,7 +31,7 @@ def test_one_group_of_all_is_allreduce_bitwise(run_learners, laboratory):
         backends = (AllReduce(bucket_mb=25, world=world), hierarchical(world, world.size))
         models = (laboratory.network(torch.float32) for _ in backends)
         return tuple(
-            laboratory.train(backend, mine, 0.5, torch.optim.AdamW, model)[1]
+            laboratory.train(backend, mine, 0.5, torch.optim.AdamW, model, of_all=steps)[1]
             for backend, model in zip(backends, models, strict=True)
         )
 
@@ -48,7 +48,7 @@ def test_groups_of_one_are_dpsgd_bitwise(run_learners, laboratory, topology: Top
         backends = (gossip(world, topology, mix_moments=True), hierarchical(world, 1, topology, moments=True))
         models = (laboratory.network(torch.float32) for _ in backends)
         return tuple(
-            laboratory.train(backend, mine, 0.5, torch.optim.AdamW, model)[1]
+            laboratory.train(backend, mine, 0.5, torch.optim.AdamW, model, of_all=steps)[1]
             for backend, model in zip(backends, models, strict=True)
         )
 
@@ -71,11 +71,13 @@ def test_a_group_is_one_learner_of_dpsgd(
     def member(world: World) -> dict[str, Tensor]:
         mine = [unit_share(units, world.rank // group_size)[world.rank % group_size :: group_size] for units in steps]
         backend = hierarchical(world, group_size, topology, moments=True)
-        return laboratory.train(backend, mine, 0.5, torch.optim.AdamW)[1]
+        return laboratory.train(backend, mine, 0.5, torch.optim.AdamW, of_all=steps)[1]
 
     def single(world: World) -> dict[str, Tensor]:
         mine = [unit_share(units, world.rank) for units in steps]
-        return laboratory.train(gossip(world, topology, mix_moments=True), mine, 0.5, torch.optim.AdamW)[1]
+        return laboratory.train(gossip(world, topology, mix_moments=True), mine, 0.5, torch.optim.AdamW, of_all=steps)[
+            1
+        ]
 
     members, singles = run_learners(groups * group_size, member), run_learners(groups, single)
     for rank, state in enumerate(members):

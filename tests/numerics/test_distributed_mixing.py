@@ -37,7 +37,7 @@ def mix_only(world: World, start: Tensor, rounds: int, scheme: str = "ring") -> 
     backend, model = mixing(world, start, scheme)
     history = [start]
     for _ in range(rounds):
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         with backend.updating(apply=False):
             pass
         history.append(model.weight.detach().flatten().clone())

@@ -68,7 +68,7 @@ def test_delay_by_one_leaves_learners_apart_by_their_last_gradients_alone(run_le
         backend = DelayByOne(mix_moments=False, world=world)
         wrapped, history = prepare(backend), []
         for x_k, y_k in zip(x[world.rank], y[world.rank], strict=True):
-            backend.begin_step(3.0)
+            backend.begin_step(3.0, 3.0)
             gradient = step(backend, wrapped, x_k, y_k)
             history.append((gradient, weights(wrapped)))
         backend.close()
@@ -105,7 +105,7 @@ def test_mean_of_the_weights_follows_synchronous_sgd_where_curvatures_agree(run_
         for backend in (AllReduce(bucket_mb=25, world=world), mixing):
             wrapped = prepare(backend)
             for k in range(6):
-                backend.begin_step(3.0)
+                backend.begin_step(3.0, 3.0)
                 step(backend, wrapped, 0.3 * x[k], y[world.rank, k])
             results.append(weights(wrapped))
         return results
@@ -139,7 +139,7 @@ def test_gradients_are_averaged_over_differently_noisy_weights(run_learners):
         wrapped, history = prepare(backend), []
         for k in range(3):
             before = weights(wrapped)
-            backend.begin_step(4.0)
+            backend.begin_step(4.0, 4.0)
             at = weights(wrapped)
             step(backend, wrapped, x[world.rank, k], y[world.rank, k] * (math.nan if k == 1 else 1.0))
             history.append((before, at, weights(wrapped)))
@@ -166,7 +166,7 @@ def test_noise_is_gaussian_keyed_and_spares_frozen_weights(run_learners):
         for start in (0, 1, 0):
             backend.load_state_dict([{"step": start}] * world.size, world.rank, world.size)
             before = model[0].weight.detach().clone()
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             noise.append((model[0].weight - before).detach())
             assert torch.equal(model[1].weight, frozen)
             with backend.updating(apply=False):
@@ -196,7 +196,7 @@ def test_moments_are_mixed_by_the_same_matrix_once_all_learners_have_them(run_le
         backend = gossip(world, topology, mix_moments=True)
         wrapped, history = prepare(backend, torch.optim.AdamW, weight_decay=0.1), []
         for k in range(5):
-            backend.begin_step(4.0)
+            backend.begin_step(4.0, 4.0)
             step(backend, wrapped, x[world.rank, k], y[world.rank, k])
             history.append(weights(wrapped))
         return torch.stack(history)
@@ -228,7 +228,7 @@ def mix(T: Tensor, tensors: list[Tensor]) -> None:
 def test_an_optimizer_without_moments_is_refused(alone: World, momentum: float, refused: bool):
     backend = gossip(alone, "ring", mix_moments=True)
     wrapped = prepare(backend, momentum=momentum)
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     if not refused:
         step(backend, wrapped, data(1, 5), data(1, 1))
         return
@@ -248,7 +248,7 @@ def test_moments_wait_for_the_parameter_that_gets_its_gradient_last(run_learners
         backend.attach(optimizer)
         for k in range(4):
             backend.zero_grad()
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             for parameter in model.parameters():
                 parameter.grad = torch.full_like(parameter, 1.0 + world.rank)
             if k == 0:

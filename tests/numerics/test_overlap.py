@@ -18,8 +18,8 @@ WHOLE = 1e3
 class Late(ScaleCom):
     """Sends the same buckets, but all of them after backward."""
 
-    def begin_step(self, local_weight: float) -> float:
-        divisor = super().begin_step(local_weight)
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
+        divisor = super().begin_step(local_weight, planned_weight)
         if self._filling is not None:
             self._filling.stop()
         return divisor
@@ -28,9 +28,9 @@ class Late(ScaleCom):
 class Noted(ScaleCom):
     """Notes what it starts, and when."""
 
-    def begin_step(self, local_weight: float) -> float:
+    def begin_step(self, local_weight: float, planned_weight: float) -> float:
         self.events = ["begin"]
-        return super().begin_step(local_weight)
+        return super().begin_step(local_weight, planned_weight)
 
     def accumulating(self) -> AbstractContextManager[None]:
         self.events.append("unit")
@@ -121,7 +121,7 @@ def test_learners_whose_gradients_come_in_other_orders_or_not_at_all_agree(run_l
         backend.synchronise(resumed=False)
         applied = []
         for number in range(8):
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             model(torch.randn(4, 6, generator=torch.Generator().manual_seed(10 * number + world.rank))).sum().backward()
             assert backend.reduce_gradients(None).finite
             applied.append(backend.flat.flat_grad[0].clone())
@@ -146,7 +146,7 @@ def test_a_bad_gradient_anywhere_skips_the_step_and_changes_no_memory(run_learne
             before = backend.memory[0].clone()
             spoilt = number in (2, 3) and world.rank == 0  # the leader at 2
             handle = bad.register_hook(lambda g: g.index_fill(1, torch.tensor([4]), math.nan)) if spoilt else None
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             model(torch.randn(4, 6, generator=torch.Generator().manual_seed(number))).sum().backward()
             finite = backend.reduce_gradients(None).finite
             assert finite == (number not in (2, 3))
@@ -166,7 +166,7 @@ def test_what_is_frozen_on_the_way_is_no_longer_waited_for(run_learners) -> None
         events = []
         for number in range(3):
             model.layers[2].requires_grad_(number != 1)
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             model(torch.ones(4, 6)).sum().backward()
             assert backend.reduce_gradients(None).finite
             with backend.updating(apply=True):
@@ -182,7 +182,7 @@ def test_what_is_frozen_on_the_way_is_no_longer_waited_for(run_learners) -> None
 def test_clipping_is_refused_in_a_line_that_names_both_keys(alone: World) -> None:
     backend = make(alone)
     backend.attach(torch.optim.SGD(backend.wrap(Branches(0)).parameters(), lr=0.1))
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     words = r"^backend\.overlap=true .* trainer\.max_norm=50 .* set trainer\.max_norm=null, or backend\.overlap=false$"
     for refuses in (backend.check_clipping, backend.reduce_gradients):
         with pytest.raises(ValueError, match=words):

@@ -65,7 +65,7 @@ def laid_out(backend: ScaleCom, values: Sequence[Tensor]) -> Tensor:
 
 def step(backend: Recorded, values: Sequence[Tensor], max_norm: float | None = None) -> bool:
     """One step with these gradients; whether it was applied. The gradients stay to be looked at."""
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     backend.zero_grad()
     for parameter, value in zip(backend.model.parameters(), values, strict=True):
         parameter.grad.copy_(value)
@@ -244,7 +244,7 @@ def test_groups_stay_uncompressed_whatever_groups_a_checkpoint_had(alone: World)
     backend.attach(torch.optim.SGD([groups[0] | {"compress": False}, groups[1]], lr=1.0))
     backend.optimizer.load_state_dict(old)
     others[0].requires_grad_(False)
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     assert backend.rates_found == {"values.0": 1, "values.2": 10, "values.3": 1}
 
 

@@ -24,7 +24,7 @@ def clipped_mean(world: World, own: Tensor, max_norm: float) -> tuple[Tensor, bo
     )
     model = backend.wrap(nn.Sequential(nn.Linear(9, 7), nn.Linear(7, 11)).double())
     backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     parameters = list(model.parameters())
     for parameter, value in zip(parameters, own.split([each.numel() for each in parameters]), strict=True):
         parameter.grad.copy_(value.view_as(parameter))

@@ -37,7 +37,7 @@ def payload(world: World, model: nn.Module, rate: int, warmup_steps: int = 0) ->
     )
     trained = [parameter for parameter in backend.wrap(model).parameters() if parameter.requires_grad]
     backend.attach(torch.optim.SGD(trained, lr=1.0))
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     for gradient in backend.flat.flat_grad:
         gradient.fill_(1.0)
     backend.reduce_gradients(None)
@@ -96,7 +96,7 @@ def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
         for name, parameter in model.items():
             parameter.requires_grad_(int(name) in trained)
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         for n in trained:
             model[str(n)].grad.fill_((1.0 + n) * (1 + world.rank))
         assert backend.reduce_gradients(None).finite
@@ -128,7 +128,7 @@ def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(
         backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
         for steps, expected in ((1, (0, 0, 4 * (48 + 384))), (2, PAYLOADS[scheme])):
             for number in range(steps):
-                backend.begin_step(1.0)
+                backend.begin_step(1.0, 1.0)
                 backend.flat.flat_grad[0].normal_(generator=torch.Generator().manual_seed(number))
                 assert backend.reduce_gradients(None).finite
                 with backend.updating(apply=True):

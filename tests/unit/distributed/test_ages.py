@@ -12,7 +12,7 @@ from distributed.segments import EVERYTHING, Segment
 
 def step(backend: ScaleCom, gradient: list[float]) -> bool:
     """One step of a model whose weight has such a gradient."""
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     backend.model.weight.grad.copy_(torch.tensor([gradient]))
     finite = backend.reduce_gradients(None).finite
     with backend.updating(apply=finite):

@@ -40,13 +40,15 @@ def test_use_before_wrap_says_so_and_closing_twice_is_safe(alone: World, every_s
     backend.close()
 
 
-def test_divisor_is_the_mean_weight_and_one_if_there_is_none(run_learners, lockstep):
+def test_divisor_is_the_mean_weight_and_one_if_there_is_none(run_learners, synchronous):
+    """Of what was loaded, whatever was planned."""
+
     def weigh(world: World) -> None:
-        backend = lockstep.build(world)
+        backend = synchronous.build(world)
         model = nn.Linear(2, 1)
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=0.1))
         for weight, divisor in ((3.0 + 2 * world.rank, 4.0), (0.0, 1.0)):
-            assert backend.begin_step(weight) == divisor
+            assert backend.begin_step(weight, planned_weight=7.0) == divisor
             model(torch.ones(1, 2)).sum().backward()
             backend.reduce_gradients(None)
             with backend.updating(apply=False):
@@ -56,13 +58,19 @@ def test_divisor_is_the_mean_weight_and_one_if_there_is_none(run_learners, locks
     run_learners(2, weigh)
 
 
-def test_without_lockstep_the_divisor_is_the_nominal_weight(alone: World, schemes):
-    """Not what this step's units weigh: nobody is asked, and a small unit is a small step."""
-    backend = schemes["adpsgd"].build(alone)
-    backend.wrap(nn.Linear(2, 1))
-    backend.nominal_weight = 5.0
-    assert [backend.begin_step(weight) for weight in (3.0, 0.0)] == [5.0, 5.0]
-    backend.close()
+def test_under_gossip_the_divisor_is_the_planned_weight(run_learners, gossip):
+    """Not what this learner could load: nobody is asked."""
+
+    def weigh(world: World) -> None:
+        backend = gossip.build(world)
+        backend.wrap(nn.Linear(2, 1))
+        for weight in (3.0, 0.0):
+            assert backend.begin_step(weight, planned_weight=5.0) == 5.0
+            with backend.updating(apply=False):
+                pass
+        backend.close()
+
+    run_learners(1, weigh)
 
 
 def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_learners, schemes):
@@ -88,7 +96,7 @@ def test_whether_there_are_moments_is_asked_once(alone: World, schemes, monkeypa
     backend.attach(optimizer)
     backend.synchronise(resumed=False)
     for applied in (False, True, True):
-        backend.begin_step(1.0)
+        backend.begin_step(1.0, 1.0)
         with backend.updating(apply=applied):
             pass
         assert len(asked) == applied

@@ -51,6 +51,6 @@ def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:
 
 
 def step(backend: AsynchronousGossip) -> None:
-    backend.begin_step(1.0)
+    backend.begin_step(1.0, 1.0)
     with backend.updating(apply=False):
         pass

@@ -47,7 +47,7 @@ def test_figures_of_learners_alike_are_the_best_there_are_and_measuring_changes_
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
         generator = torch.Generator().manual_seed(0)
         for _ in range(3):
-            backend.begin_step(1.0)
+            backend.begin_step(1.0, 1.0)
             for parameter in model.parameters():
                 parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
             backend.reduce_gradients(None)

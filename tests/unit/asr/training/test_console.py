@@ -34,7 +34,7 @@ def rows(*marks: tuple[int, float]) -> list[Row]:
 
 
 def test_step_line() -> None:
-    figures = "epoch 0.40  loss 12.31  lr 1.2e-03  grad 3.1  84.2 audio-s/s  data 2 %"
+    figures = "epoch 0.40  loss 12.31  lr 1.2e-03  grad 3.1  learner 0: 84.2 audio-s/s  data 2 %"
     assert step_line(STEP, WAY) == f"step {WAY}  {figures}"
     assert step_line(BASE, WAY) == f"step {WAY}  epoch 0.40"
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.data.batch import Batch
 from asr.models.speech_model import LossOutput
-from asr.training.hook import Hook, LossTerms
+from asr.training.hook import Hook, LossTerms, Progress
 from asr.training.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.launch import World
@@ -49,6 +49,18 @@ def test_a_unit_emptied_while_loading_is_counted_and_harmless(
     assert rows[-2]["data/skipped"] == 1.0
     assert rows[-2]["samples"] == 40
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "run"))
+
+
+def test_a_lone_learner_of_asynchronous_gossip_trains_bitwise_as_a_single_one(
+    small_config: Config, make_trainer: Make, fit: Fit, losses: Losses, tmp_path: Path, alone: World
+) -> None:
+    """Also where global batches differ in weight."""
+    for backend in ("single", "adpsgd"):
+        config = small_config(*STEPS, f"backend={backend}", "batch.unit_utterances=3", "evaluation.sets=[]")
+        trainer = make_trainer(config, tmp_path / backend, alone)
+        assert len({step.planned_weight for step in trainer.parts.units.steps(Progress())}) > 1
+        fit(trainer)
+    assert losses(tmp_path / "adpsgd") == losses(tmp_path / "single")
 
 
 @pytest.mark.parametrize(

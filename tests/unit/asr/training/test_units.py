@@ -110,6 +110,17 @@ def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_nothing_between_them
         assert all(step.samples_before <= step.samples for step in steps)
 
 
+def test_the_planned_weight_is_a_share_of_the_batch_in_lockstep_and_nominal_in_a_pool(
+    plan: BatchPlan, claim: Callable[[str, int], int]
+) -> None:
+    steps = list(LockstepUnits(plan, 10, rank=1, world_size=2).steps(Progress()))
+    assert sorted(step.planned_weight for step in steps) == [1.0, 2.0, 2.0]
+    assert [2 * step.planned_weight for step in steps] == [step.samples - step.samples_before for step in steps]
+    for share, learners in ((1, 2), (2, 1)):
+        weights = {step.planned_weight for step in pooled(plan, claim, total=10, share=share).steps(Progress())}
+        assert weights == {10 / 3 / learners}
+
+
 def test_a_pool_goes_on_from_a_mark(plan: BatchPlan, claim: Callable[[str, int], int]) -> None:
     whole = list(pooled(plan, claim).steps(Progress()))
     mark = next(index for index, step in enumerate(whole) if step.together)
