@@ -120,6 +120,20 @@ class AlignSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CutSettings:
+    """conf/cut.yaml."""
+
+    run: Path
+    checkpoint: str
+    sets: list[str]
+    out: Path
+    method: Literal["auto", "ctc", "transducer"]
+    cutter: Group
+    unit_utterances: Count
+    threads: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MakeNbestSettings:
     """conf/make_nbest.yaml."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import Batch
-from asr.data.tokenizer import BLANK
+from asr.data.tokenizer import BLANK, SPACE_SYMBOL
 from asr.losses.alignment import Emission, best_paths, lattice_arcs
 from asr.losses.ctc import ctc_impossible, ctc_log_probs
 from asr.losses.lattice import Arcs
@@ -91,6 +91,45 @@ def emission_path(path: Sequence[Emission], tokens_U: Tensor, states: int) -> Te
     classes_S = torch.full((states,), BLANK)
     classes_S[frames_U] = tokens_U.cpu()
     return classes_S
+
+
+def word_spans(path_S: Tensor, tokens_U: Sequence[int], symbols: Sequence[str]) -> list[tuple[int, int]]:
+    """First and last state of each word on an aligned path: (W,) pairs.
+
+    Args:
+        tokens_U: the text's tokens, which the path puts somewhere; a symbol that begins with ▁ begins a word.
+        symbols: of the tokenizer.
+
+    Raises:
+        ValueError: the path is of another text.
+    """
+    runs = _token_runs(path_S, len(tokens_U))
+    if [token for token, _, _ in runs] != list(tokens_U):
+        raise ValueError(f"the alignment has tokens {[token for token, _, _ in runs]}, the text {list(tokens_U)}")
+    words: list[tuple[int, int]] = []
+    begins = True
+    for token, first, last in runs:
+        symbol = symbols[token]
+        begins = begins or symbol.startswith(SPACE_SYMBOL)
+        if symbol == SPACE_SYMBOL:  # the space alone: no sound of either word
+            continue
+        words = [*words, (first, last)] if begins else [*words[:-1], (words[-1][0], last)]
+        begins = False
+    return words
+
+
+def _token_runs(path_S: Tensor, tokens: int) -> list[tuple[int, int, int]]:
+    """Token, first and last state of each token on a path: by CTC it may last, by the transducer it has one state."""
+    places = [(token, state) for state, token in enumerate(path_S.tolist()) if token != BLANK]
+    if len(places) == tokens:
+        return [(token, state, state) for token, state in places]
+    runs: list[tuple[int, int, int]] = []
+    for token, state in places:
+        if runs and runs[-1][0] == token and runs[-1][2] == state - 1:
+            runs[-1] = (token, runs[-1][1], state)
+        else:
+            runs.append((token, state, state))
+    return runs
 
 
 def transducer_arcs(model: Transducer, batch: Batch) -> Arcs:

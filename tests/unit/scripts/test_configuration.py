@@ -19,8 +19,11 @@ from scripts.startup import UsageError
 ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")} - {"training"}  # which two of them begin with
 LM = ["hooks.scheduled_sampling.lm=exp/lm"]
 LISTS = ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"]
+MANIFEST = ["data.train=train.jsonl"]
 NEEDED = {  # what has no default
-    ("data", "manifests"): ["data.train=train.jsonl"],
+    ("data", "manifests"): MANIFEST,
+    ("experiment", "librispeech_small"): MANIFEST,
+    ("experiment", "librispeech_small_lstm"): MANIFEST,
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
     ("hooks", "scheduled_sampling"): LM,
@@ -141,6 +144,7 @@ def test_every_entry_point_composes(name: str) -> None:
     needed = {
         **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion"), run),
         "train_tokenizer": ["out=pieces"],
+        "cut": [*run, "out=cut"],
     }
     assert compose(name, needed.get(name, []))
 

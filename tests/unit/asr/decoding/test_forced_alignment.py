@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from asr.data.batch import Batch
-from asr.decoding.forced_alignment import align_batch, chosen_method, ctc_path, emission_path
+from asr.decoding.forced_alignment import align_batch, chosen_method, ctc_path, emission_path, word_spans
 from asr.losses.alignment import Emission
 from asr.models.speech_model import Recogniser
 from scripts.build import build
@@ -112,3 +112,29 @@ def test_every_emission_keeps_a_state_of_its_own(data: st.DataObject) -> None:
 
 def test_more_tokens_than_states_have_no_frame_level_form() -> None:
     assert emission_path([Emission(0, 0), Emission(0, 1)], torch.tensor([1, 2]), 1) is None
+
+
+PIECES = ["<blank>", "▁the", "▁a", "s", "▁"]
+CHARACTERS = ["<blank>", "▁", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("symbols", "tokens", "path", "expected"),
+    [
+        (PIECES, [1, 3, 2], [0, 1, 1, 0, 3, 0, 2], [(1, 4), (6, 6)]),
+        (PIECES, [1, 1], [1, 1, 0, 1], [(0, 1), (3, 3)]),
+        (PIECES, [1, 1], [0, 1, 1, 0], [(1, 1), (2, 2)]),  # a transducer's, in which a token has one state
+        (PIECES, [4, 3, 1], [4, 0, 3, 0, 1], [(2, 2), (4, 4)]),  # a space of its own is no sound
+        (CHARACTERS, [2, 3, 1, 2], [2, 3, 0, 1, 1, 0, 2], [(0, 1), (6, 6)]),
+        (CHARACTERS, [], [0, 0], []),
+    ],
+)
+def test_words_last_from_their_first_token_to_their_last(
+    symbols: list[str], tokens: list[int], path: list[int], expected: list[tuple[int, int]]
+) -> None:
+    assert word_spans(torch.tensor(path), tokens, symbols) == expected
+
+
+def test_a_path_of_another_text_has_no_words() -> None:
+    with pytest.raises(ValueError, match=r"the alignment has tokens \[1, 2\], the text \[1, 3\]"):
+        word_spans(torch.tensor([1, 0, 2]), [1, 3], PIECES)

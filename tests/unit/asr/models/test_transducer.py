@@ -32,10 +32,12 @@ def count_millions(model: Transducer) -> float:
     ("name", "vocabulary_size", "feature_dimension", "millions"),
     [
         ("conformer_tiny", 29, 80, 2.2),
+        ("conformer_xs", 300, 40, 4.3),
         ("conformer_s", 1024, 80, 10.3),
         ("conformer_m", 1024, 80, 30.7),
         ("conformer_l", 1024, 80, 118.6),
         ("lstm_tiny", 29, 80, 1.4),
+        ("lstm_s", 300, 40, 8.9),
         ("ibm_rnnt", 46, 80, 56.2),
         ("ibm_rnnt", 46, 120, 56.7),
         ("ibm_conformer", 46, 120, 57.6),

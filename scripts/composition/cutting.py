@@ -1,0 +1,102 @@
+"""Long utterances cut at pauses that level and forced alignment agree on, written as manifests of pieces."""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from asr.data.audio import read_audio
+from asr.data.batch import Unit
+from asr.data.cutting import Cutter
+from asr.data.manifest import Utterance, write_manifest
+from asr.decoding.forced_alignment import Method, chosen_method, word_spans
+from asr.training.evaluation import EvaluationSet
+from scripts.build import build, readable
+from scripts.composition.alignment import align_set
+from scripts.composition.evaluation import named_set
+from scripts.configuration import compose, split_arguments
+from scripts.material import manifest_name, refuse_doubles
+from scripts.trained import Trained, load_trained
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Pieces:
+    """What became of a set: pieces to train on, and what is too long and could not be cut."""
+
+    kept: list[Utterance] = field(default_factory=list)
+    lost: list[Utterance] = field(default_factory=list)
+    cut: int = 0  # utterances of which there are several pieces
+
+    def add(self, pieces: Sequence[Utterance], max_seconds: float) -> None:
+        """The pieces of one utterance."""
+        self.cut += len(pieces) > 1
+        for piece in pieces:
+            (self.kept if piece.duration <= max_seconds else self.lost).append(piece)
+
+
+def run(arguments: list[str]) -> None:
+    """Sets, and overrides; one line for each set."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    overrides, named = split_arguments(arguments)
+    config = compose("cut", overrides)
+    sets = [str(each) for each in named] or list(config.sets)
+    refuse_doubles("sets", sets, [manifest_name(each) for each in sets], ())
+    with readable():
+        cutter: Cutter = build(config.cutter)
+    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    with readable():
+        chosen_method(trained.recogniser, config.method)
+    for name in sets:
+        evaluated = named_set(trained, name, config.unit_utterances)
+        pieces = cut_set(trained, evaluated, cutter, config.method)
+        path = Path(config.out) / f"{evaluated.name}.jsonl"
+        partial = path.with_name(f".{path.name}.partial")
+        write_manifest(partial, pieces.kept)
+        partial.replace(path)
+        print(f"{path}: {summary(pieces, len(evaluated.screened.usable))}")
+
+
+def cut_set(trained: Trained, evaluated: EvaluationSet, cutter: Cutter, method: Method) -> Pieces:
+    """The pieces of every utterance, in the manifest's order; only what is too long is aligned."""
+    usable = evaluated.screened.usable
+    units = list(only(evaluated.units, {at for at, each in enumerate(usable) if each.duration > cutter.max_seconds}))
+    paths = align_set(trained, replace(evaluated, units=units), method) if units else {}
+    pieces = Pieces()
+    for utterance in usable:
+        found = pieces_of(trained, utterance, paths[utterance.id], cutter) if utterance.id in paths else [utterance]
+        pieces.add(found, cutter.max_seconds)
+    for lost in pieces.lost:
+        log.warning("left out: %s has no pause in %.1f s that its text agrees with", lost.id, lost.duration)
+    return pieces
+
+
+def only(units: Iterable[Unit], wanted: set[int]) -> Iterable[Unit]:
+    """The units without the utterances that are not wanted, and no unit that would be empty."""
+    for unit in units:
+        if kept := tuple(index for index in unit.utterances if index in wanted):
+            yield replace(unit, utterances=kept)
+
+
+def pieces_of(trained: Trained, utterance: Utterance, path_S: Tensor, cutter: Cutter) -> list[Utterance]:
+    """The pieces of one aligned utterance."""
+    speech = trained.speech
+    rate, tokenizer = speech.corpus.sample_rate, speech.tokenizer
+    seconds = speech.features.frame_seconds * trained.model.subsampling
+    states = word_spans(path_S, tokenizer.encode(utterance.text), tokenizer.symbols)
+    spans = [((first + 0.5) * seconds, (last + 0.5) * seconds) for first, last in states]
+    samples = read_audio(utterance, rate, resample=speech.corpus.resample)
+    return cutter.pieces(utterance, samples, rate, spans)
+
+
+def summary(pieces: Pieces, utterances: int) -> str:
+    """How many pieces of how many utterances, and what is left out."""
+    hours, lost = (sum(each.duration for each in some) / 3600 for some in (pieces.kept, pieces.lost))
+    return (
+        f"{len(pieces.kept)} pieces ({hours:.2f} h) of {utterances} utterances, {pieces.cut} of them cut; "
+        f"{len(pieces.lost)} pieces without a pause left out ({60 * lost:.1f} min)"
+    )
