@@ -14,15 +14,15 @@ from asr.data.cache import SignalCache
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
 from asr.training.arithmetic import agree_on_precision
-from asr.training.checkpoint_folder import CheckpointFolder
-from asr.training.console import console_logger
+from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.console import console_logger
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
-from asr.training.loggers import Logger
+from asr.runs.loggers import Logger
 from asr.training.loss_gradients import LossGradients
 from asr.training.measures import measure_of
 from asr.training.memory import MemoryGuard
-from asr.training.metrics import MetricsWriter
+from asr.runs.metrics import MetricsWriter
 from asr.training.objective import Objective
 from asr.training.parameter_groups import parameter_groups
 from asr.training.parts import LoaderOptions, TrainerOptions
@@ -34,7 +34,7 @@ from asr.training.trainer import Parts, Trainer
 from asr.training.typical import run_typical
 from asr.training.units import LockstepUnits, PooledUnits, UnitSource, global_step, total_samples
 from distributed.backend import Backend
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.build import (
     build,
     build_backend,

@@ -27,7 +27,7 @@ from asr.models.speech_model import SpeechModel
 from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.initial_weights import load_initial_weights
 from scripts.material import Material, Speech, Split, Text, TextSources
 from scripts.settings import trains_on_text

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from asr.data.tokenizer import Tokenizer, load_tokenizer
-from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.runs.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
 from scripts.configuration import differing_keys
 from scripts.startup import UsageError
 

@@ -6,7 +6,7 @@ import torch
 
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
-from asr.training.checkpoint import Checkpoint
+from asr.runs.checkpoint import Checkpoint
 from scripts.build import build_hooks, build_material, hooked_model, readable
 from scripts.run_configuration import load_run_config
 from scripts.settings import TrainLmSettings

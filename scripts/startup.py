@@ -78,7 +78,7 @@ def run_and_leave(main: "Callable[[list[str]], None]") -> None:
         run_main(main)
     except SystemExit as ended:
         status = int(ended.code or 0)
-    launch = sys.modules.get("distributed.launch")
+    launch = sys.modules.get("distributed.learners.launch")
     if launch is None:  # what was asked needed no learner
         sys.exit(status)
     launch.leave(status)
@@ -100,7 +100,7 @@ def line_for_people(error: Exception) -> "str | None":
         return f"error: {error}\n"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in PACKAGES:
         return f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
-    from distributed.launch import LaunchError, Place, place  # not before check_packages
+    from distributed.learners.launch import LaunchError, Place, place  # not before check_packages
 
     try:
         here = place()

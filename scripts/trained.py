@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asr.models.speech_model import Recogniser, SpeechModel
 from asr.training.arithmetic import precision_for_decoding
-from asr.training.checkpoint import (
+from asr.runs.checkpoint import (
     MODEL,
     Checkpoint,
     list_checkpoints,

@@ -20,7 +20,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
-from distributed.launch import World, gloo_group
+from distributed.learners.launch import World, gloo_group
 from scripts.assembly import assemble
 from scripts.build import build_hooks
 from scripts.configuration import compose

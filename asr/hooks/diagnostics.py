@@ -4,7 +4,7 @@
     g_0  the same mini-batches, all at the mean weights                                        sigma_w^2 = n^-2 sum |w_j - w_a|^2
     g    a larger, disjoint batch at the mean weights, for the gradient of the whole loss
 
-The formulas and the other figures are in distributed/diagnostics.py. The batches are global batches of the training plan,
+The formulas and the other figures are in distributed/gossip/diagnostics.py. The batches are global batches of the training plan,
 drawn anew for every measurement, with the augmentation and dropout that training gives them; a unit has the same at
 both weights. Where all learners hold the same weights, g_0 is g_a.
 """
@@ -13,8 +13,9 @@ from collections.abc import Mapping
 
 from asr.data.batch import keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
-from asr.training.hook import Progress, Run
-from distributed.diagnostics import StepGradients, weight_variance
+from asr.training.hook import Run
+from asr.runs.progress import Progress
+from distributed.gossip.diagnostics import StepGradients, weight_variance
 from distributed.ranges import Count
 
 

@@ -22,7 +22,7 @@ from asr.data.plan import planned_tokens
 from asr.data.tokenizer import load_tokenizer
 from asr.hooks.epochs import Epochs, HookOfEpochs
 from asr.hooks.pinned import Pinned
-from asr.training.fingerprint import fingerprint
+from asr.runs.fingerprint import fingerprint
 from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural, NonNegative
 

@@ -1,14 +1,14 @@
 """What a hook reads from another run's files belongs to its own run: the same on all learners, and after every resume.
 
 Files under the same name may have become others: that run went on, or was repeated. So hooks keep a fingerprint of what
-they read (asr/training/fingerprint.py), and refuse something else, which would change training without a word.
+they read (asr/runs/fingerprint.py), and refuse something else, which would change training without a word.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from asr.data.pipeline import HookError
-from distributed.launch import World
+from distributed.learners.launch import World
 
 
 class Pinned:

@@ -25,7 +25,7 @@ from asr.hooks.epochs import Epochs
 from asr.hooks.perturbed_history import PerturbedHistory
 from asr.hooks.pinned import Pinned
 from asr.models.token_lm import TokenLanguageModel
-from asr.training.fingerprint import weights_fingerprint
+from asr.runs.fingerprint import weights_fingerprint
 from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural
 

@@ -2,8 +2,8 @@
 
 Every learner takes the gradient of its part of a global batch, drawn from the training plan, clips it as a step does,
 and the backend says what the next leader would choose of memory plus gradient, and what that is worth: the figures of
-distributed/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it also has
-the backend note when each entry was sent: distributed/ages.py.
+distributed/sparse/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it also has
+the backend note when each entry was sent: distributed/sparse/ages.py.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from functools import partial
 
 from asr.data.batch import keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
-from asr.training.hook import Progress, Run
-from distributed.scalecom import ScaleCom
+from asr.training.hook import Run
+from asr.runs.progress import Progress
+from distributed.schemes.scalecom import ScaleCom
 
 
 class NoSelectionError(ValueError):

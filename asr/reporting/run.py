@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from asr.training.metrics import Row, read_rows
+from asr.runs.metrics import Row, read_rows
 
 STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
 

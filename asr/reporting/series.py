@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.reporting.run import number
-from asr.training.metrics import Row
+from asr.runs.metrics import Row
 
 Values = NDArray[np.float64]
 

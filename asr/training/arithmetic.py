@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from asr.models.recurrence import bf16_lstm_works
-from asr.training.files import write_atomically
+from asr.runs.files import write_atomically
 from asr.training.precision import Precision, onednn_usable
 from asr.training.processor import bf16_slowness, instruction_set
-from distributed.launch import World
+from distributed.learners.launch import World
 
 RECORD = "arithmetic.json"  # in the run's folder, where its arithmetic is not the configured one
 SLOWER = 1.5  # of linear layers: below, a whole step need not be slower

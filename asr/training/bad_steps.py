@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from asr.data.batch import Batch
-from asr.training.hook import Progress
+from asr.runs.progress import Progress
 from distributed.backend import GradientReport
 
 MAX_DUMPS = 100  # per learner: a batch that is bad in every epoch must not fill the disk

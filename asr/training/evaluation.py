@@ -16,7 +16,7 @@ from asr.models.speech_model import Recogniser, SpeechModel
 from asr.training.measures import Decode, Measure, Texts, hypotheses, texts
 from asr.training.parts import LoaderOptions
 from asr.training.precision import Precision, autocast
-from distributed.launch import World
+from distributed.learners.launch import World
 
 log = logging.getLogger(__name__)
 

@@ -45,25 +45,15 @@ from torch import Tensor, nn
 from asr.data.batch import Batch, RawBatch, Stage
 from asr.data.manifest import Utterance
 from asr.data.plan import BatchPlan
+from asr.runs.progress import Progress
 from asr.training.schedule import LearningRate
 from distributed.backend import Backend, GradientReport
-from distributed.launch import World
+from distributed.learners.launch import World
 
 if TYPE_CHECKING:
     from asr.models.speech_model import LossOutput, SpeechModel
     from asr.models.token_lm import TokenLanguageModel
     from asr.training.loss_gradients import LossGradients
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands. ``step`` counts this learner's own updates; ``samples`` those of all learners."""
-
-    step: int = 0
-    samples: int = 0  # utterances processed by all learners together
-    epoch: int = 0
-    batch: int = 0  # global batches of this epoch already processed
-    global_step: int = 0  # floor(samples / nominal batch): names checkpoints
 
 
 class TokenModelLoader(Protocol):

@@ -25,13 +25,6 @@ Texts = dict[str, str]  # by utterance id
 
 LARGEST_EXPONENT = 700.0  # whose exponential is still a number; a model that is off by more has diverged
 
-SHOWN: dict[str, Callable[[float], str]] = {  # how figures are written for people
-    "wer": lambda rate: f"WER {100 * rate:.2f} %",
-    "frame_error": lambda rate: f"frame error {100 * rate:.2f} %",
-    "perplexity": "perplexity {:.3f}".format,
-    "bits_per_token": "{:.3f} bits per token".format,
-}
-
 
 class Decode(Protocol):
     """A search: from encoder states to one hypothesis per utterance."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asr.data.audio import BadUtterance
 from asr.data.screening import Refusal
-from asr.training.files import write_atomically
+from asr.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 

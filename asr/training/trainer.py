@@ -17,10 +17,11 @@ from asr.data.batch import Batch
 from asr.data.pipeline import UnitBatches, unit_loader
 from asr.data.plan import BatchPlan
 from asr.training.bad_steps import BadSteps
-from asr.training.checkpoint import Checkpoint
-from asr.training.checkpoint_folder import CheckpointFolder
+from asr.runs.checkpoint import Checkpoint
+from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.training.evaluation import Evaluator
-from asr.training.hook import Hook, Progress, Run
+from asr.training.hook import Hook, Run
+from asr.runs.progress import Progress
 from asr.training.memory import MemoryGuard
 from asr.training.meter import meter_of
 from asr.training.objective import Objective
@@ -31,7 +32,7 @@ from asr.training.state import copied, gradients_dropped, untouched
 from asr.training.step_result import StepResult
 from asr.training.units import Step, UnitSource, global_step, total_samples
 from distributed.backend import Backend
-from distributed.launch import World
+from distributed.learners.launch import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
-from asr.training.hook import Progress
+from asr.runs.progress import Progress
 from asr.training.parts import TrainerOptions
 
 

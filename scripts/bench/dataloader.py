@@ -22,11 +22,11 @@ import soundfile
 from asr.data.corpus import Corpus
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.pipeline import UnitDataset, unit_loader
-from asr.training.metrics import metrics_file, read_rows
+from asr.runs.metrics import metrics_file, read_rows
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
-from distributed import launch
-from distributed.launch import World
+from distributed.learners import launch
+from distributed.learners.launch import World
 from scripts.assembly import assemble
 from scripts.bench.report import save_figures
 from scripts.build import build, build_hooks, readable

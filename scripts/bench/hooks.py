@@ -24,7 +24,7 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.assembly import assemble
 from scripts.bench.report import save_figures
 from scripts.build import build, build_hooks, training_texts

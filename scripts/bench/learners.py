@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from distributed import launch
-from distributed.launch import World
+from distributed.learners import launch
+from distributed.learners.launch import World
 
 TIMEOUT_SECONDS = 600.0
 

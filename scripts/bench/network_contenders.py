@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from distributed.allreduce import AllReduce
-from distributed.async_gossip import AsynchronousGossip
+from distributed.schemes.allreduce import AllReduce
+from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.base import FlatBackend
-from distributed.delay_by_one import DelayByOne
-from distributed.gossip import DecentralisedSgd
-from distributed.half_allreduce import HalfAllReduce
-from distributed.launch import World
-from distributed.local_topk import LocalTopK
-from distributed.powersgd import PowerSgd
-from distributed.scalecom import ScaleCom
+from distributed.schemes.delay_by_one import DelayByOne
+from distributed.schemes.dpsgd import DecentralisedSgd
+from distributed.schemes.half_allreduce import HalfAllReduce
+from distributed.learners.launch import World
+from distributed.schemes.local_topk import LocalTopK
+from distributed.schemes.powersgd import PowerSgd
+from distributed.schemes.scalecom import ScaleCom
 
 LAYERS = 7
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it

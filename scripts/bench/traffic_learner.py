@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distributed.launch import World, place, start, stop
+from distributed.learners.launch import World, place, start, stop
 from scripts.bench.namespaces import interface_bytes
 from scripts.bench.network_contenders import Contender, contenders
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
-from asr.training.checkpoint import list_checkpoints
+from asr.runs.checkpoint import list_checkpoints
 from scripts.against import method_of
 from scripts.build import build
 from scripts.configuration import compose

@@ -18,9 +18,9 @@ from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Model, NBestSearch
 from asr.training.evaluation import evaluating, in_place, told
-from asr.training.files import create_atomically, write_atomically
-from asr.training.fingerprint import weights_fingerprint
-from distributed import launch
+from asr.runs.files import create_atomically, write_atomically
+from asr.runs.fingerprint import weights_fingerprint
+from distributed.learners import launch
 from scripts.build import Split, build, readable
 from scripts.configuration import compose, differing_keys
 from scripts.search import language_model_fingerprints, search_of, with_language_models

@@ -14,7 +14,7 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.data.readers.base import TableCorpus, read_refused, read_removed
 from asr.data.statistics import Summary, examine, shared_recordings
 from asr.data.tokenizer import SPACE_SYMBOL, Tokenizer
-from asr.training.files import write_atomically
+from asr.runs.files import write_atomically
 from scripts.build import build, readable, training_texts
 from scripts.configuration import compose
 from scripts.startup import UsageError

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.configuration import differing_keys
 from scripts.startup import UsageError
 

@@ -8,17 +8,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from asr.data.plan import check_learners
-from asr.training.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
-from asr.training.emergency import Survivor, save_mean
-from asr.training.files import write_atomically
-from asr.training.loggers import setup_logging
-from asr.training.measures import SHOWN
-from asr.training.metrics import cut_former_learners, merge
+from asr.runs.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.runs.emergency import Survivor, save_mean
+from asr.runs.files import write_atomically
+from asr.runs.loggers import setup_logging
+from asr.runs.metrics import SHOWN
+from asr.runs.metrics import cut_former_learners, merge
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
-from distributed import launch
-from distributed.launch import World
-from distributed.signs import LearnerLostError, Loss
+from distributed.learners import launch
+from distributed.learners.launch import World
+from distributed.learners.signs import LearnerLostError, Loss
 from scripts.assembly import assemble
 from scripts.build import build_hooks, readable
 from scripts.composition.run_start import Start, check_folder, log_traceback, training_in

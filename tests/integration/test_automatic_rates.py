@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
-from distributed.scalecom import ScaleCom
+from distributed.learners.launch import World
+from distributed.schemes.scalecom import ScaleCom
 
 RUN = ("backend=scalecom", "backend.rate=auto", "hooks=[]", "model.encoder.stack=1", "trainer.memory_probe=false")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.configuration import options
 
 MODIFIED = {"hierarchical": ["backend.group_size=1"], "dpsgd": ["backend.topology=random_pairwise"]}

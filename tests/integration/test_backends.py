@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.allreduce import AllReduce
+from distributed.schemes.allreduce import AllReduce
 from distributed.base import checksum
-from distributed.delay_by_one import DelayByOne
-from distributed.gossip import DecentralisedSgd
-from distributed.hierarchical import Hierarchical
-from distributed.launch import World, place, start, stop
-from distributed.local_topk import LocalTopK
-from distributed.powersgd import PowerSgd
-from distributed.random_k import RandomK
-from distributed.scalecom import ScaleCom
-from distributed.ssgd_noise import NoisyAllReduce
+from distributed.schemes.delay_by_one import DelayByOne
+from distributed.schemes.dpsgd import DecentralisedSgd
+from distributed.schemes.hierarchical import Hierarchical
+from distributed.learners.launch import World, place, start, stop
+from distributed.schemes.local_topk import LocalTopK
+from distributed.schemes.powersgd import PowerSgd
+from distributed.schemes.random_k import RandomK
+from distributed.schemes.scalecom import ScaleCom
+from distributed.schemes.ssgd_noise import NoisyAllReduce
 from tests.processes import Forked, Learners
 
 STEPS = 6

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.hooks.diagnostics import Diagnostics
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

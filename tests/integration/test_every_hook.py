@@ -15,9 +15,9 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import load_tokenizer
 from asr.training.hook import Hook
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.build import fit_tokenizer
 from scripts.configuration import options
 

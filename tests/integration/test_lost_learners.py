@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from asr.training.checkpoint import list_checkpoints, list_emergencies
+from asr.runs.checkpoint import list_checkpoints, list_emergencies
 from tests.processes import Forked
 
 Processes = Sequence[Forked | subprocess.Popen[str]]

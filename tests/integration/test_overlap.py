@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 
 RUN = (
     "backend=scalecom", "backend.rate=20", "hooks=[]",

@@ -8,10 +8,10 @@ import pytest
 import soundfile
 from omegaconf import DictConfig
 
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.schedule import Horizon
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.build import build, build_speech, fit_tokenizer
 from scripts.configuration import compose, options
 

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.hooks.selection_diagnostics import NoSelectionError, SelectionDiagnostics
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
-from distributed.scalecom import ScaleCom
+from distributed.learners.launch import World
+from distributed.schemes.scalecom import ScaleCom
 
 RUN = (
     "trainer.max_steps=4", "trainer.evaluate_every=2", "hooks=[]", "evaluation.unit_utterances=2",

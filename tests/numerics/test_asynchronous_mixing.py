@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed import pairwise
-from distributed.async_gossip import AsynchronousGossip, initiated
-from distributed.launch import World
-from distributed.topology import TopologyName, make_topology
+from distributed.schemes.dpsgd import pairwise
+from distributed.schemes.adpsgd import AsynchronousGossip, initiated
+from distributed.learners.launch import World
+from distributed.gossip.topology import TopologyName, make_topology
 
 TOPOLOGIES = get_args(TopologyName)
 

@@ -7,10 +7,10 @@ import pytest
 from torch import nn
 from torch.distributed import PrefixStore
 
-from distributed import async_gossip
-from distributed.async_gossip import AsynchronousGossip
-from distributed.launch import World, gloo_group
-from distributed.pairwise import Buffers, ExchangeError, Pairwise
+from distributed.schemes import adpsgd as async_gossip
+from distributed.schemes.adpsgd import AsynchronousGossip
+from distributed.learners.launch import World, gloo_group
+from distributed.gossip.pairwise import Buffers, ExchangeError, Pairwise
 
 
 def synchronised(world: World, rounds_per_step: float = 1.0) -> AsynchronousGossip:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.half_allreduce import HalfAllReduce
-from distributed.launch import World
-from distributed.random_k import random_positions
-from distributed.segments import Segment
+from distributed.schemes.half_allreduce import HalfAllReduce
+from distributed.learners.launch import World
+from distributed.schemes.random_k import random_positions
+from distributed.sparse.segments import Segment
 
 WITH_MEMORY = ("scalecom", "local_topk", "random_k", "powersgd")
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distributed.delay_by_one import DelayByOne
-from distributed.gossip import DecentralisedSgd, weighted_difference
-from distributed.launch import World
-from distributed.mixing import LockstepMixing
-from distributed.topology import TopologyName, make_topology
+from distributed.schemes.delay_by_one import DelayByOne
+from distributed.schemes.dpsgd import DecentralisedSgd
+from distributed.gossip.mixing import weighted_difference
+from distributed.learners.launch import World
+from distributed.gossip.lockstep import LockstepMixing
+from distributed.gossip.topology import TopologyName, make_topology
 
 TOPOLOGIES = get_args(TopologyName)
 

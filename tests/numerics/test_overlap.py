@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.launch import World
-from distributed.scalecom import ScaleCom
+from distributed.learners.launch import World
+from distributed.schemes.scalecom import ScaleCom
 
 SINGLY = 1e-9  # MiB: every parameter in a bucket of its own
 WHOLE = 1e3

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-from distributed.launch import World
-from distributed.powersgd import PowerSgd, orthonormal
+from distributed.learners.launch import World
+from distributed.schemes.powersgd import PowerSgd, orthonormal
 
 
 def power_sgd(world: World, **options: Any) -> PowerSgd:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.launch import World
-from distributed.scalecom import ScaleCom
+from distributed.learners.launch import World
+from distributed.schemes.scalecom import ScaleCom
 
 SIZES = [(7, 9), (5,), (11, 13), (33,)]  # no multiple of any rate here
 

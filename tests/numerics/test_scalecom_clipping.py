@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.launch import World
-from distributed.scalecom import ScaleCom
+from distributed.learners.launch import World
+from distributed.schemes.scalecom import ScaleCom
 
 ENTRIES = (9 + 1) * 7 + (7 + 1) * 11  # of the model below
 

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distributed.backend import GradientReport
-from distributed.launch import World
-from distributed.scalecom import ScaleCom
+from distributed.learners.launch import World
+from distributed.schemes.scalecom import ScaleCom
 
 BY_INDEX = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)  # of arguments: buffer, indices
 OUTPUTS = 400
@@ -50,7 +50,7 @@ def test_a_step_takes_three_passes_over_the_gradient_and_two_over_the_memory(
     )
     model = nn.Linear(INPUTS, OUTPUTS)
     backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
-    monkeypatch.setattr("distributed.compressed.clip_gradients", lambda *_: GradientReport(1.0, False, True))
+    monkeypatch.setattr("distributed.sparse.compressed.clip_gradients", lambda *_: GradientReport(1.0, False, True))
     backend.begin_step(1.0, 1.0)
     backend.flat.flat_grad[0].normal_(generator=torch.Generator().manual_seed(0))
     with Touched({"gradient": backend.flat.flat_grad[0], "memory": backend.memory[0]}) as touched:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.launch import World
-from distributed.scalecom import ScaleCom
+from distributed.learners.launch import World
+from distributed.schemes.scalecom import ScaleCom
 from scripts.build import build
 from scripts.configuration import compose
 

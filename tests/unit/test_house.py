@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,60 @@ def test_data_models_and_losses_know_nothing_of_training() -> None:
     for part in ("data", "models", "losses", "decoding"):
         for path in (REPOSITORY / "asr" / part).rglob("*.py"):
             assert not re.search(r"^\s*from asr\.(training|hooks|reporting)", path.read_text(), re.MULTILINE), path
+
+
+def imported_rooms(path: Path, package: str) -> set[str]:
+    """The second parts of the names that a file imports from ``package``: ``gossip`` of distributed.gossip.mixing."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            parts = node.module.split(".")
+            if parts[0] == package:
+                names |= {alias.name for alias in node.names} if len(parts) == 1 else {parts[1]}
+    return names
+
+
+GROUND = {"backend", "keyed", "ranges", "errors"}
+ROOMS = {  # of distributed/, and what each may import of it; gossip and sparse never import each other
+    "learners": GROUND | {"learners"},
+    "parameters": GROUND | {"learners", "parameters"},
+    "base": GROUND | {"learners", "parameters"},
+    "gossip": GROUND | {"learners", "parameters", "base", "gossip"},
+    "sparse": GROUND | {"learners", "parameters", "base", "sparse"},
+    "schemes": GROUND | {"learners", "parameters", "base", "gossip", "sparse", "schemes"},
+} | dict.fromkeys(GROUND, GROUND)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "distributed").rglob("*.py")), ids=lambda path: path.stem)
+def test_the_rooms_of_distributed_import_one_way(path: Path) -> None:
+    parts = path.relative_to(REPOSITORY / "distributed").with_suffix("").parts
+    if parts[0] != "__init__":
+        assert imported_rooms(path, "distributed") <= ROOMS[parts[0]]
+
+
+def test_a_scheme_is_the_file_of_its_word() -> None:
+    """conf/backend/<word>.yaml names a class of distributed/schemes/<word>.py."""
+    for word in options("backend"):
+        target = OmegaConf.load(CONF / "backend" / f"{word}.yaml")["_target_"]
+        assert target.startswith(f"distributed.schemes.{word}."), f"{word}.yaml names {target}"
+
+
+def test_the_folder_of_a_run_knows_nothing_of_training() -> None:
+    for path in (REPOSITORY / "asr" / "runs").rglob("*.py"):
+        assert imported_rooms(path, "asr") <= {"runs", "data"}, path
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports at the top of files, of which a circle fails or depends on who comes first."""
+    names = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in SOURCES}
+    graph = {}
+    for name, path in names.items():
+        found = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} & names.keys()
+        graph[name] = found
+    tuple(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 def test_distributed_needs_torch_alone() -> None:
@@ -96,7 +151,7 @@ def test_environment_variables_are_read_in_one_place() -> None:
         for path in SOURCES
         if re.search(r"os\.(environ|getenv)", path.read_text())
     }
-    assert readers == {"distributed/launch.py"}
+    assert readers == {"distributed/learners/launch.py"}
 
 
 def test_constants_and_type_aliases_have_one_home() -> None:

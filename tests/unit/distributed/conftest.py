@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.allreduce import AllReduce
-from distributed.async_gossip import AsynchronousGossip
+from distributed.schemes.allreduce import AllReduce
+from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.backend import Backend
-from distributed.delay_by_one import DelayByOne
-from distributed.gossip import DecentralisedSgd
-from distributed.half_allreduce import HalfAllReduce
-from distributed.hierarchical import Hierarchical
-from distributed.launch import World
-from distributed.local_topk import LocalTopK
-from distributed.powersgd import PowerSgd
-from distributed.random_k import RandomK
-from distributed.scalecom import ScaleCom
-from distributed.single import Single
-from distributed.ssgd_noise import NoisyAllReduce
+from distributed.schemes.delay_by_one import DelayByOne
+from distributed.schemes.dpsgd import DecentralisedSgd
+from distributed.schemes.half_allreduce import HalfAllReduce
+from distributed.schemes.hierarchical import Hierarchical
+from distributed.learners.launch import World
+from distributed.schemes.local_topk import LocalTopK
+from distributed.schemes.powersgd import PowerSgd
+from distributed.schemes.random_k import RandomK
+from distributed.schemes.scalecom import ScaleCom
+from distributed.schemes.single import Single
+from distributed.schemes.ssgd_noise import NoisyAllReduce
 
 
 def hierarchical(world: World) -> Hierarchical:

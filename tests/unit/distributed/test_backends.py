@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.launch import World
-from distributed.single import Single
+from distributed.learners.launch import World
+from distributed.schemes.single import Single
 
 
 def test_single_refuses_several_learners_and_names_the_remedy(run_learners):

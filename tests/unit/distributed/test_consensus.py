@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distributed.launch import World
+from distributed.learners.launch import World
 
 
 @pytest.fixture(params=[False, True])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.launch import World
+from distributed.learners.launch import World
 
 
 @pytest.fixture(params=[False, True])

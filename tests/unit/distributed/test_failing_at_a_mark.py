@@ -7,10 +7,10 @@ import pytest
 from torch import nn
 from torch.distributed import HashStore
 
-from distributed.async_gossip import AsynchronousGossip
-from distributed.launch import World
-from distributed.signs import LearnerLostError
-from distributed.watch import Watch
+from distributed.schemes.adpsgd import AsynchronousGossip
+from distributed.learners.launch import World
+from distributed.learners.signs import LearnerLostError
+from distributed.learners.watch import Watch
 
 
 def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:
@@ -43,7 +43,7 @@ def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:
         return f"{type(error).__name__}: {error}"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distributed.async_gossip._END_SECONDS", 0.2)
+        patch.setattr("distributed.schemes.adpsgd._END_SECONDS", 0.2)
         told = run_learners(3, learn)
     assert told[1] == "OSError: disk full"
     for rank in (0, 2):

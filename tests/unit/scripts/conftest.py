@@ -8,10 +8,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from asr.models.transducer import Transducer
-from asr.training.checkpoint import Retention
-from asr.training.checkpoint_folder import CheckpointFolder
-from asr.training.hook import Progress
-from distributed.launch import World
+from asr.runs.checkpoint import Retention
+from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.progress import Progress
+from distributed.learners.launch import World
 from scripts.build import build_material, build_model, fit_tokenizer
 from scripts.configuration import compose
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig
 
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.assembly import warn_if_alone
 from scripts.build import build_backend
 from scripts.configuration import options

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from asr.decoding.results import write_results
-from asr.training.checkpoint import Retention, read_checkpoint
-from asr.training.checkpoint_folder import CheckpointFolder
-from asr.training.hook import Progress
-from distributed.launch import World
+from asr.runs.checkpoint import Retention, read_checkpoint
+from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.progress import Progress
+from distributed.learners.launch import World
 from scripts.against import method_of
 from scripts.bench import methods, parity
 from scripts.bench.trials import Trials

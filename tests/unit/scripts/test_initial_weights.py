@@ -13,7 +13,7 @@ from asr.data.tokenizer import load_tokenizer
 from asr.models.ctc import CtcModel
 from asr.models.transducer import Transducer
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.initial_weights import select
 from scripts.language_model import load_token_model
 from scripts.startup import UsageError

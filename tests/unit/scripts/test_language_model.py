@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
-from asr.training.checkpoint import list_checkpoints
+from asr.runs.checkpoint import list_checkpoints
 from asr.training.hook import Hook
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.build import build_material
 from scripts.language_model import load_token_model
 from scripts.run_configuration import load_run_config

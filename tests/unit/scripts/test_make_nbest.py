@@ -16,7 +16,7 @@ from asr.data.audio import BadUtterance
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.nbest import FORMAT, HEADER, Header, NBestError, read_header, read_nbest, shard_file, truth_of
 from asr.data.tokenizer import load_tokenizer
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from scripts.composition.nbest_lists import begin
 from scripts.make_nbest import main as make_nbest
 from scripts.startup import UsageError

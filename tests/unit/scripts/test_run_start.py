@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.composition.run_start import Start, log_traceback, training_in
 from scripts.startup import UsageError
 

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from asr.decoding.beam import BeamSearch
 from asr.models.token_lm import TokenLanguageModel
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.build import build
 from scripts.configuration import compose
 from scripts.evaluate import main as evaluate

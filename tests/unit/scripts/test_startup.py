@@ -2,7 +2,7 @@
 
 import pytest
 
-from distributed.launch import LaunchError, place
+from distributed.learners.launch import LaunchError, place
 from scripts.startup import UsageError, line_for_people
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

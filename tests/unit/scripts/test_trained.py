@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.training.checkpoint import Retention
-from asr.training.checkpoint_folder import CheckpointFolder
-from asr.training.hook import Progress
-from distributed.launch import World
+from asr.runs.checkpoint import Retention
+from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.progress import Progress
+from distributed.learners.launch import World
 from scripts.composition.evaluation import check_names
 from scripts.startup import UsageError
 from scripts.trained import choose_checkpoints, mean_of, warn_of_best_lost, warn_of_gaps

@@ -40,7 +40,7 @@ def test_a_plain_value_is_refused_where_a_part_belongs() -> None:
         ("asr.data.pipeline.LogMel", "must be a public class"),  # a re-export of our own
         ("asr.data.corpus._POLL_SECONDS", "must be a public class"),
         ("asr.data.manifest.write_manifest", "must be a public class"),  # a function that acts
-        ("asr.training.metrics.merge", "must be a public class"),
+        ("asr.runs.metrics.merge", "must be a public class"),
         ("asr.data.nothing.Here", "cannot be found"),
         ("asr.data.features.LogMal", "cannot be found"),
     ],

@@ -17,7 +17,7 @@ from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, load_tokenizer
 from asr.hooks.nbest_label_smoothing import NBestLabelSmoothing, usable
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.build import build
 from scripts.configuration import CONF
 

@@ -7,7 +7,7 @@ import pytest
 
 from asr.data.pipeline import HookError
 from asr.hooks.pinned import Pinned
-from distributed.launch import World
+from distributed.learners.launch import World
 
 HERE = Path("exp/a")
 

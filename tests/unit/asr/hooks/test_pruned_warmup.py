@@ -9,10 +9,11 @@ from omegaconf import DictConfig
 from asr.hooks.pruned_warmup import ramp
 from asr.losses.pruned import PrunedTransducerLoss
 from asr.models.speech_model import SpeechModel
-from asr.training.hook import Hook, Progress
-from asr.training.metrics import read_rows
+from asr.training.hook import Hook
+from asr.runs.progress import Progress
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

@@ -14,7 +14,7 @@ from asr.data.cache import SignalCache
 from asr.data.manifest import read_manifest
 from asr.data.pipeline import unit_loader
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 from scripts.build import build, build_hooks, build_speech, fit_tokenizer
 
 Write = Callable[..., Path]

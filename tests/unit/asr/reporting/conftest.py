@@ -32,7 +32,7 @@ CONFIG = """\
 name: {name}
 seed: 1
 backend:
-  _target_: distributed.gossip.{backend}
+  _target_: distributed.schemes.dpsgd.{backend}
   topology: ring
 model:
   encoder:

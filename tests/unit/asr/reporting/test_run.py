@@ -19,7 +19,7 @@ def test_a_whole_run(make_run) -> None:
     assert [result.title for result in record.results] == ["test · beam8", "test · greedy", "dev · greedy"]
     assert record.results[0].interval == (0.0261, 0.0368)
     assert len(record.results[0].transcripts) == 20
-    assert record.config["backend._target_"] == "distributed.gossip.DecentralisedSgd"
+    assert record.config["backend._target_"] == "distributed.schemes.dpsgd.DecentralisedSgd"
     assert record.most("samples") == 400 * 32
     assert record.last("train/lr") == pytest.approx(2e-3 * math.sqrt(80 / 400))
     assert record.least("eval/dev/wer") == record.last("eval/dev/wer")

@@ -13,7 +13,7 @@ from asr.models.recurrence import Lstm
 from asr.training import arithmetic
 from asr.training.arithmetic import RECORD, agree_on_precision, bf16_possible, precision_for_decoding
 from asr.training.processor import bf16_slowness
-from distributed.launch import World
+from distributed.learners.launch import World
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from asr.training.bad_steps import TrainingDivergedError
 from asr.training.hook import Hook, LossTerms
 from asr.training.trainer import Trainer
 from distributed.backend import GradientReport
-from distributed.launch import World
+from distributed.learners.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

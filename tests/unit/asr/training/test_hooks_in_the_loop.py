@@ -13,10 +13,11 @@ from torch import nn
 from asr.data.batch import Batch
 from asr.hooks.diagnostics import Diagnostics
 from asr.models.speech_model import LossOutput, SpeechModel
-from asr.training.hook import Hook, LossTerms, ParameterGroup, Progress, Run
+from asr.training.hook import Hook, LossTerms, ParameterGroup, Run
+from asr.runs.progress import Progress
 from asr.training.trainer import Trainer
 from distributed.backend import GradientReport
-from distributed.launch import World
+from distributed.learners.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

@@ -18,10 +18,10 @@ from asr.models.transducer import LossOutput
 from asr.training import trainer as trainer_module
 from asr.training.hook import Hook, LossTerms
 from asr.training.memory import MemoryGuard, MemoryShortageError, load_of_unit
-from asr.training.metrics import read_rows
+from asr.runs.metrics import read_rows
 from asr.training.probe import Probe, worst_units
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

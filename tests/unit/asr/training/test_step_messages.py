@@ -9,9 +9,10 @@ import pytest
 from omegaconf import DictConfig
 from torch.distributed import ProcessGroup
 
-from asr.training.hook import Hook, Progress
+from asr.training.hook import Hook
+from asr.runs.progress import Progress
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 
 LEARNERS, STEPS = 4, 4
 COLLECTIVES = (

@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.data.batch import Batch
 from asr.models.speech_model import LossOutput
-from asr.training.hook import Hook, LossTerms, Progress
-from asr.training.metrics import read_rows
+from asr.training.hook import Hook, LossTerms
+from asr.runs.progress import Progress
+from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.launch import World
+from distributed.learners.launch import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

@@ -13,8 +13,8 @@ from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
 from asr.training.trainer import Trainer
 from asr.training.typical import run_typical, typical_batch
-from distributed.launch import World
-from distributed.uses import count_uses, rate_by_uses
+from distributed.learners.launch import World
+from distributed.sparse.uses import count_uses, rate_by_uses
 from scripts.build import build
 from scripts.configuration import compose, options
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from asr.data.plan import BatchPlan
-from asr.training.hook import Progress
+from asr.runs.progress import Progress
 from asr.training.units import LockstepUnits, PooledUnits, Step, global_batches, samples_of_steps
 
 

@@ -1,0 +1,183 @@
+"""Checkpoints on disk: what lies in their folders, how they are read and found.
+
+    checkpoints/step-00001000/learner-0.pt ...   each learner's own state, loadable without unpickling code
+    checkpoints/step-00001000/model.safetensors  the consensus model
+    checkpoints/step-00001000/manifest.json      SHA-256 of every file and of itself, where the run stood, figures
+    checkpoints/damaged-step-00002000/           passed over by a resume, kept for inspection, used by nothing
+    checkpoints/emergency-...                    of survivors (emergency.py), used on request alone
+
+A folder under its final name is complete: checkpoint_folder.py writes them so.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from asr.runs.checkpoint_manifest import CheckpointError, FormatError, read_manifest
+from asr.runs.files import (
+    sha256,
+)
+from asr.runs.progress import Progress
+from distributed.ranges import Count, Natural
+
+MODEL = "model.safetensors"
+WRITING = ".writing-"
+DAMAGED = "damaged-"
+EMERGENCY = "emergency-"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which checkpoints are kept."""
+
+    keep_last: Count
+    keep_best: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint, as its manifest describes it."""
+
+    folder: Path
+    progress: Progress
+    world_size: int
+    backend: str
+    plan: int  # fingerprint of the batch plan
+    figure: float | None  # on the first evaluation set, lower is better, if it was evaluated at this point
+    files: Mapping[str, str]  # file name -> SHA-256
+
+    def learner_state(self, learner: int, device: torch.device) -> dict[str, Any]:
+        """State of one learner of the run that wrote the checkpoint."""
+        return torch.load(self.folder / learner_file(learner), map_location=device, weights_only=True)
+
+    def backend_states(self) -> list[dict[str, Any]]:
+        """The backend's state of every learner, on the CPU; of the files, weights and moments are not read."""
+        files = [self.folder / learner_file(learner) for learner in range(self.world_size)]
+        return [torch.load(file, map_location="cpu", mmap=True, weights_only=True)["backend"] for file in files]
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Weights of the consensus model."""
+        return load_file(self.folder / MODEL)
+
+    def damaged_file(self) -> Path | None:
+        """The first file that is missing or differs from the manifest's hash; None if all are as written."""
+        for name, digest in self.files.items():
+            path = self.folder / name
+            if not path.is_file() or sha256(path) != digest:
+                return path
+        return None
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint's manifest.
+
+    Raises:
+        FormatError: it was written by another version of this program.
+        CheckpointError: the manifest is missing, altered or not one of ours.
+    """
+    record = read_manifest(folder)
+    try:
+        checkpoint = Checkpoint(folder, **record | {"progress": Progress(**record["progress"])})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: its manifest has other fields than this version's: {error}") from error
+    unlisted = {MODEL, *map(learner_file, range(checkpoint.world_size))} - checkpoint.files.keys()
+    if unlisted:
+        raise CheckpointError(f"{folder}: its manifest does not list {', '.join(sorted(unlisted))}")
+    return checkpoint
+
+
+def list_checkpoints(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """Complete checkpoints below ``root``, oldest first, and what is wrong with those that cannot be read, by folder.
+
+    Raises:
+        FormatError: one was written by another version of this program.
+    """
+    return _readable(each for each in root.glob("step-*") if re.fullmatch("step-[0-9]{8}", each.name))
+
+
+def list_emergencies(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """Means of survivors below ``root``, oldest first, and what is wrong with those that cannot be read, by folder.
+
+    Raises:
+        FormatError: one was written by another version of this program.
+    """
+    found, problems = _readable(root.glob(f"{EMERGENCY}*"))
+    return sorted(found, key=lambda each: (each.folder / MODEL).stat().st_mtime), problems
+
+
+def _readable(folders: Iterable[Path]) -> tuple[list[Checkpoint], dict[Path, str]]:
+    found, problems = [], {}
+    for folder in sorted(folders):
+        try:
+            found.append(read_checkpoint(folder))
+        except FormatError:
+            raise
+        except CheckpointError as error:
+            problems[folder] = str(error)
+    return found, problems
+
+
+def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """The newest checkpoint whose files all match their hashes, and what is wrong with each newer one, by folder.
+
+    Raises:
+        FormatError: one was written by another version of this program.
+    """
+    found, problems = list_checkpoints(root)
+    for checkpoint in reversed(found):
+        damaged = checkpoint.damaged_file()
+        if damaged is None:
+            newer = {folder: why for folder, why in problems.items() if folder.name > checkpoint.folder.name}
+            return checkpoint, newer
+        problems[checkpoint.folder] = f"{damaged}: missing, truncated or altered (SHA-256 differs)"
+    return None, problems
+
+
+def ranked_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """Those that were evaluated, by their figure from the lowest on (the newer of equals first)."""
+    evaluated = [(c.figure, c) for c in reversed(checkpoints) if c.figure is not None]
+    return [c for _, c in sorted(evaluated, key=lambda pair: pair[0])]
+
+
+def best_checkpoint(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest figure; the newest if none was evaluated."""
+    return next(iter(ranked_checkpoints(checkpoints) or checkpoints[-1:]), None)
+
+
+def checkpoint_name(global_step: int) -> str:
+    """Of the folder."""
+    return f"step-{global_step:08d}"
+
+
+def learner_file(learner: int) -> str:
+    """Name of the file with one learner's state."""
+    return f"learner-{learner}.pt"
+
+
+def mean_of_models(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Mean of the floating tensors, summed in float64 file by file; other tensors from the first file."""
+    first = load_file(files[0])
+    sums = {name: tensor.double() for name, tensor in first.items() if tensor.is_floating_point()}
+    for file in files[1:]:
+        state = load_file(file)
+        for name, total in sums.items():
+            total.add_(state[name])
+    return {name: (sums[name] / len(files)).to(t.dtype) if name in sums else t for name, t in first.items()}
+
+
+def intact_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint in a folder, if there is one and it is not damaged."""
+    try:
+        checkpoint = read_checkpoint(folder)
+    except CheckpointError:
+        return None
+    return checkpoint if checkpoint.damaged_file() is None else None

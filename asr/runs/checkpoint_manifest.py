@@ -1,0 +1,61 @@
+"""manifest.json of a checkpoint: a record that carries its own SHA-256 and the number of its format."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asr.runs.files import write_atomically
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message names the file and the remedy."""
+
+
+class FormatError(CheckpointError):
+    """A checkpoint of another version of this program: not damaged, so never passed over."""
+
+
+def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a checkpoint beside its files."""
+    full = {"format": FORMAT, **record}
+    write_atomically(folder / MANIFEST, json.dumps({**full, "sha256": _digest(full)}, indent=2))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The record of a checkpoint, as it was written.
+
+    Raises:
+        FormatError: it was written by another version of this program.
+        CheckpointError: it is missing, altered or not one of ours.
+    """
+    path = folder / MANIFEST
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise FormatError(
+                f"{path}: format {record['format']}, this version reads {FORMAT}: "
+                "go on with the version that wrote it, or choose another name="
+            )
+        digest = record.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint manifest: {error!r}") from error
+    if digest != _digest(record):
+        raise CheckpointError(f"{path}: altered (SHA-256 differs)")
+    del record["format"]
+    return record
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record, in a form of JSON that does not depend on layout."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks; with its kind, unless that is one whose messages stand alone."""
+    message = " ".join(str(error).split())
+    return message if message and isinstance(error, OSError | RuntimeError) else f"{type(error).__name__}: {message}"

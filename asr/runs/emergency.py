@@ -1,0 +1,117 @@
+"""What survives the loss of a learner under gossip: the mean of the others' weights, written without a word between them.
+
+    checkpoints/emergency-5f3a90c1/model.safetensors   mean of the survivors
+                                   manifest.json       as of a checkpoint, of which no learner can resume
+                                   loss.json           who was lost and why, whose weights the mean holds
+
+Exchanges with a lost learner may have broken anything that learners share but the run's folder, so they meet there:
+each survivor leaves its weights and waits a while for those of the others, of whom more may be lost; the first of those
+who came averages what is there. The name is that of the launch, all that they are sure to agree on: some may have been
+some steps further. A restarted run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asr.runs.checkpoint import EMERGENCY, MODEL, WRITING, mean_of_models
+from asr.runs.checkpoint_manifest import write_manifest
+from asr.runs.files import fsync, put_in_place, sha256, write_atomically
+from asr.runs.progress import Progress
+from distributed.learners.signs import Loss
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 30.0  # for survivors that have a long step to finish first
+_LOOK_AGAIN_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survivor:
+    """One learner of a run that lost another one."""
+
+    rank: int
+    world_size: int
+    launch_id: str
+    loss: Loss
+
+    @property
+    def others(self) -> list[int]:
+        """All ranks that were not lost, in order, this one included."""
+        return [rank for rank in range(self.world_size) if rank != self.loss.learner]
+
+
+def save_mean(
+    root: Path,
+    survivor: Survivor,
+    model: Mapping[str, Tensor],
+    *,
+    progress: Progress,
+    run: Mapping[str, object],
+    wait_seconds: float = WAIT_SECONDS,
+) -> Path | None:
+    """Leave this learner's weights; average those of all survivors if this is the first of them.
+
+    Args:
+        root: folder of the run's checkpoints.
+        model: this learner's weights and buffers.
+        run: what the manifest says beside: backend and plan.
+        wait_seconds: how long to wait for the weights of the others.
+
+    Returns:
+        The emergency checkpoint, on the survivor that wrote it.
+    """
+    final = root / f"{EMERGENCY}{survivor.launch_id}"
+    folder = root / f"{WRITING}{final.name}"
+    if final.exists():  # this one is late
+        return None
+    _leave(folder, survivor.rank, model)
+    there = _wait_for(folder, final, survivor.others, wait_seconds)
+    if not there or there[0] != survivor.rank:
+        return None
+    _complete(folder, final, survivor.loss, there, {"progress": asdict(progress), **run})
+    log.error("the mean of learners %s is in %s; checkpoint=emergency takes it", ", ".join(map(str, there)), final)
+    return final
+
+
+def _leave(folder: Path, rank: int, model: Mapping[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    own = _own_file(folder, rank)
+    unfinished = own.with_suffix(".unfinished")
+    save_file({key: tensor.detach().cpu().clone() for key, tensor in model.items()}, unfinished)
+    unfinished.rename(own)
+    log.error("this learner's weights are in %s", folder)
+
+
+def _complete(folder: Path, final: Path, loss: Loss, learners: Sequence[int], record: Mapping[str, object]) -> None:
+    files = [_own_file(folder, rank) for rank in learners]
+    save_file(mean_of_models(files), folder / MODEL)
+    fsync(folder / MODEL)
+    told = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
+    write_atomically(folder / "loss.json", json.dumps(told, indent=2))
+    without_learners = {"world_size": 0, "figure": None, "files": {MODEL: sha256(folder / MODEL)}}
+    write_manifest(folder, {**record, **without_learners})
+    for file in files:
+        file.unlink()
+    put_in_place(folder, final)
+
+
+def _own_file(folder: Path, rank: int) -> Path:
+    return folder / f"learner-{rank}.safetensors"
+
+
+def _wait_for(folder: Path, final: Path, ranks: Sequence[int], seconds: float) -> list[int]:
+    """Those whose weights are there when all are, or when the time is over; none if somebody has averaged them."""
+    deadline = time.monotonic() + seconds
+    while not final.exists():
+        there = [rank for rank in ranks if _own_file(folder, rank).exists()]
+        if len(there) == len(ranks) or time.monotonic() > deadline:
+            return there
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    return []

@@ -1,0 +1,1 @@
+"""Weights mixed with those of other learners: what is mixed, with whom, and how messages travel."""

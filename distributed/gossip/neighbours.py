@@ -1,0 +1,70 @@
+"""Exchanges of whole messages between neighbours, overlapped with computation.
+
+Every receive is posted before any send: gloo announces a receive on the socket that carries the payload, where it
+would queue behind a message of many megabytes and halve the throughput. One tensor per neighbour and dtype.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch.distributed import ProcessGroup, Work
+
+from distributed.gossip.packing import Message
+from distributed.learners.traffic import Traffic
+
+
+class NeighbourExchange:
+    """Sends a message to some members of a group while it receives those of others.
+
+    ``learners`` gives the learner behind each member of the group, for the error that names it.
+    """
+
+    def __init__(self, *, group: ProcessGroup, learners: Sequence[int], traffic: Traffic) -> None:
+        self.group = group
+        self.learners = learners
+        self.traffic = traffic
+        self._received: dict[int, Message] = {}  # by sender
+        self._spare: list[Message] = []  # buffers of earlier rounds
+        self._works: list[tuple[int, Work]] = []  # in flight, with the learner at the other end
+
+    def start(self, message: Message, senders: Collection[int], recipients: Collection[int]) -> None:
+        """Launch the messages; returns at once. ``message`` must stay as it is until ``wait``, which must follow.
+
+        RuntimeError, here and in ``wait``, names the learner whose connection failed.
+        """
+        self._spare += self._received.values()
+        self._received = {sender: self._like(message) for sender in senders}
+        for sender, parts in self._received.items():
+            with _naming(self.learners[sender]) as learner:
+                self._works += [(learner, self.group.recv([part], sender, tag)) for tag, part in enumerate(parts)]
+        for recipient in recipients:
+            with _naming(self.learners[recipient]) as learner:
+                self._works += [(learner, self.group.send([part], recipient, tag)) for tag, part in enumerate(message)]
+        message_bytes = sum(part.nbytes for part in message)
+        self.traffic.count(message_bytes * len(recipients), message_bytes * len(self._received))
+
+    def wait(self) -> dict[int, Message]:
+        """The messages that came in, by sender; the caller may overwrite them."""
+        for learner, work in self._works:
+            with _naming(learner):
+                work.wait()
+        self._works = []
+        return self._received
+
+    def _like(self, message: Message) -> Message:
+        """Buffers for a message of the same shape as ``message``; those of earlier rounds where they fit."""
+        while self._spare:
+            spare = self._spare.pop()
+            if [part.shape for part in spare] == [part.shape for part in message]:
+                return spare
+        return [torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_pinned()) for part in message]
+
+
+@contextmanager
+def _naming(learner: int) -> Iterator[int]:
+    """Say in the error which learner the transport lost; gloo tells only its address."""
+    try:
+        yield learner
+    except RuntimeError as error:
+        raise RuntimeError(f"the exchange of weights with learner {learner} failed: {error}") from error

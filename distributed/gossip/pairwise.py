@@ -1,0 +1,156 @@
+"""Exchanges of weights between two learners, in the background: one end initiates, the other always answers.
+
+    both:  s = snapshot(w)      send s, receive s' of the other      w  +=  a (s' - s)
+
+Both ends apply the same pair of snapshots with opposite signs, so the sum over learners is conserved however many
+updates land in between (the delta form of AD-PSGD, Lian et al. 2018, arXiv 1710.06952; arXiv 2110.11199, section III).
+The answering thread serves whoever asks, one after the other, and nothing that it does waits for its own learner's
+computation or initiator. So no cycle of waits can arise, on odd rings as little as on even ones.
+
+Messages (gloo, a group of its own): HEADER says that an exchange begins or that the group ends; ASKING is the
+initiator's snapshot, ANSWER the other's. Receives are posted before sends (see ``transport``).
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+from torch.distributed import ProcessGroup, Work
+
+from distributed.gossip.packing import Message, Packing
+from distributed.gossip.pending import PendingMixing
+
+_HEADER, _ASKING, _ANSWER = 0, 1 << 10, 2 << 10  # tags; those of the payloads are followed by the buffer's number
+_EXCHANGE, _END = 0, 1
+_IDLE = timedelta(days=365)  # that the answering thread may wait for a request: silence is no failure
+
+
+class ExchangeError(ConnectionError):
+    """A learner stopped answering, or has ended; the message names it."""
+
+
+class OnExchange(Protocol):
+    """Told of every exchange that came to its end."""
+
+    def __call__(self, *, payload_bytes: int, initiated: bool) -> None:
+        """``payload_bytes`` were sent, and as many received."""
+
+
+class Buffers:
+    """Memory for one exchange at a time: what is sent and what comes in."""
+
+    def __init__(self) -> None:
+        self._packing: Packing | None = None
+        self.own: Message = []
+        self.other: Message = []
+
+    def fit(self, packing: Packing) -> None:
+        """Make room for messages of ``packing``, where there is not."""
+        if self._packing is not packing:
+            self._packing, self.own, self.other = packing, packing.message(), packing.message()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one snapshot."""
+        return sum(buffer.nbytes for buffer in self.own)
+
+    @torch.no_grad()
+    def difference(self) -> Message:
+        """s' - s, in place of what came in."""
+        return [other.sub_(own) for own, other in zip(self.own, self.other, strict=True)]
+
+
+class Pairwise:
+    """Both ends' rules for exchanges over one group; each learner has one, used by its two threads."""
+
+    def __init__(self, *, group: ProcessGroup, mixing: PendingMixing, on_exchange: OnExchange) -> None:
+        self.group = group
+        self.mixing = mixing
+        self.on_exchange = on_exchange
+        self._end = torch.tensor([_END, 0.0], dtype=torch.float64)  # gloo reads it when it gets to send it,
+        self._ending: list[Work] = []  # and sends nothing whose handle is gone
+
+    def initiate(self, peer: int, weight: float, buffers: Buffers) -> None:
+        """Exchange with ``peer``; returns when its answer is pending here.
+
+        Raises:
+            ExchangeError: the connection to ``peer`` is lost, or it did not answer within the group's timeout.
+        """
+        buffers.fit(self.mixing.packing)
+        try:
+            works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.other)]
+            taken_at = self.mixing.snapshot(buffers.own)
+            header = torch.tensor([_EXCHANGE, weight], dtype=torch.float64)
+            works.append(self.group.send([header], peer, _HEADER))
+            works += [self.group.send([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.own)]
+            _wait(works)
+        except RuntimeError as error:
+            raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
+        buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
+        self.on_exchange(payload_bytes=buffers.nbytes, initiated=True)
+
+    def answer(self, buffers: Buffers) -> bool:
+        """Wait for somebody's request and serve it; False if it was the end.
+
+        Raises:
+            ExchangeError: a learner was lost, while this one waited or in the exchange.
+        """
+        header = torch.zeros(2, dtype=torch.float64)
+        try:
+            work = self.group.recv_anysource([header], _HEADER)
+            work.wait(_IDLE)
+        except RuntimeError as error:
+            raise ExchangeError(f"another learner was lost: {error}") from error
+        peer = int(work._source_rank())
+        kind, weight = header.tolist()
+        if kind == _END:
+            return False
+        buffers.fit(self.mixing.packing)
+        try:
+            works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.other)]
+            taken_at = self.mixing.snapshot(buffers.own)
+            works += [self.group.send([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.own)]
+            _wait(works)
+        except RuntimeError as error:
+            raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
+        buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
+        self.on_exchange(payload_bytes=buffers.nbytes, initiated=False)
+        return True
+
+    def end(self, peer: int) -> None:
+        """Tell ``peer``'s answering thread to stop; returns at once. RuntimeError if there is no connection."""
+        self._ending.append(self.group.send([self._end], peer, _HEADER))
+
+
+def _wait(works: Sequence[Work]) -> None:
+    for work in works:
+        work.wait()
+
+
+class Background:
+    """A thread that runs ``work`` until it returns False, and keeps the error that ended it otherwise."""
+
+    def __init__(self, name: str, work: Callable[[], bool], on_error: Callable[[], None]) -> None:
+        self.error: Exception | None = None
+        self._work = work
+        self._on_error = on_error
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end, but no longer than this: a thread may be stuck with a learner that is gone."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)
+        try:
+            while self._work():
+                pass
+        except Exception as error:
+            self.error = error
+            self._on_error()

@@ -1,0 +1,123 @@
+"""What the thread that trains and the threads that communicate share: the weights, and what waits to be folded in.
+
+A communication thread never writes parameters: between forward and backward that would give the gradients of no model
+at all. It sends ``weights + pending`` and adds what it has learned to ``pending``; the training thread folds pending
+into the weights where no gradient is under way. The lock is held for passes over memory only, never while waiting for
+another learner, so that nobody's slowness can spread.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from distributed.gossip.packing import Message, Packing
+
+
+class PendingMixing:
+    """Weights of one learner, in flat buffers, and the mixing not yet in them.
+
+    The age of an exchange is the number of own updates since its snapshot was taken; its staleness is its age when it
+    is folded in.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.packing = Packing(weights)
+        self._nonnegative: Sequence[Tensor] = ()
+        self.updates = 0  # of the weights by this learner's own optimizer
+        self._pending = self.packing.message()  # differences, which count ``_scale`` times
+        self._scale = 1.0
+        self._in_flight: Counter[int] = Counter()  # exchanges by ``updates`` when their snapshot was taken
+        self._arrived: Counter[int] = Counter()  # likewise, of those whose differences are in pending
+        self._staleness: Counter[int] = Counter()
+        self._changed = threading.Condition()
+
+    def repack(self, buffers: Sequence[Tensor], nonnegative: Sequence[Tensor]) -> None:
+        """Mix other buffers from now on; nothing may be in flight.
+
+        ``nonnegative`` are those of them that mixing must not make negative: what an update has taken from them since a
+        snapshot may be more than the difference of that snapshot leaves.
+        """
+        with self._changed:
+            if self._in_flight or self._arrived:
+                raise RuntimeError("what is mixed cannot change while an exchange is in flight; drain first")
+            self.packing = Packing(buffers)
+            self._pending = self.packing.message()
+            self._nonnegative = nonnegative
+
+    @torch.no_grad()
+    def snapshot(self, into: Message) -> int:
+        """Copy the weights, pending mixing included, into a message; returns the token that ``add`` wants."""
+        with self._changed:
+            if self._arrived:
+                self.packing.take_sum(into, self._pending, self._scale)
+            else:
+                self.packing.take_snapshot(into)
+            self._in_flight[self.updates] += 1
+            return self.updates
+
+    @torch.no_grad()
+    def add(self, difference: Message, weight: float, taken_at: int) -> Message:
+        """Leave ``weight`` x ``difference``, which the exchange of a snapshot gives, and get a message to overwrite for it.
+
+        What is alone in pending is scaled when it is read, which saves a pass over memory.
+        """
+        with self._changed:
+            if self._arrived:
+                for pending, part in zip(self._pending, difference, strict=True):
+                    pending.add_(part, alpha=weight / self._scale)
+            else:
+                self._pending, self._scale, difference = difference, weight, self._pending
+            self._in_flight -= Counter([taken_at])
+            self._arrived[taken_at] += 1
+            self._changed.notify_all()
+            return difference
+
+    def wait_until_younger(self, age: int, failed: Callable[[], bool]) -> None:
+        """Return when every exchange in flight is younger than ``age``, or when something ``failed``."""
+        with self._changed:
+            self._changed.wait_for(lambda: failed() or self.updates - min(self._in_flight, default=self.updates) < age)
+
+    def wake(self) -> None:
+        """Have the waiting thread look again whether something failed."""
+        with self._changed:
+            self._changed.notify_all()
+
+    @contextmanager
+    def updating(self) -> Iterator[float]:
+        """Fold pending into the weights; the caller's update follows inside, with snapshots excluded.
+
+        Gives the seconds that were waited for a snapshot to end.
+        """
+        started = time.perf_counter()
+        with self._changed:
+            waited = time.perf_counter() - started
+            self._fold()
+            yield waited
+            self.updates += 1
+
+    def fold(self) -> None:
+        """Fold pending into the weights where there is no update."""
+        with self._changed:
+            self._fold()
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        if not self._arrived:
+            return
+        self.packing.add(self._pending, self._scale)
+        for buffer in self._nonnegative:
+            buffer.clamp_(min=0)
+        for taken_at, exchanges in self._arrived.items():
+            self._staleness[self.updates - taken_at] += exchanges
+        self._arrived.clear()
+
+    def take_staleness(self) -> Counter[int]:
+        """Exchanges folded in since the last call, by their staleness."""
+        with self._changed:
+            taken, self._staleness = self._staleness, Counter()
+        return taken

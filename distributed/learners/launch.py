@@ -1,0 +1,281 @@
+"""Where learners come from: the only module that reads environment variables.
+
+``place()`` says which learner this process is without touching the network, so that a wrong configuration can be
+reported once, by learner 0, before anything starts. ``start()`` then joins the others; one process without torchrun
+takes the same path, as a group of one. Backends receive the resulting ``World`` and use no global state.
+
+Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone.
+Unless TORCH_FR_BUFFER_SIZE says otherwise, torch's flight recorder of collectives is off (see ``_without_recorder``).
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, ProcessGroup, Store
+from torch.distributed.rendezvous import rendezvous
+
+from distributed.learners.traffic import Traffic, broadcast_copies_sent
+from distributed.learners.watch import Watch
+
+
+class LaunchError(ValueError):
+    """The environment of a launcher, or the GPUs of a host, do not fit; the message names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which learner this process is, as its launcher says."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    launched: bool  # by torchrun or alike; False for a process started by hand, which is then alone
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This learner among all of them, and the small messages by which they agree.
+
+    The methods are collective: every learner calls them, in the same order, from the thread that trains. A learner
+    that is alone needs no ``group``. ``traffic`` counts what the methods send, as control; backends add their own.
+    With a ``watch`` no learner waits for one that is lost.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    group: ProcessGroup | None
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
+    watch: Watch | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.group is None and self.size > 1:
+            raise ValueError(f"{self.size} learners need a process group; launch.start makes one")
+
+    @property
+    def joined(self) -> ProcessGroup:
+        """The group of all learners, where there must be one."""
+        if self.group is None:
+            raise ValueError("this needs a process group; launch.start makes one, also for a single learner")
+        return self.group
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum a contiguous tensor over learners, in place; bitwise the same result everywhere."""
+        if self.size > 1:
+            self.joined.allreduce([tensor]).wait()
+            with self.traffic.control():
+                self.traffic.count_all_reduce(tensor.nbytes, self.size)
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source: int) -> Tensor:
+        """Overwrite a contiguous tensor of any dtype with that of learner ``source``, in place."""
+        if self.size > 1:
+            # As bytes: gloo has no collectives for some dtypes (bool among them).
+            self.joined.broadcast(tensor.detach().view(-1).view(torch.uint8), source).wait()
+            copies_sent = broadcast_copies_sent(self.rank, source, self.size)
+            with self.traffic.control():
+                self.traffic.count(tensor.nbytes * copies_sent, tensor.nbytes * (self.rank != source))
+        return tensor
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """Mean over learners of a contiguous floating tensor, in place; where all hold the same, exactly that."""
+        if self.size > 1:
+            reference = self.broadcast(tensor.clone(), source=0)
+            self.all_reduce_sum(tensor.sub_(reference)).div_(self.size).add_(reference)
+        return tensor
+
+    def gather(self, value: int) -> list[int]:
+        """The values of all learners, by rank."""
+        values = torch.zeros(self.size, dtype=torch.int64)
+        values[self.rank] = value
+        return self.all_reduce_sum(values).tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any learner says so: lets all of them stop together when one has met an error."""
+        return any(self.gather(int(flag)))
+
+    def barrier(self) -> None:
+        """Return when every learner has come here."""
+        self.gather(0)
+
+    def claim(self, name: str, number: int) -> int:
+        """Take the next ``number`` of a row of things, counted from 0, that all learners share; returns the first.
+
+        Not collective: every learner calls it as it likes. One message to the rendezvous store and back.
+        """
+        return int(self.joined.get_group_store().add(f"claimed/{name}", number)) - number
+
+    def new_group(self, name: str, ranks: Sequence[int], on_device: bool = False) -> ProcessGroup:
+        """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners.
+
+        ``on_device``: it shall also take tensors of the learners' GPUs, if they have any; those travel by NCCL.
+        Its operations wait as long as those of the group of all learners.
+        """
+        timeout = self.joined._get_backend(torch.device("cpu")).options._timeout
+        store = self.joined.get_group_store()
+        # A later group of the same name must not find the addresses of an earlier one.
+        made = store.add(f"{name}/made-by-{self.rank}", 1)
+        store = PrefixStore(f"{name}/{made}", store)
+        own = list(ranks).index(self.rank)
+        with nullcontext() if self.watch is None else self.watch.connections.recording():
+            group = gloo_group(store, own, len(ranks), timeout.total_seconds())
+        if on_device and self.device.type == "cuda":
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = timeout
+            nccl = dist.ProcessGroupNCCL(PrefixStore("nccl", store), own, len(ranks), options)
+            group._register_backend(self.device, ProcessGroup.BackendType.NCCL, nccl)
+        return group
+
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """Around what this learner does: an error that comes of the loss of another one becomes LearnerLostError."""
+        with nullcontext() if self.watch is None else self.watch.naming_the_lost():
+            yield
+
+    def check(self) -> None:
+        """Raise LearnerLostError if another learner is known to be lost. Not collective."""
+        if self.watch is not None:
+            self.watch.check()
+
+
+def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> ProcessGroup:
+    """A process group outside torch's global registry, so that learners may also be threads of one process."""
+    _without_recorder()
+    group = ProcessGroup(store, rank, size)
+    gloo = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=timeout_seconds))
+    group._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, gloo)
+    group._set_default_backend(ProcessGroup.BackendType.GLOO)
+    return group
+
+
+def _without_recorder() -> None:
+    """Before the first group is made: no flight recorder.
+
+    Its map of groups has no lock (torch 2.11: ``all_pg_status_``, FlightRecorderDetail.hpp), so that the first
+    operation of a group, while another thread has one of its own, can crash or hang the process.
+    """
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")
+
+
+def place() -> Place:
+    """Read from the environment which learner this is; LaunchError where the launcher left it half said."""
+    if "RANK" not in os.environ:
+        return Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
+    rank, size = _integer("RANK"), _integer("WORLD_SIZE")
+    local_rank, local_size = _integer("LOCAL_RANK"), _integer("LOCAL_WORLD_SIZE")
+    if not 0 <= rank < size or not 0 <= local_rank < local_size <= size:
+        raise LaunchError(
+            f"RANK={rank} of WORLD_SIZE={size}, LOCAL_RANK={local_rank} of LOCAL_WORLD_SIZE={local_size} do not fit "
+            "together; start the learners with torchrun"
+        )
+    return Place(rank, size, local_rank, local_size, launched=True)
+
+
+def start(
+    place: Place,
+    *,
+    timeout_seconds: float,
+    patience_seconds: float | None,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int,
+) -> World:
+    """Join the other learners.
+
+    Args:
+        timeout_seconds: how long a learner waits for the others, here and in every later exchange.
+        patience_seconds: after how long without a sign of life another learner is given up; None: not before
+            an exchange with it fails.
+        device: ``auto`` takes the GPUs where there are any.
+        threads: of torch's operators in this process.
+
+    Raises:
+        LaunchError: this host has fewer GPUs than learners.
+    """
+    chosen = chosen_device(place, device)
+    torch.set_num_threads(threads)
+    one_host = place.local_size == place.size
+    if one_host:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    _without_recorder()
+    timeout = timedelta(seconds=timeout_seconds)
+    store: Store = dist.HashStore()
+    watch = Watch(grace_seconds=timeout_seconds) if patience_seconds is not None and place.size > 1 else None
+    if place.launched:
+        # A learner may wait for the store as well, whose host can be lost.
+        with nullcontext() if watch is None else watch.connections.recording():
+            store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
+    if watch is not None and patience_seconds is not None:
+        master = os.environ["MASTER_ADDR"]
+        watch.start(rank=place.rank, store=store, master=master, one_host=one_host, patience_seconds=patience_seconds)
+    with nullcontext() if watch is None else watch.connections.recording():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+            store=store,
+            rank=place.rank,
+            world_size=place.size,
+            timeout=timeout,
+        )
+    return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD, watch=watch)
+
+
+def stop(world: World) -> None:
+    """Leave the group; safe to call twice and after an error."""
+    if world.watch is not None:
+        world.watch.close()
+        if world.watch.liveness.loss is not None:
+            return  # what is left of the group could wait for the lost learner
+    if world.group is not None and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End a learner that has done what it could, with everything written, but without the interpreter's teardown.
+
+    There gloo's threads were seen (once in some hundred runs) to be destroyed while they still ran, which aborts the
+    process after its last line and makes the launcher report a failure.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _integer(name: str) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        raise LaunchError(f"RANK is set but {name} is not; start the learners with torchrun, or unset RANK")
+    try:
+        return int(value)
+    except ValueError:
+        raise LaunchError(f"environment variable {name} must be an integer, got {value!r}") from None
+
+
+def chosen_device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Where a process computes; ``auto`` is its own GPU where there are any.
+
+    Raises:
+        LaunchError: this host has fewer GPUs than learners.
+    """
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        return torch.device("cpu")
+    if gpus < place.local_size:
+        raise LaunchError(
+            f"{place.local_size} learners on this host but {gpus} GPUs; "
+            f"start torchrun with --nproc-per-node {max(gpus, 1)} or use launch.device=cpu"
+        )
+    return torch.device("cuda", place.local_rank)

@@ -1,0 +1,84 @@
+"""Gradients averaged over the learners of a group by torch's DistributedDataParallel, overlapped with backward.
+
+    g = (1/n) sum_i g_i        over the n learners of the group
+
+DistributedDataParallel regroups its buckets after the first backward, which changes the order of summation and so the
+last bits. A rehearsal before the first real step, fresh or resumed, brings every process to the same grouping, so that
+a restart is bitwise the same. It must not end with a synchronising forward without backward: the wrapper would then
+reduce in the next backward even within ``no_sync``, and the first step would be rounded differently.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from torch import Tensor, nn
+from torch.distributed import GradBucket, ProcessGroup
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from distributed.learners.traffic import Traffic
+
+
+class GradientAverage:
+    """Averages in buckets of ``bucket_mb`` MiB as soon as backward has filled one; owns the gradients it averages."""
+
+    def __init__(self, *, bucket_mb: float, traffic: Traffic) -> None:
+        self.bucket_mb = bucket_mb
+        self.traffic = traffic
+        self._wrapper: DistributedDataParallel | None = None
+        self._group: ProcessGroup | None = None
+        self._last_bucket_seconds: float | None = None  # clock reading when the last bucket of a backward was full
+
+    def wrap(self, model: nn.Module, group: ProcessGroup) -> nn.Module:
+        """The module to call from now on: its backward averages over ``group``. Gradients are views of buckets."""
+        self._group = group
+        self._wrapper = DistributedDataParallel(
+            model,
+            process_group=group,
+            bucket_cap_mb=self.bucket_mb,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=False,
+            broadcast_buffers=False,
+            init_sync=False,  # weights are made equal, or checked, by the backend
+        )
+        self._wrapper.register_comm_hook(None, self._average_bucket)
+        return self._wrapper
+
+    @property
+    def wrapper(self) -> DistributedDataParallel:
+        """The module that the loop calls."""
+        if self._wrapper is None:
+            raise RuntimeError("backend.wrap(model) comes first")
+        return self._wrapper
+
+    def rehearse(self, rehearsal: Callable[[], None]) -> None:
+        """Bring the buckets to their final grouping; the gradients that remain are the caller's to drop."""
+        with self.traffic.control():
+            rehearsal()  # its backward records the order in which gradients become ready
+            with self.accumulating():
+                rehearsal()  # its forward regroups the buckets
+        self._last_bucket_seconds = None
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        """Around a forward and backward whose gradients stay with this learner."""
+        return self.wrapper.no_sync()
+
+    def finish(self) -> None:
+        """After the last backward, and with it the last bucket's average: what it waited for was exposed."""
+        if self._last_bucket_seconds is not None:
+            self.traffic.exposed_seconds += time.perf_counter() - self._last_bucket_seconds
+            self._last_bucket_seconds = None
+
+    def _average_bucket(self, state: None, bucket: GradBucket) -> Future[Tensor]:
+        assert self._group is not None
+        learners = self._group.size()
+        gradients = bucket.buffer().div_(learners)
+        self.traffic.count_all_reduce(gradients.nbytes, learners)
+        if bucket.is_last():
+            self._last_bucket_seconds = time.perf_counter()
+        return self._group.allreduce([gradients]).get_future().then(_first)
+
+
+def _first(future: Future[list[Tensor]]) -> Tensor:
+    return future.value()[0]

@@ -1,0 +1,1 @@
+"""The schemes, a file for each word of ``backend=``."""

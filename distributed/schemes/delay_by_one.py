@@ -1,0 +1,51 @@
+"""Delay-by-one: exact averaging of all learners' weights by all-reduce, hidden behind the gradient computation.
+
+    w_i  <-  mean_j s_j - lr g(s_i)        s: the weights at the beginning of the step
+
+The gradient is taken at the learner's own weights s_i, and applied to the mean of all. Hence w_i differs from the mean
+by its last step alone: w_i - mean = -lr (g_i - mean g). Source: Algorithm 4 of arXiv 2110.11199.
+"""
+
+import torch
+from torch.distributed import ProcessGroup, Work
+
+from distributed.learners.launch import World
+from distributed.gossip.lockstep import LockstepMixing
+from distributed.gossip.packing import Message
+
+
+class DelayByOne(LockstepMixing):
+    """DPSGD with T = 11'/L at the traffic of an all-reduce, which is the same for any number of learners."""
+
+    def __init__(self, *, mix_moments: bool, world: World) -> None:
+        super().__init__(mix_moments=mix_moments, world=world)
+        self._own_group: ProcessGroup | None = None
+        self._sums: Message = []
+        self._works: list[Work] = []
+
+    @property
+    def group(self) -> ProcessGroup:
+        """A group of its own, made on first use: the sums travel while others use the group of all learners."""
+        if self._own_group is None:
+            self._own_group = self.world.new_group("delay-by-one", range(self.world.size))
+        return self._own_group
+
+    def _start_round(self, snapshot: Message) -> None:
+        if [part.shape for part in self._sums] != [part.shape for part in snapshot]:
+            self._sums = [torch.empty_like(part) for part in snapshot]
+        for part, total in zip(snapshot, self._sums, strict=True):
+            total.copy_(part)
+            self._works.append(self.group.allreduce([total]))
+            self.traffic.count_all_reduce(total.nbytes, self.world.size)
+
+    def _finish_round(self, snapshot: Message) -> Message:
+        self.drain()
+        return [total.div_(self.world.size).sub_(part) for part, total in zip(snapshot, self._sums, strict=True)]
+
+    def drain(self) -> None:
+        for work in self._works:
+            work.wait()
+        self._works = []
+
+    def close(self) -> None:
+        self._own_group = None

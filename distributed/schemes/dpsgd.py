@@ -1,0 +1,48 @@
+"""Synchronous decentralised SGD: every learner mixes its weights with its neighbours' while it computes its gradient.
+
+    w_i  <-  w_i + sum_j T_ij (s_j - s_i) - lr g(w_i)        s: the weights at the beginning of the step
+
+Source: DPSGD in arXiv 2112.01433, section 2; topologies in distributed/gossip/topology.py.
+"""
+
+from distributed.learners.launch import World
+from distributed.gossip.lockstep import LockstepMixing
+from distributed.gossip.mixing import mixed_in
+from distributed.gossip.packing import Message
+from distributed.gossip.topology import TopologyName, make_topology
+from distributed.gossip.neighbours import NeighbourExchange
+
+
+class DecentralisedSgd(LockstepMixing):
+    """DPSGD on a topology. One round per step; the messages travel during forward and backward."""
+
+    def __init__(self, *, topology: TopologyName, seed: int, mix_moments: bool, world: World) -> None:
+        super().__init__(mix_moments=mix_moments, world=world)
+        self.topology = make_topology(topology, seed)
+        self._exchange: NeighbourExchange | None = None
+        self._row: dict[int, float] = {}  # of the round in flight, without this learner
+
+    @property
+    def exchange(self) -> NeighbourExchange:
+        """The messages; their group of its own, so that they never mix with collectives, is made on first use."""
+        if self._exchange is None:
+            learners = range(self.world.size)
+            group = self.world.new_group("gossip", learners)
+            self._exchange = NeighbourExchange(group=group, learners=learners, traffic=self.traffic)
+        return self._exchange
+
+    def _start_round(self, snapshot: Message) -> None:
+        rank, size = self.world.rank, self.world.size
+        self._row = {j: weight for j, weight in self.topology.row(rank, size, self.round).items() if j != rank}
+        recipients = [j for j in self.topology.column(rank, size, self.round) if j != rank]
+        self.exchange.start(snapshot, self._row.keys(), recipients)
+
+    def _finish_round(self, snapshot: Message) -> Message | None:
+        return mixed_in(snapshot, self.exchange.wait(), self._row)
+
+    def drain(self) -> None:
+        if self._exchange is not None:
+            self._exchange.wait()
+
+    def close(self) -> None:
+        self._exchange = None

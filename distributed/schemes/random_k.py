@@ -1,0 +1,51 @@
+"""Random-k: one random entry of each chunk, the same on all learners, so that no positions are sent.
+
+The cheapest traffic of all sparse schemes, and a floor for what choosing by magnitude must gain. With error feedback as
+in Stich et al. 2018 (arXiv 1809.07599); which entries are sent depends on (seed, step) alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values
+from distributed.keyed import keyed_seed
+from distributed.learners.launch import World
+from distributed.ranges import Natural
+from distributed.sparse.segments import EVERYTHING, Index, Segment
+from distributed.sparse.selection import positions_of
+
+
+class RandomK(SparseFeedback):
+    """Each chunk of ``rate`` entries sends one of them, drawn anew in every step."""
+
+    def __init__(
+        self,
+        *,
+        rate: Rate,
+        rates: list[tuple[str, int]],
+        values: Values,
+        beta: Beta,
+        warmup_steps: Natural,
+        seed: int,
+        world: World,
+    ) -> None:
+        super().__init__(rate=rate, rates=rates, values=values, beta=beta, warmup_steps=warmup_steps, world=world)
+        self.seed = seed
+
+    def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
+        generator = torch.Generator().manual_seed(keyed_seed(self.seed, "random k", self.step))
+        return [
+            EVERYTHING if segment.rate == 1 else random_positions(segment, generator).to(gradient[0].device)
+            for segment in self.segments
+        ]
+
+
+def random_positions(segment: Segment, generator: torch.Generator) -> Tensor:
+    """One position (k,) of every chunk, each entry of a chunk being as likely."""
+    offsets = torch.randint(segment.rate, (segment.chosen,), generator=generator)
+    if segment.chosen:
+        last_chunk = segment.length - (segment.chosen - 1) * segment.rate
+        offsets[-1] = torch.randint(last_chunk, (), generator=generator)
+    return positions_of(offsets, segment.rate)

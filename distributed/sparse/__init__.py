@@ -1,0 +1,1 @@
+"""Gradients of which a part is sent: what is chosen, what is kept back, and how it travels."""

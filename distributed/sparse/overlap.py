@@ -1,0 +1,128 @@
+"""Compressed gradients that are sent while backward still runs, bucket by bucket, in one order on every learner.
+
+    backward has filled buckets 0 ... b   ->   offsets of b are broadcast
+    offsets of b have arrived             ->   values of b are all-reduced, before the offsets of b + 1 are sent
+
+When a learner issues a collective depends on its own pace; in which order does not. Nothing waits before backward has
+ended. The values of the last bucket are sent last and say whether the whole gradient was usable: no memory may change
+before they are agreed upon.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.distributed import Work
+
+from distributed.sparse.segments import Index, Offsets, Segment
+
+
+class Filling:
+    """Tells how many buckets, from the first on, have all gradients of a step: those of its last backward."""
+
+    def __init__(self, bucket_of: Mapping[str, int], parameters: Mapping[str, nn.Parameter]) -> None:
+        self.buckets = len(set(bucket_of.values()))
+        self._names = [{name for name, place in bucket_of.items() if place == each} for each in range(self.buckets)]
+        self._missing: list[set[str]] = []
+        self._listener: Callable[[int], None] | None = None
+        self._paused = 0
+        self._handles = [
+            parameters[name].register_post_accumulate_grad_hook(partial(self._accumulated, name)) for name in bucket_of
+        ]
+
+    def start(self, listener: Callable[[int], None]) -> None:
+        """From now on tell ``listener`` after every gradient."""
+        self._missing = [set(names) for names in self._names]
+        self._listener = listener
+
+    def stop(self) -> None:
+        """The step has all its gradients."""
+        self._listener = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around a backward that others of the step follow."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def remove(self) -> None:
+        """Look at the parameters no longer."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _accumulated(self, name: str, parameter: Tensor) -> None:
+        if self._listener is None or self._paused:
+            return
+        for missing in self._missing:
+            missing.discard(name)
+        unfilled = (place for place, missing in enumerate(self._missing) if missing)
+        self._listener(next(unfilled, self.buckets))
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a learner has sent of some segments; ``message`` becomes the sum of all learners'."""
+
+    segments: Sequence[Segment]
+    indices: list[Index]
+    message: Tensor
+    unsent: Tensor  # rounding: of the entries, what the message did not hold
+    work: Work | None
+
+
+class Sender(Protocol):
+    """What a scheme can start; both are collective."""
+
+    def start_offsets(self, segments: Sequence[Segment]) -> tuple[Offsets, Work | None]:
+        """Of segments whose gradients are there."""
+
+    def start_values(self, segments: Sequence[Segment], indices: list[Index], usable: bool) -> Sent:
+        """At the positions that all have agreed upon; NaN where the gradient is not ``usable``."""
+
+    def wait(self, work: Work | None) -> None:
+        """Until something started has arrived."""
+
+
+class OverlappedStep:
+    """The collectives of one step, over the segments of each bucket."""
+
+    def __init__(self, buckets: Sequence[Sequence[Segment]], sender: Sender) -> None:
+        self.buckets = buckets
+        self.sender = sender
+        self.sent: list[Sent] = []
+        self._offsets: tuple[Offsets, Work | None] | None = None  # of the next bucket, on their way
+
+    def advance(self, filled: int) -> None:
+        """Issue what needs no waiting, ``filled`` buckets having their gradients."""
+        while len(self.sent) < filled:
+            if self._offsets is None:
+                self._offsets = self.sender.start_offsets(self.buckets[len(self.sent)])
+            _, work = self._offsets
+            if len(self.sent) == len(self.buckets) - 1 or (work is not None and not work.is_completed()):
+                return
+            self._send_values(usable=True)
+
+    def finish(self, usable: bool) -> list[Sent]:
+        """Issue the rest, and wait for all of it. The last values are NaN where the gradient is not ``usable``."""
+        while len(self.sent) < len(self.buckets):
+            if self._offsets is None:
+                self._offsets = self.sender.start_offsets(self.buckets[len(self.sent)])
+            self._send_values(usable or len(self.sent) < len(self.buckets) - 1)
+        for sent in self.sent:
+            self.sender.wait(sent.work)
+        return self.sent
+
+    def _send_values(self, usable: bool) -> None:
+        assert self._offsets is not None
+        offsets, work = self._offsets
+        self.sender.wait(work)
+        self.sent.append(
+            self.sender.start_values(self.buckets[len(self.sent)], offsets.indices(offsets.message), usable)
+        )
+        self._offsets = None

@@ -1,0 +1,76 @@
+"""At which rate each parameter is compressed: by patterns of names, and what is small or first not at all.
+
+One entry in ``rate`` of a parameter is sent; 1 sends all. The first pattern that matches a name decides. Where none
+does, parameters of fewer than two dimensions (biases, normalisation) and those of the first convolution, which reads
+the features, are dense: they are few, and every step needs them. All others have one rate, or each its own by how
+often it is used (distributed/sparse/uses.py). Source: ScaleCom, arXiv 2104.11125, section 4.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def rates_of(
+    model: nn.Module,
+    rate: int | Mapping[str, int],
+    patterns: Sequence[tuple[str, int]],
+    uncompressed: Collection[Tensor] = (),
+) -> dict[str, int]:
+    """The rate of every parameter by name; those in ``uncompressed`` are dense whatever patterns say.
+
+    ``rate``: that of all to which nothing else applies, or of each of them by name. A pattern sees all names of a tied
+    parameter; the result has the first of them.
+
+    Raises:
+        ValueError: a pattern's rate is below 1, or it matches no parameter, as a misspelt one would.
+    """
+    names, defaults = _all_names(model), default_rates(model, rate)
+    for pattern, own in patterns:
+        if own < 1:
+            raise ValueError(f"backend.rates: {pattern!r} has rate {own}; a rate is at least 1, which sends everything")
+        if not any(fnmatchcase(name, pattern) for own_names in names.values() for name in own_names):
+            raise ValueError(
+                f"backend.rates: {pattern!r} matches no parameter of the model, which has names like "
+                f"{max(defaults, key=len, default='')!r}; correct the pattern or leave it out"
+            )
+    fixed = {id(parameter) for parameter in uncompressed}
+    rates = {}
+    for name, parameter in model.named_parameters():
+        matching = (own for pattern, own in patterns if any(fnmatchcase(n, pattern) for n in names[id(parameter)]))
+        rates[name] = 1 if id(parameter) in fixed else next(matching, defaults[name])
+    return rates
+
+
+def _all_names(model: nn.Module) -> dict[int, list[str]]:
+    """Names of every parameter by its id: several where it is tied."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def default_rates(model: nn.Module, rate: int | Mapping[str, int]) -> Mapping[str, int]:
+    """The rate of every parameter where no pattern says another one."""
+    convolutions = (module for module in model.modules() if isinstance(module, CONVOLUTIONS))
+    first = next(convolutions, nn.Identity())
+    dense = {id(parameter) for parameter in first.parameters()}  # of which a parametrisation may make the weight
+    rates = dict.fromkeys(dict(model.named_parameters()), rate) if isinstance(rate, int) else rate
+    return {
+        name: 1 if parameter.dim() < 2 or id(parameter) in dense else rates[name]
+        for name, parameter in model.named_parameters()
+    }
+
+
+def summary(model: nn.Module, rates: Mapping[str, int]) -> str:
+    """How much of the model is sent at which rate, in one line."""
+    parameters = dict(model.named_parameters())
+    parts = []
+    for rate in sorted(set(rates.values())):
+        sizes = [parameters[name].numel() for name, own in rates.items() if own == rate]
+        what = "all" if rate == 1 else f"1 in {rate}"
+        parts.append(f"{what} of {len(sizes)} parameters ({sum(sizes):,} entries)")
+    return "of the gradient are sent: " + ", ".join(parts)
