@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distributed.backend import Backend, GradientReport, State
+from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradients import clip_gradients
-from distributed.learners.launch import World
 
 
 class UnequalStartError(ValueError):

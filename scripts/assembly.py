@@ -13,16 +13,16 @@ from torch.optim import Optimizer
 from asr.data.cache import SignalCache
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
-from asr.training.arithmetic import agree_on_precision
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.console import console_logger
+from asr.runs.loggers import Logger
+from asr.runs.metrics import MetricsWriter
+from asr.training.arithmetic import agree_on_precision
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
-from asr.runs.loggers import Logger
 from asr.training.loss_gradients import LossGradients
 from asr.training.measures import measure_of
 from asr.training.memory import MemoryGuard
-from asr.runs.metrics import MetricsWriter
 from asr.training.objective import Objective
 from asr.training.parameter_groups import parameter_groups
 from asr.training.parts import LoaderOptions, TrainerOptions

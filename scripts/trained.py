@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.models.speech_model import Recogniser, SpeechModel
-from asr.training.arithmetic import precision_for_decoding
 from asr.runs.checkpoint import (
     MODEL,
     Checkpoint,
@@ -22,6 +21,7 @@ from asr.runs.checkpoint import (
     mean_of_models,
     ranked_checkpoints,
 )
+from asr.training.arithmetic import precision_for_decoding
 from asr.training.precision import Precision, choose_matmul, flush_denormals
 from scripts.build import build_hooks, build_speech, hooked_model, readable
 from scripts.material import Speech

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from asr.data.batch import keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
-from asr.training.hook import Run
 from asr.runs.progress import Progress
+from asr.training.hook import Run
 from distributed.gossip.diagnostics import StepGradients, weight_variance
 from distributed.ranges import Count
 

@@ -8,8 +8,8 @@ import torch
 
 from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
-from asr.training.hook import Hook, Run
 from asr.runs.progress import Progress
+from asr.training.hook import Hook, Run
 from distributed.ranges import Count
 
 

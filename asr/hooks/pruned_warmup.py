@@ -6,8 +6,8 @@ more and the second one less at the beginning. A hook, because a loss does not k
 
 from asr.losses.pruned import PrunedTransducerLoss
 from asr.models.speech_model import SpeechModel
-from asr.training.hook import Hook
 from asr.runs.progress import Progress
+from asr.training.hook import Hook
 from distributed.ranges import Count, NonNegative
 
 

@@ -11,8 +11,8 @@ from functools import partial
 
 from asr.data.batch import keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
-from asr.training.hook import Run
 from asr.runs.progress import Progress
+from asr.training.hook import Run
 from distributed.schemes.scalecom import ScaleCom
 
 

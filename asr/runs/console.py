@@ -18,8 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from asr.runs.loggers import Logger
-from asr.runs.metrics import SHOWN
-from asr.runs.metrics import Row
+from asr.runs.metrics import SHOWN, Row
 
 # What a step's line is made of: the figure and how it reads.
 STEP_PARTS: tuple[tuple[str, Callable[[float], str]], ...] = (

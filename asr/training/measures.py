@@ -9,7 +9,7 @@ B utterances   S encoder states   D state dimension
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from torch import Tensor

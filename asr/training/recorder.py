@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from asr.data.batch import Batch
-from asr.runs.progress import Progress
 from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
+from asr.runs.progress import Progress
 from asr.training.refusals import Refusals
 
 

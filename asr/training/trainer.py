@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from asr.data.batch import Batch
 from asr.data.pipeline import UnitBatches, unit_loader
 from asr.data.plan import BatchPlan
-from asr.training.bad_steps import BadSteps
 from asr.runs.checkpoint import Checkpoint
 from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.progress import Progress
+from asr.training.bad_steps import BadSteps
 from asr.training.evaluation import Evaluator
 from asr.training.hook import Hook, Run
-from asr.runs.progress import Progress
 from asr.training.memory import MemoryGuard
 from asr.training.meter import meter_of
 from asr.training.objective import Objective

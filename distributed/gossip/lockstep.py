@@ -22,9 +22,9 @@ import torch
 
 from distributed.backend import State
 from distributed.base import GossipBackend
-from distributed.learners.launch import World
 from distributed.gossip.moments import flatten_moments, has_all_moments, require_moments
 from distributed.gossip.packing import Message, Packing
+from distributed.learners.launch import World
 
 
 class LockstepMixing(GossipBackend):

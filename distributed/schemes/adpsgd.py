@@ -20,13 +20,13 @@ import torch
 from distributed.backend import State
 from distributed.base import GossipBackend
 from distributed.gossip.diagnostics import staleness_figures
-from distributed.learners.launch import World
 from distributed.gossip.moments import SQUARES, flatten_moments, has_all_moments, require_moments
 from distributed.gossip.pairwise import Background, Buffers, ExchangeError, Pairwise
 from distributed.gossip.pending import PendingMixing
-from distributed.ranges import Count, Natural, Positive
 from distributed.gossip.topology import Topology, TopologyName, make_topology
+from distributed.learners.launch import World
 from distributed.learners.traffic import Traffic
+from distributed.ranges import Count, Natural, Positive
 
 _LOOK_SECONDS = 1.0  # how often a wait for a request looks whether who should ask is lost
 _END_SECONDS = 5.0  # that a thread is given to end; one that is stuck with a lost learner does not

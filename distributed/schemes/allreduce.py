@@ -10,9 +10,9 @@ from torch import nn
 
 from distributed.backend import GradientReport
 from distributed.base import SynchronousBackend
+from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradient_average import GradientAverage
-from distributed.learners.launch import World
 from distributed.ranges import Positive
 
 

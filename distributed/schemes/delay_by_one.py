@@ -9,9 +9,9 @@ by its last step alone: w_i - mean = -lr (g_i - mean g). Source: Algorithm 4 of 
 import torch
 from torch.distributed import ProcessGroup, Work
 
-from distributed.learners.launch import World
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.packing import Message
+from distributed.learners.launch import World
 
 
 class DelayByOne(LockstepMixing):

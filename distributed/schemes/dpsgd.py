@@ -5,12 +5,12 @@
 Source: DPSGD in arXiv 2112.01433, section 2; topologies in distributed/gossip/topology.py.
 """
 
-from distributed.learners.launch import World
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mixed_in
+from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.gossip.neighbours import NeighbourExchange
+from distributed.learners.launch import World
 
 
 class DecentralisedSgd(LockstepMixing):

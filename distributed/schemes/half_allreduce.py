@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from distributed.sparse.compressed import CompressedBackend
 from distributed.learners.launch import World
+from distributed.sparse.compressed import CompressedBackend
 
 
 class HalfAllReduce(CompressedBackend):

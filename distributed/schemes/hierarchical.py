@@ -17,15 +17,15 @@ from torch.distributed import ProcessGroup
 
 from distributed.backend import GradientReport
 from distributed.base import UnequalStartError, checksum
-from distributed.parameters.flat_parameters import FlatParameters
-from distributed.gossip.mixing import mixed_in
-from distributed.parameters.gradient_average import GradientAverage
-from distributed.learners.launch import World
 from distributed.gossip.lockstep import LockstepMixing
-from distributed.gossip.packing import Message
-from distributed.ranges import Count, Positive
-from distributed.gossip.topology import TopologyName, make_topology
+from distributed.gossip.mixing import mixed_in
 from distributed.gossip.neighbours import NeighbourExchange
+from distributed.gossip.packing import Message
+from distributed.gossip.topology import TopologyName, make_topology
+from distributed.learners.launch import World
+from distributed.parameters.flat_parameters import FlatParameters
+from distributed.parameters.gradient_average import GradientAverage
+from distributed.ranges import Count, Positive
 
 
 class Hierarchical(LockstepMixing):

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distributed.backend import State
-from distributed.sparse.compressed import CompressedBackend
-from distributed.sparse.error_feedback import restore_memory
 from distributed.keyed import keyed_seed
 from distributed.learners.launch import World
 from distributed.ranges import Count, Natural, Positive
+from distributed.sparse.compressed import CompressedBackend
+from distributed.sparse.error_feedback import restore_memory
 
 
 def worth_compressing(shape: torch.Size, rank: int, min_rate: float) -> bool:

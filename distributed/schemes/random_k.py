@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values
 from distributed.keyed import keyed_seed
 from distributed.learners.launch import World
 from distributed.ranges import Natural
+from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values
 from distributed.sparse.segments import EVERYTHING, Index, Segment
 from distributed.sparse.selection import positions_of
 

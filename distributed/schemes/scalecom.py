@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.distributed import Work
 
-from distributed.sparse.ages import Ages
 from distributed.backend import GradientReport
-from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values, copy_views
 from distributed.learners.launch import World
-from distributed.sparse.overlap import Filling, OverlappedStep, Sent
 from distributed.ranges import Natural, Positive
+from distributed.sparse.ages import Ages
+from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values, copy_views
+from distributed.sparse.overlap import Filling, OverlappedStep, Sent
 from distributed.sparse.segments import (
     EVERYTHING,
     Entries,

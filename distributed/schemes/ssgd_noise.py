@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distributed.schemes.allreduce import AllReduce
 from distributed.backend import State
 from distributed.keyed import keyed_seed
 from distributed.learners.launch import World
 from distributed.ranges import NonNegative, Positive
+from distributed.schemes.allreduce import AllReduce
 
 
 class NoisyAllReduce(AllReduce):

@@ -22,9 +22,9 @@ from torch.optim import Optimizer
 
 from distributed.backend import GradientReport, State
 from distributed.base import SynchronousBackend
-from distributed.sparse.exchange import Exchange
-from distributed.parameters.gradients import clip_gradients
 from distributed.learners.launch import World
+from distributed.parameters.gradients import clip_gradients
+from distributed.sparse.exchange import Exchange
 
 
 class CompressedBackend(SynchronousBackend):

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distributed.backend import State
-from distributed.sparse.compressed import CompressedBackend
-from distributed.parameters.flat_parameters import FlatParameters
 from distributed.learners.launch import World
+from distributed.parameters.flat_parameters import FlatParameters
 from distributed.ranges import Count, Natural, Range
+from distributed.sparse.compressed import CompressedBackend
 from distributed.sparse.rates import rates_of, summary
 from distributed.sparse.segments import (
     NEVER_SENT,

@@ -22,13 +22,13 @@ from torch import Tensor
 from asr.data.batch import Batch
 from asr.models.speech_model import SpeechModel
 from asr.runs.metrics import Row
-from distributed.sparse.compressed import CompressedBackend
-from distributed.schemes.half_allreduce import HalfAllReduce
 from distributed.learners.launch import World
+from distributed.schemes.half_allreduce import HalfAllReduce
 from distributed.schemes.local_topk import LocalTopK
 from distributed.schemes.powersgd import PowerSgd
 from distributed.schemes.random_k import RandomK
 from distributed.schemes.scalecom import ScaleCom
+from distributed.sparse.compressed import CompressedBackend
 from distributed.sparse.selection import largest_of_chunks, positions_of, update_memory
 from scripts.bench.learners import run_learners
 from scripts.bench.report import save_figures

@@ -23,10 +23,10 @@ from omegaconf import DictConfig
 from asr.data.frame_targets import SUFFIX, write_alignment
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import load_tokenizer
-from asr.training.hook import Hook
-from asr.runs.progress import Progress
-from asr.training.meter import Meter, meter_of
 from asr.runs.metrics import read_rows
+from asr.runs.progress import Progress
+from asr.training.hook import Hook
+from asr.training.meter import Meter, meter_of
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.probe import GIB
 from distributed.learners import launch

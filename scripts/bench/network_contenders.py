@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.base import FlatBackend
+from distributed.learners.launch import World
+from distributed.schemes.adpsgd import AsynchronousGossip
+from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.half_allreduce import HalfAllReduce
-from distributed.learners.launch import World
 from distributed.schemes.local_topk import LocalTopK
 from distributed.schemes.powersgd import PowerSgd
 from distributed.schemes.scalecom import ScaleCom

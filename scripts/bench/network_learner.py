@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distributed.learners.launch import World, place, start, stop
 from distributed.gossip.neighbours import NeighbourExchange
+from distributed.learners.launch import World, place, start, stop
 from scripts.bench import plain_tcp
 from scripts.bench.namespaces import interface_bytes, limit_bandwidth
 from scripts.bench.network_contenders import ROUNDS_PER_STEP, Contender, contenders

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.base import FlatBackend
-from distributed.schemes.delay_by_one import DelayByOne
-from distributed.learners.launch import World
 from distributed.gossip.topology import TopologyName
+from distributed.learners.launch import World
+from distributed.schemes.adpsgd import AsynchronousGossip
+from distributed.schemes.allreduce import AllReduce
+from distributed.schemes.delay_by_one import DelayByOne
 
 ASYNCHRONOUS: dict[str, TopologyName] = {"adpsgd-ring": "ring", "adpsgd-random_ring": "random_ring"}
 WARM_UP_UNITS = 5  # per learner, before the clock: connections, caches and buckets as in later steps

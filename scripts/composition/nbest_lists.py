@@ -17,9 +17,9 @@ from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Model, NBestSearch
-from asr.training.evaluation import evaluating, in_place, told
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
+from asr.training.evaluation import evaluating, in_place, told
 from distributed.learners import launch
 from scripts.build import Split, build, readable
 from scripts.configuration import compose, differing_keys

@@ -16,8 +16,8 @@ from asr.reporting.lattice_source import lattice_pictures
 from asr.reporting.report import report
 from asr.reporting.run import read_run
 from asr.runs.checkpoint import CheckpointError
-from asr.training.evaluation import decode_batch
 from asr.runs.metrics import merge
+from asr.training.evaluation import decode_batch
 from scripts.build import build, readable
 from scripts.configuration import compose, split_arguments
 from scripts.search import with_language_models

@@ -12,8 +12,7 @@ from asr.runs.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
 from asr.runs.emergency import Survivor, save_mean
 from asr.runs.files import write_atomically
 from asr.runs.loggers import setup_logging
-from asr.runs.metrics import SHOWN
-from asr.runs.metrics import cut_former_learners, merge
+from asr.runs.metrics import SHOWN, cut_former_learners, merge
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners import launch

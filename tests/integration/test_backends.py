@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.schemes.allreduce import AllReduce
 from distributed.base import checksum
+from distributed.learners.launch import World, place, start, stop
+from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.hierarchical import Hierarchical
-from distributed.learners.launch import World, place, start, stop
 from distributed.schemes.local_topk import LocalTopK
 from distributed.schemes.powersgd import PowerSgd
 from distributed.schemes.random_k import RandomK

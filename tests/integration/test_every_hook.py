@@ -14,8 +14,8 @@ from asr.data.batch import Batch
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import load_tokenizer
-from asr.training.hook import Hook
 from asr.runs.metrics import read_rows
+from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from scripts.build import fit_tokenizer

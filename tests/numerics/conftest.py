@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from asr.losses.inputs import Combine, LossInputs
 from distributed.backend import Backend, GradientReport
-from distributed.sparse.compressed import CompressedBackend
-from distributed.schemes.half_allreduce import HalfAllReduce
 from distributed.learners.launch import World
+from distributed.schemes.half_allreduce import HalfAllReduce
 from distributed.schemes.local_topk import LocalTopK
 from distributed.schemes.powersgd import PowerSgd
 from distributed.schemes.random_k import RandomK
 from distributed.schemes.scalecom import ScaleCom
+from distributed.sparse.compressed import CompressedBackend
 
 Unit = tuple[Tensor, Tensor]
 

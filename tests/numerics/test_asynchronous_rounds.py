@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import FileStore
 
-from distributed.schemes.adpsgd import AsynchronousGossip
-from distributed.learners.launch import World, gloo_group
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import TopologyName
+from distributed.learners.launch import World, gloo_group
+from distributed.schemes.adpsgd import AsynchronousGossip
 from scripts.startup import REPOSITORY
 
 ELEMENTS = 100

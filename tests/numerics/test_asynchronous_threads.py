@@ -7,10 +7,10 @@ import pytest
 from torch import nn
 from torch.distributed import PrefixStore
 
-from distributed.schemes import adpsgd as async_gossip
-from distributed.schemes.adpsgd import AsynchronousGossip
-from distributed.learners.launch import World, gloo_group
 from distributed.gossip.pairwise import Buffers, ExchangeError, Pairwise
+from distributed.learners.launch import World, gloo_group
+from distributed.schemes import adpsgd
+from distributed.schemes.adpsgd import AsynchronousGossip
 
 
 def synchronised(world: World, rounds_per_step: float = 1.0) -> AsynchronousGossip:
@@ -87,7 +87,7 @@ def test_a_learner_that_fails_on_the_way_does_not_silence_the_next_one(run_learn
 
 
 def test_a_learner_with_more_to_do_says_who_has_ended(run_learners, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(async_gossip, "_END_SECONDS", 0.1)  # learner 2 never ends learner 0's thread
+    monkeypatch.setattr(adpsgd, "_END_SECONDS", 0.1)  # learner 2 never ends learner 0's thread
 
     def learn(world: World) -> str:
         backend = synchronised(world)

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distributed.gossip.lockstep import LockstepMixing
+from distributed.gossip.topology import make_topology
+from distributed.learners.launch import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.hierarchical import Hierarchical
-from distributed.learners.launch import World
-from distributed.gossip.lockstep import LockstepMixing
 from distributed.schemes.powersgd import PowerSgd
 from distributed.schemes.scalecom import ScaleCom
 from distributed.schemes.single import Single
 from distributed.schemes.ssgd_noise import NoisyAllReduce
-from distributed.gossip.topology import make_topology
 
 
 def gossip(world: World, topology: str = "ring") -> DecentralisedSgd:

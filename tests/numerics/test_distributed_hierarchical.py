@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distributed.gossip.topology import TopologyName
+from distributed.learners.launch import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.hierarchical import Hierarchical
-from distributed.learners.launch import World
-from distributed.gossip.topology import TopologyName
 
 
 def gossip(world: World, topology: TopologyName, mix_moments: bool = False) -> DecentralisedSgd:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from distributed.gossip.lockstep import LockstepMixing
+from distributed.gossip.mixing import weighted_difference
+from distributed.gossip.topology import TopologyName, make_topology
+from distributed.learners.launch import World
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
-from distributed.gossip.mixing import weighted_difference
-from distributed.learners.launch import World
-from distributed.gossip.lockstep import LockstepMixing
-from distributed.gossip.topology import TopologyName, make_topology
 
 TOPOLOGIES = get_args(TopologyName)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.schemes.allreduce import AllReduce
 from distributed.backend import Backend
+from distributed.gossip.topology import TopologyName, make_topology
+from distributed.learners.launch import World
+from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
-from distributed.learners.launch import World
 from distributed.schemes.ssgd_noise import NoisyAllReduce
-from distributed.gossip.topology import TopologyName, make_topology
 from scripts.startup import line_for_people
 
 LR = 0.1

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.backend import Backend
+from distributed.learners.launch import World
+from distributed.schemes.adpsgd import AsynchronousGossip
+from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.half_allreduce import HalfAllReduce
 from distributed.schemes.hierarchical import Hierarchical
-from distributed.learners.launch import World
 from distributed.schemes.local_topk import LocalTopK
 from distributed.schemes.powersgd import PowerSgd
 from distributed.schemes.random_k import RandomK

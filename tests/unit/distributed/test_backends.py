@@ -86,12 +86,14 @@ def test_global_mean_is_global_in_synchronous_schemes_and_local_in_gossip(run_le
     run_learners(2, mean)
 
 
-@pytest.mark.parametrize("name", ["mixing", "async_gossip"])
-def test_whether_there_are_moments_is_asked_once(alone: World, schemes, monkeypatch: pytest.MonkeyPatch, name: str):
+@pytest.mark.parametrize(("module", "scheme"), [("gossip.lockstep", "dpsgd"), ("schemes.adpsgd", "adpsgd")])
+def test_whether_there_are_moments_is_asked_once(
+    alone: World, schemes, monkeypatch: pytest.MonkeyPatch, module: str, scheme: str
+):
     """One learner never mixes them; after a first step that is not applied there are none yet."""
     asked = []
-    monkeypatch.setattr(f"distributed.{name}.require_moments", asked.append)
-    backend = schemes["dpsgd" if name == "mixing" else "adpsgd"].build(alone, mix_moments=True)
+    monkeypatch.setattr(f"distributed.{module}.require_moments", asked.append)
+    backend = schemes[scheme].build(alone, mix_moments=True)
     optimizer = torch.optim.AdamW(backend.wrap(nn.Linear(2, 1)).parameters())
     backend.attach(optimizer)
     backend.synchronise(resumed=False)

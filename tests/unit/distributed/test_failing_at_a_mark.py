@@ -7,10 +7,10 @@ import pytest
 from torch import nn
 from torch.distributed import HashStore
 
-from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError
 from distributed.learners.watch import Watch
+from distributed.schemes.adpsgd import AsynchronousGossip
 
 
 def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:

@@ -15,8 +15,8 @@ from asr.data.frame_targets import read_alignment
 from asr.data.pipeline import HookError
 from asr.data.tokenizer import load_tokenizer
 from asr.runs.checkpoint import list_checkpoints
-from asr.training.hook import Hook
 from asr.runs.metrics import read_rows
+from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from scripts.align import main as align
 from scripts.evaluate import main as evaluate

@@ -12,8 +12,8 @@ from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
 from asr.runs.checkpoint import list_checkpoints
-from asr.training.hook import Hook
 from asr.runs.metrics import read_rows
+from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from scripts.build import build_material

@@ -13,17 +13,17 @@ from asr.data.plan import BatchPlan
 from asr.hooks.diagnostics import Diagnostics, TooFewBatchesError, measured_gradients
 from asr.hooks.measurement import drawn_batches
 from asr.models.speech_model import LossOutput, SpeechModel
-from asr.training.hook import Hook, LossTerms, Run
 from asr.runs.progress import Progress
+from asr.training.hook import Hook, LossTerms, Run
 from asr.training.loss_gradients import LossGradients
 from asr.training.memory import MemoryGuard
 from asr.training.objective import Objective
 from asr.training.schedule import Constant, Horizon, LearningRate
-from distributed.schemes.allreduce import AllReduce
 from distributed.backend import Backend
-from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.keyed import keyed_seed
 from distributed.learners.launch import World
+from distributed.schemes.allreduce import AllReduce
+from distributed.schemes.dpsgd import DecentralisedSgd
 
 ELEMENTS, UTTERANCES, LEARNERS, PROBE, ALPHA, PENALTY = 7, 48, 3, 2, 0.3, 0.1
 VALUES = torch.randn(UTTERANCES, 2, ELEMENTS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from asr.hooks.dropconnect import DropConnect, DroppedConnections, matching_lstms
 from asr.models.dropout import dropout
 from asr.training.trainer import Trainer
-from distributed.parameters.flat_parameters import FlatParameters
 from distributed.learners.launch import World
+from distributed.parameters.flat_parameters import FlatParameters
 from scripts.build import build
 from scripts.configuration import CONF
 

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from asr.hooks.pruned_warmup import ramp
 from asr.losses.pruned import PrunedTransducerLoss
 from asr.models.speech_model import SpeechModel
-from asr.training.hook import Hook
-from asr.runs.progress import Progress
 from asr.runs.metrics import read_rows
+from asr.runs.progress import Progress
+from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from asr.reporting import text
 from asr.reporting.report import report
 from asr.reporting.run import read_run
-from asr.training.hook import Hook
-from asr.runs.progress import Progress
 from asr.runs.metrics import Row, read_rows
+from asr.runs.progress import Progress
+from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from asr.training.units import global_batches, global_step
 from distributed.learners.launch import World

@@ -13,8 +13,8 @@ from torch import nn
 from asr.data.batch import Batch
 from asr.hooks.diagnostics import Diagnostics
 from asr.models.speech_model import LossOutput, SpeechModel
-from asr.training.hook import Hook, LossTerms, ParameterGroup, Run
 from asr.runs.progress import Progress
+from asr.training.hook import Hook, LossTerms, ParameterGroup, Run
 from asr.training.trainer import Trainer
 from distributed.backend import GradientReport
 from distributed.learners.launch import World

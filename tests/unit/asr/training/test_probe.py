@@ -15,10 +15,10 @@ from torch import nn
 from asr.data.batch import Batch, Unit
 from asr.data.plan import BatchPlan, Budgets
 from asr.models.transducer import LossOutput
+from asr.runs.metrics import read_rows
 from asr.training import trainer as trainer_module
 from asr.training.hook import Hook, LossTerms
 from asr.training.memory import MemoryGuard, MemoryShortageError, load_of_unit
-from asr.runs.metrics import read_rows
 from asr.training.probe import Probe, worst_units
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World

@@ -9,8 +9,8 @@ import pytest
 from omegaconf import DictConfig
 from torch.distributed import ProcessGroup
 
-from asr.training.hook import Hook
 from asr.runs.progress import Progress
+from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 

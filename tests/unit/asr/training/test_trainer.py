@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.data.batch import Batch
 from asr.models.speech_model import LossOutput
-from asr.training.hook import Hook, LossTerms
-from asr.runs.progress import Progress
 from asr.runs.metrics import read_rows
+from asr.runs.progress import Progress
+from asr.training.hook import Hook, LossTerms
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 

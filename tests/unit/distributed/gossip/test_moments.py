@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from asr.training.large_batch import Lamb, Lars
-from distributed.parameters.flat_parameters import FlatParameters
 from distributed.gossip.moments import SQUARES, flatten_moments, has_all_moments, moment_names
+from distributed.parameters.flat_parameters import FlatParameters
 
 MAKERS = {
     "sgd": (lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9), ["momentum_buffer"]),

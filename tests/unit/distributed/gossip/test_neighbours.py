@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.schemes.dpsgd import DecentralisedSgd
+from distributed.gossip.neighbours import NeighbourExchange
 from distributed.learners.launch import World
 from distributed.learners.traffic import Traffic
-from distributed.gossip.neighbours import NeighbourExchange
+from distributed.schemes.dpsgd import DecentralisedSgd
 
 
 def gossip(world: World) -> DecentralisedSgd:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.sparse.ages import Ages
 from distributed.learners.launch import World
 from distributed.schemes.scalecom import ScaleCom
+from distributed.sparse.ages import Ages
 from distributed.sparse.segments import EVERYTHING, Segment
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
-from distributed.parameters.flat_parameters import FlatParameters
 from distributed.learners.launch import World
+from distributed.parameters.flat_parameters import FlatParameters
 from distributed.schemes.local_topk import LocalTopK
 from distributed.schemes.random_k import RandomK
-from distributed.sparse.rates import rates_of
 from distributed.schemes.scalecom import ScaleCom
+from distributed.sparse.rates import rates_of
 from distributed.sparse.segments import EVERYTHING, Offsets, Segment, entries, gathered, segments_of
 
 
