@@ -8,8 +8,10 @@ import importlib
 from importlib import metadata
 from types import ModuleType
 
+from distributed.errors import UserError
 
-class TorchaudioError(ImportError):
+
+class TorchaudioError(UserError, ImportError):
     """torchaudio cannot be loaded beside the installed torch; the message names both versions and the remedy."""
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distributed.backend import Backend, GradientReport, State
+from distributed.errors import UsageError
 from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradients import clip_gradients
 
 
-class UnequalStartError(ValueError):
+class UnequalStartError(UsageError):
     """Learners do not begin alike where they must; the message names those that differ."""
 
 

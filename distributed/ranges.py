@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from distributed.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -50,5 +52,5 @@ def checked_interval(
     values = tuple(ends)
     if len(values) != 2 or not low <= values[0] <= values[1] <= high:
         limits = str(Range(low, high)) or "finite"
-        raise ValueError(f"{key} must be [lowest, highest], each {limits}, got {list(values)}")
+        raise UsageError(f"{key} must be [lowest, highest], each {limits}, got {list(values)}")
     return values

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from asr.data.manifest import Utterance
 from asr.data.resampling import resampler
+from distributed.errors import UsageError
 
 # A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
 TOLERANCE_SECONDS = 0.05
@@ -72,15 +73,15 @@ def read_header(file: Path) -> Header:
     try:
         num_bytes = file.stat().st_size if file.is_file() else None
     except OSError as error:  # a folder that may not be entered, a name that is too long
-        raise ValueError(f"cannot be reached ({error.strerror}); correct audio_filepath or permissions") from None
+        raise UsageError(f"cannot be reached ({error.strerror}); correct audio_filepath or permissions") from None
     if num_bytes is None:
-        raise ValueError("there is no such file; correct audio_filepath or data.root")
+        raise UsageError("there is no such file; correct audio_filepath or data.root")
     if num_bytes == 0:
-        raise ValueError("the file is empty (0 bytes); write it anew or remove the utterance")
+        raise UsageError("the file is empty (0 bytes); write it anew or remove the utterance")
     try:
         info = soundfile.info(str(file))
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: *.raw has no header to read
-        raise ValueError(f"cannot be read as audio ({error}); convert it to WAV or FLAC") from None
+        raise UsageError(f"cannot be read as audio ({error}); convert it to WAV or FLAC") from None
     return Header(info.frames, info.samplerate, info.channels)
 
 

@@ -21,6 +21,7 @@ from typing import IO, Literal
 
 from torch import Tensor
 
+from distributed.errors import UsageError
 from distributed.ranges import Count
 
 _POLL_SECONDS = 0.1
@@ -29,7 +30,7 @@ _PATIENCE_SECONDS = 3.0  # of waiting in silence for another process
 logger = logging.getLogger(__name__)
 
 
-class CorpusError(ValueError):
+class CorpusError(UsageError):
     """A corpus that cannot be found or made; the message names the folder and the remedy."""
 
 
@@ -42,7 +43,7 @@ class Corpus(ABC):
         ``resample`` makes utterances of files with another rate usable.
         """
         if on_bad not in ("stop", "skip"):
-            raise ValueError(f"data.on_bad must be stop or skip, got {on_bad!r}")
+            raise UsageError(f"data.on_bad must be stop or skip, got {on_bad!r}")
         self.root = Path(root)
         self.sample_rate = sample_rate
         self.on_bad = on_bad

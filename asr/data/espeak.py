@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from asr.data.corpus import CorpusError
+from distributed.errors import UsageError
 
 SAMPLE_RATE = 22050  # Hz, fixed by the synthesiser
 
@@ -128,7 +129,7 @@ class Synthesiser:
         """
         accent, _, variant = voice.partition("+")
         if accent not in ACCENTS or variant not in VARIANTS:
-            raise ValueError(
+            raise UsageError(
                 f"there is no voice {voice!r}: an accent ({', '.join(ACCENTS)}), '+', a variant ({', '.join(VARIANTS)})"
             )
         with _speaking, self._fresh_library() as library:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asr.data.context import stack_frames, with_deltas
 from asr.torchaudio_parts import torchaudio_part
+from distributed.errors import UsageError
 from distributed.ranges import Count, NonNegative, Positive
 
 INT16_SCALE = 32768.0
@@ -61,18 +62,18 @@ class LogMel:
 
     def _check(self) -> None:
         if self.window_samples < 2 or self.shift_samples < 1:
-            raise ValueError(
+            raise UsageError(
                 f"features.frame_length_ms={self.frame_length_ms:g} and features.frame_shift_ms="
                 f"{self.frame_shift_ms:g} are below 2 and 1 samples at {self.sample_rate} Hz; make them longer"
             )
         if self.num_mels < 4:
-            raise ValueError(f"features.num_mels must be at least 4, got {self.num_mels}")
+            raise UsageError(f"features.num_mels must be at least 4, got {self.num_mels}")
         fft_size = 1 << (self.window_samples - 1).bit_length()
         filters_FK, _ = torchaudio_part("compliance.kaldi").get_mel_banks(
             self.num_mels, fft_size, float(self.sample_rate), LOW_FREQUENCY_HZ, NYQUIST, 100.0, -500.0, 1.0
         )
         if empty := int((filters_FK.sum(dim=1) == 0).sum()):
-            raise ValueError(
+            raise UsageError(
                 f"features.num_mels={self.num_mels} is too large: {empty} filters hold no frequency of a {fft_size}-point "
                 f"spectrum at {self.sample_rate} Hz; take fewer, or a longer features.frame_length_ms"
             )

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asr.data.tokenizer import Tokenizer
+from distributed.errors import UsageError
 
 FORMAT = "1"
 SUFFIX = ".safetensors"
@@ -58,10 +59,10 @@ class FrameClasses:
             ValueError: the utterance is not in the file, or has another length there.
         """
         if utterance_id not in self.spans:
-            raise ValueError(f"has no targets in {self.path}; align the corpus anew, or leave it out: data.on_bad=skip")
+            raise UsageError(f"has no targets in {self.path}; align the corpus anew, or leave it out: data.on_bad=skip")
         begin, end = self.spans[utterance_id]
         if -(-frames // self.repeat) != end - begin:
-            raise ValueError(
+            raise UsageError(
                 f"has {frames} frames, and {end - begin} targets for {self.repeat} frames each in {self.path}; "
                 "align the corpus as it is now"
             )
@@ -76,13 +77,13 @@ def read_alignment(path: Path, *, frame_seconds: float, tokenizer: Tokenizer) ->
     """
     metadata, tensors = _read(path)
     if metadata["tokenizer"] != tokenizer.fingerprint:
-        raise ValueError(
+        raise UsageError(
             f"{path}: its targets are tokens of another tokenizer; use the tokenizer of the run that was aligned"
         )
     ratio = float(metadata["frame_seconds"]) / frame_seconds
     repeat = round(ratio)
     if repeat < 1 or abs(ratio - repeat) > RATE_TOLERANCE * repeat:
-        raise ValueError(
+        raise UsageError(
             f"{path}: one target for {1000 * float(metadata['frame_seconds']):g} ms cannot be divided among frames of "
             f"{1000 * frame_seconds:g} ms; set features.frame_shift_ms and features.stack so that it can"
         )
@@ -93,13 +94,13 @@ def read_alignment(path: Path, *, frame_seconds: float, tokenizer: Tokenizer) ->
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; write it: python scripts/align.py run=exp/... {path.stem}")
+        raise UsageError(f"{path}: there is no such file; write it: python scripts/align.py run=exp/... {path.stem}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); write it anew with scripts/align.py") from None
+        raise UsageError(f"{path}: cannot be read ({error}); write it anew with scripts/align.py") from None
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: not an alignment of format {FORMAT}; write it anew with scripts/align.py")
+        raise UsageError(f"{path}: not an alignment of format {FORMAT}; write it anew with scripts/align.py")
     return metadata, tensors

@@ -17,6 +17,7 @@ from asr.data.corpus import Corpus, content_hash, make_once, write_wav
 from asr.data.fsdd_recordings import SAMPLE_RATE, Recording, find_recordings, read_recording, split_recordings
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.resampling import Resampler
+from distributed.errors import UsageError
 from distributed.ranges import Count, Natural, checked_interval
 
 FORMAT = 1  # raised whenever the same recordings and parameters would give another corpus
@@ -165,7 +166,7 @@ class FsddConnected(_FsddCorpus):
             train_recordings=train_recordings,
         )
         if min_digits > max_digits:
-            raise ValueError(f"data.min_digits={min_digits} must not be above data.max_digits={max_digits}")
+            raise UsageError(f"data.min_digits={min_digits} must not be above data.max_digits={max_digits}")
         self.num_digits = (min_digits, max_digits)
         self.silence_seconds = checked_interval("data.silence_seconds", silence_seconds, low=0)
         self.strings = {"train": train_strings, "dev": dev_strings, "test": test_strings}

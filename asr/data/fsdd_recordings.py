@@ -19,6 +19,7 @@ from torch import Tensor
 
 from asr.data.corpus import CorpusError
 from asr.data.words import UNITS
+from distributed.errors import UsageError
 
 SAMPLE_RATE = 8000  # Hz, of the recordings
 TEST_INDICES = range(5)  # the official test set
@@ -74,11 +75,11 @@ def split_recordings(
     """
     speakers = sorted({recording.speaker for recording in recordings})
     if held_out is not None and held_out not in speakers:
-        raise ValueError(f"data.held_out must be null or one of {', '.join(speakers)}, got {held_out!r}")
+        raise UsageError(f"data.held_out must be null or one of {', '.join(speakers)}, got {held_out!r}")
     dev_indices = range(TEST_INDICES.stop, TEST_INDICES.stop + dev_recordings)
     left = max(recording.index for recording in recordings) + 1 - dev_indices.stop
     if train_recordings is not None and train_recordings > left > 0:
-        raise ValueError(
+        raise UsageError(
             f"data.train_recordings={train_recordings}: {left} are left for training; choose fewer, or null"
         )
     train_indices = range(dev_indices.stop, dev_indices.stop + (left if train_recordings is None else train_recordings))
@@ -95,7 +96,7 @@ def split_recordings(
             splits["train"].append(recording)
     for split, members in splits.items():
         if not members:
-            raise ValueError(
+            raise UsageError(
                 f"no recording is left for {split} with data.held_out={held_out} and "
                 f"data.dev_recordings={dev_recordings}: {len(speakers)} speakers, "
                 f"indices up to {max(recording.index for recording in recordings)}"

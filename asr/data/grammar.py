@@ -30,6 +30,7 @@ from asr.data.words import (
     VERBS,
     WEEKDAYS,
 )
+from distributed.errors import UsageError
 
 Vocabulary = Literal["small", "full"]
 
@@ -196,4 +197,4 @@ def sentence(generator: torch.Generator, vocabulary: Vocabulary) -> str:
         return " ".join(_choice(generator, SMALL) for _ in range(_integer(generator, *_SMALL_WORDS_PER_SENTENCE)))
     if vocabulary == "full":
         return expand("sentence", generator)
-    raise ValueError(f"data.vocabulary must be small or full, got {vocabulary!r}")
+    raise UsageError(f"data.vocabulary must be small or full, got {vocabulary!r}")

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distributed.errors import UsageError
+
 MANIFEST_SUFFIXES = (".jsonl", ".json")  # by which a manifest's path is told from other names
 
 
-class ManifestError(ValueError):
+class ManifestError(UsageError):
     """A manifest that cannot be read; the message names the file, the line and the remedy."""
 
 

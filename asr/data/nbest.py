@@ -21,6 +21,7 @@ from torch import Tensor
 
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
+from distributed.errors import UsageError
 from distributed.keyed import keyed_seed
 
 FORMAT = 3
@@ -28,7 +29,7 @@ HEADER = "header.json"
 REMEDY = "write the lists anew: python scripts/make_nbest.py run=exp/..."
 
 
-class NBestError(ValueError):
+class NBestError(UsageError):
     """N-best lists that cannot be used; the message names the folder and the remedy."""
 
 

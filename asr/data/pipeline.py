@@ -25,9 +25,10 @@ from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.screening import OnBad
 from asr.data.tokenizer import BLANK, Tokenizer, UnknownSymbol
+from distributed.errors import UsageError
 
 
-class HookError(ValueError):
+class HookError(UsageError):
     """A hook cannot do its work, or left what cannot be a batch; the message names what is wrong, and the utterance."""
 
 

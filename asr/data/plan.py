@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.data.batch import Unit, keyed_seed
+from distributed.errors import UsageError
 from distributed.ranges import Count, NonNegative
 
 # Utterances are sorted by length times a random factor of 1 +- this, so that units differ between epochs.
@@ -88,7 +89,7 @@ def check_learners(units: int, learners: int) -> None:
     """Raise ValueError unless so many learners can share a global batch of so many units."""
     if units % learners:
         allowed = ", ".join(str(n) for n in range(1, units + 1) if units % n == 0)
-        raise ValueError(
+        raise UsageError(
             f"{learners} learners cannot share a global batch of batch.units={units} units: "
             f"start {allowed} learners, or set batch.units to a multiple of {learners}"
         )
@@ -109,7 +110,7 @@ def _room(key: str, margin: float | None, lengthening: float, what: str) -> floa
     if margin is None:
         return lengthening
     if margin < lengthening:
-        raise ValueError(
+        raise UsageError(
             f"{key}={margin:g} leaves less room than the hooks need, which make {what} up to "
             f"{lengthening:.1%} longer; set {key}={math.ceil(lengthening * 1000) / 1000:g} or more, or null"
         )
@@ -212,7 +213,7 @@ class BatchPlan:
         ):
             if (over := np.flatnonzero(costs > budget)).size:
                 worst = int(costs.argmax())
-                raise ValueError(
+                raise UsageError(
                     f"utterance {utterance_ids[worst]} alone has {costs[worst]} {what}, more than {key}={budget} "
                     f"({over.size} such utterances); set {key}={costs[worst]} or more, or remove them from the manifest"
                 )
@@ -220,13 +221,13 @@ class BatchPlan:
     def _check_divisible(self) -> None:
         """Every global batch must get its G units; what holds for exact lengths holds for every epoch."""
         if self.utterances < self.units:
-            raise ValueError(
+            raise UsageError(
                 f"{self.utterances} utterances cannot fill the batch.units={self.units} units of one global batch; "
                 f"set batch.units={max(1, self.utterances)} or less, or add data"
             )
         if self._pieces(self.frames.astype(np.float64)) is None:
             possible = math.floor(self.utterances / self.units) * self.units
-            raise ValueError(
+            raise UsageError(
                 f"{self.utterances} utterances make more than {possible} units under batch.unit_utterances="
                 f"{self.budgets.utterances}, batch.max_frames={self.budgets.frames} and batch.max_cells={self.budgets.cells}, "
                 f"and cannot be cut into a multiple of batch.units={self.units}; raise a budget or lower batch.units"

@@ -17,11 +17,12 @@ from asr.data.cache import SignalCache
 from asr.data.manifest import ManifestError, Utterance, read_manifest
 from asr.data.resampling import resampler
 from asr.data.screening import read_headers
+from distributed.errors import UsageError
 
 LONG_SECONDS = 30.0  # of longer recordings only excerpts are read: some noises last for hours
 
 
-class RecordingsError(ValueError):
+class RecordingsError(UsageError):
     """Recordings that cannot be used; the message names the configuration key, the file and the remedy."""
 
 

@@ -17,6 +17,7 @@ from asr.data.audio import BadUtterance, Header, header_defect, num_samples, rea
 from asr.data.features import LogMel
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer, UnknownSymbol
+from distributed.errors import UsageError
 
 OnBad = Literal["stop", "skip"]
 
@@ -62,7 +63,7 @@ def screen(
         ValueError: there are no utterances.
     """
     if not utterances:
-        raise ValueError("there are no utterances to screen; the manifest is empty")
+        raise UsageError("there are no utterances to screen; the manifest is empty")
     headers = read_headers({utterance.audio_filepath for utterance in utterances})
     screened, file_of = Screened([], [], [], []), dict[str, Path]()
     for utterance in utterances:

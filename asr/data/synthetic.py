@@ -28,6 +28,7 @@ from asr.data.grammar import Vocabulary, sentence
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.resampling import Resampler
 from asr.data.texts import Sentences, read_sentences
+from distributed.errors import UsageError
 from distributed.ranges import Count, Natural, Probability, checked_interval
 
 FORMAT = 1  # raised whenever the same parameters would give another corpus
@@ -131,7 +132,7 @@ class SyntheticCorpus(Corpus):
     ) -> None:
         super().__init__(root=root, sample_rate=sample_rate, on_bad=on_bad, resample=False)
         if vocabulary not in ("small", "full"):
-            raise ValueError(f"data.vocabulary must be small or full, got {vocabulary!r}")
+            raise UsageError(f"data.vocabulary must be small or full, got {vocabulary!r}")
         self.vocabulary: Vocabulary = vocabulary
         self.texts = texts
         self.recombine = recombine

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 import sentencepiece
 
+from distributed.errors import UsageError
 from distributed.ranges import Count
 
 BLANK = 0  # also the start symbol, which prediction networks read first
@@ -98,11 +99,11 @@ class CharacterTokenizer:
         self.case = case
         self.alphabet = unicodedata.normalize("NFC", alphabet)
         if not self.alphabet:
-            raise ValueError("tokenizer.alphabet is empty; name the characters that texts are made of")
+            raise UsageError("tokenizer.alphabet is empty; name the characters that texts are made of")
         if repeated := {symbol for symbol in self.alphabet if self.alphabet.count(symbol) > 1}:
-            raise ValueError(f"tokenizer.alphabet has {sorted(repeated)} more than once; name every character once")
+            raise UsageError(f"tokenizer.alphabet has {sorted(repeated)} more than once; name every character once")
         if lost := [symbol for symbol in self.alphabet if symbol != " " and normalise_text(symbol, case) != symbol]:
-            raise ValueError(
+            raise UsageError(
                 f"tokenizer.alphabet has {lost}, which no text has with tokenizer.case={case}; remove them"
             )
         self._token = {symbol: token for token, symbol in enumerate(self.alphabet, start=1)}
@@ -226,7 +227,7 @@ class SentencePieceRecipe:
         model = self._train(texts) if self.model is None else self._read(self.model)
         tokenizer = SentencePieceTokenizer(model=model, case=self.case)
         if tokenizer.vocabulary_size != self.vocabulary_size:
-            raise ValueError(
+            raise UsageError(
                 f"{self.model or 'the trained model'} has {tokenizer.vocabulary_size} tokens with blank, but "
                 f"tokenizer.vocabulary_size={self.vocabulary_size}; set it to {tokenizer.vocabulary_size}"
             )
@@ -238,19 +239,19 @@ class SentencePieceRecipe:
             saved = load_tokenizer(file)
             if not isinstance(saved, SentencePieceTokenizer) or saved.case != self.case:
                 held = f"case {saved.case}" if isinstance(saved, SentencePieceTokenizer) else "characters"
-                raise ValueError(f"tokenizer.model={model} was saved with {held}, but tokenizer.case={self.case}")
+                raise UsageError(f"tokenizer.model={model} was saved with {held}, but tokenizer.case={self.case}")
             return saved.model
         try:
             serialised = file.read_bytes()
             sentencepiece.SentencePieceProcessor(model_proto=serialised)
         except (OSError, RuntimeError) as error:
-            raise ValueError(f"tokenizer.model={model} is no sentencepiece model that can be read: {error}") from None
+            raise UsageError(f"tokenizer.model={model} is no sentencepiece model that can be read: {error}") from None
         return serialised
 
     def _train(self, texts: Iterable[str]) -> bytes:
         normal = [normal for text in texts if (normal := normalise_text(text, self.case))]
         if not normal:
-            raise ValueError("no training text to learn pieces from; name a trained model as tokenizer.model")
+            raise UsageError("no training text to learn pieces from; name a trained model as tokenizer.model")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -270,7 +271,7 @@ class SentencePieceRecipe:
             )
         except RuntimeError as error:
             reason = str(error).rsplit("] ", maxsplit=1)[-1].split(" Increase")[0]
-            raise ValueError(
+            raise UsageError(
                 f"tokenizer.vocabulary_size={self.vocabulary_size} does not fit the {len(normal)} training texts: {reason}"
             ) from None
         return model.getvalue()
@@ -289,5 +290,5 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if settings["kind"] == "sentencepiece":
             return SentencePieceTokenizer(model=(folder / _MODEL_FILE).read_bytes(), case=settings["case"])
     except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from None
-    raise ValueError(f"{folder / _SETTINGS_FILE}: unknown kind {settings['kind']!r}; characters or sentencepiece")
+        raise UsageError(f"{folder} holds no tokenizer that can be read: {error}") from None
+    raise UsageError(f"{folder / _SETTINGS_FILE}: unknown kind {settings['kind']!r}; characters or sentencepiece")

@@ -22,6 +22,7 @@ from asr.losses.lattice import Arcs
 from asr.models.speech_model import Recogniser
 from asr.models.transducer import Transducer
 from asr.torchaudio_parts import torchaudio_part
+from distributed.errors import UsageError
 
 Method = Literal["auto", "ctc", "transducer"]
 
@@ -36,9 +37,9 @@ def chosen_method(model: Recogniser, method: Method) -> Literal["ctc", "transduc
     if method == "auto":
         return "ctc" if has_head else "transducer"
     if method == "ctc" and not has_head:
-        raise ValueError("method=ctc needs a model with a CTC head, and this one has none; choose method=transducer")
+        raise UsageError("method=ctc needs a model with a CTC head, and this one has none; choose method=transducer")
     if method == "transducer" and not isinstance(model, Transducer):
-        raise ValueError("method=transducer needs a transducer, and this model is none; choose method=ctc")
+        raise UsageError("method=transducer needs a transducer, and this model is none; choose method=ctc")
     return method
 
 

@@ -7,6 +7,7 @@ configuration and recorded with the results.
 import re
 
 from asr.data.tokenizer import Case, normalise_text
+from distributed.errors import UsageError
 
 
 class TextNormalisation:
@@ -18,9 +19,9 @@ class TextNormalisation:
 
     def __init__(self, *, case: Case, replace: list[tuple[str, str]], remove: str) -> None:
         if any(not old.strip() for old, _ in replace):
-            raise ValueError("text.replace: the first text of a pair is empty; write [[from, to], ...]")
+            raise UsageError("text.replace: the first text of a pair is empty; write [[from, to], ...]")
         if any(character.isspace() for character in remove):
-            raise ValueError(f"text.remove={remove!r}: white space separates words and cannot be removed")
+            raise UsageError(f"text.remove={remove!r}: white space separates words and cannot be removed")
         self.case = case
         self.replace = [(_pattern(old), new.replace("\\", r"\\")) for old, new in replace]
         self.remove = str.maketrans("", "", normalise_text(remove, "keep"))

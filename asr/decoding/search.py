@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from asr.models.predictor import State
+from distributed.errors import UsageError
 
 
-class SearchError(ValueError):
+class SearchError(UsageError):
     """A search that does not suit the model; the message names one that does."""
 
 

@@ -15,6 +15,7 @@ from asr.data.batch import keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
 from asr.runs.progress import Progress
 from asr.training.hook import Run
+from distributed.errors import UsageError
 from distributed.gossip.diagnostics import StepGradients, weight_variance
 from distributed.ranges import Count
 
@@ -32,7 +33,7 @@ def measured_gradients(run: Run, progress: Progress, probe_batches: int) -> Step
     return StepGradients(at_own, at_mean, of_loss=run.gradients.mean(run.gradients.load(units)))
 
 
-class TooFewBatchesError(ValueError):
+class TooFewBatchesError(UsageError):
     """An epoch has not as many batches as a measurement takes."""
 
 

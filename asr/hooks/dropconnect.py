@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from asr.models.dropout import dropout
 from asr.models.speech_model import SpeechModel
 from asr.training.hook import Hook
+from distributed.errors import UsageError
 from distributed.ranges import Probability
 
 
@@ -67,7 +68,7 @@ def matching_lstms(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.LS
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in lstms):
             there = f"its LSTMs are {', '.join(lstms)}" if lstms else "it has none: leave the hook out"
-            raise ValueError(f"hooks.dropconnect.modules: no LSTM of the model matches {pattern!r}; {there}")
+            raise UsageError(f"hooks.dropconnect.modules: no LSTM of the model matches {pattern!r}; {there}")
     return {name: lstm for name, lstm in lstms.items() if any(fnmatchcase(name, each) for each in patterns)}
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from asr.data.batch import RawBatch, Stage
 from asr.hooks.epochs import HookOfEpochs
 from asr.models.speech_model import SpeechModel
+from distributed.errors import UsageError
 
 
 class PerturbedHistory(HookOfEpochs):
@@ -22,7 +23,7 @@ class PerturbedHistory(HookOfEpochs):
     def on_model(self, model: SpeechModel) -> SpeechModel:
         """Raises ValueError for a model that reads no history, as one of CTC."""
         if not hasattr(model, "predictor"):
-            raise ValueError(
+            raise UsageError(
                 f"{type(self).__name__} changes what a prediction network reads, and the model has none: take the hook "
                 "out of hooks="
             )

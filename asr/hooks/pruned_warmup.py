@@ -8,6 +8,7 @@ from asr.losses.pruned import PrunedTransducerLoss
 from asr.models.speech_model import SpeechModel
 from asr.runs.progress import Progress
 from asr.training.hook import Hook
+from distributed.errors import UsageError
 from distributed.ranges import Count, NonNegative
 
 
@@ -30,7 +31,7 @@ class PrunedWarmup(Hook):
         """Raises ValueError for a model with another loss."""
         loss = getattr(model, "loss", None)
         if not isinstance(loss, PrunedTransducerLoss):
-            raise ValueError("hooks=[pruned_warmup] needs the pruned loss of a transducer: set model/loss=pruned")
+            raise UsageError("hooks=[pruned_warmup] needs the pruned loss of a transducer: set model/loss=pruned")
         self.loss = loss
         return model
 

@@ -13,10 +13,11 @@ from asr.data.batch import keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
 from asr.runs.progress import Progress
 from asr.training.hook import Run
+from distributed.errors import UsageError
 from distributed.schemes.scalecom import ScaleCom
 
 
-class NoSelectionError(ValueError):
+class NoSelectionError(UsageError):
     """The backend has no leader whose choice could be measured."""
 
 

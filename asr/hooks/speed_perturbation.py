@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asr.data.resampling import resampler
 from asr.hooks.changed_rate import ChangedRate, Factor, Version
+from distributed.errors import UsageError
 
 PRECISION = 100  # factors are multiples of 1 / PRECISION: the filter has as many phases
 
@@ -29,7 +30,7 @@ def change_speed(waveform: Tensor, factor: float) -> Tensor:
 def speeds(key: str, factors: Sequence[float]) -> list[Version]:
     """A version for each factor; ValueError, naming the configuration's ``key``, for one that cannot be had."""
     if any(abs(factor * PRECISION - round(factor * PRECISION)) > 1e-9 for factor in factors):
-        raise ValueError(
+        raise UsageError(
             f"{key} must be multiples of {1 / PRECISION:g}, got {list(factors)}; round them, e.g. [0.9, 1.0, 1.1]"
         )
     return [(factor, partial(change_speed, factor=factor)) for factor in factors]
@@ -40,5 +41,5 @@ class SpeedPerturbation(ChangedRate):
 
     def __init__(self, *, factors: list[Factor]) -> None:
         if not factors:
-            raise ValueError("hooks.speed_perturbation.factors is empty; name one or more speeds, e.g. [0.9, 1.0, 1.1]")
+            raise UsageError("hooks.speed_perturbation.factors is empty; name one or more speeds, e.g. [0.9, 1.0, 1.1]")
         super().__init__(speeds("hooks.speed_perturbation.factors", factors))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from asr.hooks.changed_rate import ChangedRate, Factor, Version
 from asr.torchaudio_parts import torchaudio_part
+from distributed.errors import UsageError
 from distributed.ranges import Count, Positive
 
 HOPS_PER_WINDOW = 4  # Hann windows at this distance sum to a constant, also squared
@@ -54,5 +55,5 @@ class TempoPerturbation(ChangedRate):
 
     def __init__(self, *, factors: list[Factor], sample_rate: Count, window_ms: Positive) -> None:
         if not factors:
-            raise ValueError("hooks.tempo_perturbation.factors is empty; name one or more tempos, e.g. [0.9, 1.0, 1.1]")
+            raise UsageError("hooks.tempo_perturbation.factors is empty; name one or more tempos, e.g. [0.9, 1.0, 1.1]")
         super().__init__(tempos(factors, sample_rate, window_ms))

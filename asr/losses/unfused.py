@@ -11,11 +11,12 @@ from torch import Tensor
 from asr.losses.inputs import LossInputs
 from asr.losses.reference import joiner_logits
 from asr.torchaudio_parts import torchaudio_part
+from distributed.errors import UsageError
 
 MOST_LOGITS = 2**31  # torchaudio counts them with 32 bits
 
 
-class UnsupportedInputsError(ValueError):
+class UnsupportedInputsError(UsageError):
     """Inputs that torchaudio's loss cannot take; the message names the setting that makes them."""
 
 

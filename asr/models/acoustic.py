@@ -18,6 +18,7 @@ from torch.nn import functional
 from asr.data.batch import IGNORED, Batch
 from asr.models.encoder import Encoder, padding_mask
 from asr.models.speech_model import LossOutput, SpeechModel
+from distributed.errors import UsageError
 from distributed.ranges import Count
 
 
@@ -31,7 +32,7 @@ class AcousticModel(SpeechModel):
     def __init__(self, *, encoder: Encoder, bottleneck: Count, num_targets: Count, unroll_frames: Count | None) -> None:
         super().__init__()
         if encoder.subsampling != 1:
-            raise ValueError(
+            raise UsageError(
                 f"model.encoder must keep the frame rate, got 1 state for {encoder.subsampling} frames: every frame has "
                 "a target; set model.encoder.stack=1, and features.stack for longer frames"
             )
@@ -97,7 +98,7 @@ def acoustic_model(
     Initial weights are drawn in the order encoder, bottleneck, output layer.
     """
     if num_targets is not None and num_targets < vocabulary_size:
-        raise ValueError(
+        raise UsageError(
             f"model.num_targets must be at least {vocabulary_size}, the tokenizer's symbols with blank, which targets "
             f"are made of, got {num_targets}; null takes as many"
         )

@@ -6,6 +6,8 @@ model.encoder.blocks=[{feed_forward_in: 320, heads: 3, channels: 96, feed_forwar
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from distributed.errors import UsageError
+
 
 class BlockSizes(NamedTuple):
     """What the modules of one block hold; a module of size 0 is absent."""
@@ -19,12 +21,12 @@ class BlockSizes(NamedTuple):
 def sizes_of(blocks: Sequence[Mapping[str, int]], layers: int) -> list[BlockSizes]:
     """The sizes that ``model.encoder.blocks`` gives; ValueError unless it has ``layers`` entries with all fields."""
     if len(blocks) != layers:
-        raise ValueError(
+        raise UsageError(
             f"model.encoder.blocks has {len(blocks)} entries and model.encoder.layers={layers}; give one entry a layer"
         )
     for index, block in enumerate(blocks):
         if block.keys() != set(BlockSizes._fields):
-            raise ValueError(
+            raise UsageError(
                 f"model.encoder.blocks[{index}] has {', '.join(sorted(block)) or 'no fields'}; "
                 f"it must have {', '.join(BlockSizes._fields)}, 0 where there is no such module"
             )
@@ -36,7 +38,7 @@ def head_size(dimension: int, heads: int, head_dimension: int | None) -> int:
     if head_dimension is not None:
         return head_dimension
     if dimension % heads:
-        raise ValueError(
+        raise UsageError(
             f"model.encoder.heads must divide model.encoder.dimension = {dimension}, got {heads}; "
             "or set model.encoder.head_dimension"
         )
@@ -52,5 +54,5 @@ def table_width(dimension: int, position_dimension: int | None) -> int:
     if width % 2:
         key = "dimension" if position_dimension is None else "position_dimension"
         remedy = ", or set model.encoder.position_dimension" if position_dimension is None else ""
-        raise ValueError(f"model.encoder.{key} must be even (sine and cosine pairs), got {width}{remedy}")
+        raise UsageError(f"model.encoder.{key} must be even (sine and cosine pairs), got {width}{remedy}")
     return width

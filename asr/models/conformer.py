@@ -20,6 +20,7 @@ from asr.models.block_sizes import BlockSizes, head_size, sizes_of, table_width
 from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
 from asr.models.subsampling import FACTOR, ConvSubsampling
+from distributed.errors import UsageError
 from distributed.ranges import Count, Natural, Probability
 
 
@@ -45,7 +46,7 @@ class DepthwiseConv(nn.Module):
     def __init__(self, *, dimension: int, kernel: int, causal: bool) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"model.encoder.kernel must be odd, so that the filter has a centre, got {kernel}")
+            raise UsageError(f"model.encoder.kernel must be odd, so that the filter has a centre, got {kernel}")
         self.weight_DK = nn.Parameter(torch.empty(dimension, kernel).uniform_(-(kernel**-0.5), kernel**-0.5))
         self.bias_D = nn.Parameter(torch.zeros(dimension))
         self.left = kernel - 1 if causal else kernel // 2  # states before its own that the filter sees

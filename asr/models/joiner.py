@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.losses.inputs import Combine
+from distributed.errors import UsageError
 from distributed.ranges import Count
 
 
@@ -29,7 +30,7 @@ class Joiner(nn.Module):
     ) -> None:
         super().__init__()
         if combine not in ("add", "multiply"):
-            raise ValueError(f"model.joiner.combine must be 'add' or 'multiply', got {combine!r}")
+            raise UsageError(f"model.joiner.combine must be 'add' or 'multiply', got {combine!r}")
         self.combine: Combine = combine
         self.dimension = dimension
         self.project_encoder = nn.Linear(encoder_dimension, dimension)

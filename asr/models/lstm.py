@@ -16,6 +16,7 @@ from asr.data.context import stack_frames
 from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
 from asr.models.recurrence import Lstm
+from distributed.errors import UsageError
 from distributed.ranges import Count, Probability
 
 
@@ -75,7 +76,7 @@ def cells_per_layer(hidden: int | Sequence[tuple[int, int]], layers: int) -> lis
     if isinstance(hidden, int):
         return [(hidden, hidden)] * layers
     if len(hidden) != layers:
-        raise ValueError(
+        raise UsageError(
             f"model.encoder.hidden has {len(hidden)} entries and model.encoder.layers={layers}; give one pair a layer"
         )
     return [(rightward, leftward) for rightward, leftward in hidden]

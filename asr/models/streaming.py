@@ -16,6 +16,7 @@ from torch import Tensor
 from asr.models.attention import relative_table
 from asr.models.conformer import Conformer, Memory
 from asr.models.subsampling import FACTOR
+from distributed.errors import UsageError
 
 
 class ConformerStream:
@@ -23,7 +24,7 @@ class ConformerStream:
 
     def __init__(self, encoder: Conformer) -> None:
         if encoder.chunk is None:
-            raise ValueError("a stream needs an encoder trained with model.encoder.chunk states per chunk, got null")
+            raise UsageError("a stream needs an encoder trained with model.encoder.chunk states per chunk, got null")
         if encoder.training:
             raise ValueError("a stream needs the encoder in evaluation mode: call encoder.eval() first")
         self.encoder = encoder

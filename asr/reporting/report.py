@@ -12,6 +12,7 @@ from asr.reporting.page import Html, Section, details, join, render, table, tag
 from asr.reporting.plots import cost_charts, other_figures, training_charts
 from asr.reporting.run import Result, RunRecord
 from asr.reporting.transcripts import confusion_tables, confusions, utterance_list, worst
+from distributed.errors import UsageError
 
 WORST_UTTERANCES = 12
 CONFUSIONS = 12
@@ -24,7 +25,7 @@ def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticeP
     """The page of one run, or of several compared. A part for which the runs have no figures is left out."""
     runs = [records] if isinstance(records, RunRecord) else list(records)
     if not runs:
-        raise ValueError("a report needs at least one run, got none; name run folders")
+        raise UsageError("a report needs at least one run, got none; name run folders")
     title = runs[0].name if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     sections = [
         ("Comparison", comparison(runs) if len(runs) > 1 else Html("")),

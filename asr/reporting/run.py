@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from asr.runs.metrics import Row, read_rows
+from distributed.errors import UsageError
 
 STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
 
@@ -113,7 +114,7 @@ def read_run(folder: Path) -> RunRecord:
     config_file = folder / "config.yaml"
     metrics = sorted((path for path in (folder / "metrics").glob("*.jsonl") if path.stem.isdigit()), key=_learner)
     if not config_file.is_file() and not metrics:
-        raise ValueError(
+        raise UsageError(
             f"{folder} is no run folder: it has neither config.yaml nor metrics/*.jsonl; name one like exp/demo"
         )
     config_text = config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
@@ -139,7 +140,7 @@ def read_transcripts(path: Path) -> tuple[Transcript, ...]:
         try:
             words.setdefault(utterance_id, {})[kind] = tuple(str(word) for word in ast.literal_eval(listed))
         except (ValueError, SyntaxError, TypeError):
-            raise ValueError(f"{path}:{count} is no line of a recogs file: evaluate the run anew") from None
+            raise UsageError(f"{path}:{count} is no line of a recogs file: evaluate the run anew") from None
     return tuple(Transcript(key, said.get("ref", ()), said.get("hyp", ())) for key, said in words.items())
 
 
@@ -179,9 +180,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): remove it and evaluate the run anew") from None
+        raise UsageError(f"{path} is not JSON ({error}): remove it and evaluate the run anew") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}: evaluate the run anew")
+        raise UsageError(f"{path} must hold a JSON object, got {type(content).__name__}: evaluate the run anew")
     return content
 
 
@@ -189,7 +190,7 @@ def _flat_config(text: str, path: Path) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f"{path} is no configuration that can be read: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{path} is no configuration that can be read: {str(error).splitlines()[0]}") from None
     return dict(_leaves("", tree))
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from asr.runs.files import write_atomically
+from distributed.errors import UserError
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written or read; the message names the file and the remedy."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from asr.runs.files import write_atomically
+from distributed.errors import UsageError
 
 Row = dict[str, Any]
 
@@ -126,7 +127,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Row]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number} is not a JSON object ({error.msg}): remove the line") from error
+            raise UsageError(f"{path}:{number} is not a JSON object ({error.msg}): remove the line") from error
         yield line, row
 
 

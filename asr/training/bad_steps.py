@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from asr.data.batch import Batch
 from asr.runs.progress import Progress
 from distributed.backend import GradientReport
+from distributed.errors import UserError
 
 MAX_DUMPS = 100  # per learner: a batch that is bad in every epoch must not fill the disk
 
 log = logging.getLogger(__name__)
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(UserError, RuntimeError):
     """Too many steps in a row had a non-finite loss or gradient."""
 
 

@@ -19,11 +19,12 @@ import torch
 
 from asr.data.batch import Batch, Unit
 from asr.data.plan import BatchPlan, Budgets
+from distributed.errors import UserError
 
 Result = TypeVar("Result")
 
 
-class MemoryShortageError(RuntimeError):
+class MemoryShortageError(UserError, RuntimeError):
     """A unit does not fit into memory; the message names what to lower."""
 
 

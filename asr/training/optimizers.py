@@ -12,6 +12,7 @@ from typing import Any
 from torch.optim import SGD, AdamW
 
 from asr.training.large_batch import Lamb, Lars
+from distributed.errors import UsageError
 from distributed.ranges import NonNegative, Positive, Probability
 
 Groups = Sequence[dict[str, Any]]
@@ -20,7 +21,7 @@ Groups = Sequence[dict[str, Any]]
 def sgd(groups: Groups, *, lr: Positive, momentum: Probability, nesterov: bool, weight_decay: NonNegative) -> SGD:
     """Stochastic gradient descent; v <- m v + g + decay w;  w <- w - lr v  (Nesterov: - lr (g + decay w + m v))."""
     if nesterov and momentum == 0:
-        raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0, got 0: set one of the two")
+        raise UsageError("optimizer.nesterov=true needs optimizer.momentum above 0, got 0: set one of the two")
     return SGD(list(groups), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from asr.training.hook import ParameterGroup
+from distributed.errors import UsageError
 
 FLAGS = ("clip", "scale_lr", "compress", "schedule")
 
@@ -55,4 +56,4 @@ def _check_claim(name: str, index: int, known: Collection[str], claimed: dict[st
             f"parameter {name!r} is claimed by the groups hook-{claimed[name]} and hook-{index}: it can follow one rule"
         )
     if name not in known:
-        raise ValueError(f"parameter group hook-{index} names {name!r}, which is no trainable parameter of the model")
+        raise UsageError(f"parameter group hook-{index} names {name!r}, which is no trainable parameter of the model")

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from asr.training.processor import cpu_vendor, extensions, instruction_set
+from distributed.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp64"]
 MatmulPath = Literal["mkl", "onednn"]
@@ -43,12 +44,12 @@ def choose_matmul(mode: Literal["auto", "mkl", "onednn"]) -> MatmulChoice:
     that ``torch.get_float32_matmul_precision`` (read by the inductor compiler) refuses to answer from then on.
     """
     if mode not in ("auto", "mkl", "onednn"):
-        raise ValueError(f"launch.matmul must be auto, mkl or onednn, got {mode!r}")
+        raise UsageError(f"launch.matmul must be auto, mkl or onednn, got {mode!r}")
     if mode == "mkl":
         return _take("mkl", "as configured")
     if not onednn_usable():
         if mode == "onednn":
-            raise ValueError("launch.matmul=onednn, but torch has no such path on this processor: use auto or mkl")
+            raise UsageError("launch.matmul=onednn, but torch has no such path on this processor: use auto or mkl")
         return _take("mkl", "torch's default: no oneDNN path on this processor")
     if mode == "onednn":
         return _take("onednn", "as configured")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from torch.optim import Optimizer
 
+from distributed.errors import UsageError
 from distributed.ranges import Count, Fraction, Natural, Positive, Range
 
 Warmup = Annotated[float, Range(low=0, high=1, open_high=True)]  # a part of the run, never all of it
@@ -28,7 +29,7 @@ class Horizon:
     def __post_init__(self) -> None:
         for name in ("total_samples", "epoch_samples", "batch_samples"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: is the training set empty?")
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}: is the training set empty?")
 
 
 class Schedule(ABC):

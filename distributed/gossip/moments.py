@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from distributed.errors import UsageError
 from distributed.parameters.flat_parameters import FlatParameters
 
 SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "second", "square_avg", "sum"})
 """Names of moments that are never negative: Adam's, LAMB's, RMSprop's, Adagrad's."""
 
 
-class NoMomentsError(ValueError):
+class NoMomentsError(UsageError):
     """Moments are to be mixed, and the optimizer keeps none."""
 
 

@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch.distributed import ProcessGroup, Work
 
+from distributed.errors import UserError
 from distributed.gossip.packing import Message, Packing
 from distributed.gossip.pending import PendingMixing
 
@@ -27,7 +28,7 @@ _EXCHANGE, _END = 0, 1
 _IDLE = timedelta(days=365)  # that the answering thread may wait for a request: silence is no failure
 
 
-class ExchangeError(ConnectionError):
+class ExchangeError(UserError, ConnectionError):
     """A learner stopped answering, or has ended; the message names it."""
 
 

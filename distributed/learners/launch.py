@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroup, Store
 from torch.distributed.rendezvous import rendezvous
 
+from distributed.errors import UsageError
 from distributed.learners.traffic import Traffic, broadcast_copies_sent
 from distributed.learners.watch import Watch
 
 
-class LaunchError(ValueError):
+class LaunchError(UsageError):
     """The environment of a launcher, or the GPUs of a host, do not fit; the message names the remedy."""
 
 

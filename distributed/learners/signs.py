@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+from distributed.errors import UserError
+
 _LONGEST_LINE = 1000  # bytes; an error may be quoted
 
 
@@ -27,7 +29,7 @@ class Loss:
         return f"lost {self.learner} {self.what}"
 
 
-class LearnerLostError(RuntimeError):
+class LearnerLostError(UserError, RuntimeError):
     """The run cannot go on: another learner is lost."""
 
     def __init__(self, loss: Loss) -> None:

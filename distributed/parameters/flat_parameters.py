@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from distributed.errors import UsageError
+
 ALIGNMENT_BYTES = 64
 
 
@@ -69,7 +71,7 @@ class FlatParameters:
         views = dict(zip(self._named, self._views, strict=True))
         for name, parameter in self._module.named_parameters():
             if name not in views or not _same_memory(parameter, views[name]):
-                raise ValueError(
+                raise UsageError(
                     f"parameter {name!r} no longer lies in the flat buffer: something replaced it or moved its storage "
                     "after the backend wrapped the model; replace modules in hook.on_model, which runs before"
                 )
@@ -110,7 +112,7 @@ def _refuse_shared_memory(named: dict[str, nn.Parameter]) -> None:
     extents = sorted((p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), name) for name, p in named.items())
     for (_, end, name), (start, _, other) in pairwise(extents):
         if start < end:
-            raise ValueError(
+            raise UsageError(
                 f"parameters {name!r} and {other!r} share memory but are two objects, so that flattening would untie "
                 "them; tie them by assigning the same nn.Parameter to both modules"
             )

@@ -17,6 +17,7 @@ from torch.distributed import ProcessGroup
 
 from distributed.backend import GradientReport
 from distributed.base import UnequalStartError, checksum
+from distributed.errors import UsageError
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mixed_in
 from distributed.gossip.neighbours import NeighbourExchange
@@ -45,7 +46,7 @@ class Hierarchical(LockstepMixing):
         self.group_size = world.local_size if group_size is None else group_size
         if world.size % self.group_size:
             given = f"{self.group_size} learners per host" if group_size is None else f"backend.group_size={group_size}"
-            raise ValueError(
+            raise UsageError(
                 f"{given} must divide the number of learners, got {world.size}; set backend.group_size to one of "
                 f"{', '.join(str(n) for n in range(1, world.size + 1) if world.size % n == 0)}"
             )
@@ -70,7 +71,7 @@ class Hierarchical(LockstepMixing):
     def wrap(self, model: nn.Module) -> nn.Module:
         sizes = self.world.gather(self.group_size)
         if len(set(sizes)) > 1:
-            raise ValueError(
+            raise UsageError(
                 f"learners have groups of different sizes {sorted(set(sizes))}, as their hosts hold different numbers "
                 "of learners; set backend.group_size to one number that divides them all"
             )

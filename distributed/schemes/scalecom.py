@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed import Work
 
 from distributed.backend import GradientReport
+from distributed.errors import UsageError
 from distributed.learners.launch import World
 from distributed.ranges import Natural, Positive
 from distributed.sparse.ages import Ages
@@ -74,7 +75,7 @@ class ScaleCom(SparseFeedback):
 
     def check_clipping(self, max_norm: float | None) -> None:
         if self.overlap and max_norm is not None:
-            raise ValueError(
+            raise UsageError(
                 f"backend.overlap=true sends gradients before their norm is known, so that trainer.max_norm={max_norm:g} "
                 "cannot clip them: set trainer.max_norm=null, or backend.overlap=false"
             )

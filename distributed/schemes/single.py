@@ -1,6 +1,7 @@
 """One learner, no communication: what every scheme must equal when it is alone."""
 
 from distributed.base import SynchronousBackend
+from distributed.errors import UsageError
 from distributed.learners.launch import World
 
 
@@ -9,5 +10,5 @@ class Single(SynchronousBackend):
 
     def __init__(self, *, world: World) -> None:
         if world.size > 1:
-            raise ValueError(f"backend=single trains with one learner, got {world.size}; use backend=allreduce")
+            raise UsageError(f"backend=single trains with one learner, got {world.size}; use backend=allreduce")
         super().__init__(world=world)

@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from distributed.errors import UsageError
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -31,9 +33,9 @@ def rates_of(
     names, defaults = _all_names(model), default_rates(model, rate)
     for pattern, own in patterns:
         if own < 1:
-            raise ValueError(f"backend.rates: {pattern!r} has rate {own}; a rate is at least 1, which sends everything")
+            raise UsageError(f"backend.rates: {pattern!r} has rate {own}; a rate is at least 1, which sends everything")
         if not any(fnmatchcase(name, pattern) for own_names in names.values() for name in own_names):
-            raise ValueError(
+            raise UsageError(
                 f"backend.rates: {pattern!r} matches no parameter of the model, which has names like "
                 f"{max(defaults, key=len, default='')!r}; correct the pattern or leave it out"
             )

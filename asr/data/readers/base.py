@@ -23,6 +23,7 @@ from asr.data.readers.markers import checked_markers, split_markers
 from asr.data.readers.tables import Defect
 from asr.data.screening import OnBad, read_headers
 from asr.data.tokenizer import Case, normalise_text
+from distributed.errors import UsageError
 from distributed.ranges import Count
 
 FORMAT = 2  # raised whenever the same tables and settings would give other manifests
@@ -143,7 +144,7 @@ class TableCorpus(Corpus):
         self.splits = {split: [Path(part) for part in parts] for split, parts in self.parts().items() if parts}
         self._told = False
         if not self.splits:
-            raise ValueError(f"data has no split: {', '.join(self.parts())} are all empty; name what they are made of")
+            raise UsageError(f"data has no split: {', '.join(self.parts())} are all empty; name what they are made of")
 
     @abstractmethod
     def parts(self) -> Mapping[str, Sequence[Path]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from asr.data.corpus import CorpusError
 from asr.data.readers.base import Entry, NamedSplits
 from asr.data.readers.tables import Defect, Row, Table, read_table
+from distributed.errors import UsageError
 
 NEEDED = ("wav.scp", "text")
 OPTIONAL = ("utt2spk", "segments", "reco2file_and_channel")
@@ -101,7 +102,7 @@ class KaldiCorpus(NamedSplits):
     def __post_init__(self) -> None:
         super().__post_init__()
         if "" in self.channel_suffixes:
-            raise ValueError("data.channel_suffixes has an empty ending, which every id has; remove it")
+            raise UsageError("data.channel_suffixes has an empty ending, which every id has; remove it")
         self.audio_folder = self.root if self.audio_root is None else Path(self.audio_root)
 
     def own_parameters(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ before the manifests are written, and counted.
 from collections.abc import Iterable, Set
 
 from asr.data.tokenizer import normalise_text
+from distributed.errors import UsageError
 
 
 def checked_markers(remove: Iterable[str]) -> frozenset[str]:
@@ -17,7 +18,7 @@ def checked_markers(remove: Iterable[str]) -> frozenset[str]:
     """
     for marker in remove:
         if len(marker.split()) != 1:
-            raise ValueError(f"data.remove has {marker!r}; every entry is one word of a text, such as [noise]")
+            raise UsageError(f"data.remove has {marker!r}; every entry is one word of a text, such as [noise]")
     return frozenset(normalise_text(marker, "lower") for marker in remove)
 
 

@@ -18,6 +18,7 @@ from asr.data.corpus import CorpusError
 from asr.data.manifest import ManifestError, Utterance, parse_record
 from asr.data.readers.base import Entry, TableCorpus
 from asr.data.readers.tables import Defect, read_json_lines
+from distributed.errors import UsageError
 
 Source = dict[str, Path | list[Path] | bool | float | None]  # NeMo's section; of its keys we take manifest_filepath
 UNPACK = "audio in tar archives is not read; unpack it and name a manifest of its files"
@@ -72,7 +73,7 @@ def manifest_filepaths(section: str, source: Mapping[str, Any]) -> list[Path]:
     if list(source) != ["manifest_filepath"]:
         remedy = UNPACK if any("tarred" in key for key in source) else "remove the others"
         given = ", ".join(source) or "nothing"
-        raise ValueError(f"data.{section} must have manifest_filepath alone, got {given}; {remedy}")
+        raise UsageError(f"data.{section} must have manifest_filepath alone, got {given}; {remedy}")
     named = source["manifest_filepath"]
     if named is None:
         return []

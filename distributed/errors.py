@@ -1,0 +1,13 @@
+"""Errors that are written for people: each message is one line with what is wrong, the value, what is allowed, the remedy."""
+
+
+class UserError(Exception):
+    """What its reader can mend. Entry points print the message alone; any other exception is a bug, with a traceback."""
+
+
+class UsageError(UserError, ValueError):
+    """A setting, an argument or a file that the user gave cannot be used; all learners meet the same one."""
+
+
+class LearnerError(UserError, RuntimeError):
+    """A UsageError of one learner after the start: other learners need not have it."""
