@@ -40,6 +40,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """The speakers of each split; no variant is in two of them."""
 
+TELL_EVERY = 1000  # utterances; some seconds
+
 logger = logging.getLogger(__name__)
 
 
@@ -202,4 +204,6 @@ class SyntheticCorpus(Corpus):
             spoken.append(
                 Utterance(id=name, audio_filepath=path, duration=duration, text=take.text, speaker=take.voice)
             )
+            if (index + 1) % TELL_EVERY == 0:
+                logger.info("%s: %d of %d utterances", folder.name, index + 1, self.utterances[folder.name])
         return spoken

@@ -19,6 +19,7 @@ from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Model, NBestSearch
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
+from asr.runs.console import clock
 from asr.training.evaluation import evaluating, in_place, told
 from distributed.learners import launch
 from scripts.build import Split, build, readable
@@ -50,12 +51,15 @@ def run(arguments: list[str]) -> None:
     own = range(place.rank, header.shards, place.size)
     missing = [shard for shard in own if not shard_file(folder, shard).is_file()]
     decoder = Decoder(trained, split, search, header, config.unit_utterances, device)
-    for shard in missing:
+    begun = time.perf_counter()
+    for written, shard in enumerate(missing, start=1):
         started = time.perf_counter()
         lists = decoder.shard(shard)
         write_atomically(shard_file(folder, shard), "".join(each.line() for each in lists))
-        seconds = time.perf_counter() - started
-        log.info("shard %d of %d: %d utterances in %.1f s", shard + 1, header.shards, len(lists), seconds)
+        now = time.perf_counter()
+        eta = clock((now - begun) / written * (len(missing) - written))
+        line = "shard %d of %d: %d utterances in %.1f s, ETA %s"
+        log.info(line, shard + 1, header.shards, len(lists), now - started, eta)
     print(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
 
 
