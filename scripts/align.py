@@ -10,7 +10,7 @@ from pathlib import Path
 
 def main(arguments: "list[str]") -> None:
     """Splits, and overrides; one line for each split."""
-    from scripts.configuration import print_help
+    from scripts.composition.compose import print_help
 
     if print_help("align", arguments, __doc__ or ""):
         return
@@ -21,6 +21,6 @@ def main(arguments: "list[str]") -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.startup import run_main
+    from scripts.composition.startup import run_main
 
     run_main(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 def main(arguments: "list[str]") -> None:
     """Decode the shards that are missing and this process's to write; one line for each."""
-    from scripts.configuration import print_help
+    from scripts.composition.compose import print_help
 
     if print_help("make_nbest", arguments, __doc__ or ""):
         return
@@ -23,6 +23,6 @@ def main(arguments: "list[str]") -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.startup import run_main
+    from scripts.composition.startup import run_main
 
     run_main(main)

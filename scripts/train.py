@@ -11,7 +11,7 @@ from pathlib import Path
 
 def main(arguments: "list[str]") -> None:
     """Train a recogniser."""
-    from scripts.configuration import print_help
+    from scripts.composition.compose import print_help
 
     if print_help("train", arguments, __doc__ or ""):
         return
@@ -22,6 +22,6 @@ def main(arguments: "list[str]") -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.startup import run_and_leave
+    from scripts.composition.startup import run_and_leave
 
     run_and_leave(main)

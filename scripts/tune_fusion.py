@@ -11,7 +11,7 @@ from pathlib import Path
 
 def main(arguments: "list[str]") -> None:
     """Print the table and the best setting, and save all of them."""
-    from scripts.configuration import print_help
+    from scripts.composition.compose import print_help
 
     if print_help("tune_fusion", arguments, __doc__ or ""):
         return
@@ -22,6 +22,6 @@ def main(arguments: "list[str]") -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.startup import run_main
+    from scripts.composition.startup import run_main
 
     run_main(main)

@@ -21,9 +21,9 @@ from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
 from distributed.learners.launch import World, gloo_group
-from scripts.assembly import assemble
-from scripts.build import build_hooks
-from scripts.configuration import compose
+from scripts.composition.build import build_hooks
+from scripts.composition.compose import compose
+from scripts.composition.trainer import assemble
 
 # A busy machine takes its time over an example now and then. What else is set for CI (repeatable examples) stays.
 settings.register_profile("patient", settings(deadline=None))

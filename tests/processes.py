@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from scripts.startup import REPOSITORY
+from scripts.composition.startup import REPOSITORY
 
 LOADED = [f"scripts.{path.stem}" for path in sorted((REPOSITORY / "scripts").glob("*.py"))]
 END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from asr.data.batch import Batch
 from asr.models.speech_model import SpeechModel
+from asr.parts import build
 from asr.runs.metrics import Row
 from distributed.learners.launch import World
 from distributed.schemes.half_allreduce import HalfAllReduce
@@ -32,10 +33,9 @@ from distributed.sparse.compressed import CompressedBackend
 from distributed.sparse.selection import largest_of_chunks, positions_of, update_memory
 from scripts.bench.learners import run_learners
 from scripts.bench.report import save_figures
-from scripts.build import build
-from scripts.configuration import compose
-from scripts.environment import environment
-from scripts.startup import run_main
+from scripts.composition.compose import compose
+from scripts.composition.environment import environment
+from scripts.composition.startup import run_main
 
 PIECES = 1024  # with so many outputs Conformer-S has 10.5 million parameters
 UTTERANCES, FRAMES, TOKENS = 4, 800, 40  # of the step that the selection is compared with: four utterances of 8 s

@@ -22,16 +22,17 @@ import soundfile
 from asr.data.corpus import Corpus
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.pipeline import UnitDataset, unit_loader
+from asr.parts import build
 from asr.runs.metrics import metrics_file, read_rows
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners import launch
 from distributed.learners.launch import World
-from scripts.assembly import assemble
 from scripts.bench.report import save_figures
-from scripts.build import build, build_hooks, readable
-from scripts.configuration import compose
-from scripts.startup import run_main
+from scripts.composition.build import build_hooks
+from scripts.composition.compose import compose
+from scripts.composition.startup import run_main
+from scripts.composition.trainer import assemble
 
 SAMPLE_RATE = 16000
 UNIT_UTTERANCES = 8  # one unit per step
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> None:
     world = launch.start(launch.place(), timeout_seconds=60, patience_seconds=None, device="cpu", threads=1)
     choose_matmul("auto")
     size = QUICK if options.quick else FULL
-    with TemporaryDirectory() as folder, readable():
+    with TemporaryDirectory() as folder:
         make_corpus(Path(folder), size.utterances)
         rows = [measure(name, Path(folder), size, world) for name in VARIANTS]
     launch.stop(world)

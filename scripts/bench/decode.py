@@ -26,16 +26,17 @@ from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
 from asr.decoding.wer import counts_by_utterance
 from asr.models.transducer import Transducer
+from asr.parts import build
 from asr.torchaudio_parts import torchaudio_part
 from asr.training.evaluation import evaluating, in_place, told
 from asr.training.measures import Decode
+from distributed.errors import UsageError
 from scripts.bench.paired import total
 from scripts.bench.report import save_figures
-from scripts.build import build
+from scripts.composition.compose import compose
 from scripts.composition.evaluation import named_set
-from scripts.configuration import compose
-from scripts.startup import UsageError, run_main
-from scripts.trained import Trained, load_trained
+from scripts.composition.startup import run_main
+from scripts.composition.trained import Trained, load_trained
 
 THEIRS = "torchaudio"
 QUICK_UTTERANCES = 16

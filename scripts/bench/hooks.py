@@ -22,15 +22,16 @@ from omegaconf import OmegaConf
 from asr.data.batch import Unit
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
+from asr.parts import build
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
-from scripts.assembly import assemble
 from scripts.bench.report import save_figures
-from scripts.build import build, build_hooks, training_texts
-from scripts.configuration import compose
-from scripts.environment import environment
-from scripts.startup import run_main
+from scripts.composition.build import build_hooks, training_texts
+from scripts.composition.compose import compose
+from scripts.composition.environment import environment
+from scripts.composition.startup import run_main
+from scripts.composition.trainer import assemble
 
 RATE = 16000  # Hz
 NONE = "none"

@@ -17,11 +17,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from distributed.errors import UsageError
 from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
 from scripts.bench.trials import QUICK, Trials
-from scripts.environment import environment
-from scripts.startup import REPOSITORY, UsageError, run_main
+from scripts.composition.environment import environment
+from scripts.composition.startup import REPOSITORY, run_main
 
 BASELINE = "baseline"
 SEARCHES = ("greedy", "beam", "beam and language model")

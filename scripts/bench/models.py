@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from asr.data.frame_targets import SUFFIX, write_alignment
 from asr.data.manifest import read_manifest
 from asr.data.tokenizer import load_tokenizer
+from asr.parts import build
 from asr.runs.metrics import read_rows
 from asr.runs.progress import Progress
 from asr.training.hook import Hook
@@ -30,12 +31,12 @@ from asr.training.meter import Meter, meter_of
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.probe import GIB
 from distributed.learners import launch
-from scripts.assembly import assemble
 from scripts.bench.report import save_figures
-from scripts.build import build, build_hooks, count_parameters, training_texts
-from scripts.configuration import compose, options
-from scripts.environment import environment
-from scripts.startup import run_main
+from scripts.composition.build import build_hooks, count_parameters, training_texts
+from scripts.composition.compose import compose, options
+from scripts.composition.environment import environment
+from scripts.composition.startup import run_main
+from scripts.composition.trainer import assemble
 
 UTTERANCES = 4  # per step
 WARM_UP_STEPS = 2

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.startup import REPOSITORY, UsageError
+from distributed.errors import UsageError
+from scripts.composition.startup import REPOSITORY
 
 PORT = 29577
 BURST = "1mb"  # a smaller bucket than this throttles traffic in both directions at once; it must be small to a message

@@ -22,7 +22,7 @@ from typing import Any
 from scripts.bench.namespaces import linked_hosts, run_on
 from scripts.bench.network_learner import Plan
 from scripts.bench.report import save_figures
-from scripts.startup import run_main
+from scripts.composition.startup import run_main
 
 BANDWIDTHS = ("1gbit", "200mbit")
 FULL, QUICK = Plan(width=1216, turns=5, steps=4, exchanges=20), Plan(width=864, turns=1, steps=2, exchanges=8)

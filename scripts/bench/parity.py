@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from distributed.errors import UsageError
 from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
 from scripts.bench.trials import QUICK, Trials
-from scripts.environment import environment
-from scripts.startup import UsageError, run_main
+from scripts.composition.environment import environment
+from scripts.composition.startup import run_main
 
 
 def main(arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ from asr.decoding.bootstrap import REPLICATIONS, bootstrap_interval
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
 from scripts.bench.report import save_figures
-from scripts.startup import run_main
+from scripts.composition.startup import run_main
 
 
 def main(arguments: list[str]) -> None:

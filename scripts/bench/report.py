@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.environment import environment
+from scripts.composition.environment import environment
 
 
 def save_figures(

@@ -27,13 +27,13 @@ from asr.losses.inputs import LossInputs
 from asr.losses.pruned import PrunedLoss, PrunedTransducerLoss
 from asr.losses.rnnt import ExactLoss
 from asr.losses.unfused import TorchaudioLoss
+from asr.parts import build
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.bench.memory import peak_extra_bytes
 from scripts.bench.report import save_figures
 from scripts.bench.trained_states import trained_states
-from scripts.build import build
-from scripts.configuration import compose
-from scripts.startup import run_main
+from scripts.composition.compose import compose
+from scripts.composition.startup import run_main
 
 HEADLINE = (8, 200, 40, 500, 512)
 GRID = ((8, 200, 40, 29, 256), (8, 200, 40, 1024, 320), (4, 400, 80, 500, 512), (16, 60, 12, 500, 512))

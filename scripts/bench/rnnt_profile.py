@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr.training.precision import choose_matmul, flush_denormals
 from scripts.bench.rnnt_loss import HEADLINE, METHODS, QUICK, Sizes, forward_backward, random_inputs, timed
-from scripts.startup import run_main
+from scripts.composition.startup import run_main
 
 SHOWN = 16  # operators
 

@@ -20,7 +20,7 @@ from typing import Any
 from scripts.bench.learners import run_learners
 from scripts.bench.report import save_figures
 from scripts.bench.straggler_learner import ASYNCHRONOUS, Case, Outcome, run_emulated, run_real
-from scripts.startup import run_main
+from scripts.composition.startup import run_main
 
 Found = dict[str, Any]
 QUICK_UNITS_PER_LEARNER, QUICK_STEPS = 80, 20  # the latter of schemes in lockstep, which have no tail

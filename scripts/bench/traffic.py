@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distributed.errors import UsageError
 from scripts.bench.namespaces import linked_hosts, run_on
 from scripts.bench.report import save_figures
-from scripts.startup import UsageError, run_main
+from scripts.composition.startup import run_main
 
 MOST_HOSTS = 16
 WIDTH, STEPS = 1216, 8  # of the perceptron's layers; per scheme

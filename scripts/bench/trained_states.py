@@ -9,8 +9,8 @@ from asr.data.cache import SignalCache
 from asr.data.tokenizer import BLANK
 from asr.losses.inputs import LossInputs
 from asr.models.transducer import Transducer
-from scripts.build import evaluation_set
-from scripts.trained import load_trained
+from scripts.composition.build import evaluation_set
+from scripts.composition.trained import load_trained
 
 IMPOSSIBLE = -60.0  # logit of classes that the trained model does not have
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from asr.decoding.wer import ErrorCounts, count_errors
+from asr.parts import build
 from asr.reporting.run import read_transcripts
 from asr.runs.checkpoint import list_checkpoints
-from scripts.against import method_of
-from scripts.build import build
-from scripts.configuration import compose
-from scripts.startup import REPOSITORY, UsageError
-from scripts.trained import choose_checkpoints, origin_of
+from distributed.errors import UsageError
+from scripts.composition.against import method_of
+from scripts.composition.compose import compose
+from scripts.composition.startup import REPOSITORY
+from scripts.composition.trained import choose_checkpoints, origin_of
 
 QUICK = ("trainer.max_steps=12", "trainer.evaluate_every=12", "trainer.checkpoint_every=12")
 

@@ -12,11 +12,10 @@ from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import BLANK
 from asr.decoding.forced_alignment import Method, align_batch, chosen_method
 from asr.training.evaluation import EvaluationSet, evaluating, in_place
-from scripts.build import readable
+from distributed.errors import UsageError
+from scripts.composition.compose import compose, split_arguments
 from scripts.composition.evaluation import check_names, named_set
-from scripts.configuration import compose, split_arguments
-from scripts.startup import UsageError
-from scripts.trained import Trained, load_trained
+from scripts.composition.trained import Trained, load_trained
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +28,7 @@ def run(arguments: list[str]) -> None:
     sets = [str(each) for each in named] or list(config.sets)
     check_names(sets)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    with readable():
-        chosen_method(trained.recogniser, config.method)
+    chosen_method(trained.recogniser, config.method)
     folder = trained.folder / "alignment" if config.out is None else Path(config.out)
     for name in sets:
         evaluated = named_set(trained, name, config.unit_utterances)

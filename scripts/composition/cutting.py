@@ -12,14 +12,14 @@ from asr.data.audio import read_audio
 from asr.data.batch import Unit
 from asr.data.cutting import Cutter
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.material import manifest_name, refuse_doubles
 from asr.decoding.forced_alignment import Method, chosen_method, word_spans
+from asr.parts import build
 from asr.training.evaluation import EvaluationSet
-from scripts.build import build, readable
 from scripts.composition.alignment import align_set
+from scripts.composition.compose import compose, split_arguments
 from scripts.composition.evaluation import named_set
-from scripts.configuration import compose, split_arguments
-from scripts.material import manifest_name, refuse_doubles
-from scripts.trained import Trained, load_trained
+from scripts.composition.trained import Trained, load_trained
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,9 @@ def run(arguments: list[str]) -> None:
     config = compose("cut", overrides)
     sets = [str(each) for each in named] or list(config.sets)
     refuse_doubles("sets", sets, [manifest_name(each) for each in sets], ())
-    with readable():
-        cutter: Cutter = build(config.cutter)
+    cutter: Cutter = build(config.cutter)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
-    with readable():
-        chosen_method(trained.recogniser, config.method)
+    chosen_method(trained.recogniser, config.method)
     for name in sets:
         evaluated = named_set(trained, name, config.unit_utterances)
         pieces = cut_set(trained, evaluated, cutter, config.method)

@@ -8,17 +8,18 @@ import torch
 from omegaconf import DictConfig, open_dict
 
 from asr.data.cache import SignalCache
+from asr.data.material import manifest_name, refuse_doubles
 from asr.data.pipeline import unit_loader
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
+from asr.parts import build
 from asr.training.evaluation import Decoded, EvaluationSet, decode_set
 from asr.training.measures import Decode
-from scripts.against import command_for, method_of, read_earlier, write_against
-from scripts.build import build, evaluation_set, readable
-from scripts.configuration import compose
-from scripts.material import manifest_name, refuse_doubles
-from scripts.search import with_language_models
-from scripts.trained import Trained, load_trained
+from scripts.composition.against import command_for, method_of, read_earlier, write_against
+from scripts.composition.build import evaluation_set
+from scripts.composition.compose import compose
+from scripts.composition.search import with_language_models
+from scripts.composition.trained import Trained, load_trained
 
 SPLITS = ("train", "dev", "test")  # of every corpus
 
@@ -27,8 +28,7 @@ def run(arguments: list[str]) -> None:
     """Evaluate every set and print one line for each, and one for each comparison."""
     config = compose("evaluate", arguments)
     check_names(config.sets)
-    with readable():
-        normalise, decode = build(config.text), build(config.decode)
+    normalise, decode = build(config.text), build(config.decode)
     names = [manifest_name(each) for each in config.sets]
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
@@ -90,8 +90,7 @@ def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSe
     config: DictConfig = trained.config.copy()
     with open_dict(config):
         config.evaluation.unit_utterances = unit_utterances
-    with readable():
-        return evaluation_set(config, trained.speech, name, cache=SignalCache(limit_gb=0))
+    return evaluation_set(config, trained.speech, name, cache=SignalCache(limit_gb=0))
 
 
 def decode_evaluation_set(trained: Trained, evaluated: EvaluationSet, decode: Decode) -> Decoded:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.data.material import manifest_name
 from asr.data.pipeline import unit_loader
 from asr.decoding.beam import BeamSearch
 from asr.decoding.bootstrap import REPLICATIONS
@@ -23,15 +24,14 @@ from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.rescoring import Lists, Weights, best_setting, chosen, word_errors
 from asr.decoding.search import Hypothesis, Model, TokenModel
 from asr.decoding.wer import ErrorCounts, count_errors
+from asr.parts import build
 from asr.training.evaluation import evaluating, in_place, told
-from scripts.against import method_of
-from scripts.build import build, readable
+from distributed.errors import UsageError
+from scripts.composition.against import method_of
+from scripts.composition.compose import compose
 from scripts.composition.evaluation import named_set
-from scripts.configuration import compose
-from scripts.material import manifest_name
-from scripts.search import language_models
-from scripts.startup import UsageError
-from scripts.trained import CPU, Trained, load_trained
+from scripts.composition.search import language_models
+from scripts.composition.trained import CPU, Trained, load_trained
 
 NO_MODELS = Weights(0.0, 0.0, 0.0)
 TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that an evaluation has not
@@ -50,8 +50,7 @@ class Listed:
 def run(arguments: list[str]) -> None:
     """Print the table and the best setting, and save all of them."""
     config = compose("tune_fusion", arguments)
-    with readable():
-        named, normalise = build(config.decode), build(config.text)
+    named, normalise = build(config.decode), build(config.text)
     if not isinstance(named, BeamSearch):
         raise UsageError(f"decode._target_={config.decode._target_}: gives no lists of hypotheses; choose decode=beam")
     if not named.fusion.names_models:

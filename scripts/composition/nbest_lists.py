@@ -17,16 +17,17 @@ from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Model, NBestSearch
+from asr.parts import build
+from asr.runs.console import clock
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
-from asr.runs.console import clock
 from asr.training.evaluation import evaluating, in_place, told
+from distributed.errors import UsageError
 from distributed.learners import launch
-from scripts.build import Split, build, readable
-from scripts.configuration import compose, differing_keys
-from scripts.search import language_model_fingerprints, search_of, with_language_models
-from scripts.startup import UsageError
-from scripts.trained import Trained, load_trained
+from scripts.composition.build import Split
+from scripts.composition.compose import compose, differing_keys
+from scripts.composition.search import language_model_fingerprints, search_of, with_language_models
+from scripts.composition.trained import Trained, load_trained
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,12 @@ def run(arguments: list[str]) -> None:
     place = launch.place()
     config = compose("make_nbest", arguments)
     check_lengths(config)
-    with readable():
-        named, device = build(config.decode), launch.chosen_device(place, config.device)
+    named, device = build(config.decode), launch.chosen_device(place, config.device)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads, device)
     trained.model.to(device)
     search = cast(NBestSearch, with_language_models(named, trained.model, trained.speech.tokenizer))
     search.check(trained.recogniser)
-    with readable():
-        split = trained.speech.split(config.split)
+    split = trained.speech.split(config.split)
     header = header_of(trained, split, search, config)
     folder = trained.folder / "nbest" / split.name if config.out is None else Path(config.out)
     begin(folder, header)
@@ -104,8 +103,7 @@ def begin(folder: Path, header: Header) -> None:
         raise UsageError(f"{folder} holds shards without {HEADER}: choose another out=, or remove the folder")
     if create_atomically(folder / HEADER, header.text()):
         return
-    with readable():
-        there, here = (OmegaConf.create(asdict(each)) for each in (read_header(folder), header))
+    there, here = (OmegaConf.create(asdict(each)) for each in (read_header(folder), header))
     if differing := differing_keys(there, here):
         values = [
             f"{key} ({OmegaConf.select(there, key)} there, {OmegaConf.select(here, key)} here)" for key in differing

@@ -11,6 +11,7 @@ from asr.data.batch import Unit
 from asr.data.cache import SignalCache
 from asr.data.pipeline import unit_loader
 from asr.models.transducer import Transducer
+from asr.parts import build
 from asr.reporting.lattice import LatticePicture
 from asr.reporting.lattice_source import lattice_pictures
 from asr.reporting.report import report
@@ -18,11 +19,10 @@ from asr.reporting.run import read_run
 from asr.runs.checkpoint import CheckpointError
 from asr.runs.metrics import merge
 from asr.training.evaluation import decode_batch
-from scripts.build import build, readable
-from scripts.configuration import compose, split_arguments
-from scripts.search import with_language_models
-from scripts.startup import UsageError
-from scripts.trained import check_checkpoint, load_trained
+from distributed.errors import UsageError
+from scripts.composition.compose import compose, split_arguments
+from scripts.composition.search import with_language_models
+from scripts.composition.trained import check_checkpoint, load_trained
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,10 @@ def run(arguments: list[str]) -> None:
     check_checkpoint(config.checkpoint)
     if not runs:
         raise UsageError("no run given: python scripts/report.py exp/my-run")
-    with readable():
-        for run in runs:
-            if (run / "metrics").is_dir():
-                merge(run)
-        records = [read_run(run) for run in runs]
+    for run in runs:
+        if (run / "metrics").is_dir():
+            merge(run)
+    records = [read_run(run) for run in runs]
     pictures = lattices(runs[0], config) if len(runs) == 1 and config.lattices > 0 else []
     page = report(records, pictures)
     print(save(page, runs[0] / "report.html" if len(runs) == 1 else None, config.out))
@@ -66,8 +65,7 @@ def save(page: str, own: Path | None, out: str | None) -> Path:
 def lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
     """Lattice pictures of the first utterances of a set; none where the run has no model or no such set yet."""
     try:
-        with readable():
-            return draw_lattices(run, config)
+        return draw_lattices(run, config)
     except (UsageError, CheckpointError, OSError) as error:
         log.warning("no lattices: %s", error)
         return []

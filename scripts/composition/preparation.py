@@ -14,10 +14,11 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.data.readers.base import TableCorpus, read_refused, read_removed
 from asr.data.statistics import Summary, examine, shared_recordings
 from asr.data.tokenizer import SPACE_SYMBOL, Tokenizer
+from asr.parts import build
 from asr.runs.files import write_atomically
-from scripts.build import build, readable, training_texts
-from scripts.configuration import compose
-from scripts.startup import UsageError
+from distributed.errors import UsageError
+from scripts.composition.build import training_texts
+from scripts.composition.compose import compose
 
 CHARACTERS_SHOWN = 80  # of the alphabet; all are in the report
 
@@ -83,12 +84,11 @@ def run(arguments: list[str]) -> None:
     """Prepare, examine, report; an error if there is what ``data.on_bad=stop`` would stop a run for."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     config = compose("prepare", arguments)
-    with readable():
-        corpus: Corpus = build(config.data)
-        tokenizer = build(config.tokenizer).fit(training_texts(corpus)) if "tokenizer" in config else None
-        manifests = corpus.prepare()
-        splits = {split: read_manifest(manifest) for split, manifest in manifests.items()}
-        reports = {split: report_on(corpus, split, manifests[split], splits[split], tokenizer) for split in splits}
+    corpus: Corpus = build(config.data)
+    tokenizer = build(config.tokenizer).fit(training_texts(corpus)) if "tokenizer" in config else None
+    manifests = corpus.prepare()
+    splits = {split: read_manifest(manifest) for split, manifest in manifests.items()}
+    reports = {split: report_on(corpus, split, manifests[split], splits[split], tokenizer) for split in splits}
     for split, report in reports.items():
         print(*report.lines(split, config.examples), sep="\n")
     for (one, other), ids in shared_recordings(splits).items():

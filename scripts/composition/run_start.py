@@ -19,9 +19,9 @@ from typing import TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.configuration import differing_keys
-from scripts.startup import UsageError
+from scripts.composition.compose import differing_keys
 
 # What may change when a run goes on: nothing that its numbers depend on, but for the last bits.
 FREE_KEYS = (

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from scripts.startup import UsageError
+from distributed.errors import UsageError
 
 FLAGS = ("-m", "--multirun")
 NAMED = ("train", "train_lm")  # entry points of which each run has a name

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 from asr.data.tokenizer import SentencePieceTokenizer, Tokenizer
-from scripts.build import build, readable, training_texts
-from scripts.configuration import compose
-from scripts.startup import UsageError
+from asr.parts import build
+from distributed.errors import UsageError
+from scripts.composition.build import training_texts
+from scripts.composition.compose import compose
 
 
 def run(arguments: list[str]) -> None:
@@ -18,9 +19,8 @@ def run(arguments: list[str]) -> None:
     out = Path(config.out)
     if out.exists():
         raise UsageError(f"out={out} exists, and runs may depend on it; choose another folder or remove it")
-    with readable():
-        texts = training_texts(build(config.data))
-        tokenizer: Tokenizer = build(config.tokenizer).fit(texts)
+    texts = training_texts(build(config.data))
+    tokenizer: Tokenizer = build(config.tokenizer).fit(texts)
     if not isinstance(tokenizer, SentencePieceTokenizer):
         raise UsageError("tokenizer=characters learns nothing from texts; choose tokenizer=sentencepiece")
     partial = out.with_name(f".{out.name}.partial")

@@ -15,15 +15,15 @@ from asr.runs.loggers import setup_logging
 from asr.runs.metrics import SHOWN, cut_former_learners, merge
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
+from distributed.errors import LearnerError, UsageError
 from distributed.learners import launch
 from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError, Loss
-from scripts.assembly import assemble
-from scripts.build import build_hooks, readable
+from scripts.composition.build import build_hooks
+from scripts.composition.compose import compose, run_name
+from scripts.composition.environment import environment
 from scripts.composition.run_start import Start, check_folder, log_traceback, training_in
-from scripts.configuration import compose, run_name
-from scripts.environment import environment
-from scripts.startup import LearnerError, UsageError
+from scripts.composition.trainer import assemble
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,15 @@ def train(config_name: str, arguments: list[str]) -> None:
     folder = Path(config.exp_dir) / (str(config.name) if config.name is not None else run_name(arguments))
     check_folder(folder, config)
     flush_denormals()
-    with readable():
-        check_learners(config.batch.units, place.size)
-        options = config.launch
-        world = launch.start(
-            place,
-            timeout_seconds=options.timeout_seconds,
-            patience_seconds=options.patience_seconds,
-            device=options.device,
-            threads=options.threads,
-        )
+    check_learners(config.batch.units, place.size)
+    options = config.launch
+    world = launch.start(
+        place,
+        timeout_seconds=options.timeout_seconds,
+        patience_seconds=options.patience_seconds,
+        device=options.device,
+        threads=options.threads,
+    )
     try:
         with world.naming_the_lost(), training_in(folder, world) as start:
             _train(config, folder, world, start)
@@ -79,8 +78,7 @@ def _train(config: DictConfig, folder: Path, world: World, start: Start) -> None
 def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, Checkpoint | None]:
     """A trainer that is ready to fit, and the checkpoint to go on from."""
     log.info("%s", choose_matmul(config.launch.matmul))
-    with readable():
-        trainer = assemble(config, folder, world, build_hooks(config))
+    trainer = assemble(config, folder, world, build_hooks(config))
     if world.rank == 0:
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config))
     checkpoint, problems = trainer.parts.checkpoints.newest()

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.data.resampling import resampler
+from asr.parts import build
 from asr.training.measures import Decode
-from scripts.build import build
-from scripts.configuration import compose, split_arguments
-from scripts.search import with_language_models
-from scripts.startup import UsageError
-from scripts.trained import Trained, load_trained
+from distributed.errors import UsageError
+from scripts.composition.compose import compose, split_arguments
+from scripts.composition.search import with_language_models
+from scripts.composition.trained import Trained, load_trained
 
 log = logging.getLogger(__name__)
 

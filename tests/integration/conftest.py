@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.startup import REPOSITORY
+from scripts.composition.startup import REPOSITORY
 from tests.processes import Forked, Learners, free_port
 
 

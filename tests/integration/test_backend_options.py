@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
-from scripts.configuration import options
+from scripts.composition.compose import options
 
 MODIFIED = {"hierarchical": ["backend.group_size=1"], "dpsgd": ["backend.topology=random_pairwise"]}
 COMPRESSED = ("scalecom", "local_topk", "random_k", "powersgd", "half_allreduce")

@@ -18,8 +18,8 @@ from asr.runs.metrics import read_rows
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
-from scripts.build import fit_tokenizer
-from scripts.configuration import options
+from scripts.composition.build import fit_tokenizer
+from scripts.composition.compose import options
 
 STEPS = ("trainer.max_steps=6", "trainer.checkpoint_every=2", "evaluation.sets=[]", "model.encoder.dropout=0.2")
 

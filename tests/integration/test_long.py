@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scripts.startup import REPOSITORY
+from scripts.composition.startup import REPOSITORY
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.startup import REPOSITORY
+from scripts.composition.startup import REPOSITORY
 
 AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # read when torch starts
 

@@ -8,12 +8,13 @@ import pytest
 import soundfile
 from omegaconf import DictConfig
 
+from asr.parts import build
 from asr.runs.metrics import read_rows
 from asr.training.schedule import Horizon
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
-from scripts.build import build, build_speech, fit_tokenizer
-from scripts.configuration import compose, options
+from scripts.composition.build import build_speech, fit_tokenizer
+from scripts.composition.compose import compose, options
 
 STEPS = 20
 TINY = (

@@ -22,7 +22,7 @@ from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import TopologyName
 from distributed.learners.launch import World, gloo_group
 from distributed.schemes.adpsgd import AsynchronousGossip
-from scripts.startup import REPOSITORY
+from scripts.composition.startup import REPOSITORY
 
 ELEMENTS = 100
 ROUNDS = 10_000  # of each learner, in the long tests

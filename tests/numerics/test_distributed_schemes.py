@@ -13,7 +13,7 @@ from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.ssgd_noise import NoisyAllReduce
-from scripts.startup import line_for_people
+from scripts.composition.startup import line_for_people
 
 LR = 0.1
 

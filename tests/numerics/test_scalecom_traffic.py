@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from asr.parts import build
 from distributed.learners.launch import World
 from distributed.schemes.scalecom import ScaleCom
-from scripts.build import build
-from scripts.configuration import compose
+from scripts.composition.compose import compose
 
 PAYLOADS = {  # of two learners: values, indices, uncompressed
     # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from scripts.configuration import CONF, compose, options
-from scripts.startup import PACKAGES, REPOSITORY, UsageError, check_packages
-from scripts.validation import HYDRA_KEYS, find_target
+from asr.parts import NODE_KEYS, find_target
+from distributed.errors import UsageError
+from scripts.composition import settings
+from scripts.composition.compose import CONF, compose, options
+from scripts.composition.startup import PACKAGES, REPOSITORY, check_packages
 
 ORDER = ("distributed", "asr", "compression", "scripts")  # each may import itself and those before it
 SOURCES = [path for package in ORDER for path in sorted((REPOSITORY / package).rglob("*.py"))]
@@ -140,6 +142,17 @@ def test_every_package_is_declared() -> None:
     assert set(declared) == found
 
 
+def test_composition_alone_knows_hydra() -> None:
+    importers = {path.relative_to(REPOSITORY).parent.as_posix() for path in SOURCES if "hydra" in imported_packages(path)}
+    assert importers == {"scripts/composition"}
+
+
+def test_an_entry_point_never_imports_an_entry_point() -> None:
+    entry_points = {path.stem for path in (REPOSITORY / "scripts").glob("*.py")}
+    for path in SOURCES:
+        assert not imported_rooms(path, "scripts") & entry_points, path
+
+
 def test_torchaudio_is_loaded_where_it_is_used_and_by_one_function() -> None:
     importers = {path.relative_to(REPOSITORY).as_posix() for path in SOURCES if "torchaudio" in imported_packages(path)}
     assert not importers, "take it from asr.torchaudio_parts, inside the function that uses it"
@@ -191,15 +204,16 @@ def test_defaults_have_one_home(path: Path) -> None:
     """What YAML gives has no default in the code, and what a constructor needs from YAML is there."""
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     for where, node in nodes_with_targets(content, ""):
-        parameters = inspect.signature(find_target(node["_target_"], where)).parameters
-        for key in node.keys() - {*HYDRA_KEYS, "defaults"}:
+        parameters = inspect.signature(find_target(node["_target_"], where, settings.__name__)).parameters
+        for key in node.keys() - {*NODE_KEYS, "defaults"}:
             assert parameters[key].default is inspect.Parameter.empty, f"{where}.{key} has a default in the code too"
 
 
 @pytest.mark.parametrize("model", options("model"))
 @pytest.mark.parametrize("joiner", ["add", "multiply"])
 def test_every_model_builds(model: str, joiner: str) -> None:
-    from scripts.build import build, count_parameters
+    from asr.parts import build
+    from scripts.composition.build import count_parameters
 
     config = compose("train", [f"model={model}"])
     if "joiner" in config.model:
@@ -209,7 +223,7 @@ def test_every_model_builds(model: str, joiner: str) -> None:
 
 @pytest.mark.parametrize("group", ["hooks", "data", "tokenizer", "decode"])
 def test_every_option_builds(group: str) -> None:
-    from scripts.build import build
+    from asr.parts import build
 
     for option in options(group):
         chosen = f"{group}=[{option}]" if group == "hooks" else f"{group}={option}"

@@ -9,7 +9,7 @@ import pytest
 import torchaudio.functional
 
 from asr.torchaudio_parts import TorchaudioError, torchaudio_part
-from scripts.startup import REPOSITORY, line_for_people
+from scripts.composition.startup import REPOSITORY, line_for_people
 
 UNDEFINED = "/lib/_torchaudio.so: undefined symbol: torch_exception_get_what_without_backtrace\nmore"
 
@@ -39,7 +39,7 @@ def test_what_trains_can_be_imported_beside_a_broken_torchaudio(tmp_path: Path) 
     program = f"""
 import sys
 sys.path[:0] = [{str(tmp_path)!r}, {str(REPOSITORY)!r}]
-import scripts.assembly
+import scripts.composition.trainer
 from asr.data.features import LogMel
 from asr.torchaudio_parts import TorchaudioError
 try:

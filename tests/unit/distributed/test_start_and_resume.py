@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distributed.learners.launch import World
-from scripts.startup import line_for_people
+from scripts.composition.startup import line_for_people
 
 
 def test_a_fresh_start_takes_all_weights_and_buffers_of_learner_0(run_learners, normalised, scheme):

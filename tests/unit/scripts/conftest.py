@@ -12,8 +12,8 @@ from asr.runs.checkpoint import Retention
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
-from scripts.build import build_material, build_model, fit_tokenizer
-from scripts.configuration import compose
+from scripts.composition.build import build_material, build_model, fit_tokenizer
+from scripts.composition.compose import compose
 
 
 @pytest.fixture

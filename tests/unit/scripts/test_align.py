@@ -18,10 +18,10 @@ from asr.runs.checkpoint import list_checkpoints
 from asr.runs.metrics import read_rows
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
+from distributed.errors import UsageError
 from scripts.align import main as align
+from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
-from scripts.startup import UsageError
-from scripts.trained import load_trained
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

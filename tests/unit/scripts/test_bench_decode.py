@@ -11,11 +11,11 @@ import torch
 from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import BLANK
 from asr.models.transducer import Transducer
+from distributed.errors import UsageError
 from scripts.bench.decode import Found, TorchaudioTransducer, figures, main, methods, rows_of, spread
 from scripts.composition.evaluation import named_set
+from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
-from scripts.startup import UsageError
-from scripts.trained import load_trained
 
 Run = Callable[..., Path]
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from distributed.errors import UsageError
 from scripts.bench.namespaces import Host, check_privileges
 from scripts.bench.network import figures, step_ratios, summarise, table
-from scripts.startup import UsageError
 
 
 def record(rank: int) -> dict:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from distributed.errors import UsageError
 from scripts.bench.namespaces import check_privileges, linked_hosts, run_on
 from scripts.bench.traffic import STEPS, row
-from scripts.startup import UsageError
 
 
 def test_ratios_are_of_each_learner_and_bytes_of_a_step() -> None:

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from asr.decoding.results import write_results
+from asr.parts import build
 from asr.runs.checkpoint import Retention, read_checkpoint
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.against import method_of
 from scripts.bench import methods, parity
 from scripts.bench.trials import Trials
-from scripts.build import build
-from scripts.configuration import compose
-from scripts.startup import UsageError
-from scripts.trained import origin_of
+from scripts.composition.against import method_of
+from scripts.composition.compose import compose
+from scripts.composition.trained import origin_of
 
 
 class Runs:

@@ -15,7 +15,7 @@ from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.training.evaluation import EvaluationSet
 from scripts import cut
 from scripts.composition import cutting
-from scripts.trained import Trained
+from scripts.composition.trained import Trained
 
 RATE = 8000
 STATE_SECONDS = 0.04

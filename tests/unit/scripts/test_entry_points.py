@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import startup
-from scripts.startup import REPOSITORY, WrongPythonError, check_python, line_for_people
+from scripts.composition import startup
+from scripts.composition.startup import REPOSITORY, WrongPythonError, check_python, line_for_people
 
 ENTRY_POINTS = sorted(path for path in (REPOSITORY / "scripts").glob("*.py") if "__main__" in path.read_text())
 NAMES = [path.stem for path in ENTRY_POINTS]
@@ -71,9 +71,7 @@ print("loaded:", *({{"torch", "numpy", "asr"}} & sys.modules.keys()))
 
 
 def test_the_error_comes_after_what_was_printed_before_also_in_one_file(tmp_path: Path) -> None:
-    code = (
-        "from scripts.startup import run_main\ndef main(_):\n    print('results')\n    import nowhere\nrun_main(main)"
-    )
+    code = "from scripts.composition.startup import run_main\ndef main(_):\n    print('results')\n    import nowhere\nrun_main(main)"
     with (tmp_path / "log").open("w") as log:
         subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, stdout=log, stderr=log, timeout=60)
     assert (tmp_path / "log").read_text().startswith("results\nerror: ")

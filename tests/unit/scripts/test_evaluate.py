@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from distributed.errors import UsageError
 from scripts.evaluate import main
-from scripts.startup import UsageError
 
 CONFORMER = (
     "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.dimension=32", "model.encoder.heads=2",

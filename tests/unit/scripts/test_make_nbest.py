@@ -17,9 +17,9 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.nbest import FORMAT, HEADER, Header, NBestError, read_header, read_nbest, shard_file, truth_of
 from asr.data.tokenizer import load_tokenizer
 from asr.runs.metrics import read_rows
+from distributed.errors import UsageError
 from scripts.composition.nbest_lists import begin
 from scripts.make_nbest import main as make_nbest
-from scripts.startup import UsageError
 
 Run = Callable[..., Path]
 FEW = ("hypotheses=3", "shard_utterances=16", "unit_utterances=4")

@@ -16,9 +16,9 @@ from asr.data.nbest import shard_file
 from asr.decoding.fusion import text_scores
 from asr.models.transducer import Transducer
 from asr.training.evaluation import in_place
-from scripts.language_model import load_token_model
+from scripts.composition.language_model import load_token_model
+from scripts.composition.trained import Trained, load_trained
 from scripts.make_nbest import main as make_nbest
-from scripts.trained import Trained, load_trained
 
 CPU = torch.device("cpu")
 WEIGHT = 0.7  # of the language model

@@ -8,11 +8,11 @@ import pytest
 import soundfile
 
 from asr.data.tokenizer import load_tokenizer
+from asr.parts import build
+from distributed.errors import UsageError
 from scripts import prepare, train_tokenizer
-from scripts.build import build
+from scripts.composition.compose import compose
 from scripts.composition.preparation import duration
-from scripts.configuration import compose
-from scripts.startup import UsageError
 
 TEXTS = ("one two", "two three", "three one two one")
 

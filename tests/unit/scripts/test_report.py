@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from distributed.errors import UsageError
 from scripts.composition.pages import save
 from scripts.report import main
-from scripts.startup import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.run_start import Start, log_traceback, training_in
-from scripts.startup import UsageError
 
 
 def begin(folder: Path, rank: int) -> None:

@@ -12,14 +12,14 @@ import torch
 from asr.data.manifest import read_manifest, write_manifest
 from asr.data.tokenizer import BLANK
 from asr.decoding.rescoring import Weights
+from asr.parts import build
 from asr.reporting.run import read_transcripts
-from scripts.build import build
+from distributed.errors import UsageError
+from scripts.composition.compose import compose
 from scripts.composition.fusion_tuning import collect, command, without_models
-from scripts.configuration import compose
+from scripts.composition.language_model import load_token_model
+from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
-from scripts.language_model import load_token_model
-from scripts.startup import UsageError
-from scripts.trained import load_trained
 from scripts.tune_fusion import main
 
 Run = Callable[..., Path]

@@ -14,8 +14,8 @@ from asr.data.batch import Batch
 from asr.decoding.forced_alignment import align_batch, chosen_method, ctc_path, emission_path, word_spans
 from asr.losses.alignment import Emission
 from asr.models.speech_model import Recogniser
-from scripts.build import build
-from scripts.configuration import compose
+from asr.parts import build
+from scripts.composition.compose import compose
 
 VOCABULARY = 6
 

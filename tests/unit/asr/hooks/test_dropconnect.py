@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from asr.hooks.dropconnect import DropConnect, DroppedConnections, matching_lstms
 from asr.models.dropout import dropout
+from asr.parts import build
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
-from scripts.build import build
-from scripts.configuration import CONF
+from scripts.composition.compose import CONF
 
 SHAPES = [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}, {"proj_size": 3}]
 

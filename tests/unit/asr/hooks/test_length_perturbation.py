@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from asr.data.batch import RawBatch
 from asr.hooks.length_perturbation import LengthPerturbation, draw_spans, drop_spans, insert_blanks
+from asr.parts import build
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "length_perturbation.yaml"
 ALWAYS = {"drop_probability": 1.0, "insert_probability": 1.0}
@@ -23,7 +23,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def hook(**options: Any) -> LengthPerturbation:
-    built = instantiate(OmegaConf.load(CONF), **options)
+    built = build(OmegaConf.load(CONF), **options)
     assert isinstance(built, LengthPerturbation)
     return built
 

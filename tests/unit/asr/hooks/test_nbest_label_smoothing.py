@@ -16,10 +16,10 @@ from asr.data.nbest import NBestError, read_header, read_nbest
 from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, load_tokenizer
 from asr.hooks.nbest_label_smoothing import NBestLabelSmoothing, usable
+from asr.parts import build
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
-from scripts.build import build
-from scripts.configuration import CONF
+from scripts.composition.compose import CONF
 
 LETTERS = CharacterTokenizer(alphabet="abcdefgh", case="lower")
 TRUTH = [1, 2, 3, 4]

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from asr.data.pipeline import HookError
 from asr.hooks.scheduled_sampling import ScheduledSampling, sample_history
 from asr.models.predictor import LstmPredictor
 from asr.models.token_lm import TokenLanguageModel
+from asr.parts import build
 from distributed.learners.launch import World
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "scheduled_sampling.yaml"
@@ -50,7 +50,7 @@ class SomeRun:
 
 
 def hook(**options: Any) -> ScheduledSampling:
-    built = instantiate(OmegaConf.load(CONF), lm="exp/lm", **options)
+    built = build(OmegaConf.load(CONF), lm="exp/lm", **options)
     assert isinstance(built, ScheduledSampling)
     run: Any = SomeRun(make_model())
     built.on_fit_start(run, resumed=False)
@@ -204,7 +204,7 @@ def test_more_likely_tokens_than_there_are_is_refused() -> None:
 
 
 def test_another_model_after_a_resume_is_refused_in_one_line() -> None:
-    model, resumed = make_model(), instantiate(OmegaConf.load(CONF), lm="exp/lm")
+    model, resumed = make_model(), build(OmegaConf.load(CONF), lm="exp/lm")
     run: Any = SomeRun(model)
     resumed.load_state_dict(hook().state_dict())
     resumed.on_fit_start(run, resumed=True)

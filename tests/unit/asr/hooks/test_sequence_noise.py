@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from asr.data.batch import RawBatch, keyed_seed
 from asr.hooks.sequence_noise import SequenceNoise, add_spectrum
+from asr.parts import build
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "sequence_noise.yaml"
 IDS = [f"u{index}" for index in range(8)]
 
 
 def make(**changes: Any) -> SequenceNoise:
-    built = instantiate(OmegaConf.load(CONF), **changes)
+    built = build(OmegaConf.load(CONF), **changes)
     assert isinstance(built, SequenceNoise)
     return built
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from asr.data.batch import RawBatch
 from asr.hooks.spec_augment import SpecAugment, mask
+from asr.parts import build
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "spec_augment.yaml"
 OFF: dict[str, Any] = {
@@ -134,7 +134,7 @@ def test_off_is_the_identity() -> None:
 
 
 def hook() -> SpecAugment:
-    built = instantiate(OmegaConf.load(CONF))
+    built = build(OmegaConf.load(CONF))
     assert isinstance(built, SpecAugment)
     return built
 

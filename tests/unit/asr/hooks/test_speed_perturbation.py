@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 import torch
 import torchaudio
-from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from asr.data.batch import RawBatch
 from asr.hooks.speed_perturbation import SpeedPerturbation, change_speed
+from asr.parts import build
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "speed_perturbation.yaml"
 RATE = 16000
 
 
 def hook() -> SpeedPerturbation:
-    built = instantiate(OmegaConf.load(CONF))
+    built = build(OmegaConf.load(CONF))
     assert isinstance(built, SpeedPerturbation)
     return built
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 from asr.data.batch import RawBatch
 from asr.data.pipeline import HookError
 from asr.hooks.switchout import SwitchOut, number_probabilities, switch_out
+from asr.parts import build
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "switchout.yaml"
 
@@ -22,7 +22,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def hook(**options: Any) -> SwitchOut:
-    built = instantiate(OmegaConf.load(CONF), **options)
+    built = build(OmegaConf.load(CONF), **options)
     assert isinstance(built, SwitchOut)
     return built
 

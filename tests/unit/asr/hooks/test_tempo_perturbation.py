@@ -17,8 +17,8 @@ from asr.data.batch import RawBatch
 from asr.hooks.replicas import Replicas
 from asr.hooks.speed_perturbation import SpeedPerturbation, change_speed
 from asr.hooks.tempo_perturbation import TempoPerturbation, change_tempo
-from scripts.build import build
-from scripts.configuration import CONF
+from asr.parts import build
+from scripts.composition.compose import CONF
 
 RATE, WINDOW = 16000, 512
 IDS = [f"u{index}" for index in range(100)]

@@ -13,9 +13,10 @@ from asr.data.batch import Unit
 from asr.data.cache import SignalCache
 from asr.data.manifest import read_manifest
 from asr.data.pipeline import unit_loader
+from asr.parts import build
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
-from scripts.build import build, build_hooks, build_speech, fit_tokenizer
+from scripts.composition.build import build_hooks, build_speech, fit_tokenizer
 
 Write = Callable[..., Path]
 WAVEFORM_HOOKS = "hooks=[speed_perturbation,reverberation,additive_noise]"

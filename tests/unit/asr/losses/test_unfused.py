@@ -7,7 +7,7 @@ from asr.data.tokenizer import BLANK
 from asr.losses.inputs import Combine, LossInputs
 from asr.losses.rnnt import ExactLoss
 from asr.losses.unfused import TorchaudioLoss
-from scripts.startup import line_for_people
+from scripts.composition.startup import line_for_people
 
 EXACT = ExactLoss(tile_cells=50, min_occupancy=0.0, fastemit=0.0, delay_penalty=0.0, kernels="torch")
 

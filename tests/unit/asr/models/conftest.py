@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from asr.data.batch import Batch
 from asr.models.speech_model import SpeechModel
-from scripts.build import build as build_part
-from scripts.configuration import compose
+from scripts.composition.build import build as build_part
+from scripts.composition.compose import compose
 
 SMALL = {
     "conformer_tiny": {"encoder.layers": 2, "encoder.dimension": 24, "encoder.subsampling_channels": 4},

@@ -7,8 +7,8 @@ import torch
 
 from asr.models.conformer import Conformer
 from asr.models.lstm import BidirectionalLstm
-from scripts.configuration import compose
-from scripts.startup import UsageError
+from distributed.errors import UsageError
+from scripts.composition.compose import compose
 
 EQUAL = {"feed_forward_in": 24, "heads": 2, "channels": 12, "feed_forward_out": 24}
 SETTINGS: dict[str, Any] = {

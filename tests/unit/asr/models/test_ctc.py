@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from asr.data.batch import Batch
 from asr.models.ctc import CtcModel
-from scripts.configuration import compose
+from scripts.composition.compose import compose
 
 Build = Callable[..., CtcModel]
 MakeBatch = Callable[..., Batch]

@@ -11,9 +11,9 @@ from asr.data.batch import Batch
 from asr.data.tokenizer import BLANK
 from asr.models.predictor import LstmPredictor, Predictor, StatelessPredictor
 from asr.models.token_lm import TokenLanguageModel
+from asr.parts import build
 from asr.training.measures import Perplexity
-from scripts.build import build
-from scripts.configuration import compose, options
+from scripts.composition.compose import compose, options
 
 VOCABULARY = 5
 PREDICTORS: dict[str, Callable[..., Predictor]] = {

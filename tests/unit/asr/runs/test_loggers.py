@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import wandb
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from asr.parts import build
 from asr.runs import loggers
 from asr.runs.loggers import TensorBoardLogger, WandbLogger, figures, setup_logging
 from asr.runs.metrics import Row
@@ -52,7 +52,7 @@ def events(folder: Path) -> EventAccumulator:
 
 
 def test_tensorboard_has_every_figure_at_its_global_step(tmp_path: Path) -> None:
-    sink = instantiate(OmegaConf.load(CONF / "tensorboard.yaml"), folder=tmp_path, settings=SETTINGS)
+    sink = build(OmegaConf.load(CONF / "tensorboard.yaml"), folder=tmp_path, settings=SETTINGS)
     assert isinstance(sink, TensorBoardLogger)
     assert not (tmp_path / "tensorboard").exists(), "nothing before the first row"
     sink.log(STEP)
@@ -97,7 +97,7 @@ class FakeRun:
 
 
 def wandb_sink(folder: Path, **changes: Any) -> WandbLogger:
-    sink = instantiate(OmegaConf.load(CONF / "wandb.yaml"), folder=folder, settings=SETTINGS, **changes)
+    sink = build(OmegaConf.load(CONF / "wandb.yaml"), folder=folder, settings=SETTINGS, **changes)
     assert isinstance(sink, WandbLogger)
     return sink
 

@@ -11,10 +11,10 @@ from asr.data.tokenizer import CharacterTokenizer
 from asr.decoding.ctc import CtcGreedy
 from asr.decoding.search import Hypothesis, SearchError
 from asr.models.speech_model import LossOutput, SpeechModel
+from asr.parts import build
 from asr.runs.console import evaluation_line
 from asr.training.measures import FrameErrors, WordErrors, measure_of
-from scripts.build import build
-from scripts.configuration import compose
+from scripts.composition.compose import compose
 
 TOKENIZER = CharacterTokenizer(alphabet=" abc", case="lower")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from asr.parts import build
 from asr.training.large_batch import Lamb, Lars, trust_ratios
 from asr.training.optimizers import adamw, lamb, lars, sgd
 
@@ -218,7 +218,7 @@ def test_momentum_of_nesterov_must_not_be_zero() -> None:
     ("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", Lars), ("lamb", Lamb)]
 )
 def test_yaml_builds_and_its_state_loads_without_pickled_code(name: str, kind: type[Optimizer], tmp_path: Path) -> None:
-    factory = instantiate(OmegaConf.load(CONF / f"{name}.yaml"))
+    factory = build(OmegaConf.load(CONF / f"{name}.yaml"))
     parameters = weights()
     optimizer = factory(groups_of(parameters))
     assert isinstance(optimizer, kind)

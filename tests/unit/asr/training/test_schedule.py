@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import nn
 
+from asr.parts import build
 from asr.training.schedule import Constant, Horizon, LearningRate, Noam, OneCycle, Schedule, WarmupAnneal
 
 CONF = Path(__file__).parents[4] / "conf" / "schedule"
@@ -157,7 +157,7 @@ def test_the_rate_does_not_depend_on_how_samples_are_cut_into_steps() -> None:
 
 @given(samples=st.floats(0, 2000), name=st.sampled_from(["constant", "onecycle", "noam", "warmup_anneal"]))
 def test_the_shipped_factors_lie_between_zero_and_one(samples: float, name: str) -> None:
-    schedule = instantiate(OmegaConf.load(CONF / f"{name}.yaml"), horizon=HORIZON)
+    schedule = build(OmegaConf.load(CONF / f"{name}.yaml"), horizon=HORIZON)
     assert isinstance(schedule, Schedule)
     assert schedule.horizon == HORIZON
     assert 0 <= schedule.factor(samples) <= 1

@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
+from asr.parts import build
 from asr.training.trainer import Trainer
 from asr.training.typical import run_typical, typical_batch
 from distributed.learners.launch import World
 from distributed.sparse.uses import count_uses, rate_by_uses
-from scripts.build import build
-from scripts.configuration import compose, options
+from scripts.composition.compose import compose, options
 
 FRAMES, TOKENS = (90, 400, 123), (5, 2, 30)  # medians 123 and 5
 SIZES = {"vocabulary_size": 29, "feature_dimension": 40}

@@ -11,9 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.data.corpus import Corpus, CorpusError
 from asr.data.manifest import Utterance, read_manifest
-from scripts.build import build
-from scripts.configuration import CONF
-from scripts.validation import validate
+from asr.parts import build, validate
+from scripts.composition.compose import CONF
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.runs.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
-from scripts.configuration import differing_keys
-from scripts.startup import UsageError
+from distributed.errors import UsageError
+from scripts.composition.compose import differing_keys
 
 log = logging.getLogger(__name__)
 

@@ -15,23 +15,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("asr", "distributed", "scripts")
 PYTHONS = ((3, 11), (3, 14))  # from the first one on, below the second one
 SAY_SECONDS = 3.0  # for the first learner of a host to say what all have met, before a launcher ends it with the others
 REMEDY = "make setup, then . .venv/bin/activate"
 
 
-class UsageError(ValueError):
-    """Something the user wrote cannot be used; the message says what, and what to write instead."""
-
-
-class LearnerError(RuntimeError):
-    """A UsageError of one learner after the start: other learners need not have it."""
-
-
 class WrongPythonError(RuntimeError):
     """The project does not run on this version of Python."""
+
+
+class WrongPackageError(RuntimeError):
+    """One of our packages is somebody else's of the same name."""
 
 
 def check_python() -> None:
@@ -41,12 +37,12 @@ def check_python() -> None:
 
 
 def check_packages() -> None:
-    """Raise UsageError if one of our packages resolves outside the repository."""
+    """Raise WrongPackageError if one of our packages resolves outside the repository."""
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         origin = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
         if origin is None or not origin.is_relative_to(REPOSITORY):
-            raise UsageError(
+            raise WrongPackageError(
                 f"package {name!r} resolves to {origin or 'nothing'}, not to {REPOSITORY / name}: another "
                 "distribution has the same import name; use the project's own environment (make setup)"
             )
@@ -96,11 +92,12 @@ def line_for_people(error: Exception) -> "str | None":
 
     Empty for learners beside the first one of a host, where all of them meet the same mistake in the configuration.
     """
-    if isinstance(error, WrongPythonError):
+    if isinstance(error, (WrongPythonError, WrongPackageError)):
         return f"error: {error}\n"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in PACKAGES:
         return f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
-    from distributed.learners.launch import LaunchError, Place, place  # not before check_packages
+    from distributed.errors import UsageError, UserError  # not before check_packages
+    from distributed.learners.launch import LaunchError, Place, place
 
     try:
         here = place()
@@ -109,8 +106,8 @@ def line_for_people(error: Exception) -> "str | None":
     if isinstance(error, UsageError):
         return f"error: {error}\n" if here.local_rank == 0 else ""
     who = f"error on learner {here.rank}" if here.size > 1 else "error"
+    if isinstance(error, UserError):
+        return f"{who}: {error}\n"
     if isinstance(error, OSError):
         return f"{who}: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n"
-    if type(error).__module__.split(".")[0] in PACKAGES:
-        return f"{who}: {error}\n"
     return None

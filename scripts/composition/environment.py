@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from asr.training.processor import cpu_info, extensions, instruction_set
-from scripts.startup import REPOSITORY
+from scripts.composition.startup import REPOSITORY
 
 DISTRIBUTIONS = ("torch", "torchaudio", "numpy", "hydra-core")
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from distributed.errors import UsageError
 from distributed.learners.launch import LaunchError, place
-from scripts.startup import UsageError, line_for_people
+from scripts.composition.startup import line_for_people
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 

@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 
 from asr.decoding.beam import BeamSearch
 from asr.models.token_lm import TokenLanguageModel
+from asr.parts import build
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.build import build
-from scripts.configuration import compose
+from scripts.composition.compose import compose
+from scripts.composition.search import language_model_fingerprints, with_language_models
+from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
-from scripts.search import language_model_fingerprints, with_language_models
-from scripts.startup import UsageError
-from scripts.trained import load_trained
 from scripts.transcribe import main as transcribe
 
 Run = Callable[..., Path]

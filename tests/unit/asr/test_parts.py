@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from scripts.configuration import compose
-from scripts.startup import UsageError
-from scripts.validation import find_target, refusal
+from asr.parts import find_target, refusal
+from distributed.errors import UsageError
+from scripts.composition.compose import compose
 
 
 def test_a_part_is_refused_where_a_plain_value_belongs() -> None:
@@ -31,8 +31,8 @@ def test_a_plain_value_is_refused_where_a_part_belongs() -> None:
     ("name", "reason"),
     [
         ("scripts.report.main", "must lie in one of the packages asr, distributed"),
-        ("scripts.environment.subprocess", "must lie in one of the packages asr, distributed"),
-        ("scripts.settings.TrainSettings", "must lie in one of the packages asr, distributed"),
+        ("scripts.composition.environment.subprocess", "must lie in one of the packages asr, distributed"),
+        ("scripts.composition.settings.TrainSettings", "must lie in one of the packages asr, distributed"),
         ("os.system", "must lie in one of the packages asr, distributed"),
         ("LogMel", "must lie in one of the packages asr, distributed"),
         ("asr.data.corpus.shutil", "must be a public class"),  # a module that one of ours imports
@@ -54,4 +54,5 @@ def test_what_is_no_part_cannot_be_named(name: str, reason: str) -> None:
 def test_parts_and_at_the_top_settings_can_be_named() -> None:
     assert find_target("asr.data.features.LogMel", "features").__name__ == "LogMel"
     assert find_target("asr.models.transducer.transducer", "model").__name__ == "transducer"
-    assert find_target("scripts.settings.TrainSettings", "").__name__ == "TrainSettings"
+    settings = "scripts.composition.settings"
+    assert find_target(f"{settings}.TrainSettings", "", settings).__name__ == "TrainSettings"

@@ -2,7 +2,7 @@
 
 Hydra composes; `hydra.compose` is used rather than its decorator, so that errors end in one line, file arguments are
 possible and the working directory stays. What a value may be is written once, in the annotations of the constructor
-that takes it: see scripts/validation.py.
+that takes it: see asr/parts.py.
 """
 
 import difflib
@@ -20,9 +20,11 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from asr.parts import validate
+from distributed.errors import UsageError
+from scripts.composition import settings as settings_module
+from scripts.composition.startup import REPOSITORY
 from scripts.composition.sweeps import refuse_sweeps
-from scripts.startup import REPOSITORY, UsageError
-from scripts.validation import validate
 
 CONF = REPOSITORY / "conf"
 SYNTAX = "write key=value (quote lists: 'hooks=[a,b]')"
@@ -57,7 +59,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         UsageError: one line that names the key, the value, what is allowed and the nearest valid name.
     """
     config = _compose(config_name, [_quoted(override) for override in overrides])
-    validate(config)
+    validate(config, settings_module.__name__)
     return config
 
 

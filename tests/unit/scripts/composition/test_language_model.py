@@ -15,11 +15,11 @@ from asr.runs.checkpoint import list_checkpoints
 from asr.runs.metrics import read_rows
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.build import build_material
-from scripts.language_model import load_token_model
-from scripts.run_configuration import load_run_config
-from scripts.startup import UsageError
+from scripts.composition.build import build_material
+from scripts.composition.language_model import load_token_model
+from scripts.composition.run_configuration import load_run_config
 
 CPU = torch.device("cpu")
 

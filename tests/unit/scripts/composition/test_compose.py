@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scripts.configuration import (
+from distributed.errors import UsageError
+from scripts.composition.compose import (
     CONF,
     compose,
     differing_keys,
@@ -14,7 +15,6 @@ from scripts.configuration import (
     run_name,
     split_arguments,
 )
-from scripts.startup import UsageError
 
 ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")} - {"training"}  # which two of them begin with
 LM = ["hooks.scheduled_sampling.lm=exp/lm"]

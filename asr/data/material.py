@@ -15,7 +15,7 @@ from asr.data.pipeline import BatchHook, FrameTargets, UnitBatches, UnitDataset
 from asr.data.screening import Screened, refusal_summary, screen
 from asr.data.text_units import TextDataset, read_text, screen_texts
 from asr.data.tokenizer import Tokenizer
-from scripts.startup import UsageError
+from distributed.errors import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import pytest
 from omegaconf import DictConfig
 
 from asr.training.trainer import Trainer
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.assembly import warn_if_alone
-from scripts.build import build_backend
-from scripts.configuration import options
-from scripts.startup import UsageError
+from scripts.composition.build import build_backend
+from scripts.composition.compose import options
+from scripts.composition.trainer import warn_if_alone
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from asr.data.tokenizer import load_tokenizer
 from asr.models.ctc import CtcModel
 from asr.models.transducer import Transducer
 from asr.training.trainer import Trainer
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.initial_weights import select
-from scripts.language_model import load_token_model
-from scripts.startup import UsageError
-from scripts.trained import load_trained
+from scripts.composition.initial_weights import select
+from scripts.composition.language_model import load_token_model
+from scripts.composition.trained import load_trained
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

@@ -10,11 +10,11 @@ from asr.decoding.beam import BeamSearch
 from asr.decoding.fusion import FusedTerms, Fusion
 from asr.models.speech_model import SpeechModel
 from asr.models.token_lm import TokenLanguageModel
+from asr.parts import plain
 from asr.runs.fingerprint import weights_fingerprint
 from asr.training.measures import Decode
-from scripts.build import plain
-from scripts.language_model import best_of, load_token_model
-from scripts.trained import origin_of
+from scripts.composition.language_model import best_of, load_token_model
+from scripts.composition.trained import origin_of
 
 NAMES = ("external", "source")  # of language models in decode.fusion
 

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from asr.data.material import Speech
 from asr.models.speech_model import Recogniser, SpeechModel
 from asr.runs.checkpoint import (
     MODEL,
@@ -23,10 +24,9 @@ from asr.runs.checkpoint import (
 )
 from asr.training.arithmetic import precision_for_decoding
 from asr.training.precision import Precision, choose_matmul, flush_denormals
-from scripts.build import build_hooks, build_speech, hooked_model, readable
-from scripts.material import Speech
-from scripts.run_configuration import load_run_config
-from scripts.startup import UsageError
+from distributed.errors import UsageError
+from scripts.composition.build import build_hooks, build_speech, hooked_model
+from scripts.composition.run_configuration import load_run_config
 
 CPU = torch.device("cpu")
 
@@ -84,9 +84,8 @@ def load_trained(folder: Path, checkpoint: str, threads: int, device: torch.devi
     warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
     warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
     choose_matmul(config.launch.matmul)
-    with readable():
-        speech = build_speech(config, folder)
-        model = hooked_model(config, speech, build_hooks(config), initialise=False)
+    speech = build_speech(config, folder)
+    model = hooked_model(config, speech, build_hooks(config), initialise=False)
     model.load_state_dict(mean_of(chosen))
     precision = precision_for_decoding(config.trainer.precision, model, folder, device)
     return Trained(folder, config, speech, model.eval(), chosen, precision)

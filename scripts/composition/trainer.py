@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 from torch.optim import Optimizer
 
 from asr.data.cache import SignalCache
+from asr.data.material import Material, refuse_doubles
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
+from asr.parts import build, plain
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.console import console_logger
 from asr.runs.loggers import Logger
@@ -34,9 +36,9 @@ from asr.training.trainer import Parts, Trainer
 from asr.training.typical import run_typical
 from asr.training.units import LockstepUnits, PooledUnits, UnitSource, global_step, total_samples
 from distributed.backend import Backend
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.build import (
-    build,
+from scripts.composition.build import (
     build_backend,
     build_material,
     build_plan,
@@ -44,13 +46,10 @@ from scripts.build import (
     evaluation_set,
     fit_tokenizer,
     hooked_model,
-    plain,
 )
-from scripts.language_model import load_token_model
-from scripts.material import Material, refuse_doubles
-from scripts.search import with_language_models
-from scripts.settings import trains_on_text
-from scripts.startup import UsageError
+from scripts.composition.language_model import load_token_model
+from scripts.composition.search import with_language_models
+from scripts.composition.settings import trains_on_text
 
 log = logging.getLogger(__name__)
 

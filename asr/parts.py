@@ -1,4 +1,4 @@
-"""Checks a configuration against the annotations of the constructors that it names.
+"""Parts from a configuration: nodes are checked against the annotations of the constructors that they name, then built.
 
 Every node with a ``_target_`` is checked, before anything is built: the target is one of our parts, each key is one of
 its parameters, each value is of the annotated type and within the annotated range (distributed/ranges.py).
@@ -11,18 +11,18 @@ import difflib
 import importlib
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
+from distributed.errors import UsageError
 from distributed.ranges import Range
-from scripts.startup import PACKAGES, UsageError
 
-HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_")
-PART_PACKAGES = tuple(package for package in PACKAGES if package != "scripts")
-SETTINGS = "scripts.settings"  # what the top level of a configuration is checked against
+NODE_KEYS = ("_target_", "_partial_")  # of a node itself; all others are parameters of its target
+PART_PACKAGES = ("asr", "distributed")
 PLAIN: dict[Any, tuple[type, ...]] = {  # annotation -> types of values that fit
     float: (int, float),
     int: (int,),
@@ -34,13 +34,46 @@ PLAIN: dict[Any, tuple[type, ...]] = {  # annotation -> types of values that fit
 }
 
 
-def validate(config: DictConfig) -> None:
-    """Check every value of a configuration.
+def validate(config: DictConfig, settings: str = "") -> None:
+    """Check every value of a configuration, of which the top level may be a class of the module ``settings``.
 
     Raises:
         UsageError: one line naming the key, the value and what is allowed.
     """
-    _walk(OmegaConf.to_container(config, resolve=True), "")
+    content = plain(config)
+    if "_target_" in content:
+        _check_node(content, "", settings)
+    for key, child in content.items():
+        _walk(child, key)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain values."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def build(node: Mapping[str, Any], **runtime: Any) -> Any:
+    """What a node describes, completed with objects known only at run time; nodes inside it are built first.
+
+    A node with ``_partial_: true`` inside it becomes a function that takes the parameters which it leaves open.
+    """
+    content = plain(node) if isinstance(node, DictConfig) else node
+    return find_target(content["_target_"], "")(**_arguments(content), **runtime)
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key): _built(value) for key, value in node.items() if key not in NODE_KEYS}
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" not in value:
+            return {key: _built(child) for key, child in value.items()}
+        target, arguments = find_target(value["_target_"], ""), _arguments(value)
+        return partial(target, **arguments) if value.get("_partial_") else target(**arguments)
+    return [_built(child) for child in value] if isinstance(value, list) else value
 
 
 def _walk(node: Any, path: str) -> None:
@@ -54,11 +87,11 @@ def _walk(node: Any, path: str) -> None:
             _walk(child, f"{path}[{index}]")
 
 
-def _check_node(node: dict[str, Any], path: str) -> None:
-    target = find_target(node["_target_"], path)
+def _check_node(node: dict[str, Any], path: str, settings: str = "") -> None:
+    target = find_target(node["_target_"], path, settings)
     parameters = inspect.signature(target, eval_str=True).parameters
     for key, value in node.items():
-        if key in HYDRA_KEYS:
+        if key in NODE_KEYS:
             continue
         name = f"{path}.{key}" if path else key
         if key not in parameters:
@@ -70,14 +103,14 @@ def _check_node(node: dict[str, Any], path: str) -> None:
             raise UsageError(f"{name}={_shown(value)}: must be {allowed}{hint}")
 
 
-def find_target(name: str, path: str) -> Callable[..., Any]:
-    """The class or function that the node at ``path`` names (empty: the top level).
+def find_target(name: str, path: str, settings: str = "") -> Callable[..., Any]:
+    """The class or function that the node at ``path`` names; the module ``settings`` is allowed beside our packages of parts.
 
     It is public, where it is defined, in a package of parts; a function must be one that makes a part.
     """
     module, _, attribute = str(name).rpartition(".")
     where = f"{path}._target_={name}" if path else f"_target_={name}"
-    if module.split(".")[0] not in PART_PACKAGES and not (module == SETTINGS and path == ""):
+    if module.split(".")[0] not in PART_PACKAGES and not (settings and module == settings):
         raise UsageError(f"{where}: must lie in one of the packages {', '.join(PART_PACKAGES)}")
     try:
         target: Callable[..., Any] = getattr(importlib.import_module(module), attribute)

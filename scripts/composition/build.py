@@ -5,60 +5,29 @@ Parts are handed over ready-made; no class of the project builds another one fro
 
 import math
 import shutil
-import traceback
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from asr.data.batch import Unit
 from asr.data.cache import SignalCache
 from asr.data.corpus import Corpus
 from asr.data.manifest import read_manifest
+from asr.data.material import Material, Speech, Split, Text, TextSources
 from asr.data.plan import BatchPlan, Budgets, chunk
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.speech_model import SpeechModel
+from asr.parts import build
 from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
+from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.initial_weights import load_initial_weights
-from scripts.material import Material, Speech, Split, Text, TextSources
-from scripts.settings import trains_on_text
-from scripts.startup import REPOSITORY, UsageError
-
-
-@contextmanager
-def readable() -> Iterator[None]:
-    """Turn the errors of our own constructors, which are written for people, into UsageError; others are bugs."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except (ValueError, InstantiationException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if not isinstance(cause, ValueError) or not _raised_by_us(cause):
-            raise
-        raise UsageError(str(cause)) from error
-
-
-def _raised_by_us(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(REPOSITORY) and ".venv" not in frames[-1].filename
-
-
-def build(node: DictConfig, **runtime: Any) -> Any:
-    """What a node describes, completed with objects known only at run time.
-
-    Not handed to ``instantiate`` itself: it would copy them into a configuration, element by element.
-    """
-    return instantiate(node, _partial_=True, _convert_="all")(**runtime)
+from scripts.composition.initial_weights import load_initial_weights
+from scripts.composition.settings import trains_on_text
 
 
 def training_texts(corpus: Corpus) -> list[str]:
@@ -168,13 +137,6 @@ def evaluation_set(config: DictConfig, material: Material, name: str, cache: Sig
         units=[Unit(0, index, 0, tuple(members)) for index, members in enumerate(units)],
         screened=split.screened,
     )
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """A configuration as plain values, for loggers."""
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
 
 
 def count_parameters(model: nn.Module) -> int:

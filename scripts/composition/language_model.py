@@ -7,11 +7,11 @@ import torch
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
 from asr.runs.checkpoint import Checkpoint
-from scripts.build import build_hooks, build_material, hooked_model, readable
-from scripts.run_configuration import load_run_config
-from scripts.settings import TrainLmSettings
-from scripts.startup import UsageError
-from scripts.trained import choose_checkpoints
+from distributed.errors import UsageError
+from scripts.composition.build import build_hooks, build_material, hooked_model
+from scripts.composition.run_configuration import load_run_config
+from scripts.composition.settings import TrainLmSettings
+from scripts.composition.trained import choose_checkpoints
 
 
 def best_of(folder: Path) -> Checkpoint:
@@ -20,8 +20,7 @@ def best_of(folder: Path) -> Checkpoint:
     Raises:
         UsageError: there is none.
     """
-    with readable():
-        (chosen,) = choose_checkpoints(folder / "checkpoints", "best")
+    (chosen,) = choose_checkpoints(folder / "checkpoints", "best")
     return chosen
 
 
@@ -35,15 +34,14 @@ def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, k
         UsageError: the folder holds no such run, or it has no intact checkpoint, or reads other tokens.
     """
     config = load_run_config(folder, TrainLmSettings, key)
-    with readable():
-        own = load_tokenizer(folder / "tokenizer")
-        if own.fingerprint != tokenizer.fingerprint:
-            raise UsageError(
-                f"{key}={folder}: that model reads other tokens ({own.fingerprint}) than the recogniser writes "
-                f"({tokenizer.fingerprint}); train it with the recogniser's tokenizer settings"
-            )
+    own = load_tokenizer(folder / "tokenizer")
+    if own.fingerprint != tokenizer.fingerprint:
+        raise UsageError(
+            f"{key}={folder}: that model reads other tokens ({own.fingerprint}) than the recogniser writes "
+            f"({tokenizer.fingerprint}); train it with the recogniser's tokenizer settings"
+        )
     chosen = best_of(folder)
-    with readable(), torch.random.fork_rng(devices=[]):  # initial weights are drawn, to be replaced
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, to be replaced
         model = hooked_model(config, build_material(config, folder), build_hooks(config), initialise=False)
     model.load_state_dict(chosen.model_state())
     assert isinstance(model, TokenLanguageModel)

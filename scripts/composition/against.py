@@ -13,10 +13,10 @@ from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
 from asr.decoding.results import SetResult, write_comparison
 from asr.decoding.wer import ErrorCounts, count_errors
+from asr.parts import plain
 from asr.reporting.run import read_transcripts
-from scripts.build import plain, readable
-from scripts.search import language_model_origins, search_of
-from scripts.startup import UsageError
+from distributed.errors import UsageError
+from scripts.composition.search import language_model_origins, search_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,7 @@ def _read(run: Path, name: str, decode: str, method: Mapping[str, Any], remedy: 
             f"against={run}: {name!r} was evaluated there with {other} ({_shown(figures.get(key))}, "
             f"here {_shown(method[key])}); {remedy}"
         )
-    with readable():
-        texts = {each.utterance_id: (each.reference, each.hypothesis) for each in read_transcripts(recogs)}
+    texts = {each.utterance_id: (each.reference, each.hypothesis) for each in read_transcripts(recogs)}
     pairs = {key: (" ".join(reference), " ".join(hypothesis)) for key, (reference, hypothesis) in texts.items()}
     references = {key: reference for key, (reference, _) in pairs.items()}
     counts = {key: count_errors(*pair) for key, pair in pairs.items()}

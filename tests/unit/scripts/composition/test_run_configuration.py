@@ -8,9 +8,9 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.configuration import compose
-from scripts.run_configuration import load_run_config
-from scripts.startup import UsageError
+from distributed.errors import UsageError
+from scripts.composition.compose import compose
+from scripts.composition.run_configuration import load_run_config
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         ("- a\n- b", "not a configuration"),
         ("seed: ${nothing}", "cannot be read.*nothing"),
         ("", "_target_, backend, batch, .* missing"),
-        ("_target_: scripts.settings.TrainSettings\nseed: 1", "backend, .* missing"),
-        ("_target_: scripts.settings.TrainSettings\nseed: one", "seed=one: must be a whole number"),
+        ("_target_: scripts.composition.settings.TrainSettings\nseed: 1", "backend, .* missing"),
+        ("_target_: scripts.composition.settings.TrainSettings\nseed: one", "seed=one: must be a whole number"),
     ],
 )
 def test_a_damaged_configuration_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:

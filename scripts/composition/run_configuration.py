@@ -10,10 +10,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scripts.configuration import CONF, SEVERAL
-from scripts.settings import RunSettings, TrainSettings, settings_of_run
-from scripts.startup import UsageError
-from scripts.validation import validate
+from asr.parts import validate
+from distributed.errors import UsageError
+from scripts.composition import settings as settings_module
+from scripts.composition.compose import CONF, SEVERAL
+from scripts.composition.settings import RunSettings, TrainSettings, settings_of_run
 
 
 def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key: str = "run") -> DictConfig:
@@ -33,7 +34,7 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
         raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(config, DictConfig):
         raise UsageError(f"{path}: not a configuration")
-    validate(config)
+    validate(config, settings_module.__name__)
     found = settings_of_run(config)
     if found is not None and found is not settings:
         raise UsageError(
