@@ -12,10 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from asr.parts import NODE_KEYS, find_target
-from distributed.errors import UsageError
 from scripts.composition import settings
 from scripts.composition.compose import CONF, compose, options
-from scripts.composition.startup import PACKAGES, REPOSITORY, check_packages
+from scripts.composition.startup import PACKAGES, REPOSITORY, WrongPackageError, check_packages
 
 ORDER = ("distributed", "asr", "compression", "scripts")  # each may import itself and those before it
 SOURCES = [path for package in ORDER for path in sorted((REPOSITORY / package).rglob("*.py"))]
@@ -118,7 +117,9 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path, monkeypatch
     (tmp_path / "distributed" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__("sys").modules, "distributed")
-    with pytest.raises(UsageError, match=r"'distributed' resolves to .* another distribution has the same import name"):
+    with pytest.raises(
+        WrongPackageError, match=r"'distributed' resolves to .* another distribution has the same import name"
+    ):
         check_packages()
 
 
@@ -143,7 +144,9 @@ def test_every_package_is_declared() -> None:
 
 
 def test_composition_alone_knows_hydra() -> None:
-    importers = {path.relative_to(REPOSITORY).parent.as_posix() for path in SOURCES if "hydra" in imported_packages(path)}
+    importers = {
+        path.relative_to(REPOSITORY).parent.as_posix() for path in SOURCES if "hydra" in imported_packages(path)
+    }
     assert importers == {"scripts/composition"}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from asr.parts import find_target, refusal
+from asr.parts import build, find_target, refusal
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
 
@@ -56,3 +56,18 @@ def test_parts_and_at_the_top_settings_can_be_named() -> None:
     assert find_target("asr.models.transducer.transducer", "model").__name__ == "transducer"
     settings = "scripts.composition.settings"
     assert find_target(f"{settings}.TrainSettings", "", settings).__name__ == "TrainSettings"
+
+
+def test_nodes_inside_a_node_are_built_first_and_partial_ones_wait_for_what_they_lack() -> None:
+    config = compose("train", ["model=lstm_tiny"])
+    model = build(config.model, vocabulary_size=29, feature_dimension=80)
+    assert model.vocabulary_size == 29
+    assert model.encoder.subsampling == config.model.encoder.stack
+    assert model.joiner.dimension == config.model.joiner.dimension
+
+
+def test_what_a_run_gives_must_not_be_in_the_node_too() -> None:
+    """A value has one home: a node that overrides what the run knows would be silently ignored otherwise."""
+    config = compose("train", ["model=lstm_tiny"])
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'ctc_weight'"):
+        build(config.model, vocabulary_size=29, feature_dimension=80, ctc_weight=0.0)

@@ -23,7 +23,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def hook(**options: Any) -> LengthPerturbation:
-    built = build(OmegaConf.load(CONF), **options)
+    built = build(OmegaConf.merge(OmegaConf.load(CONF), options))
     assert isinstance(built, LengthPerturbation)
     return built
 

@@ -50,7 +50,7 @@ class SomeRun:
 
 
 def hook(**options: Any) -> ScheduledSampling:
-    built = build(OmegaConf.load(CONF), lm="exp/lm", **options)
+    built = build(OmegaConf.merge(OmegaConf.load(CONF), {"lm": "exp/lm"} | options))
     assert isinstance(built, ScheduledSampling)
     run: Any = SomeRun(make_model())
     built.on_fit_start(run, resumed=False)
@@ -204,7 +204,7 @@ def test_more_likely_tokens_than_there_are_is_refused() -> None:
 
 
 def test_another_model_after_a_resume_is_refused_in_one_line() -> None:
-    model, resumed = make_model(), build(OmegaConf.load(CONF), lm="exp/lm")
+    model, resumed = make_model(), build(OmegaConf.merge(OmegaConf.load(CONF), {"lm": "exp/lm"}))
     run: Any = SomeRun(model)
     resumed.load_state_dict(hook().state_dict())
     resumed.on_fit_start(run, resumed=True)

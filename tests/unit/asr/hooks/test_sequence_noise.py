@@ -19,7 +19,7 @@ IDS = [f"u{index}" for index in range(8)]
 
 
 def make(**changes: Any) -> SequenceNoise:
-    built = build(OmegaConf.load(CONF), **changes)
+    built = build(OmegaConf.merge(OmegaConf.load(CONF), changes))
     assert isinstance(built, SequenceNoise)
     return built
 

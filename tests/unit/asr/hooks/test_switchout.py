@@ -22,7 +22,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def hook(**options: Any) -> SwitchOut:
-    built = build(OmegaConf.load(CONF), **options)
+    built = build(OmegaConf.merge(OmegaConf.load(CONF), options))
     assert isinstance(built, SwitchOut)
     return built
 

@@ -97,7 +97,7 @@ class FakeRun:
 
 
 def wandb_sink(folder: Path, **changes: Any) -> WandbLogger:
-    sink = build(OmegaConf.load(CONF / "wandb.yaml"), folder=folder, settings=SETTINGS, **changes)
+    sink = build(OmegaConf.merge(OmegaConf.load(CONF / "wandb.yaml"), changes), folder=folder, settings=SETTINGS)
     assert isinstance(sink, WandbLogger)
     return sink
 

@@ -218,9 +218,8 @@ def test_momentum_of_nesterov_must_not_be_zero() -> None:
     ("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", Lars), ("lamb", Lamb)]
 )
 def test_yaml_builds_and_its_state_loads_without_pickled_code(name: str, kind: type[Optimizer], tmp_path: Path) -> None:
-    factory = build(OmegaConf.load(CONF / f"{name}.yaml"))
     parameters = weights()
-    optimizer = factory(groups_of(parameters))
+    optimizer = build(OmegaConf.load(CONF / f"{name}.yaml"), groups=groups_of(parameters))
     assert isinstance(optimizer, kind)
     set_gradients(parameters, 0)
     optimizer.step()
