@@ -22,7 +22,7 @@ from distributed.errors import UsageError
 from distributed.ranges import Range
 
 NODE_KEYS = ("_target_", "_partial_")  # of a node itself; all others are parameters of its target
-PART_PACKAGES = ("asr", "distributed")
+PART_PACKAGES = ("asr", "compression", "distributed")
 PLAIN: dict[Any, tuple[type, ...]] = {  # annotation -> types of values that fit
     float: (int, float),
     int: (int,),
@@ -45,6 +45,15 @@ def validate(config: DictConfig, settings: str = "") -> None:
         _check_node(content, "", settings)
     for key, child in content.items():
         _walk(child, key)
+
+
+def check_parts(node: Any, path: str) -> None:
+    """Check every node with a ``_target_`` in plain values that may come from anywhere; ``path`` is what errors call it.
+
+    Raises:
+        UsageError: one line naming the key, the value and what is allowed.
+    """
+    _walk(node, path)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

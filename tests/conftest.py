@@ -160,7 +160,7 @@ def small_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
     """Overrides for a run of seconds on the tiny corpus, then those given; a small LSTM unless they choose a model."""
 
     def make(*overrides: str) -> list[str]:
-        chosen = [] if any(each.startswith("model=") for each in overrides) else SMALL_LSTM
+        chosen = [] if any(each.startswith(("model=", "model_of=")) for each in overrides) else SMALL_LSTM
         return [*SMALL_RUN, f"data.root={tiny_corpus}", *chosen, *overrides]
 
     return make

@@ -19,6 +19,8 @@ from distributed.errors import UsageError
 
 log = logging.getLogger(__name__)
 
+SIZES = ("vocabulary_size", "feature_dimension")  # of a model, that what it is trained on decides
+
 REFUSALS_SHOWN = 5  # in the log; all are listed in the run's folder
 
 

@@ -1,7 +1,7 @@
 """Checkpoints on disk: what lies in their folders, how they are read and found.
 
     checkpoints/step-00001000/learner-0.pt ...   each learner's own state, loadable without unpickling code
-    checkpoints/step-00001000/model.safetensors  the consensus model
+    checkpoints/step-00001000/model.safetensors  the consensus model; with model.yaml and tokenizer/ a model folder
     checkpoints/step-00001000/manifest.json      SHA-256 of every file and of itself, where the run stood, figures
     checkpoints/damaged-step-00002000/           passed over by a resume, kept for inspection, used by nothing
     checkpoints/emergency-...                    of survivors (emergency.py), used on request alone
@@ -24,10 +24,11 @@ from asr.runs.checkpoint_manifest import CheckpointError, FormatError, read_mani
 from asr.runs.files import (
     sha256,
 )
+from asr.runs.model_folder import DESCRIPTION, WEIGHTS, is_model_folder
 from asr.runs.progress import Progress
+from distributed.errors import UsageError
 from distributed.ranges import Count, Natural
 
-MODEL = "model.safetensors"
 WRITING = ".writing-"
 DAMAGED = "damaged-"
 EMERGENCY = "emergency-"
@@ -66,7 +67,7 @@ class Checkpoint:
 
     def model_state(self) -> dict[str, Tensor]:
         """Weights of the consensus model."""
-        return load_file(self.folder / MODEL)
+        return load_file(self.folder / WEIGHTS)
 
     def damaged_file(self) -> Path | None:
         """The first file that is missing or differs from the manifest's hash; None if all are as written."""
@@ -89,7 +90,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         checkpoint = Checkpoint(folder, **record | {"progress": Progress(**record["progress"])})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: its manifest has other fields than this version's: {error}") from error
-    unlisted = {MODEL, *map(learner_file, range(checkpoint.world_size))} - checkpoint.files.keys()
+    unlisted = {WEIGHTS, DESCRIPTION, *map(learner_file, range(checkpoint.world_size))} - checkpoint.files.keys()
     if unlisted:
         raise CheckpointError(f"{folder}: its manifest does not list {', '.join(sorted(unlisted))}")
     return checkpoint
@@ -111,7 +112,7 @@ def list_emergencies(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
         FormatError: one was written by another version of this program.
     """
     found, problems = _readable(root.glob(f"{EMERGENCY}*"))
-    return sorted(found, key=lambda each: (each.folder / MODEL).stat().st_mtime), problems
+    return sorted(found, key=lambda each: (each.folder / WEIGHTS).stat().st_mtime), problems
 
 
 def _readable(folders: Iterable[Path]) -> tuple[list[Checkpoint], dict[Path, str]]:
@@ -151,6 +152,23 @@ def ranked_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
 def best_checkpoint(checkpoints: list[Checkpoint]) -> Checkpoint | None:
     """The one with the lowest figure; the newest if none was evaluated."""
     return next(iter(ranked_checkpoints(checkpoints) or checkpoints[-1:]), None)
+
+
+def model_folder_of(folder: Path, key: str) -> Path:
+    """The model folder that ``folder`` is, or of a run's folder that of its best checkpoint, found intact.
+
+    Raises:
+        UsageError: it is neither, or damaged; the message calls it ``key``.
+    """
+    if is_model_folder(folder):
+        return folder
+    best = best_checkpoint(list_checkpoints(folder / "checkpoints")[0])
+    if best is None:
+        raise UsageError(f"{key}={folder}: no checkpoint there; give the folder of a trained run, or a model folder")
+    damaged = best.damaged_file()
+    if damaged is not None:
+        raise UsageError(f"{key}={folder}: {damaged} is missing, truncated or altered (SHA-256 differs)")
+    return best.folder
 
 
 def checkpoint_name(global_step: int) -> str:

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from asr.runs.checkpoint import (
     DAMAGED,
-    MODEL,
     WRITING,
     Checkpoint,
     Retention,
@@ -41,6 +39,7 @@ from asr.runs.files import (
     sweep,
     write_atomically,
 )
+from asr.runs.model_folder import WEIGHTS, ModelParts, write_description, write_weights
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
 
@@ -50,12 +49,15 @@ log = logging.getLogger(__name__)
 class CheckpointFolder:
     """Writes, finds and retires the checkpoints of one run; every method is called by all learners together."""
 
-    def __init__(self, root: Path, world: World, retention: Retention, backend: str, plan: int) -> None:
+    def __init__(
+        self, root: Path, world: World, retention: Retention, backend: str, plan: int, model: ModelParts
+    ) -> None:
         self.root = root
         self.world = world
         self.retention = retention
         self.backend = backend
         self.plan = plan
+        self.model = model
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest intact checkpoint, found by learner 0 for all, and a line for each newer one that is not intact.
@@ -149,9 +151,7 @@ class CheckpointFolder:
         fsync(own)
         write_atomically(own.with_suffix(".sha256"), sha256(own))
         if consensus is not None:
-            # A clone: the weights are views of one flat buffer, which safetensors refuses to store several times.
-            save_file({name: tensor.detach().cpu().clone() for name, tensor in consensus.items()}, temporary / MODEL)
-            fsync(temporary / MODEL)
+            write_weights(temporary, consensus)
 
     def _complete(self, temporary: Path, final: Path, progress: Progress, figure: float | None) -> None:
         earlier = intact_checkpoint(final)
@@ -162,7 +162,8 @@ class CheckpointFolder:
                 log.info("%s stays: its figure is lower than after %d samples", final, progress.samples)
                 shutil.rmtree(temporary)
                 return
-        files = {MODEL: sha256(temporary / MODEL)}
+        names = [WEIGHTS, *write_description(temporary, self.model.description, self.model.tokenizer)]
+        files = {name: sha256(temporary / name) for name in names}
         for learner in range(self.world.size):
             digest = (temporary / learner_file(learner)).with_suffix(".sha256")
             files[learner_file(learner)] = digest.read_text()

@@ -9,7 +9,7 @@ from typing import Any
 from asr.runs.files import write_atomically
 from distributed.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 

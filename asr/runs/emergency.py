@@ -20,9 +20,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asr.runs.checkpoint import EMERGENCY, MODEL, WRITING, mean_of_models
+from asr.runs.checkpoint import EMERGENCY, WRITING, mean_of_models
 from asr.runs.checkpoint_manifest import write_manifest
-from asr.runs.files import fsync, put_in_place, sha256, write_atomically
+from asr.runs.files import put_in_place, sha256, write_atomically
+from asr.runs.model_folder import WEIGHTS, ModelParts, write_description, write_weights
 from asr.runs.progress import Progress
 from distributed.learners.signs import Loss
 
@@ -52,6 +53,7 @@ def save_mean(
     survivor: Survivor,
     model: Mapping[str, Tensor],
     *,
+    parts: ModelParts,
     progress: Progress,
     run: Mapping[str, object],
     wait_seconds: float = WAIT_SECONDS,
@@ -61,6 +63,7 @@ def save_mean(
     Args:
         root: folder of the run's checkpoints.
         model: this learner's weights and buffers.
+        parts: what makes a model folder of the mean.
         run: what the manifest says beside: backend and plan.
         wait_seconds: how long to wait for the weights of the others.
 
@@ -75,7 +78,7 @@ def save_mean(
     there = _wait_for(folder, final, survivor.others, wait_seconds)
     if not there or there[0] != survivor.rank:
         return None
-    _complete(folder, final, survivor.loss, there, {"progress": asdict(progress), **run})
+    _complete(folder, final, survivor.loss, there, parts, {"progress": asdict(progress), **run})
     log.error("the mean of learners %s is in %s; checkpoint=emergency takes it", ", ".join(map(str, there)), final)
     return final
 
@@ -89,13 +92,15 @@ def _leave(folder: Path, rank: int, model: Mapping[str, Tensor]) -> None:
     log.error("this learner's weights are in %s", folder)
 
 
-def _complete(folder: Path, final: Path, loss: Loss, learners: Sequence[int], record: Mapping[str, object]) -> None:
+def _complete(
+    folder: Path, final: Path, loss: Loss, learners: Sequence[int], parts: ModelParts, record: Mapping[str, object]
+) -> None:
     files = [_own_file(folder, rank) for rank in learners]
-    save_file(mean_of_models(files), folder / MODEL)
-    fsync(folder / MODEL)
+    write_weights(folder, mean_of_models(files))
+    names = [WEIGHTS, *write_description(folder, parts.description, parts.tokenizer)]
     told = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
     write_atomically(folder / "loss.json", json.dumps(told, indent=2))
-    without_learners = {"world_size": 0, "figure": None, "files": {MODEL: sha256(folder / MODEL)}}
+    without_learners = {"world_size": 0, "figure": None, "files": {name: sha256(folder / name) for name in names}}
     write_manifest(folder, {**record, **without_learners})
     for file in files:
         file.unlink()

@@ -1,6 +1,7 @@
 """What happens around the training loop. The loop, with the points at which hooks run:
 
-    model = hook.on_model(model)                       # may replace modules
+    for node in hook.transforms():  model = build(node)(model)    # persistent: every model folder names them
+    model = hook.on_model(model)                       # attaches what training alone needs
     backend.examine(model, forward);  model = backend.wrap(model)
     groups = hook.on_parameter_groups(model)           # parameters with rules of their own
     optimizer(groups);  backend.attach(optimizer);  load checkpoint
@@ -153,8 +154,18 @@ class Hook:
         """How many more tokens ``on_batch`` gives an utterance at most, as a fraction rounded up; for ``batch.target_margin``."""
         return 0.0
 
+    def transforms(self) -> list[dict[str, Any]]:
+        """Nodes of persistent changes of the module tree, applied to the built model in this order before ``on_model``.
+
+        They are written into every model folder (asr/runs/model_folder.py), so that the model is rebuilt without the hook.
+        """
+        return []
+
     def on_model(self, model: "SpeechModel") -> "SpeechModel":
-        """Runs once, before the backend and the optimizer see the model: modules may be replaced."""
+        """Runs once, before the backend and the optimizer see the model: attaches what training alone needs.
+
+        Parameters and modules that shall be in model folders are the matter of ``transforms``.
+        """
         return model
 
     def on_parameter_groups(self, model: "SpeechModel") -> list[ParameterGroup]:

@@ -20,13 +20,14 @@ from asr.data.material import Material, Speech, Split, Text, TextSources
 from asr.data.plan import BatchPlan, Budgets, chunk
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.speech_model import SpeechModel
-from asr.parts import build
+from asr.parts import build, plain
+from asr.runs.model_folder import Description
 from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
 from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.composition.initial_weights import load_initial_weights
+from scripts.composition.initial_weights import find_initial_weights, made_of
 from scripts.composition.settings import trains_on_text
 
 
@@ -102,11 +103,33 @@ def build_model(config: DictConfig, material: Material) -> SpeechModel:
     return model.double() if config.trainer.precision == "fp64" else model
 
 
-def hooked_model(config: DictConfig, material: Material, hooks: Mapping[str, Hook], initialise: bool) -> SpeechModel:
-    """The model after hooks have replaced modules; before that, ``initialise`` gives it the weights of ``init_from``."""
+def describe(config: DictConfig, material: Material, hooks: Mapping[str, Hook]) -> Description:
+    """What the run's model is made of, for the model folder of every checkpoint."""
+    return Description(
+        model=plain(config.model) | material.sizes,
+        features=None if trains_on_text(config) else plain(config.features),
+        tokenizer=material.tokenizer.fingerprint,
+        dtype="float64" if config.trainer.precision == "fp64" else "float32",
+        transforms=[node for hook in hooks.values() for node in hook.transforms()],
+        made_of=made_of(config),
+    )
+
+
+def hooked_model(
+    config: DictConfig, material: Material, hooks: Mapping[str, Hook], description: Description
+) -> SpeechModel:
+    """The model to train, with the weights of ``init_from`` where it is set.
+
+    They are loaded where the transforms applied so far are those of the model that they come from: a model that was not
+    changed gives its weights before the hooks change this one, one that was changed in the same way after it.
+    """
     model = build_model(config, material)
-    if initialise:
-        load_initial_weights(model, config, material.tokenizer)
+    initial = find_initial_weights(config, material.tokenizer, description.transforms)
+    for applied in range(len(description.transforms) + 1):
+        if initial is not None and initial.transforms == applied:
+            initial.load_into(model)
+        if applied < len(description.transforms):
+            model = build(description.transforms[applied])(model)
     for hook in hooks.values():
         model = hook.on_model(model)
     return model

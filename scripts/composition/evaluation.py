@@ -30,7 +30,9 @@ def run(arguments: list[str]) -> None:
     check_names(config.sets)
     normalise, decode = build(config.text), build(config.decode)
     names = [manifest_name(each) for each in config.sets]
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    weights = None if config.weights is None else Path(config.weights)
+    trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
+    root = (weights or trained.folder) / "eval"
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
     decode.check(trained.recogniser)
     method = method_of(config)
@@ -38,8 +40,9 @@ def run(arguments: list[str]) -> None:
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
     print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
     record = trained.origin | method
-    results = [evaluate_set(trained, each, config.unit_utterances, decode, normalise, record) for each in config.sets]
-    root = trained.folder / "eval"
+    results = [
+        evaluate_set(trained, each, config.unit_utterances, decode, normalise, record, root) for each in config.sets
+    ]
     write_summary(root, decode.name, results)
     if against is not None:
         for each in results:
@@ -54,8 +57,9 @@ def evaluate_set(
     decode: Decode,
     normalise: TextNormalisation,
     record: dict[str, Any],
+    root: Path,
 ) -> SetResult:
-    """Decode and score a set, write its files and print its line."""
+    """Decode and score a set, write its files below ``root`` and print its line."""
     evaluated = named_set(trained, name, unit_utterances)
     decoded = decode_evaluation_set(trained, evaluated, decode)
     spoken = [each for each in evaluated.screened.usable if each.id in decoded.references]
@@ -66,8 +70,7 @@ def evaluate_set(
         for texts in (decoded.references, decoded.hypotheses)
     )
     speakers = {each.id: each.speaker for each in spoken}
-    folder = trained.folder / "eval" / evaluated.name
-    result = write_results(folder, decode.name, references, hypotheses, speakers, record)
+    result = write_results(root / evaluated.name, decode.name, references, hypotheses, speakers, record)
     print(result.line)
     return result
 

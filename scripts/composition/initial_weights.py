@@ -1,19 +1,23 @@
-"""``init_from``: the weights of another run, or of some of its modules, before training.
+"""``init_from``: the weights of another model, or of some of its modules, before training.
 
 init_from=exp/ctc-run init_modules=[encoder]       # the encoder of a CTC model, everything else drawn anew
 init_from=exp/lm init_modules=[predictor]          # the prediction network of a language model over the same tokens
+init_from=exp/run/export/small model_of=exp/run/export/small    # go on from a model whose sizes no option of model= has
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from asr.data.tokenizer import Tokenizer, load_tokenizer
-from asr.runs.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
+from asr.data.tokenizer import Tokenizer
+from asr.parts import plain
+from asr.runs.checkpoint import model_folder_of
+from asr.runs.model_folder import Description, read_description, read_weights
 from distributed.errors import UsageError
 from scripts.composition.compose import differing_keys
 
@@ -23,65 +27,87 @@ WITHOUT_TOKENS = "encoder"  # the module whose weights mean the same whatever th
 DIMENSIONS = ("num_mels", "deltas", "stack")  # of the features' settings, those that a weight's shape depends on
 
 
-def load_initial_weights(model: nn.Module, config: DictConfig, tokenizer: Tokenizer) -> None:
-    """Overwrite ``model``, or its modules ``init_modules``, with the best weights of the run ``init_from``, if it is set.
+@dataclass(frozen=True, slots=True)
+class InitialWeights:
+    """What ``init_from`` names, found and checked, before the model is there."""
+
+    folder: Path
+    weights: Mapping[str, Tensor]
+    modules: Sequence[str] | None  # None: all
+    transforms: int  # of this run's, those that the model which the weights come from has gone through as well
+    differing: Mapping[str, Any]  # settings of its features that differ from this run's, as they are there
+    where: str  # what errors call it
+
+    def load_into(self, model: nn.Module) -> None:
+        """Overwrite ``model``, or its modules; UsageError if they have other parameters."""
+        try:
+            loaded = select(self.weights, model.state_dict(), self.modules, self.where)
+        except UsageError as error:
+            needed = " ".join(f"features.{key}={self.differing[key]}" for key in DIMENSIONS if key in self.differing)
+            if needed and _hears(self.modules):
+                raise UsageError(
+                    f"{self.where}: that run's model hears features of another size; set {needed}"
+                ) from error
+            raise
+        model.load_state_dict(loaded, strict=False)
+        if self.differing:
+            log.warning("%s: that run hears other features: %s differ", self.where, ", ".join(self.differing))
+        what = "all weights" if self.modules is None else f"weights of {', '.join(self.modules)}"
+        log.info("%s (%d tensors) of %s", what, len(loaded), self.folder)
+
+
+def find_initial_weights(
+    config: DictConfig, tokenizer: Tokenizer, transforms: Sequence[Mapping[str, Any]]
+) -> InitialWeights | None:
+    """The weights that ``init_from`` names, None if it is not set: a model folder's, or the best ones of a run.
+
+    Args:
+        transforms: this run's, of which that model must have gone through the first ones, or none.
 
     Raises:
-        UsageError: that run has no intact checkpoint, writes other tokens, or has other parameters; or modules are
-            named without a run, or none of it.
+        UsageError: there are none that are intact, or they are of another vocabulary or a model that was changed in
+            another way; or modules are named without a run.
     """
     modules = config.init_modules
     if modules is not None and (config.init_from is None or not modules):
         remedy = "null takes the whole model" if config.init_from else "add init_from=exp/... to take them from"
         raise UsageError(f"init_modules=[{','.join(modules)}] loads nothing; {remedy}")
     if config.init_from is None:
-        return
-    run = Path(config.init_from)
-    best = _best(run)
-    if not _tokenless(modules) and load_tokenizer(run / "tokenizer").fingerprint != tokenizer.fingerprint:
+        return None
+    where = f"init_from={config.init_from}"
+    folder = model_folder_of(Path(config.init_from), "init_from")
+    description, digest = read_description(folder, "init_from")
+    if not _tokenless(modules) and description.tokenizer != tokenizer.fingerprint:
         raise UsageError(
-            f"init_from={run}: that run writes other tokens; use its tokenizer settings, train anew, "
+            f"{where}: that run writes other tokens; use its tokenizer settings, train anew, "
             f"or take over what knows no tokens: init_modules=[{WITHOUT_TOKENS}]"
         )
-    differing = _differing_features(run, config)
-    try:
-        loaded = select(best.model_state(), model.state_dict(), modules, f"init_from={run}")
-    except UsageError as error:
-        needed = " ".join(f"features.{key}={differing[key]}" for key in DIMENSIONS if key in differing)
-        if needed and _hears(modules):
-            raise UsageError(
-                f"init_from={run}: that run's model hears features of another size; set {needed}"
-            ) from error
-        raise
-    model.load_state_dict(loaded, strict=False)
-    if differing:
-        log.warning("init_from=%s: that run hears other features: %s differ", run, ", ".join(differing))
-    what = "all weights" if modules is None else f"weights of {', '.join(modules)}"
-    log.info("%s (%d tensors) of %s", what, len(loaded), best.folder)
+    applied = len(description.transforms)
+    if description.transforms != list(transforms)[:applied]:
+        names = ", ".join(str(node["_target_"]).rpartition(".")[2] for node in description.transforms)
+        raise UsageError(
+            f"{where}: that model was changed by {names}, which this run does not do; choose the same hooks="
+        )
+    differing = _differing_features(description, config)
+    return InitialWeights(folder, read_weights(folder, digest), modules, applied, differing, where)
 
 
-def _best(run: Path) -> Checkpoint:
-    checkpoints, _ = list_checkpoints(run / "checkpoints")
-    best = best_checkpoint(checkpoints)
-    if best is None:
-        raise UsageError(f"init_from={run}: no checkpoint there; give the folder of a trained run")
-    damaged = best.damaged_file()
-    if damaged is not None:
-        raise UsageError(f"init_from={run}: {damaged} is missing, truncated or altered (SHA-256 differs)")
-    return best
+def made_of(config: DictConfig) -> list[dict[str, Any]]:
+    """What a run's model folders say of the model that ``init_from`` names: its folder and the SHA-256 of its weights."""
+    if config.init_from is None:
+        return []
+    folder = model_folder_of(Path(config.init_from), "init_from")
+    _, digest = read_description(folder, "init_from")
+    modules = None if config.init_modules is None else [str(name) for name in config.init_modules]
+    return [{"init_from": str(folder), "modules": modules, "weights_sha256": digest}]
 
 
-def _differing_features(run: Path, config: DictConfig) -> dict[str, Any]:
-    """The settings in which a run hears other features than ``config``, as they are there; none where one hears nothing.
-
-    The whole configuration of that run is not asked for: it may be one of an earlier version.
-    """
-    earlier = OmegaConf.load(run / "config.yaml")
-    assert isinstance(earlier, DictConfig)
-    heard, hears = earlier.get("features"), config.get("features")
+def _differing_features(description: Description, config: DictConfig) -> dict[str, Any]:
+    """The settings in which a model hears other features than ``config``, as they are there; none where one hears nothing."""
+    heard, hears = description.features, config.get("features")
     if heard is None or hears is None:
         return {}
-    return {key: heard.get(key) for key in differing_keys(heard, hears)}
+    return {key: heard.get(key) for key in differing_keys(OmegaConf.create(heard), OmegaConf.create(plain(hears)))}
 
 
 def _hears(modules: Sequence[str] | None) -> bool:

@@ -1,48 +1,42 @@
 """A trained language model, ready to be used beside a recogniser that writes the same tokens."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from asr.data.tokenizer import Tokenizer, load_tokenizer
+from asr.data.tokenizer import Tokenizer
 from asr.models.token_lm import TokenLanguageModel
-from asr.runs.checkpoint import Checkpoint
+from asr.runs.checkpoint import model_folder_of
+from asr.runs.model_folder import load_model, read_description
 from distributed.errors import UsageError
-from scripts.composition.build import build_hooks, build_material, hooked_model
-from scripts.composition.run_configuration import load_run_config
-from scripts.composition.settings import TrainLmSettings
-from scripts.composition.trained import choose_checkpoints
 
 
-def best_of(folder: Path) -> Checkpoint:
-    """The checkpoint of a language model's run that is used, found intact.
-
-    Raises:
-        UsageError: there is none.
-    """
-    (chosen,) = choose_checkpoints(folder / "checkpoints", "best")
-    return chosen
+def origin_of_language_model(folder: Path, key: str) -> dict[str, Any]:
+    """What figures made with the language model in ``folder``, a model folder or that of a run, are of."""
+    chosen = model_folder_of(folder, key)
+    return {"checkpoint": chosen.name, "weights_sha256": [read_description(chosen, key)[1]]}
 
 
 def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, key: str = "lm") -> TokenLanguageModel:
-    """The best model of a run of scripts/train_lm.py, for evaluation: its parameters take no gradient.
+    """The model of a model folder, or the best one of a run of scripts/train_lm.py, for evaluation: it takes no gradient.
 
     ``tokenizer`` is the recogniser's, whose tokens the model must read; ``key`` is what errors call the folder.
     No text is looked at, and torch's generator is left as it was.
 
     Raises:
-        UsageError: the folder holds no such run, or it has no intact checkpoint, or reads other tokens.
+        UsageError: the folder holds no such model, or none that is intact, or it reads other tokens.
     """
-    config = load_run_config(folder, TrainLmSettings, key)
-    own = load_tokenizer(folder / "tokenizer")
-    if own.fingerprint != tokenizer.fingerprint:
+    chosen = model_folder_of(folder, key)
+    description, _ = read_description(chosen, key)
+    if description.tokenizer != tokenizer.fingerprint:
         raise UsageError(
-            f"{key}={folder}: that model reads other tokens ({own.fingerprint}) than the recogniser writes "
+            f"{key}={folder}: that model reads other tokens ({description.tokenizer}) than the recogniser writes "
             f"({tokenizer.fingerprint}); train it with the recogniser's tokenizer settings"
         )
-    chosen = best_of(folder)
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, to be replaced
-        model = hooked_model(config, build_material(config, folder), build_hooks(config), initialise=False)
-    model.load_state_dict(chosen.model_state())
-    assert isinstance(model, TokenLanguageModel)
-    return model.to(device).eval().requires_grad_(False)
+    model = load_model(chosen, key).model
+    if not isinstance(model, TokenLanguageModel):
+        raise UsageError(
+            f"{key}={folder}: its model reads speech, where a language model of scripts/train_lm.py is needed"
+        )
+    return model.to(device).requires_grad_(False)

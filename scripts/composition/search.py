@@ -13,8 +13,7 @@ from asr.models.token_lm import TokenLanguageModel
 from asr.parts import plain
 from asr.runs.fingerprint import weights_fingerprint
 from asr.training.measures import Decode
-from scripts.composition.language_model import best_of, load_token_model
-from scripts.composition.trained import origin_of
+from scripts.composition.language_model import load_token_model, origin_of_language_model
 
 NAMES = ("external", "source")  # of language models in decode.fusion
 
@@ -34,7 +33,11 @@ def language_model_origins(decode: DictConfig) -> dict[str, dict[str, Any]]:
         UsageError: a folder holds no intact checkpoint.
     """
     fusion = decode.get("fusion") or {}
-    return {name: origin_of([best_of(Path(fusion[name]))]) for name in NAMES if fusion.get(name)}
+    return {
+        name: origin_of_language_model(Path(fusion[name]), f"decode.fusion.{name}")
+        for name in NAMES
+        if fusion.get(name)
+    }
 
 
 def with_language_models(decode: Decode, model: SpeechModel, tokenizer: Tokenizer) -> Decode:

@@ -25,6 +25,7 @@ class RunSettings:
     resume: bool
     init_from: Path | None
     init_modules: list[str] | None
+    model_of: Path | None
     data: Group
     tokenizer: Group
     model: Group
@@ -97,6 +98,7 @@ class EvaluateSettings:
     """conf/evaluate.yaml."""
 
     run: Path
+    weights: Path | None
     against: Path | None
     checkpoint: str
     sets: list[str]
@@ -104,6 +106,19 @@ class EvaluateSettings:
     threads: Count
     decode: Group
     text: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressSettings:
+    """conf/compress.yaml."""
+
+    passes: Group
+    run: Path
+    weights: Path | None
+    checkpoint: str
+    name: str | None
+    unit_utterances: Count
+    threads: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +169,7 @@ class TranscribeSettings:
     """conf/transcribe.yaml."""
 
     run: Path
+    weights: Path | None
     checkpoint: str
     unit_utterances: Count
     threads: Count

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("asr", "distributed", "scripts")
+PACKAGES = ("asr", "compression", "distributed", "scripts")
 PYTHONS = ((3, 11), (3, 14))  # from the first one on, below the second one
 SAY_SECONDS = 3.0  # for the first learner of a host to say what all have met, before a launcher ends it with the others
 REMEDY = "make setup, then . .venv/bin/activate"

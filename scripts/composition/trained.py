@@ -4,7 +4,7 @@ import itertools
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ from torch import Tensor
 from asr.data.material import Speech
 from asr.models.speech_model import Recogniser, SpeechModel
 from asr.runs.checkpoint import (
-    MODEL,
     Checkpoint,
     list_checkpoints,
     list_emergencies,
     mean_of_models,
     ranked_checkpoints,
 )
+from asr.runs.model_folder import WEIGHTS, LoadedModel, load_model
 from asr.training.arithmetic import precision_for_decoding
 from asr.training.precision import Precision, choose_matmul, flush_denormals
 from distributed.errors import UsageError
-from scripts.composition.build import build_hooks, build_speech, hooked_model
+from scripts.composition.build import build_speech
 from scripts.composition.run_configuration import load_run_config
 
 CPU = torch.device("cpu")
@@ -40,19 +40,23 @@ class Trained:
     folder: Path
     config: DictConfig
     speech: Speech
-    model: SpeechModel  # in evaluation mode
-    chosen: Sequence[Checkpoint]  # whose mean it is
+    loaded: LoadedModel
     precision: Precision  # to decode in
 
     @property
+    def model(self) -> SpeechModel:
+        """In evaluation mode."""
+        return self.loaded.model
+
+    @property
     def checkpoint(self) -> str:
-        """What these are called."""
-        return called(self.chosen)
+        """What the checkpoints are called whose mean it is, or the model folder it is from."""
+        return str(self.origin["checkpoint"])
 
     @property
     def origin(self) -> dict[str, Any]:
-        """See ``origin_of``."""
-        return origin_of(self.chosen)
+        """What figures made with it are of: a name, and digests, since a run trained anew has the same name."""
+        return self.loaded.origin
 
     @property
     def recogniser(self) -> Recogniser:
@@ -69,26 +73,42 @@ class Trained:
         return self.model
 
 
-def load_trained(folder: Path, checkpoint: str, threads: int, device: torch.device = CPU) -> Trained:
+def load_trained(
+    folder: Path, checkpoint: str, threads: int, device: torch.device = CPU, weights: Path | None = None
+) -> Trained:
     """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not looked at.
 
-    The model lies on the CPU; ``device`` is where it will decode.
+    The model lies on the CPU; ``device`` is where it will decode. ``weights`` is a model folder that takes the place of
+    the checkpoint, as what a pass has made of it.
 
     Raises:
-        UsageError: the folder holds no run, or not that checkpoint.
+        UsageError: the folder holds no run, or not that checkpoint, or the model folder is not one for this run.
     """
     flush_denormals()
     torch.set_num_threads(threads)
     config = load_run_config(folder)
-    chosen = choose_checkpoints(folder / "checkpoints", checkpoint)  # before the longer work
-    warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
-    warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
+    loaded = _of_checkpoints(folder, checkpoint, config) if weights is None else _of_folder(weights)
     choose_matmul(config.launch.matmul)
     speech = build_speech(config, folder)
-    model = hooked_model(config, speech, build_hooks(config), initialise=False)
-    model.load_state_dict(mean_of(chosen))
-    precision = precision_for_decoding(config.trainer.precision, model, folder, device)
-    return Trained(folder, config, speech, model.eval(), chosen, precision)
+    if weights is not None and loaded.tokenizer.fingerprint != speech.tokenizer.fingerprint:
+        raise UsageError(
+            f"weights={weights}: that model writes other tokens than run={folder}; give the run it was made of"
+        )
+    precision = precision_for_decoding(config.trainer.precision, loaded.model, folder, device)
+    return Trained(folder, config, speech, loaded, precision)
+
+
+def _of_checkpoints(folder: Path, checkpoint: str, config: DictConfig) -> LoadedModel:
+    """The mean of a run's checkpoints; what cannot be averaged is from the newest."""
+    chosen = choose_checkpoints(folder / "checkpoints", checkpoint)
+    warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
+    warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
+    return replace(load_model(chosen[-1].folder, "run", mean_of(chosen)), origin=origin_of(chosen))
+
+
+def _of_folder(folder: Path) -> LoadedModel:
+    loaded = load_model(folder, "weights")
+    return replace(loaded, origin={"checkpoint": folder.name, "weights_sha256": loaded.origin["weights_sha256"]})
 
 
 def called(chosen: Sequence[Checkpoint]) -> str:
@@ -98,7 +118,7 @@ def called(chosen: Sequence[Checkpoint]) -> str:
 
 def origin_of(chosen: Sequence[Checkpoint]) -> dict[str, Any]:
     """What figures made with the mean of checkpoints are of: a name, and digests, since a run trained anew has the same name."""
-    return {"checkpoint": called(chosen), "weights_sha256": [each.files[MODEL] for each in chosen]}
+    return {"checkpoint": called(chosen), "weights_sha256": [each.files[WEIGHTS] for each in chosen]}
 
 
 def check_checkpoint(which: str) -> None:
@@ -167,4 +187,4 @@ def warn_of_best_lost(which: str, keep_best: int) -> None:
 
 def mean_of(chosen: Sequence[Checkpoint]) -> dict[str, Tensor]:
     """Mean of the models of checkpoints, oldest first; what cannot be averaged is from the newest."""
-    return mean_of_models([each.folder / MODEL for each in reversed(chosen)])
+    return mean_of_models([each.folder / WEIGHTS for each in reversed(chosen)])

@@ -19,6 +19,7 @@ from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.console import console_logger
 from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
+from asr.runs.model_folder import ModelParts
 from asr.training.arithmetic import agree_on_precision
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
@@ -43,6 +44,7 @@ from scripts.composition.build import (
     build_material,
     build_plan,
     count_parameters,
+    describe,
     evaluation_set,
     fit_tokenizer,
     hooked_model,
@@ -64,7 +66,8 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
     _refuse_doubles(config, material)
-    model = hooked_model(config, material, hooks, initialise=True)
+    description = describe(config, material, hooks)
+    model = hooked_model(config, material, hooks, description)
     precision = agree_on_precision(options.precision, model, folder, world)
     split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
@@ -105,7 +108,12 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             dataset=dataset,
             evaluator=_evaluator(config, model, material, evaluated, world, loader, precision),
             checkpoints=CheckpointFolder(
-                folder / "checkpoints", world, build(config.checkpoint), type(backend).__name__, plan.fingerprint
+                folder / "checkpoints",
+                world,
+                build(config.checkpoint),
+                type(backend).__name__,
+                plan.fingerprint,
+                ModelParts(description, material.tokenizer),
             ),
             recorder=_recorder(config, run, horizon, refused_before=len(split.screened.refused)),
             memory=memory,

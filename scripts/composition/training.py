@@ -100,6 +100,7 @@ def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
         checkpoints.root,
         Survivor(rank=world.rank, world_size=world.size, launch_id=world.watch.launch_id, loss=loss),
         trainer.parts.run.model.state_dict(),
+        parts=checkpoints.model,
         progress=trainer.progress,
         run={"backend": checkpoints.backend, "plan": checkpoints.plan},
     )

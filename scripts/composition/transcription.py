@@ -29,7 +29,8 @@ def run(arguments: list[str]) -> None:
     config = compose("transcribe", overrides)
     if not files:
         raise UsageError("no audio files given: python scripts/transcribe.py run=exp/my-run audio/*.flac")
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    weights = None if config.weights is None else Path(config.weights)
+    trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
     decode: Decode = build(config.decode)
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
     decode.check(trained.recogniser)

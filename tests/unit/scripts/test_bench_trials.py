@@ -19,6 +19,7 @@ from scripts.bench.trials import Trials
 from scripts.composition.against import method_of
 from scripts.composition.compose import compose
 from scripts.composition.trained import origin_of
+from tests.model_parts import NO_MODEL
 
 
 class Runs:
@@ -31,7 +32,7 @@ class Runs:
 
     def save(self, run: Path, step: int, wer: float, weight: float = 0.0) -> None:
         folder = CheckpointFolder(
-            run / "checkpoints", self.world, Retention(keep_last=9, keep_best=1), "Single", plan=1
+            run / "checkpoints", self.world, Retention(keep_last=9, keep_best=1), "Single", 1, NO_MODEL
         )
         weights = {"weight": torch.tensor([weight])}
         folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, wer)

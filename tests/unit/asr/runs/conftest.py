@@ -10,6 +10,7 @@ from asr.runs.checkpoint import Retention, list_checkpoints
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
+from tests.model_parts import NO_MODEL
 
 
 @pytest.fixture
@@ -17,7 +18,8 @@ def folder() -> Callable[..., CheckpointFolder]:
     """``folder(root, world, keep_last=10, keep_best=0, plan=7)``: a folder of checkpoints."""
 
     def make(root: Path, world: World, keep_last: int = 10, keep_best: int = 0, plan: int = 7) -> CheckpointFolder:
-        return CheckpointFolder(root, world, Retention(keep_last=keep_last, keep_best=keep_best), "Single", plan)
+        retention = Retention(keep_last=keep_last, keep_best=keep_best)
+        return CheckpointFolder(root, world, retention, "Single", plan, NO_MODEL)
 
     return make
 

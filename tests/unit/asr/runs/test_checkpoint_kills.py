@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from asr.runs import checkpoint_folder as module
+from asr.runs import model_folder
 from asr.runs.checkpoint import Retention
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
+from tests.model_parts import NO_MODEL
 
 CALLS = ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"))
-WRITES = ((torch, "save"), (module, "save_file"))
+WRITES = ((torch, "save"), (model_folder, "save_file"))
 
 
 class Killed(BaseException):
@@ -59,14 +60,16 @@ class Clock:
 
 def save(root: Path, world: World, samples: int, figure: float | None = None) -> None:
     """Global steps are pairs of samples here: 4 and 5 share a name."""
-    checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7)
+    checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL)
     state = {"backend": {}, "samples": samples}
     checkpoints.save(Progress(samples=samples, global_step=samples // 2), state, {"w": torch.ones(2)}, figure)
 
 
 def newest(root: Path, world: World) -> int:
     """Samples at which a resume goes on; nothing it sees may look like damage."""
-    chosen, problems = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7).newest()
+    chosen, problems = CheckpointFolder(
+        root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL
+    ).newest()
     assert problems == []
     assert chosen is not None
     assert chosen.learner_state(0, torch.device("cpu"))["samples"] == chosen.progress.samples
@@ -113,7 +116,7 @@ def test_what_made_way_survives_a_second_kill(tmp_path: Path, alone: World, monk
 
     (tmp_path / "step-00000002").rename(tmp_path / ".replaced-step-00000002")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", killed)
+        patch.setattr(model_folder, "save_file", killed)
         with pytest.raises(Killed):
             save(tmp_path, alone, 6)
     assert newest(tmp_path, alone) == 4

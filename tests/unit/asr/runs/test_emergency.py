@@ -12,6 +12,7 @@ from asr.runs.checkpoint import list_checkpoints, list_emergencies
 from asr.runs.emergency import Survivor, save_mean
 from asr.runs.progress import Progress
 from distributed.learners.signs import Loss
+from tests.model_parts import NO_MODEL
 
 
 def leave(root: Path, rank: int, model: dict[str, Tensor], wait: float) -> Path | None:
@@ -19,6 +20,7 @@ def leave(root: Path, rank: int, model: dict[str, Tensor], wait: float) -> Path 
         root,
         Survivor(rank=rank, world_size=4, launch_id="abcd", loss=Loss(0, "was killed")),
         model,
+        parts=NO_MODEL,
         progress=Progress(step=13, samples=99, global_step=13),
         run={"backend": "DecentralisedSgd", "plan": 5},
         wait_seconds=wait,
@@ -52,10 +54,8 @@ def test_all_survivors_are_averaged_by_the_first(tmp_path: Path) -> None:
     assert record == {"lost": 0, "what": "was killed", "mean_of": [1, 2, 3]}
     assert list_checkpoints(tmp_path) == ([], {})  # no resume takes it
     assert sorted(each.name for each in checkpoint.folder.iterdir()) == [
-        "loss.json",
-        "manifest.json",
-        "model.safetensors",
-    ]
+        "loss.json", "manifest.json", "model.safetensors", "model.yaml", "tokenizer",
+    ]  # fmt: skip
 
 
 def test_who_does_not_come_in_time_is_left_out_and_the_first_of_the_others_averages(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_language_models_of_other_weights_under_the_same_name_have_other_fingerp
 def test_what_names_no_language_model_is_refused(random_run: Run, random_lm_run: Run) -> None:
     run = random_run("run")
     other = random_lm_run("other", "tokenizer.alphabet='abcdefghijklmnopqrstuvwxyz '")
-    for folder, message in ((run, "train_lm.py"), (other, "other tokens"), (run / "none", "no config.yaml there")):
+    for folder, message in ((run, "train_lm.py"), (other, "other tokens"), (run / "none", "no checkpoint there")):
         with pytest.raises(UsageError, match=rf"^decode.fusion.source={folder}: .*{message}"):
             evaluate([f"run={run}", "sets=[dev]", *BEAM, f"decode.fusion.source={folder}"])
     assert not (run / "eval").exists()

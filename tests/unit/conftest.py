@@ -1,4 +1,4 @@
-"""Runs that were never trained, for entry points that read run folders."""
+"""Runs that were never trained, for what reads run folders and model folders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from asr.models.transducer import Transducer
 from asr.runs.checkpoint import Retention
 from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.model_folder import ModelParts
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
-from scripts.composition.build import build_material, build_model, fit_tokenizer
+from scripts.composition.build import build_material, build_model, describe, fit_tokenizer
 from scripts.composition.compose import compose
 
 
@@ -25,13 +26,15 @@ def save_random_run(tmp_path: Path, alone: World) -> Callable[[str, DictConfig],
         folder.mkdir()
         fit_tokenizer(config, folder, alone)
         OmegaConf.save(config, folder / "config.yaml")
-        model = build_model(config, build_material(config, folder))
+        material = build_material(config, folder)
+        model = build_model(config, material)
         with torch.no_grad():
             for weight in (model.joiner if isinstance(model, Transducer) else model).parameters():
                 weight *= 4  # labels that follow the input
         state = model.state_dict()
+        parts = ModelParts(describe(config, material, {}), material.tokenizer)
         retention = Retention(keep_last=1, keep_best=1)
-        checkpoints = CheckpointFolder(folder / "checkpoints", alone, retention, "Single", plan=1)
+        checkpoints = CheckpointFolder(folder / "checkpoints", alone, retention, "Single", 1, parts)
         checkpoints.save(Progress(global_step=1, samples=1), {"model": state}, state, 0.5)
         return folder
 
@@ -53,3 +56,10 @@ def random_lm_run(
 ) -> Callable[..., Path]:
     """A language model's run folder, of a name and with overrides."""
     return lambda name, *overrides: save_random_run(name, compose("train_lm", small_lm_overrides(*overrides)))
+
+
+@pytest.fixture
+def random_model_folder(random_run: Callable[..., Path]) -> Path:
+    """The model folder of a small recogniser's checkpoint."""
+    (folder,) = (random_run("random") / "checkpoints").glob("step-*")
+    return folder

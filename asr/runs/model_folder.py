@@ -1,0 +1,175 @@
+"""A model as a folder: everything that uses a trained model reads one, and every checkpoint and every export is one.
+
+    model.yaml          what it is made of: the node it is built from, transforms, features, the SHA-256 of its weights
+    model.safetensors   its weights
+    tokenizer/          between texts and its tokens
+
+``transforms`` are persistent changes of the module tree, applied in order after the model is built. Changes of size need
+none: they are in the sizes of ``model``. What belongs to training alone is in no model folder.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asr.data.features import LogMel
+from asr.data.tokenizer import Tokenizer, load_tokenizer
+from asr.models.speech_model import SpeechModel
+from asr.parts import build, check_parts
+from asr.runs.files import fsync, put_in_place, sha256, write_atomically
+from distributed.errors import UsageError
+
+FORMAT = 1
+DESCRIPTION = "model.yaml"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer"
+LARGEST_DESCRIPTION_BYTES = 1 << 20
+
+Transform = Callable[[SpeechModel], SpeechModel]
+"""A persistent change of a model's module tree; what it returns has been built by a node of ``transforms``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a model is made of, apart from the numbers of its weights. Plain values alone."""
+
+    model: dict[str, Any]  # node of the model, sizes included
+    features: dict[str, Any] | None  # node of what it hears; None for a model of texts
+    tokenizer: str  # fingerprint
+    dtype: Literal["float32", "float64"] = "float32"  # of the weights
+    transforms: list[dict[str, Any]] = field(default_factory=list)  # nodes, in the order in which they are applied
+    made_of: list[dict[str, Any]] = field(default_factory=list)  # the models that went into it: names and SHA-256
+
+    def build(self) -> SpeechModel:
+        """The model with weights drawn anew, in evaluation mode; torch's generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            model: SpeechModel = build(self.model)
+            model = model.to(getattr(torch, self.dtype))
+            for node in self.transforms:
+                model = build(node)(model)
+        return model.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """What stands beside the weights in a model folder."""
+
+    description: Description
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A trained model, ready to be used, on the CPU and in evaluation mode."""
+
+    model: SpeechModel
+    features: LogMel | None
+    tokenizer: Tokenizer
+    description: Description
+    origin: dict[str, Any]  # what figures made with it are of: a name, and digests of weights
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder holds a model, be it a checkpoint's or an export's."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def write_description(folder: Path, description: Description, tokenizer: Tokenizer) -> list[str]:
+    """Write what stands beside weights that are in ``folder`` already; returns the names of the files written."""
+    record = {"format": FORMAT, **asdict(description), "weights_sha256": sha256(folder / WEIGHTS)}
+    write_atomically(folder / DESCRIPTION, yaml.safe_dump(record, sort_keys=False))
+    tokenizer.save(folder / TOKENIZER)
+    written = [folder / DESCRIPTION, *sorted((folder / TOKENIZER).iterdir())]
+    for path in written:
+        fsync(path)
+    return [path.relative_to(folder).as_posix() for path in written]
+
+
+def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights of a model folder and force them to disk."""
+    # Clones: weights may be views of one flat buffer, which safetensors refuses to store several times.
+    save_file({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, folder / WEIGHTS)
+    fsync(folder / WEIGHTS)
+
+
+def save_model(loaded: LoadedModel, final: Path) -> None:
+    """Write a model as the folder ``final``, whole or not at all; a folder of this name is replaced."""
+    temporary = final.with_name(f".writing-{final.name}")
+    temporary.mkdir(parents=True)
+    write_weights(temporary, loaded.model.state_dict())
+    write_description(temporary, loaded.description, loaded.tokenizer)
+    put_in_place(temporary, final)
+
+
+def read_description(folder: Path, key: str = "model") -> tuple[Description, str]:
+    """The description in a model folder, its parts checked, and the SHA-256 that its weights must have.
+
+    Raises:
+        UsageError: there is none, or it is damaged, of another version, or names code that is none of our parts.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise UsageError(f"{key}={folder}: no {DESCRIPTION} there; give a model folder, or a run of this version")
+    if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
+        raise UsageError(f"{path}: larger than {LARGEST_DESCRIPTION_BYTES} bytes; it is no description of a model")
+    try:
+        record = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        version, digest = record.pop("format"), str(record.pop("weights_sha256"))
+        if version != FORMAT:
+            raise UsageError(f"{path}: format {version}, this version reads {FORMAT}: use the version that wrote it")
+        description = Description(**record)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    for where, node in (("model", description.model), ("features", description.features)):
+        check_parts(node, f"{path}: {where}")
+    check_parts(description.transforms, f"{path}: transforms")
+    return description, digest
+
+
+def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] | None = None) -> LoadedModel:
+    """The model of a folder; errors call the folder ``key``.
+
+    Args:
+        weights: take the place of the folder's own, as a mean of several checkpoints' does.
+
+    Raises:
+        UsageError: the folder holds no model, or it is damaged, or of another version.
+    """
+    description, digest = read_description(folder, key)
+    if weights is None:
+        weights = read_weights(folder, digest)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    if tokenizer.fingerprint != description.tokenizer:
+        raise UsageError(f"{folder / TOKENIZER}: not the tokenizer that {DESCRIPTION} names; restore the folder")
+    model = description.build()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(f"{folder}: its weights do not fit {DESCRIPTION}: {' '.join(str(error).split())}") from None
+    features: LogMel | None = None if description.features is None else build(description.features)
+    return LoadedModel(model, features, tokenizer, description, {"model": str(folder), "weights_sha256": [digest]})
+
+
+def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
+    """The weights of a model folder; UsageError if they are missing or not those that its description was written for."""
+    path = folder / WEIGHTS
+    if not path.is_file() or sha256(path) != digest:
+        raise UsageError(f"{path}: missing, truncated or altered (SHA-256 differs); restore the folder")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+
+
+def same_transforms(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two models are changed alike after they are built."""
+    return [dict(node) for node in one] == [dict(node) for node in other]

@@ -1,0 +1,105 @@
+"""A model as a folder: what is read is what was written, transforms come back, and damage ends in one line."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from asr.runs.checkpoint import model_folder_of
+from asr.runs.model_folder import DESCRIPTION, WEIGHTS, load_model, save_model
+from distributed.errors import UsageError
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def saved(random_model_folder: Path) -> Path:
+    """A model folder of a small recogniser with random weights."""
+    return random_model_folder
+
+
+def test_what_is_read_is_what_was_written(saved: Path, tmp_path: Path) -> None:
+    loaded = load_model(saved)
+    save_model(loaded, tmp_path / "copy")
+    copy = load_model(tmp_path / "copy")
+    assert copy.description == loaded.description
+    assert copy.tokenizer.fingerprint == loaded.tokenizer.fingerprint
+    assert copy.features is not None
+    assert copy.features.dimension == 20
+    assert copy.origin["weights_sha256"] == loaded.origin["weights_sha256"]
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(copy.model.state_dict()[name], value), name
+
+
+def test_a_folder_replaces_one_of_its_name(saved: Path, tmp_path: Path) -> None:
+    loaded = load_model(saved)
+    save_model(loaded, tmp_path / "copy")
+    with torch.no_grad():
+        loaded.model.joiner.output.bias.fill_(3.0)
+    save_model(loaded, tmp_path / "copy")
+    assert (load_model(tmp_path / "copy").model.joiner.output.bias == 3.0).all()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_building_leaves_the_generator_alone(saved: Path) -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    load_model(saved)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_precision_of_the_weights_comes_back(saved: Path, tmp_path: Path) -> None:
+    loaded = load_model(saved)
+    double = replace(loaded, model=loaded.model.double(), description=replace(loaded.description, dtype="float64"))
+    save_model(double, tmp_path / "double")
+    assert load_model(tmp_path / "double").model.joiner.output.weight.dtype == torch.float64
+
+
+def test_a_run_stands_for_its_best_checkpoint(random_run: Run, tmp_path: Path) -> None:
+    run = random_run("run")
+    chosen = model_folder_of(run, "init_from")
+    assert chosen.parent == run / "checkpoints"
+    assert model_folder_of(chosen, "init_from") == chosen
+    with pytest.raises(UsageError, match=r"^init_from=.*none: no checkpoint there; give the folder of a trained run"):
+        model_folder_of(tmp_path / "none", "init_from")
+
+
+def changed(folder: Path, **values: object) -> Path:
+    record = yaml.safe_load((folder / DESCRIPTION).read_text()) | values
+    (folder / DESCRIPTION).write_text(yaml.safe_dump(record))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / DESCRIPTION).unlink(), r"^model=.*: no model.yaml there; give a model folder"),
+        (lambda f: (f / DESCRIPTION).write_text("model: ["), r"model.yaml: cannot be read: "),
+        (lambda f: (f / DESCRIPTION).write_text("3"), r"model.yaml: cannot be read: "),
+        (lambda f: (f / DESCRIPTION).write_text("x" * (1 << 21)), r"model.yaml: larger than 1048576 bytes"),
+        (lambda f: changed(f, format=99), r"model.yaml: format 99, this version reads 1"),
+        (lambda f: changed(f, unknown=1), r"model.yaml: cannot be read: .*unknown"),
+        (lambda f: changed(f, model={"_target_": "os.system"}), r"_target_=os.system: must lie in one of the packages"),
+        (lambda f: changed(f, transforms=[{"_target_": "subprocess.run"}]), r"must lie in one of the packages"),
+        (lambda f: (f / WEIGHTS).unlink(), r"model.safetensors: missing, truncated or altered"),
+        (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), r"missing, truncated or altered"),
+        (lambda f: changed(f, tokenizer="other"), r"tokenizer: not the tokenizer that model.yaml names"),
+    ],
+)
+def test_damage_is_refused_in_one_line(saved: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(saved)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_model(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_other_sizes_are_refused_in_one_line(saved: Path) -> None:
+    description = yaml.safe_load((saved / DESCRIPTION).read_text())
+    description["model"]["joiner"]["dimension"] += 1
+    changed(saved, model=description["model"])
+    with pytest.raises(UsageError, match=r"its weights do not fit model.yaml: .*joiner") as caught:
+        load_model(saved)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,89 @@
+"""Persistent changes of a model: every model folder names them, and weights come from before or after them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from asr.runs.checkpoint import model_folder_of
+from asr.runs.model_folder import load_model
+from asr.training.trainer import Trainer
+from distributed.errors import UsageError
+from distributed.learners.launch import World
+from tests.transforms import GAIN, DampedLinear, Damping
+
+Config = Callable[..., DictConfig]
+SMALL = (
+    "backend=single", "model=conformer_tiny", "model.encoder.layers=1", "model.encoder.dimension=16",
+    "model.encoder.heads=2", "model.predictor.dimension=16", "model.joiner.dimension=16", "hooks=[]",
+    "evaluation.sets=[dev]", "trainer.max_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def parts_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration may name what lies in tests/."""
+    monkeypatch.setattr("asr.parts.PART_PACKAGES", ("asr", "distributed", "tests"))
+
+
+@pytest.fixture
+def start(small_config: Config, make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World):
+    """``start(damped, *overrides)``: the trainer of a run that has not made a step yet."""
+
+    def make(damped: bool, *overrides: str) -> Trainer:
+        hooks = {"damping": Damping()} if damped else {}
+        return make_trainer(small_config(*SMALL, *overrides), tmp_path / "next", alone, hooks)
+
+    return make
+
+
+@pytest.fixture
+def plain_run(small_config: Config, finished_run: Callable[..., Path], tmp_path: Path) -> Path:
+    return finished_run(small_config(*SMALL), tmp_path / "plain")
+
+
+@pytest.fixture
+def damped_run(small_config: Config, finished_run: Callable[..., Path], tmp_path: Path) -> Path:
+    return finished_run(small_config(*SMALL), tmp_path / "damped", {"damping": Damping()})
+
+
+def test_a_model_folder_rebuilds_the_changed_model_without_the_hook(damped_run: Path, plain_run: Path) -> None:
+    damped, plain = (load_model(model_folder_of(run, "run")) for run in (damped_run, plain_run))
+    assert damped.description.transforms == Damping().transforms()
+    assert plain.description.transforms == []
+    project = damped.model.encoder.subsample.project
+    assert isinstance(project, DampedLinear)
+    x = torch.randn(2, project.in_features)
+    expected = GAIN * torch.nn.functional.linear(x, project.weight, project.bias)
+    torch.testing.assert_close(project(x), expected)
+    assert damped.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("source", ["plain", "damped"])
+def test_weights_come_from_before_the_transform_or_from_after_it(
+    source: str, start, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(f"{source}_run")
+    trainer = start(True, f"init_from={run}")
+    trainer.parts.recorder.close()
+    expected = load_model(model_folder_of(run, "run")).model.state_dict()
+    found = trainer.parts.run.model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert isinstance(trainer.parts.run.model.encoder.subsample.project, DampedLinear)
+
+
+def test_a_changed_model_gives_no_weights_to_one_that_is_not(start, damped_run: Path) -> None:
+    with pytest.raises(UsageError, match=r"^init_from=.*: that model was changed by DampEncoderProjection, which this"):
+        start(False, f"init_from={damped_run}")
+
+
+def test_model_of_brings_sizes_that_no_option_has(start, plain_run: Path, small_config: Config) -> None:
+    config = small_config("backend=single", f"model_of={plain_run}", f"init_from={plain_run}")
+    assert config.model.encoder.dimension == 16
+    assert "vocabulary_size" not in config.model
+    with pytest.raises(UsageError, match=r"model\.encoder\.dropout=0: model_of=.* brings its own model"):
+        small_config(f"model_of={plain_run}", "model.encoder.dropout=0")
+    with pytest.raises(UsageError, match=r"^model_of=nothing: no checkpoint there"):
+        small_config("model_of=nothing")
