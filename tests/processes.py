@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scripts.startup import REPOSITORY
 
-LOADED = [f"scripts.{path.stem}" for path in sorted((REPOSITORY / "scripts").glob("*.py"))]
+LOADED = [f"scripts.composition.{path.stem}" for path in sorted((REPOSITORY / "scripts" / "composition").glob("*.py"))]
 END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s
 
 _server = multiprocessing.get_context("forkserver")
