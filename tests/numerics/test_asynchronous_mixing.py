@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distributed.gossip import pairwise
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
 from distributed.schemes.adpsgd import AsynchronousGossip, initiated
-from distributed.schemes.dpsgd import pairwise
 
 TOPOLOGIES = get_args(TopologyName)
 
