@@ -18,8 +18,9 @@
             terms.objective(divisor).backward()        # terms.summed / divisor + terms.per_step
         report = backend.reduce_gradients(max_norm)
         hook.on_gradients(model, report)
-        with backend.updating(apply=report.finite):
+        with backend.updating(apply=report.finite):    # a step that is not finite skips both
             optimizer.step()
+            hook.on_update(model, optimizer)           # the only point that writes parameters or moments
         backend.zero_grad()
         hook.on_step_end(progress, metrics)
         at evaluation marks, inside backend.consensus():
@@ -42,6 +43,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from asr.data.batch import Batch, RawBatch, Stage
 from asr.data.manifest import Utterance
@@ -189,6 +191,12 @@ class Hook:
 
     def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
         """Runs after gradients were reduced and clipped, before the update."""
+
+    def on_update(self, model: "SpeechModel", optimizer: Optimizer) -> None:
+        """Runs after the optimizer's step: the only point at which a hook may write parameters or the optimizer's state.
+
+        Under asynchronous gossip the lock is held here, so that no neighbour is sent weights in the middle of a change.
+        """
 
     def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
         """Runs after each step; may add figures to ``metrics``, which is logged at logging steps."""

@@ -161,6 +161,8 @@ class Trainer:
         with backend.updating(apply=report.finite):
             if report.finite:
                 parts.optimizer.step()
+                for hook in parts.hooks.values():
+                    hook.on_update(parts.run.model, parts.optimizer)
         backend.zero_grad()
         sums = [torch.stack([terms.summed.detach() for terms in unit]).sum() for unit in units]
         parts_of_all = [terms for unit in units for terms in unit]
