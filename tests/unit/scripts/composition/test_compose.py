@@ -83,7 +83,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
             ["factors", "at least 0.5 and at most 2"],
         ),
         ("loader.cache_gb=-1", ["loader.cache_gb=-1", "at least 0"]),
-        ("model._target_=os.system", ["model._target_", "asr, distributed"]),
+        ("model._target_=os.system", ["model._target_", "asr, compression, distributed"]),
         ("hooks=null", ["hooks=null", "spec_augment", "hooks=[] for none"]),
         ("hooks=[null]", ["hooks=[null]", "spec_augment", "hooks=[] for none"]),
         ("hooks={a:1}", ["hooks={a:1}", "hooks=[] for none"]),
@@ -134,6 +134,9 @@ def test_refusals_are_one_line_that_helps(override: str, expected: list[str]) ->
 def test_every_option_composes(group: str, option: str) -> None:
     needed = NEEDED.get((group, option), [])
     chosen = f"{group}=[{option}]" if group in ("hooks", "logger") else f"{group}={option}"
+    if group == "passes":
+        assert compose("compress", ["run=exp/some", chosen]).passes
+        return
     config = compose("train_lm" if group == "language_model" else "train", [chosen, *needed])
     assert config.trainer.epochs >= 1
 
@@ -145,6 +148,7 @@ def test_every_entry_point_composes(name: str) -> None:
         **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion"), run),
         "train_tokenizer": ["out=pieces"],
         "cut": [*run, "out=cut"],
+        "compress": [*run, "passes=rewrite"],
     }
     assert compose(name, needed.get(name, []))
 
