@@ -20,7 +20,9 @@ from pathlib import Path
 
 from scripts.composition.startup import REPOSITORY
 
-LOADED = [f"scripts.composition.{path.stem}" for path in sorted((REPOSITORY / "scripts" / "composition").glob("*.py"))]
+LOADED = [
+    f"scripts.composition.{path.stem}" for path in sorted((REPOSITORY / "scripts" / "composition").glob("[a-z]*.py"))
+]
 END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s
 
 _server = multiprocessing.get_context("forkserver")
@@ -42,6 +44,15 @@ def _enter(line: Sequence[str], folder: str, variables: Mapping[str, str], outpu
     runpy.run_path(line[0], run_name="__main__")
 
 
+_running: "set[Forked]" = set()  # nobody has seen the end of these yet
+
+
+def end_all() -> None:
+    """End every process that a failed test has left behind."""
+    for process in list(_running):
+        process.end()
+
+
 class Forked:
     """A running script, with what the tests use of ``subprocess.Popen``; ``separate``: standard error apart from output."""
 
@@ -54,6 +65,7 @@ class Forked:
             target=_enter, args=(self.args, str(folder), environment, str(self._output), str(self._errors))
         )
         self._process.start()
+        _running.add(self)
         assert self._process.pid is not None
         self.pid: int = self._process.pid
         self.returncode: int | None = None
@@ -64,11 +76,21 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; AssertionError with the output so far if it does not come."""
+        """Wait for the end; one that does not come by itself is brought about, with an AssertionError."""
         self._process.join(timeout)
         code = self.poll()
-        assert code is not None, f"{self.args} still runs after {timeout} s: {self._read(self._output)}"
+        if code is None:
+            self.end()
+            raise AssertionError(f"{self.args} still runs after {timeout} s: {self._read(self._output)}")
+        _running.discard(self)
         return code
+
+    def end(self) -> None:
+        """kill -9 of the process and what it has started, and wait: at its exit the test process waits for its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.join()
+        _running.discard(self)
 
     def communicate(self, timeout: float | None = 240) -> tuple[str, str]:
         """Wait for the end; standard output and error, of the first call only."""
@@ -123,7 +145,10 @@ class Learners:
         """Wait for the end of all; what they printed, learner by learner."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
-            assert time.monotonic() < deadline, [learner.args for learner in self.learners]
+            if time.monotonic() > deadline:
+                self.kill()
+                printed = [learner.communicate()[0] for learner in self.learners]
+                raise AssertionError(f"the learners still run after {timeout} s: {printed}")
             time.sleep(0.01)
         return "".join(learner.communicate()[0] for learner in self.learners), ""
 

@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
     against = None if config.against is None else Path(config.against)
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
     print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
-    record = trained.origin | method
+    record = trained.origin | method | {"precision": trained.precision}
     results = [
         evaluate_set(trained, each, config.unit_utterances, decode, normalise, record, root) for each in config.sets
     ]

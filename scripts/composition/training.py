@@ -120,6 +120,7 @@ def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
     summary: dict[str, Any] = {
         "learners": world.size,
         "backend": type(trainer.backend).__name__,
+        "precision": trainer.parts.objective.precision,  # what it was computed in, where a processor cannot do as configured
         "steps": trainer.progress.step,
         "samples": trainer.progress.samples,
         "final": trainer.parts.recorder.latest,

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.composition.startup import REPOSITORY
-from tests.processes import Forked, Learners, free_port
+from tests.processes import Forked, Learners, end_all, free_port
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,10 @@ def launcher(tmp_path: Path, small_overrides: Callable[..., list[str]]) -> Launc
 def lm_launcher(tmp_path: Path, small_lm_overrides: Callable[..., list[str]]) -> Launcher:
     """A launcher of language models in a fresh working directory."""
     return Launcher(tmp_path, small_lm_overrides, "train_lm")
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Whatever a test has started and not seen the end of is ended with it."""
+    yield
+    end_all()

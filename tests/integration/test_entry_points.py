@@ -49,6 +49,7 @@ def check_run_folder(run: Path) -> None:
     }  # fmt: skip
     summary = json.loads((run / "summary.json").read_text())
     assert summary["learners"] == 2
+    assert summary["precision"] == "fp32"
     assert summary["environment"]["versions"]["torch"]
     assert (run / "logs" / "rank-1.log").is_file()
 
@@ -66,6 +67,7 @@ def check_scripts(launcher: Any, run: Path, corpus: Path) -> None:
         "wer", "cer", "insertions", "deletions", "substitutions", "reference_words", "utterances",
     }  # fmt: skip
     assert figures["checkpoint"] == "step-00000006"
+    assert figures["precision"] == "fp32"
     refused = launcher.script("evaluate", "run=exp/run", f"sets=[{corpus / 'dev.jsonl'}]")
     assert refused.returncode == 2
     assert "rename the file" in refused.stderr
