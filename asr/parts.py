@@ -3,8 +3,8 @@
 Every node with a ``_target_`` is checked, before anything is built: the target is one of our parts, each key is one of
 its parameters, each value is of the annotated type and within the annotated range (distributed/ranges.py).
 
-A run folder's configuration may come from anywhere, and using the run must not run foreign code, nor those of our own
-functions that were never meant to be parts: what may be named, and where, is written in ``find_target`` and ``refusal``.
+A run folder's configuration and a model folder's description may come from anywhere. Using them must not run foreign code, nor
+any of our own functions that was never meant to make a part: what may be named, and where, is written in ``find_target`` and ``refusal``.
 """
 
 import difflib
@@ -47,13 +47,26 @@ def validate(config: DictConfig, settings: str = "") -> None:
         _walk(child, key)
 
 
-def check_parts(node: Any, path: str) -> None:
-    """Check every node with a ``_target_`` in plain values that may come from anywhere; ``path`` is what errors call it.
+def check_part(node: Any, path: str, kind: type | None) -> None:
+    """Check a node, and those inside it, that may come from anywhere; ``path`` is what errors call it.
+
+    ``kind`` is what the node must make, itself or a subclass; None: any class of ours.
 
     Raises:
-        UsageError: one line naming the key, the value and what is allowed.
+        UsageError: one line naming the key, the value and what is allowed; also where a parameter is missing.
     """
+    if not _is_part(node):
+        raise UsageError(f"{path}: must be a node with a _target_, got {_shown(node)[:80]}")
+    target = find_target(node["_target_"], path)
+    made = inspect.signature(target, eval_str=True).return_annotation if inspect.isfunction(target) else target
+    if not inspect.isclass(made) or (kind is not None and not issubclass(made, kind)):
+        raise UsageError(f"{path}._target_={node['_target_']}: makes no {'part' if kind is None else kind.__name__}")
     _walk(node, path)
+    parameters = inspect.signature(target).parameters.values()
+    required = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    missing = [each.name for each in required if each.default is each.empty and each.name not in node]
+    if missing:
+        raise UsageError(f"{path}: {', '.join(missing)} missing")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Entry points and benchmarks: the only place where Hydra composes configurations and builds objects."""
+"""Entry points and benchmarks; composition/ composes configurations and assembles runs from them."""

@@ -8,7 +8,8 @@
 none: they are in the sizes of ``model``. What belongs to training alone is in no model folder.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,8 @@ from torch import Tensor
 from asr.data.features import LogMel
 from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.speech_model import SpeechModel
-from asr.parts import build, check_parts
-from asr.runs.files import fsync, put_in_place, sha256, write_atomically
+from asr.parts import build, check_part
+from asr.runs.files import REPLACED, fsync, put_in_place, sha256, write_atomically
 from distributed.errors import UsageError
 
 FORMAT = 1
@@ -84,28 +85,57 @@ def is_model_folder(folder: Path) -> bool:
 def write_description(folder: Path, description: Description, tokenizer: Tokenizer) -> list[str]:
     """Write what stands beside weights that are in ``folder`` already; returns the names of the files written."""
     record = {"format": FORMAT, **asdict(description), "weights_sha256": sha256(folder / WEIGHTS)}
-    write_atomically(folder / DESCRIPTION, yaml.safe_dump(record, sort_keys=False))
+    write_atomically(folder / DESCRIPTION, yaml.dump(record, Dumper=_WithoutAliases, sort_keys=False))
     tokenizer.save(folder / TOKENIZER)
     written = [folder / DESCRIPTION, *sorted((folder / TOKENIZER).iterdir())]
-    for path in written:
+    for path in (*written, folder / TOKENIZER):
         fsync(path)
     return [path.relative_to(folder).as_posix() for path in written]
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the weights of a model folder and force them to disk."""
-    # Clones: weights may be views of one flat buffer, which safetensors refuses to store several times.
-    save_file({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, folder / WEIGHTS)
+    # Copies: weights may be views of one flat buffer, which safetensors refuses to store several times.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
+    }
+    save_file(copies, folder / WEIGHTS)
     fsync(folder / WEIGHTS)
 
 
 def save_model(loaded: LoadedModel, final: Path) -> None:
-    """Write a model as the folder ``final``, whole or not at all; a folder of this name is replaced."""
-    temporary = final.with_name(f".writing-{final.name}")
+    """Write a model as the folder ``final``, whole or not at all; a folder of this name is replaced.
+
+    Raises:
+        UsageError: the folder could not be read back: its description does not build this model. Nothing is replaced.
+    """
+    temporary, replaced = final.with_name(f".writing-{final.name}"), final.with_name(f"{REPLACED}{final.name}")
+    if replaced.exists() and not final.exists():
+        replaced.rename(final)  # a kill came between two renames
+    for leftover in (temporary, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
     write_weights(temporary, loaded.model.state_dict())
     write_description(temporary, loaded.description, loaded.tokenizer)
+    load_model(temporary)
     put_in_place(temporary, final)
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    """Writes what occurs twice twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _RefusingAliases(yaml.SafeLoader):
+    """Reads no aliases: a few lines of them stand for more than a machine can hold."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases (*name), which no model folder of this program has")
+        return super().compose_node(parent, index)
 
 
 def read_description(folder: Path, key: str = "model") -> tuple[Description, str]:
@@ -120,19 +150,36 @@ def read_description(folder: Path, key: str = "model") -> tuple[Description, str
     if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
         raise UsageError(f"{path}: larger than {LARGEST_DESCRIPTION_BYTES} bytes; it is no description of a model")
     try:
-        record = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        record = yaml.load(path.read_text(encoding="utf-8"), _RefusingAliases)
+        if not isinstance(record, dict):
+            raise UsageError(f"{path}: cannot be read: it is not a mapping")
         version, digest = record.pop("format"), str(record.pop("weights_sha256"))
         if version != FORMAT:
             raise UsageError(f"{path}: format {version}, this version reads {FORMAT}: use the version that wrote it")
         description = Description(**record)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
+        _check(description, path)
+    except UsageError:
+        raise
+    except (yaml.YAMLError, ValueError, OSError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    for where, node in (("model", description.model), ("features", description.features)):
-        check_parts(node, f"{path}: {where}")
-    check_parts(description.transforms, f"{path}: transforms")
     return description, digest
+
+
+def _check(description: Description, path: Path) -> None:
+    """Raise UsageError unless every field is of its kind and names parts of this project alone."""
+    fits = (
+        isinstance(description.tokenizer, str)
+        and description.dtype in ("float32", "float64")
+        and isinstance(description.transforms, list)
+        and isinstance(description.made_of, list)
+    )
+    if not fits:
+        raise UsageError(f"{path}: cannot be read: tokenizer, dtype, transforms or made_of is not of its kind")
+    check_part(description.model, f"{path}: model", SpeechModel)
+    if description.features is not None:
+        check_part(description.features, f"{path}: features", LogMel)
+    for node in description.transforms:
+        check_part(node, f"{path}: transforms", None)
 
 
 def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] | None = None) -> LoadedModel:
@@ -168,8 +215,3 @@ def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
-
-
-def same_transforms(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether two models are changed alike after they are built."""
-    return [dict(node) for node in one] == [dict(node) for node in other]

@@ -105,12 +105,13 @@ def build_model(config: DictConfig, material: Material) -> SpeechModel:
 
 def describe(config: DictConfig, material: Material, hooks: Mapping[str, Hook]) -> Description:
     """What the run's model is made of, for the model folder of every checkpoint."""
+    settled = plain(config)["transforms"]
     return Description(
         model=plain(config.model) | material.sizes,
         features=None if trains_on_text(config) else plain(config.features),
         tokenizer=material.tokenizer.fingerprint,
         dtype="float64" if config.trainer.precision == "fp64" else "float32",
-        transforms=[node for hook in hooks.values() for node in hook.transforms()],
+        transforms=[*settled, *(node for hook in hooks.values() for node in hook.transforms() if node not in settled)],
         made_of=made_of(config),
     )
 

@@ -135,7 +135,7 @@ def _is_group(key: str) -> bool:
 
 
 def _take_model(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Put the model that ``model_of`` names in the place of ``model``, without the sizes that a run's data give.
+    """Put the model that ``model_of`` names in the place of ``model``, without the sizes that a run's data give, and its transforms.
 
     Raises:
         UsageError: the command also says something of ``model``, or there is no such model.
@@ -153,6 +153,7 @@ def _take_model(config: DictConfig, overrides: Sequence[str]) -> None:
 
     description, _ = read_description(model_folder_of(Path(config.model_of), "model_of"), "model_of")
     config.model = {key: value for key, value in description.model.items() if key not in SIZES}
+    config.transforms = description.transforms
 
 
 def _leave_out_unchosen(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -24,7 +24,10 @@ def run(arguments: list[str]) -> None:
     chosen = next((each.partition("=")[2] for each in reversed(written) if each.startswith("passes=")), None)
     if chosen is None:
         raise UsageError(f"pass is not set; choose one: pass={'|'.join(options('passes'))}")
-    config = compose("compress", written)
+    try:
+        config = compose("compress", written)
+    except UsageError as error:
+        raise UsageError(re.sub(r"\bpasses(?=[=.])", "pass", str(error))) from None
     name = str(config.name or chosen)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
         raise UsageError(f"name={name}: must be the name of a folder, of letters, digits, '_', '.', '+' and '-'")

@@ -45,13 +45,11 @@ class InitialWeights:
         except UsageError as error:
             needed = " ".join(f"features.{key}={self.differing[key]}" for key in DIMENSIONS if key in self.differing)
             if needed and _hears(self.modules):
-                raise UsageError(
-                    f"{self.where}: that run's model hears features of another size; set {needed}"
-                ) from error
+                raise UsageError(f"{self.where}: that model hears features of another size; set {needed}") from error
             raise
         model.load_state_dict(loaded, strict=False)
         if self.differing:
-            log.warning("%s: that run hears other features: %s differ", self.where, ", ".join(self.differing))
+            log.warning("%s: that model hears other features: %s differ", self.where, ", ".join(self.differing))
         what = "all weights" if self.modules is None else f"weights of {', '.join(self.modules)}"
         log.info("%s (%d tensors) of %s", what, len(loaded), self.folder)
 
@@ -79,14 +77,14 @@ def find_initial_weights(
     description, digest = read_description(folder, "init_from")
     if not _tokenless(modules) and description.tokenizer != tokenizer.fingerprint:
         raise UsageError(
-            f"{where}: that run writes other tokens; use its tokenizer settings, train anew, "
+            f"{where}: that model writes other tokens; use its tokenizer settings, train anew, "
             f"or take over what knows no tokens: init_modules=[{WITHOUT_TOKENS}]"
         )
     applied = len(description.transforms)
     if description.transforms != list(transforms)[:applied]:
         names = ", ".join(str(node["_target_"]).rpartition(".")[2] for node in description.transforms)
         raise UsageError(
-            f"{where}: that model was changed by {names}, which this run does not do; choose the same hooks="
+            f"{where}: that model was changed by {names}, which this run does not do; choose the same hooks=, or model_of={config.init_from}"
         )
     differing = _differing_features(description, config)
     return InitialWeights(folder, read_weights(folder, digest), modules, applied, differing, where)
@@ -131,7 +129,7 @@ def select(
         UsageError: a module is missing on either side, or a parameter's name or shape differs; names the first one.
     """
     for module in modules or ():
-        for state, owner in ((own, "this model"), (theirs, "that run's model")):
+        for state, owner in ((own, "this model"), (theirs, "that model")):
             if not any(_within(name, module) for name in state):
                 known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in state))
                 raise UsageError(f"{where} init_modules=[{module}]: {owner} has no such weights; it has {known}")
@@ -140,7 +138,7 @@ def select(
         ours, found = (tuple(state[name].shape) if name in state else None for state in (own, theirs))
         if ours != found:
             raise UsageError(
-                f"{where}: {name} is {_shown(found)} in that run and {_shown(ours)} here; use its settings of the "
+                f"{where}: {name} is {_shown(found)} in that model and {_shown(ours)} here; use its settings of the "
                 "model, features and tokens, or name the modules that agree: init_modules=[...]"
             )
     return {name: tensor for name, tensor in theirs.items() if name in inner}

@@ -26,6 +26,7 @@ class RunSettings:
     init_from: Path | None
     init_modules: list[str] | None
     model_of: Path | None
+    transforms: list[Group]
     data: Group
     tokenizer: Group
     model: Group

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from asr.data.material import Speech
@@ -26,6 +26,7 @@ from asr.training.arithmetic import precision_for_decoding
 from asr.training.precision import Precision, choose_matmul, flush_denormals
 from distributed.errors import UsageError
 from scripts.composition.build import build_speech
+from scripts.composition.compose import differing_keys
 from scripts.composition.run_configuration import load_run_config
 
 CPU = torch.device("cpu")
@@ -90,10 +91,8 @@ def load_trained(
     loaded = _of_checkpoints(folder, checkpoint, config) if weights is None else _of_folder(weights)
     choose_matmul(config.launch.matmul)
     speech = build_speech(config, folder)
-    if weights is not None and loaded.tokenizer.fingerprint != speech.tokenizer.fingerprint:
-        raise UsageError(
-            f"weights={weights}: that model writes other tokens than run={folder}; give the run it was made of"
-        )
+    if weights is not None:
+        _check_suits(loaded, speech, config, f"weights={weights}")
     precision = precision_for_decoding(config.trainer.precision, loaded.model, folder, device)
     return Trained(folder, config, speech, loaded, precision)
 
@@ -104,6 +103,23 @@ def _of_checkpoints(folder: Path, checkpoint: str, config: DictConfig) -> Loaded
     warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
     warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
     return replace(load_model(chosen[-1].folder, "run", mean_of(chosen)), origin=origin_of(chosen))
+
+
+def _check_suits(loaded: LoadedModel, speech: Speech, config: DictConfig, where: str) -> None:
+    """Raise UsageError unless a run's data, features and precision are what a model folder was made for."""
+    remedy = f"give the run it was made of in place of run={config.get('name') or 'this one'}"
+    if loaded.tokenizer.fingerprint != speech.tokenizer.fingerprint:
+        raise UsageError(f"{where}: that model writes other tokens than the run; {remedy}")
+    heard = loaded.description.features
+    differing = ["features"] if heard is None else differing_keys(OmegaConf.create(heard), config.features)
+    if differing:
+        raise UsageError(
+            f"{where}: that model hears other features than the run: {', '.join(differing)} differ; {remedy}"
+        )
+    if (loaded.description.dtype == "float64") != (config.trainer.precision == "fp64"):
+        raise UsageError(
+            f"{where}: its weights are {loaded.description.dtype}, the run's precision is {config.trainer.precision}; {remedy}"
+        )
 
 
 def _of_folder(folder: Path) -> LoadedModel:

@@ -149,3 +149,13 @@ def test_a_comparison_needs_the_same_texts(random_run: Callable[..., Path], old:
     with pytest.raises(UsageError, match=message):
         main([f"run={run}", f"against={other}", "sets=[dev]"])
     assert (run / "eval" / "dev" / "wer-greedy.json").is_file(), "its own figures are there"
+
+
+def test_a_model_folder_that_hears_other_features_is_refused(random_run: Callable[..., Path]) -> None:
+    """It would be decoded from the run's features, without a word."""
+    run, other = random_run("run"), random_run("other", "features.normalise=none")
+    (folder,) = (other / "checkpoints").glob("step-*")
+    with pytest.raises(
+        UsageError, match=r"^weights=.*: that model hears other features than the run: normalise differ"
+    ):
+        main([f"run={run}", f"weights={folder}", "sets=[dev]"])

@@ -13,6 +13,8 @@ from asr.runs.model_folder import DESCRIPTION, WEIGHTS, load_model, save_model
 from distributed.errors import UsageError
 
 Run = Callable[..., Path]
+RETENTION = {"_target_": "asr.runs.checkpoint.Retention", "keep_last": 1, "keep_best": 1}
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
 
 
 @pytest.fixture
@@ -42,6 +44,32 @@ def test_a_folder_replaces_one_of_its_name(saved: Path, tmp_path: Path) -> None:
     save_model(loaded, tmp_path / "copy")
     assert (load_model(tmp_path / "copy").model.joiner.output.bias == 3.0).all()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_a_kill_left_behind_is_in_nobodys_way(saved: Path, tmp_path: Path) -> None:
+    loaded = load_model(saved)
+    (tmp_path / ".writing-copy").mkdir()
+    save_model(loaded, tmp_path / "copy")
+    (tmp_path / "copy").rename(tmp_path / ".replaced-copy")  # the kill came between two renames
+    save_model(loaded, tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir() if "copy" in path.name] == ["copy"]
+
+
+def test_a_model_that_its_description_does_not_build_replaces_nothing(saved: Path, tmp_path: Path) -> None:
+    loaded = load_model(saved)
+    save_model(loaded, tmp_path / "copy")
+    loaded.model.joiner.output = torch.nn.Linear(3, 4)
+    with pytest.raises(UsageError, match=r"its weights do not fit model\.yaml"):
+        save_model(loaded, tmp_path / "copy")
+    assert load_model(tmp_path / "copy").description == loaded.description
+
+
+def test_weights_in_any_layout_are_written(saved: Path, tmp_path: Path) -> None:
+    loaded = load_model(saved)
+    weight = loaded.model.joiner.output.weight
+    weight.data = weight.data.t().contiguous().t()
+    save_model(loaded, tmp_path / "copy")
+    assert torch.equal(load_model(tmp_path / "copy").model.joiner.output.weight, weight)
 
 
 def test_building_leaves_the_generator_alone(saved: Path) -> None:
@@ -83,6 +111,20 @@ def changed(folder: Path, **values: object) -> Path:
         (lambda f: changed(f, format=99), r"model.yaml: format 99, this version reads 1"),
         (lambda f: changed(f, unknown=1), r"model.yaml: cannot be read: .*unknown"),
         (lambda f: changed(f, model={"_target_": "os.system"}), r"_target_=os.system: must lie in one of the packages"),
+        (lambda f: (f / DESCRIPTION).write_text(BOMB), r"model.yaml: cannot be read: it has aliases"),
+        (lambda f: (f / DESCRIPTION).write_text("model: &a {x: *a}"), r"model.yaml: cannot be read: it has aliases"),
+        (lambda f: (f / DESCRIPTION).write_text("model: " + "[" * 5000), r"model.yaml: cannot be read: "),
+        (lambda f: changed(f, model=3), r"model.yaml: model: must be a node with a _target_, got 3"),
+        (lambda f: changed(f, model={}), r"model.yaml: model: must be a node with a _target_"),
+        (lambda f: changed(f, model={"_target_": "asr.models.ctc.CtcModel"}), r"model: encoder, .* missing"),
+        (lambda f: changed(f, model=RETENTION), r"_target_=asr.runs.checkpoint.Retention: makes no SpeechModel"),
+        (
+            lambda f: changed(f, model={"_target_": "asr.runs.checkpoint_manifest.CheckpointError"}),
+            r"makes no SpeechModel",
+        ),
+        (lambda f: changed(f, features=RETENTION), r"features._target_=.*: makes no LogMel"),
+        (lambda f: changed(f, dtype="load"), r"tokenizer, dtype, transforms or made_of is not of its kind"),
+        (lambda f: changed(f, transforms=3), r"tokenizer, dtype, transforms or made_of is not of its kind"),
         (lambda f: changed(f, transforms=[{"_target_": "subprocess.run"}]), r"must lie in one of the packages"),
         (lambda f: (f / WEIGHTS).unlink(), r"model.safetensors: missing, truncated or altered"),
         (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), r"missing, truncated or altered"),

@@ -79,7 +79,23 @@ def test_a_changed_model_gives_no_weights_to_one_that_is_not(start, damped_run: 
         start(False, f"init_from={damped_run}")
 
 
-def test_model_of_brings_sizes_that_no_option_has(start, plain_run: Path, small_config: Config) -> None:
+@pytest.mark.parametrize("damped", [False, True])
+def test_a_second_stage_takes_over_a_changed_model_with_and_without_the_hook(
+    damped: bool, damped_run: Path, small_config: Config, make_trainer, tmp_path: Path, alone: World
+) -> None:
+    base = [each for each in SMALL if not each.startswith("model")]
+    config = small_config(*base, f"model_of={damped_run}", f"init_from={damped_run}")
+    hooks = {"damping": Damping()} if damped else {}
+    trainer = make_trainer(config, tmp_path / "second", alone, hooks)
+    trainer.parts.recorder.close()
+    assert trainer.parts.checkpoints.model.description.transforms == Damping().transforms(), "once"
+    source = load_model(model_folder_of(damped_run, "run")).model
+    model = trainer.parts.run.model
+    assert isinstance(model.encoder.subsample.project, DampedLinear)
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_model_of_brings_sizes_that_no_option_has(plain_run: Path, small_config: Config) -> None:
     config = small_config("backend=single", f"model_of={plain_run}", f"init_from={plain_run}")
     assert config.model.encoder.dimension == 16
     assert "vocabulary_size" not in config.model

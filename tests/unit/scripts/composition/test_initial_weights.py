@@ -127,15 +127,15 @@ def test_features_of_another_size_are_named_with_the_value_needed(
 
 
 def test_features_are_not_blamed_for_modules_that_hear_none(ctc_run: Path, start: Callable[..., Transducer]) -> None:
-    with pytest.raises(UsageError, match="that run's model has no such weights"):
+    with pytest.raises(UsageError, match="that model has no such weights"):
         start(f"init_from={ctc_run}", "init_modules=[joiner]", "features.num_mels=16")
 
 
 REFUSED = {
-    "depthwise.weight_DK is of shape (16, 15) in that run": ["init_modules=[encoder]", "model.encoder.kernel=7"],
+    "depthwise.weight_DK is of shape (16, 15) in that model": ["init_modules=[encoder]", "model.encoder.kernel=7"],
     "init_modules=[encodr]: this model has no such weights; it has encoder": ["init_modules=[encodr]"],
-    "that run's model has no such weights; it has ctc_head, encoder": ["init_modules=[joiner]"],
-    "joiner.output.bias is missing in that run and of shape (29,) here": [],
+    "that model has no such weights; it has ctc_head, encoder": ["init_modules=[joiner]"],
+    "joiner.output.bias is missing in that model and of shape (29,) here": [],
 }
 
 
