@@ -1,4 +1,4 @@
-"""``on_update`` writes weights and moments under every backend: what a mask takes away stays exactly 0, on every learner."""
+"""``on_update`` writes weights and moments: what a mask takes away stays exactly 0 on every learner, under these backends."""
 
 import threading
 from collections.abc import Callable
