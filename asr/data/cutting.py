@@ -2,7 +2,7 @@
 
 Two witnesses must agree on a cut: the level of the signal, that there is a pause, and a forced alignment, which words
 lie before it. A pause counts if the alignment puts no token of the words before it behind it, and none of the words
-after it before it: then the alignment may be as coarse as that of a model that never heard the corpus.
+after it before it. So an alignment that is off by less than the pause does no harm; one of a model that knows little does.
 
 N samples   T frames of 10 ms   W words
 """
