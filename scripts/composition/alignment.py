@@ -40,6 +40,20 @@ def run(arguments: list[str]) -> None:
 
 
 def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:
+    """As ``alignable``, of a set of which something can be aligned.
+
+    Raises:
+        UsageError: nothing can.
+    """
+    found = alignable(trained, evaluated, method)
+    if not found:
+        raise UsageError(
+            f"{evaluated.name}: none of its utterances can be aligned; take smaller texts or larger tokens"
+        )
+    return found
+
+
+def alignable(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:
     """The class of each state of every utterance, by id, in the manifest's order; what cannot be aligned is said."""
     device, precision = torch.device("cpu"), trained.precision
     found: dict[str, Tensor] = {}
@@ -53,10 +67,6 @@ def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dic
                 log.warning("not aligned: %s has fewer states than its text needs", utterance)
             else:
                 found[utterance] = path
-    if not found:
-        raise UsageError(
-            f"{evaluated.name}: none of its utterances can be aligned; take smaller texts or larger tokens"
-        )
     return {each.id: found[each.id] for each in evaluated.screened.usable if each.id in found}
 
 

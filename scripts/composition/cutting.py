@@ -10,13 +10,14 @@ from torch import Tensor
 
 from asr.data.audio import read_audio
 from asr.data.batch import Unit
-from asr.data.cutting import Cutter
+from asr.data.cutting import Cutter, WordsDifferError
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.material import manifest_name, refuse_doubles
 from asr.decoding.forced_alignment import Method, chosen_method, word_spans
 from asr.parts import build
 from asr.training.evaluation import EvaluationSet
-from scripts.composition.alignment import align_set
+from distributed.errors import UsageError
+from scripts.composition.alignment import alignable
 from scripts.composition.compose import compose, split_arguments
 from scripts.composition.evaluation import named_set
 from scripts.composition.trained import Trained, load_trained
@@ -26,17 +27,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Pieces:
-    """What became of a set: pieces to train on, and what is too long and could not be cut."""
+    """What became of a set: pieces to train on, and what is too long and could not be cut, with the reason."""
 
     kept: list[Utterance] = field(default_factory=list)
-    lost: list[Utterance] = field(default_factory=list)
+    lost: list[tuple[Utterance, str]] = field(default_factory=list)
     cut: int = 0  # utterances of which there are several pieces
 
     def add(self, pieces: Sequence[Utterance], max_seconds: float) -> None:
         """The pieces of one utterance."""
         self.cut += len(pieces) > 1
         for piece in pieces:
-            (self.kept if piece.duration <= max_seconds else self.lost).append(piece)
+            if piece.duration <= max_seconds:
+                self.kept.append(piece)
+            else:
+                self.lost.append((piece, f"has no pause in {piece.duration:.1f} s that its text agrees with"))
 
 
 def run(arguments: list[str]) -> None:
@@ -46,30 +50,55 @@ def run(arguments: list[str]) -> None:
     config = compose("cut", overrides)
     sets = [str(each) for each in named] or list(config.sets)
     refuse_doubles("sets", sets, [manifest_name(each) for each in sets], ())
+    outputs = [output_path(Path(config.out), each) for each in sets]
     cutter: Cutter = build(config.cutter)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads)
     chosen_method(trained.recogniser, config.method)
-    for name in sets:
+    for name, path in zip(sets, outputs, strict=True):
         evaluated = named_set(trained, name, config.unit_utterances)
         pieces = cut_set(trained, evaluated, cutter, config.method)
-        path = Path(config.out) / f"{evaluated.name}.jsonl"
+        if not pieces.kept:
+            raise UsageError(
+                f"{name}: none of its {len(pieces.lost)} pieces lasts at most {cutter.max_seconds:g} s, so {path} is not "
+                "written; raise cutter.max_seconds or lower cutter.pause_seconds"
+            )
         partial = path.with_name(f".{path.name}.partial")
         write_manifest(partial, pieces.kept)
         partial.replace(path)
         print(f"{path}: {summary(pieces, len(evaluated.screened.usable))}")
 
 
+def output_path(out: Path, name: str) -> Path:
+    """Where the pieces of a set go, which must be free: another file there may be the only manifest of its corpus.
+
+    Raises:
+        UsageError: there is a file already.
+    """
+    path = out / f"{manifest_name(name)}.jsonl"
+    if path.exists():
+        what = "is the manifest to be cut" if path.resolve() == Path(name).resolve() else "exists already"
+        raise UsageError(f"out: {path} {what} and would be replaced; choose another folder, or move the file away")
+    return path
+
+
 def cut_set(trained: Trained, evaluated: EvaluationSet, cutter: Cutter, method: Method) -> Pieces:
     """The pieces of every utterance, in the manifest's order; only what is too long is aligned."""
     usable = evaluated.screened.usable
     units = list(only(evaluated.units, {at for at, each in enumerate(usable) if each.duration > cutter.max_seconds}))
-    paths = align_set(trained, replace(evaluated, units=units), method) if units else {}
+    paths = alignable(trained, replace(evaluated, units=units), method) if units else {}
     pieces = Pieces()
     for utterance in usable:
-        found = pieces_of(trained, utterance, paths[utterance.id], cutter) if utterance.id in paths else [utterance]
-        pieces.add(found, cutter.max_seconds)
-    for lost in pieces.lost:
-        log.warning("left out: %s has no pause in %.1f s that its text agrees with", lost.id, lost.duration)
+        if utterance.duration <= cutter.max_seconds:
+            pieces.kept.append(utterance)
+        elif utterance.id not in paths:
+            pieces.lost.append((utterance, "is too long and could not be aligned"))
+        else:
+            try:
+                pieces.add(pieces_of(trained, utterance, paths[utterance.id], cutter), cutter.max_seconds)
+            except WordsDifferError as error:
+                pieces.lost.append((utterance, f"cannot be cut: {error}"))
+    for lost, reason in pieces.lost:
+        log.warning("left out: %s %s", lost.id, reason)
     return pieces
 
 
@@ -93,8 +122,10 @@ def pieces_of(trained: Trained, utterance: Utterance, path_S: Tensor, cutter: Cu
 
 def summary(pieces: Pieces, utterances: int) -> str:
     """How many pieces of how many utterances, and what is left out."""
-    hours, lost = (sum(each.duration for each in some) / 3600 for some in (pieces.kept, pieces.lost))
+    hours, lost = (
+        sum(each.duration for each in some) / 3600 for some in (pieces.kept, [each for each, _ in pieces.lost])
+    )
     return (
         f"{len(pieces.kept)} pieces ({hours:.2f} h) of {utterances} utterances, {pieces.cut} of them cut; "
-        f"{len(pieces.lost)} pieces without a pause left out ({60 * lost:.1f} min)"
+        f"{len(pieces.lost)} pieces left out ({60 * lost:.1f} min)"
     )
