@@ -94,7 +94,7 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
     """Refuse what Hydra meets with a traceback or with words about its own defaults lists."""
     known = groups(config_name)
-    refuse_sweeps(config_name, overrides, single=set(known) - set(SEVERAL))
+    refuse_sweeps(config_name, overrides, set(known) - set(SEVERAL), lambda key: _check_key(config_name, key))
     for override in _parsed(overrides):
         key, written = str(override.key_or_group), override.input_line
         if not key:
@@ -110,6 +110,13 @@ def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
             raise UsageError(f"{written}: write {key}= and one of {', '.join(options(key))}{none}")
         if key in known and key not in SEVERAL:
             _check_suits(config_name, key, str(value))
+
+
+def _check_key(config_name: str, key: str) -> None:
+    """Raise UsageError for a name that is neither a group nor a key of the configuration as it is without overrides."""
+    known = [*groups(config_name), *_keys(_chosen(config_name, []))]
+    if key not in known and not any(key.startswith(f"{group}.") for group in known if _is_group(group)):
+        raise UsageError(f"unknown key {key!r}{_nearest(key, known)}")
 
 
 def _check_suits(config_name: str, group: str, option: str) -> None:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,14 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
     """What a start may take back: all that was not there before."""
 
     folder: Path
     rank: int
     before: set[Path]
+    has_trained: Callable[[], bool] = lambda: False  # whether a step was made, which leaves no file at once
 
     def take_back(self) -> None:
         """Remove what was made, unless something was trained in the folder, by this start or one before.
@@ -70,13 +71,15 @@ class Start:
         Learner 0 removes everything it sees, the others their logs, which may lie on other hosts.
         """
         folder, before = self.folder, self.before
-        if folder / "config.yaml" in before or any(any((folder / name).glob("*")) for name in TRAINED):
+        if self.has_trained() or folder / "config.yaml" in before:
+            return
+        if any(any((folder / name).glob("*")) for name in TRAINED):
             return
         for path in _contents(folder) if self.rank == 0 else [folder / "logs" / f"rank-{self.rank}.log"]:
             if path in before:
                 continue
             if path.is_dir():
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # others take their logs away meanwhile
             else:
                 path.unlink(missing_ok=True)
         self.remove_empty()
@@ -96,9 +99,11 @@ class Start:
             return
 
         def ended(number: int, _: FrameType | None) -> None:
-            self.take_back()
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            try:
+                self.take_back()
+            finally:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
 
         earlier = signal.signal(signal.SIGTERM, ended)
         try:

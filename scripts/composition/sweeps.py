@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,8 +14,12 @@ FLAGS = ("-m", "--multirun")
 NAMED = ("train", "train_lm")  # entry points of which each run has a name
 
 
-def refuse_sweeps(config_name: str, arguments: Sequence[str], single: Collection[str]) -> None:
+def refuse_sweeps(
+    config_name: str, arguments: Sequence[str], single: Collection[str], check_key: Callable[[str], None]
+) -> None:
     """Refuse several values for a key, and the flag for them; ``single`` are keys that take no list.
+
+    ``check_key`` raises UsageError for a key that there is not: a loop over it would fail.
 
     Raises:
         UsageError: the line ends with a loop of the shell that does what was meant.
@@ -26,6 +30,8 @@ def refuse_sweeps(config_name: str, arguments: Sequence[str], single: Collection
     sweeps = [override for override in parsed if override.is_sweep_override()]
     if sweeps:
         (key, values), listed = _values(sweeps[0]), ""
+        if not sweeps[0].is_add():
+            check_key(key)
         if sweeps[0].is_choice_sweep() and key not in single:
             listed = f" (a list is written '{key}=[{','.join(values)}]')"
         raise UsageError(f"{sweeps[0].input_line}: {_loop(config_name, key, values)}{listed}")
@@ -42,7 +48,7 @@ def _values(override: Override) -> tuple[str, list[str]]:
 
 def _loop(config_name: str, key: str, values: Sequence[str]) -> str:
     variable = re.sub(r"\W", "_", re.split(r"[./]", key)[-1])
-    name = f"name=run-${variable} " if config_name in NAMED else ""
+    name = f"name=run-${variable} " if config_name in NAMED and key != "name" else ""
     command = f"python scripts/{config_name}.py ... {name}{key}=${variable}"
     return (
         f"one command is one run; let the shell repeat it: for {variable} in {shlex.join(values)}; do {command}; done"

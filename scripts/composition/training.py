@@ -62,6 +62,8 @@ def _train(config: DictConfig, folder: Path, world: World, start: Start) -> None
         setup_logging(folder, world.rank)
         world.barrier()  # no learner makes a log after learner 0 has taken a failed start back
         trainer, checkpoint = _prepare(config, folder, world)
+    before = trainer.progress.step if checkpoint is None else checkpoint.progress.step
+    start.has_trained = lambda: trainer.progress.step > before
     try:
         trainer.fit(checkpoint)
     except LearnerLostError as lost:

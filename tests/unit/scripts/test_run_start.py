@@ -72,6 +72,21 @@ def test_what_was_trained_stays_with_all_that_belongs_to_it(tmp_path: Path, alon
     assert {"a/config.yaml", "a/logs/rank-0.log", "a/tokenizer/tokenizer.json", f"a/{name}"} < set(tree(tmp_path))
 
 
+def test_what_was_trained_stays_before_anything_of_it_is_written(tmp_path: Path, alone: World) -> None:
+    """A run that is broken off before its first row keeps its log, with the traceback in it."""
+    folder = tmp_path / "exp" / "run"
+
+    def broken_off() -> None:
+        with training_in(folder, alone) as begun:
+            begin(folder, 0)
+            begun.has_trained = lambda: True
+            raise UsageError("does not fit")
+
+    with pytest.raises(UsageError, match="does not fit"):
+        broken_off()
+    assert (folder / "logs" / "rank-0.log").is_file()
+
+
 def test_a_run_of_before_stays(tmp_path: Path, alone: World) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.yaml").write_text("seed: 1")

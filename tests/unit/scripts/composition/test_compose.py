@@ -71,6 +71,8 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
             "--multirun optimizer.lr=0.1,0.2",
             ["for lr in 0.1 0.2; do python scripts/train.py ... name=run-$lr optimizer.lr=$lr; done", "lr=[0.1,0.2]"],
         ),
+        ("lr=0.1,0.2", ["unknown key 'lr'", "did you mean 'optimizer.lr'?"]),
+        ("name=a,b", ["for name in a b; do python scripts/train.py ... name=$name; done"]),
         ("backend=dpsgd,adpsgd", ["for backend in dpsgd adpsgd; do", "name=run-$backend backend=$backend; done"]),
         ("hooks=spec_augment,replicas", ["a list is written 'hooks=[spec_augment,replicas]'"]),
         ("seed=range(1,4)", ["for seed in 1 2 3; do"]),
