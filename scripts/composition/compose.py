@@ -23,6 +23,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from asr.parts import validate
 from distributed.errors import UsageError
 from scripts.composition import settings as settings_module
+from scripts.composition.model_of import take_model
 from scripts.composition.startup import REPOSITORY
 from scripts.composition.sweeps import refuse_sweeps
 
@@ -75,7 +76,7 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra.compose(config_name, overrides=list(overrides))
         OmegaConf.resolve(config)
-        _take_model(config, overrides)
+        take_model(config, _parsed(overrides))
         _leave_out_unchosen(config, overrides)
         _refuse_missing(config)
         return config
@@ -139,28 +140,6 @@ def _content(path: Path) -> Mapping[str, Any]:
 
 def _is_group(key: str) -> bool:
     return (CONF / key).is_dir()
-
-
-def _take_model(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Put the model that ``model_of`` names in the place of ``model``, without the sizes that a run's data give, and its transforms.
-
-    Raises:
-        UsageError: the command also says something of ``model``, or there is no such model.
-    """
-    if config.get("model_of") is None:
-        return
-    for override in _parsed(overrides):
-        if re.match(r"model([./]|$)", str(override.key_or_group)):
-            raise UsageError(
-                f"{override.input_line}: model_of={config.model_of} brings its own model; leave one of them out"
-            )
-    from asr.data.material import SIZES  # which load torch
-    from asr.runs.checkpoint import model_folder_of
-    from asr.runs.model_folder import read_description
-
-    description, _ = read_description(model_folder_of(Path(config.model_of), "model_of"), "model_of")
-    config.model = {key: value for key, value in description.model.items() if key not in SIZES}
-    config.transforms = description.transforms
 
 
 def _leave_out_unchosen(config: DictConfig, overrides: Sequence[str]) -> None:

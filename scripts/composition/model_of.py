@@ -1,0 +1,32 @@
+"""``model_of``: the model of a model folder in the place of ``model=``, with all its sizes and transforms."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from distributed.errors import UsageError
+
+
+def take_model(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Put the model that ``model_of`` names in the place of ``model``, without the sizes that a run's data give.
+
+    Raises:
+        UsageError: the command also says something of ``model``, or there is no such model.
+    """
+    if config.get("model_of") is None:
+        return
+    for override in overrides:
+        if re.match(r"model([./]|$)", str(override.key_or_group)):
+            raise UsageError(
+                f"{override.input_line}: model_of={config.model_of} brings its own model; leave one of them out"
+            )
+    from asr.data.material import SIZES  # which load torch
+    from asr.runs.checkpoint import model_folder_of
+    from asr.runs.model_folder import read_description
+
+    description, _ = read_description(model_folder_of(Path(config.model_of), "model_of"), "model_of")
+    config.model = {key: value for key, value in description.model.items() if key not in SIZES}
+    config.transforms = description.transforms
