@@ -5,10 +5,13 @@ Loaded on demand, such a pair ends in one line that names the remedy, and what d
 """
 
 import importlib
+import threading
 from importlib import metadata
 from types import ModuleType
 
 from distributed.errors import UserError
+
+_loading = threading.Lock()
 
 
 class TorchaudioError(UserError, ImportError):
@@ -18,7 +21,8 @@ class TorchaudioError(UserError, ImportError):
 def torchaudio_part(name: str) -> ModuleType:
     """The module ``torchaudio.<name>``, such as ``functional``; TorchaudioError if it cannot be loaded."""
     try:
-        return importlib.import_module(f"torchaudio.{name}")
+        with _loading:  # its modules import each other in circles: a second thread would find half of one
+            return importlib.import_module(f"torchaudio.{name}")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TorchaudioError(

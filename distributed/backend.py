@@ -44,6 +44,9 @@ class Backend(ABC):
     lockstep: ClassVar[bool] = True
     """True where a step of one learner is a step of all; False where each goes at its own pace, with units of a pool."""
 
+    whole_last_backward: ClassVar[bool] = False
+    """True where the last backward of a step must give every trainable parameter a gradient."""
+
     @abstractmethod
     def examine(self, model: nn.Module, forward: Callable[[], object]) -> None:
         """Learn before ``wrap`` how the model is used; collective, and may not call ``forward`` at all.

@@ -26,6 +26,7 @@ from asr.hooks.perturbed_history import PerturbedHistory
 from asr.hooks.pinned import Pinned
 from asr.models.token_lm import TokenLanguageModel
 from asr.runs.fingerprint import weights_fingerprint
+from asr.runs.language_model import load_token_model
 from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural
 
@@ -95,7 +96,7 @@ class ScheduledSampling(PerturbedHistory):
             HookError: it has fewer than ``top_k`` of them, or is not the one of the other learners and of the run's start.
         """
         super().on_fit_start(run, resumed)
-        self.model = run.token_model(self.lm, key=f"{KEY}.lm")
+        self.model = load_token_model(self.lm, torch.device("cpu"), run.tokenizer, f"{KEY}.lm")
         if self.top_k >= self.model.vocabulary_size:
             raise HookError(
                 f"{KEY}.top_k={self.top_k}: the model has {self.model.vocabulary_size - 1} tokens "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asr.losses.lattice import Shape
+from asr.losses.squashing import TANH, Squashing
 
 Combine = Literal["add", "multiply"]
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # encoder_BTJ, predictor_BSJ, weight_VJ, bias_V
@@ -17,7 +18,7 @@ Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # encoder_BTJ, predictor_BSJ, w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """Joiner logits are z[b,t,u] = W tanh(e[b,t] + p[b,u]) + bias, or with e * p; no loss needs them all at once.
+    """Joiner logits are z[b,t,u] = W s(e[b,t] + p[b,u]) + bias, or with e * p; no loss needs them all at once.
 
     What lies behind an utterance's lengths is not read.
     """
@@ -31,6 +32,7 @@ class LossInputs:
     target_lengths_B: Tensor
     combine: Combine
     blank: int
+    squashing: Squashing = TANH  # s
 
     @property
     def tensors(self) -> Tensors:

@@ -31,14 +31,14 @@ BLOCKS = [
 class TritonJoiner(TiledJoiner):
     """As its base class; tensors on a GPU, or anywhere in Triton's interpreter."""
 
-    def _hidden(self, tile: Cells) -> Tensor:
+    def _hidden(self, tile: Cells) -> tuple[Tensor, Tensor]:
         rows, joint = len(tile.encoder_n), self.encoder_RJ.shape[1]
         hidden_nJ = self.space.take("hidden", (rows, joint), self.dtype)
         _hidden_kernel[_elements(rows, joint)](
             self.encoder_RJ, self.predictor_QJ, tile.encoder_n, tile.predictor_n, hidden_nJ,
             rows, joint, hidden_nJ.stride(0), self.combine == "add", **ELEMENTS,
         )  # fmt: skip
-        return hidden_nJ
+        return hidden_nJ, hidden_nJ
 
     def _score(self, hidden_nJ: Tensor, tile: Cells) -> tuple[Tensor, Tensor, Tensor]:
         rows, joint = hidden_nJ.shape
@@ -61,13 +61,11 @@ class TritonJoiner(TiledJoiner):
         )  # fmt: skip
         return gradient_nV
 
-    def _add_input_gradients(
-        self, tile: Cells, hidden_nJ: Tensor, hidden_gradient_nJ: Tensor, total: Gradients
-    ) -> None:
-        rows, joint = hidden_nJ.shape
+    def _add_input_gradients(self, tile: Cells, kept_nJ: Tensor, hidden_gradient_nJ: Tensor, total: Gradients) -> None:
+        rows, joint = kept_nJ.shape
         _input_gradient_kernel[_elements(rows, joint)](
-            hidden_nJ, hidden_gradient_nJ, self.encoder_RJ, self.predictor_QJ, tile.encoder_n, tile.predictor_n,
-            total.encoder_RJ, total.predictor_QJ, rows, joint, hidden_nJ.stride(0), hidden_gradient_nJ.stride(0),
+            kept_nJ, hidden_gradient_nJ, self.encoder_RJ, self.predictor_QJ, tile.encoder_n, tile.predictor_n,
+            total.encoder_RJ, total.predictor_QJ, rows, joint, kept_nJ.stride(0), hidden_gradient_nJ.stride(0),
             self.combine == "add", **ELEMENTS,
         )  # fmt: skip
 

@@ -6,18 +6,25 @@ u = 0..U as there; null(t, u) is the log probability of blank, emit(t, u) that o
 T frames   U labels   V classes with blank
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
 def joiner_logits(
-    encoder_TJ: Tensor, predictor_SJ: Tensor, weight_VJ: Tensor, bias_V: Tensor, combine: str = "add"
+    encoder_TJ: Tensor,
+    predictor_SJ: Tensor,
+    weight_VJ: Tensor,
+    bias_V: Tensor,
+    combine: str = "add",
+    squash: Callable[[Tensor], Tensor] = torch.tanh,
 ) -> Tensor:
-    """Logits (..., T, S, V), materialised: W tanh(e + p) + bias, or W tanh(e * p) + bias. Of one utterance or a batch."""
+    """Logits (..., T, S, V), materialised: W s(e + p) + bias, or W s(e * p) + bias. Of one utterance or a batch."""
     encoder_T1J, predictor_1SJ = encoder_TJ.unsqueeze(-2), predictor_SJ.unsqueeze(-3)
     merged_TSJ = encoder_T1J + predictor_1SJ if combine == "add" else encoder_T1J * predictor_1SJ
-    return functional.linear(torch.tanh(merged_TSJ), weight_VJ, bias_V)
+    return functional.linear(squash(merged_TSJ), weight_VJ, bias_V)
 
 
 def reference_loss(logits_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:

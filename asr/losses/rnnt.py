@@ -26,6 +26,8 @@ from asr.losses.lattice import (
     log_likelihood,
     reward_early_labels,
 )
+from asr.losses.squashing import TANH, Squashing
+from distributed.errors import UsageError
 from distributed.ranges import Count, NonNegative, Probability
 
 Kernels = Literal["auto", "torch", "triton"]
@@ -43,7 +45,7 @@ class ExactLoss:
     kernels: Kernels  # of the joiner
 
     def sized(self, *, joint: int, classes: int) -> "ExactLoss":
-        """Itself: it has no parameters."""
+        """Returns itself; this loss has no parameters to size."""
         return self
 
     def __call__(self, inputs: LossInputs) -> Tensor:
@@ -74,6 +76,7 @@ class Problem:
     index: CellIndex
     open_n: Tensor  # places of the packed cells that alignments may pass
     combine: Combine
+    squashing: Squashing
     blank: int
     tile_cells: int
     dtype: torch.dtype  # of the matrix products
@@ -82,20 +85,30 @@ class Problem:
 
     def joiner(self, tensors: Tensors) -> TiledJoiner:
         """The joiner of these tensors, ready for tiles."""
-        kernels = joiner_class(self.settings.kernels, tensors[0].device, self.dtype)
+        kernels = joiner_class(self.settings.kernels, tensors[0].device, self.dtype, self.squashing)
         return kernels(
             tensors,
             self.index,
             combine=self.combine,
+            squashing=self.squashing,
             blank=self.blank,
             tile_cells=self.tile_cells,
             dtype=self.dtype,
         )
 
 
-def joiner_class(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> type[TiledJoiner]:
-    """Triton's kernels on a GPU unless PyTorch's are asked for; they have no double precision."""
-    if kernels == "torch" or dtype == torch.float64 or (kernels == "auto" and device.type != "cuda"):
+def joiner_class(kernels: Kernels, device: torch.device, dtype: torch.dtype, squashing: Squashing) -> type[TiledJoiner]:
+    """Triton's kernels on a GPU unless PyTorch's are asked for; they have no double precision and no other than tanh.
+
+    Raises:
+        UsageError: Triton's are asked for, and the joiner's squashing is another one.
+    """
+    if kernels == "triton" and squashing is not TANH:
+        raise UsageError(
+            "model.loss.kernels=triton knows tanh alone, and this joiner squashes otherwise: use auto or torch"
+        )
+    on_cpu = kernels == "auto" and device.type != "cuda"
+    if kernels == "torch" or dtype == torch.float64 or on_cpu or squashing is not TANH:
         return TiledJoiner
     from asr.losses.joint_triton import TritonJoiner  # Triton is not part of every build of PyTorch
 
@@ -110,6 +123,7 @@ def problem_of(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = 
         index=CellIndex.build(inputs, shape),
         open_n=torch.arange(sum(shape.cells), device=inputs.encoder_BTJ.device) if open_n is None else open_n,
         combine=inputs.combine,
+        squashing=inputs.squashing,
         blank=inputs.blank,
         tile_cells=settings.tile_cells or TILE_CELLS[inputs.encoder_BTJ.device.type],
         dtype=inputs.product_dtype,
@@ -130,7 +144,7 @@ class _TransducerLoss(torch.autograd.Function):
         arcs = arcs_from_packed(scores.blank_N, scores.label_N, problem.shape)
         reward_early_labels(arcs, problem.settings.delay_penalty)
         alpha_DBS = forward_variables(arcs)
-        # tanh would hide an infinite state: let it show, so that whoever guards against bad steps sees it
+        # squashing would hide an infinite state: let it show, so that whoever guards against bad steps sees it
         loss_B = -log_likelihood(alpha_DBS, problem.shape) + _poison(tensors, problem.shape)
         loss_B = loss_B.to(torch.promote_types(problem.dtype, torch.float32))
         if problem.differentiable and any(ctx.needs_input_grad):
@@ -145,7 +159,9 @@ class _TransducerLoss(torch.autograd.Function):
     def backward(ctx: Any, scale_B: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, packed_K, blank_K, label_K, normaliser_K, poison_B = ctx.saved_tensors
         problem: Problem = ctx.problem
-        scale_B = scale_B + poison_B  # tanh is flat at infinity: the gradients would be finite where the loss is not
+        scale_B = (
+            scale_B + poison_B
+        )  # squashing is flat at infinity: the gradients would be finite where the loss is not
         scale_K = scale_B[problem.index.utterances(packed_K)]
         kept = Kept(packed_K, scale_K * blank_K, scale_K * label_K, normaliser_K)
         total = Gradients.zeros(tuple(tensors), scale_K.dtype)

@@ -25,7 +25,7 @@ class TorchaudioLoss:
     """The exact loss without any of our code beside the joiner's formula; products follow autocast, the loss is fp32."""
 
     def sized(self, *, joint: int, classes: int) -> "TorchaudioLoss":
-        """Itself: it has no parameters."""
+        """Returns itself; this loss has no parameters to size."""
         return self
 
     def __call__(self, inputs: LossInputs) -> Tensor:
@@ -42,7 +42,9 @@ class TorchaudioLoss:
                 f"model/loss=torchaudio counts logits with 32 bits and a unit has {logits}: lower batch.max_cells"
             )
         encoder_BTJ, predictor_BSJ = inputs.encoder_BTJ[:, :frames], inputs.predictor_BSJ[:, :states]
-        logits_BTSV = joiner_logits(encoder_BTJ, predictor_BSJ, inputs.weight_VJ, inputs.bias_V, inputs.combine)
+        logits_BTSV = joiner_logits(
+            encoder_BTJ, predictor_BSJ, inputs.weight_VJ, inputs.bias_V, inputs.combine, inputs.squashing
+        )
         loss_B: Tensor = torchaudio_part("functional").rnnt_loss(
             logits_BTSV.float(),
             inputs.targets_BU[:, : states - 1].int(),

@@ -205,6 +205,11 @@ class Conformer(Encoder):
             for each in sizes
         )  # fmt: skip
 
+    @property
+    def layers(self) -> nn.ModuleList:  # type: ignore[override]
+        """The blocks."""
+        return self.blocks
+
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, ceil(T/4), D), zero beyond their lengths, and their lengths (B,)."""
         x_BTD, lengths_B = self.subsample(features_BTF, lengths_B)

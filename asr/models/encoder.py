@@ -18,6 +18,9 @@ class Encoder(nn.Module, ABC):
     subsampling: int
     """Feature frames per state: T frames become exactly ceil(T / subsampling) states."""
 
+    layers: nn.ModuleList
+    """Its layers, from the features on; each gives out states (B, T', ...)."""
+
     @abstractmethod
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T', D), zero beyond their lengths, and their lengths (B,). Every length is at least 1."""

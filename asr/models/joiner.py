@@ -1,17 +1,18 @@
 """The joiner: scores of all tokens, for one encoder state and one prediction together.
 
-    logits = W tanh(e (+ or *) p) + b      e = W_e h_t + b_e      p = W_p g_u + b_p
+    logits = W s(e (+ or *) p) + b      e = W_e h_t + b_e      p = W_p g_u + b_p
 
 Sum: Graves 2013 (arXiv 1303.5778). Element-wise product: Saon et al. 2021 (arXiv 2103.09935), where both projections
-need their own bias, which contains the additive terms; without them a factor near zero stops the other's gradient.
+need their own bias, which contains the additive terms; without them a factor near zero stops the other's gradient. The squashing
+s is tanh in both; training and decoding take it from here, so that what replaces it does so for both.
 
 J joint dimension   V vocabulary size (blank included, token 0)   ... any leading axes that broadcast
 """
 
-import torch
 from torch import Tensor, nn
 
 from asr.losses.inputs import Combine
+from asr.losses.squashing import TANH, Squashing
 from distributed.errors import UsageError
 from distributed.ranges import Count
 
@@ -36,9 +37,10 @@ class Joiner(nn.Module):
         self.project_encoder = nn.Linear(encoder_dimension, dimension)
         self.project_predictor = nn.Linear(predictor_dimension, dimension)
         self.output = nn.Linear(dimension, vocabulary_size)
+        self.squashing: Squashing = TANH
 
     def logits(self, encoder_J: Tensor, predictor_J: Tensor) -> Tensor:
         """Scores (..., V) of two PROJECTED inputs (..., J). In training the loss computes them tile by tile."""
         joint_J = encoder_J + predictor_J if self.combine == "add" else encoder_J * predictor_J
-        scores_V: Tensor = self.output(torch.tanh(joint_J))
+        scores_V: Tensor = self.output(self.squashing(joint_J))
         return scores_V

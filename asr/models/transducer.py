@@ -77,6 +77,7 @@ class Transducer(Recogniser):
             target_lengths_B=batch.target_lengths,
             combine=self.joiner.combine,
             blank=BLANK,
+            squashing=self.joiner.squashing,
         )
 
 

@@ -2,6 +2,7 @@
 
     checkpoints/step-00001000/learner-0.pt ...   each learner's own state, loadable without unpickling code
     checkpoints/step-00001000/model.safetensors  the consensus model; with model.yaml and tokenizer/ a model folder
+    checkpoints/step-00001000/auxiliary.safetensors   consensus of the modules that train with it, where there are any
     checkpoints/step-00001000/manifest.json      SHA-256 of every file and of itself, where the run stood, figures
     checkpoints/damaged-step-00002000/           passed over by a resume, kept for inspection, used by nothing
     checkpoints/emergency-...                    of survivors (emergency.py), used on request alone
@@ -29,6 +30,7 @@ from asr.runs.progress import Progress
 from distributed.errors import UsageError
 from distributed.ranges import Count, Natural
 
+AUXILIARIES = "auxiliary.safetensors"
 WRITING = ".writing-"
 DAMAGED = "damaged-"
 EMERGENCY = "emergency-"
@@ -68,6 +70,10 @@ class Checkpoint:
     def model_state(self) -> dict[str, Tensor]:
         """Weights of the consensus model."""
         return load_file(self.folder / WEIGHTS)
+
+    def consensus(self) -> dict[str, Tensor]:
+        """Weights of the consensus model, and of the modules that train with it."""
+        return self.model_state() | (load_file(self.folder / AUXILIARIES) if AUXILIARIES in self.files else {})
 
     def damaged_file(self) -> Path | None:
         """The first file that is missing or differs from the manifest's hash; None if all are as written."""

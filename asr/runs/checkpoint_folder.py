@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asr.models.auxiliary import auxiliaries_alone, without_auxiliaries
 from asr.runs.checkpoint import (
+    AUXILIARIES,
     DAMAGED,
     WRITING,
     Checkpoint,
@@ -151,7 +153,9 @@ class CheckpointFolder:
         fsync(own)
         write_atomically(own.with_suffix(".sha256"), sha256(own))
         if consensus is not None:
-            write_weights(temporary, consensus)
+            write_weights(temporary / WEIGHTS, without_auxiliaries(consensus))
+            if auxiliaries := auxiliaries_alone(consensus):
+                write_weights(temporary / AUXILIARIES, auxiliaries)
 
     def _complete(self, temporary: Path, final: Path, progress: Progress, figure: float | None) -> None:
         earlier = intact_checkpoint(final)
@@ -162,7 +166,8 @@ class CheckpointFolder:
                 log.info("%s stays: its figure is lower than after %d samples", final, progress.samples)
                 shutil.rmtree(temporary)
                 return
-        names = [WEIGHTS, *write_description(temporary, self.model.description, self.model.tokenizer)]
+        weights = [each for each in (WEIGHTS, AUXILIARIES) if (temporary / each).exists()]
+        names = [*weights, *write_description(temporary, self.model.description, self.model.tokenizer)]
         files = {name: sha256(temporary / name) for name in names}
         for learner in range(self.world.size):
             digest = (temporary / learner_file(learner)).with_suffix(".sha256")

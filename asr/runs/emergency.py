@@ -20,6 +20,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from asr.models.auxiliary import without_auxiliaries
 from asr.runs.checkpoint import EMERGENCY, WRITING, mean_of_models
 from asr.runs.checkpoint_manifest import write_manifest
 from asr.runs.files import put_in_place, sha256, write_atomically
@@ -74,7 +75,7 @@ def save_mean(
     folder = root / f"{WRITING}{final.name}"
     if final.exists():  # this one is late
         return None
-    _leave(folder, survivor.rank, model)
+    _leave(folder, survivor.rank, without_auxiliaries(model))
     there = _wait_for(folder, final, survivor.others, wait_seconds)
     if not there or there[0] != survivor.rank:
         return None
@@ -96,7 +97,7 @@ def _complete(
     folder: Path, final: Path, loss: Loss, learners: Sequence[int], parts: ModelParts, record: Mapping[str, object]
 ) -> None:
     files = [_own_file(folder, rank) for rank in learners]
-    write_weights(folder, mean_of_models(files))
+    write_weights(folder / WEIGHTS, mean_of_models(files))
     names = [WEIGHTS, *write_description(folder, parts.description, parts.tokenizer)]
     told = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
     write_atomically(folder / "loss.json", json.dumps(told, indent=2))

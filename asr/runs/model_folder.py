@@ -93,14 +93,14 @@ def write_description(folder: Path, description: Description, tokenizer: Tokeniz
     return [path.relative_to(folder).as_posix() for path in written]
 
 
-def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write the weights of a model folder and force them to disk."""
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a file of weights and force it to disk."""
     # Copies: weights may be views of one flat buffer, which safetensors refuses to store several times.
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
     }
-    save_file(copies, folder / WEIGHTS)
-    fsync(folder / WEIGHTS)
+    save_file(copies, path)
+    fsync(path)
 
 
 def save_model(loaded: LoadedModel, final: Path) -> None:
@@ -116,7 +116,7 @@ def save_model(loaded: LoadedModel, final: Path) -> None:
         if leftover.exists():
             shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
-    write_weights(temporary, loaded.model.state_dict())
+    write_weights(temporary / WEIGHTS, loaded.model.state_dict())
     write_description(temporary, loaded.description, loaded.tokenizer)
     load_model(temporary)
     put_in_place(temporary, final)

@@ -2,6 +2,7 @@
 
     for node in hook.transforms():  model = build(node)(model)    # persistent: every model folder names them
     model = hook.on_model(model)                       # attaches what training alone needs
+    model.auxiliary = {name: hook.on_auxiliary(model)}            # modules that train with it and are in no model folder
     backend.examine(model, forward);  model = backend.wrap(model)
     groups = hook.on_parameter_groups(model)           # parameters with rules of their own
     optimizer(groups);  backend.attach(optimizer);  load checkpoint
@@ -10,12 +11,16 @@
     backend.synchronise(resumed)                       # may rehearse: the same
     while samples are left:
         hook.on_step_start(progress)
+        passes = hook.passes(progress)                 # of every unit; one ordinary pass where no hook asks for others
+        idle = group.idle(progress)                    # of each hook's groups: its gradients are 0 and it is not updated
         divisor = backend.begin_step(local_weight, planned_weight)
         for unit in units:
             hook.on_batch(raw)                         # in the loader, at the hook's stage
-            output = model(batch)                      # these three for one part after the other, where memory
-            hook.on_loss(batch, output, terms)         # adds to the sum, or a per-step term             asks for it
-            terms.objective(divisor).backward()        # terms.summed / divisor + terms.per_step
+            for each in passes:                        # of one part after the other, where memory asks for it
+                with each.context():
+                    output = model(batch)
+                    hook.on_loss(batch, output, terms)     # adds to the sum, or a per-step term
+                    terms.objective(divisor).backward()    # weight * terms.summed / divisor + terms.per_step
         report = backend.reduce_gradients(max_norm)
         hook.on_gradients(model, report)
         with backend.updating(apply=report.finite):    # a step that is not finite skips both
@@ -23,6 +28,8 @@
             hook.on_update(model, optimizer)           # the only point that writes parameters or moments
         backend.zero_grad()
         hook.on_step_end(progress, metrics)
+        every hook.meets_every global steps, all learners together:
+            hook.on_meeting(progress)
         at evaluation marks, inside backend.consensus():
             hook.on_evaluation(progress, metrics)
         at checkpoint marks:
@@ -35,35 +42,31 @@ Batch hooks declare a ``stage``. Within the loader the order is: stage, then pos
     waveform  ->  log-mel  ->  mel  ->  normalisation  ->  normalised  ->  deltas, stacking  ->  targets
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from asr.data.batch import Batch, RawBatch, Stage
 from asr.data.manifest import Utterance
 from asr.data.plan import BatchPlan
+from asr.data.tokenizer import Tokenizer
+from asr.runs.checkpoint import model_folder_of
+from asr.runs.model_folder import LoadedModel, load_model
 from asr.runs.progress import Progress
+from asr.training.loss_terms import LossTerms
+from asr.training.passes import ForwardPass
+from asr.training.precision import Precision
 from asr.training.schedule import LearningRate
 from distributed.backend import Backend, GradientReport
 from distributed.learners.launch import World
 
 if TYPE_CHECKING:
     from asr.models.speech_model import LossOutput, SpeechModel
-    from asr.models.token_lm import TokenLanguageModel
     from asr.training.loss_gradients import LossGradients
-
-
-class TokenModelLoader(Protocol):
-    """Loads a trained language model, on the CPU."""
-
-    def __call__(self, folder: Path, *, key: str) -> "TokenLanguageModel":
-        """The best model of the run in ``folder``; errors, a ValueError, call the folder ``key``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,11 @@ class Run:
     learning_rate: LearningRate
     max_norm: float | None  # to which gradients are clipped; None: not at all
     gradients: "LossGradients"  # measured where the hook asks for them, without a trace
-    token_model: "TokenModelLoader"  # language models over the run's tokens, from the folders of their runs
+    precision: Precision  # that forwards are computed in
+    tokenizer: Tokenizer
+    batches: Callable[[str, int], Iterable[Batch]]
+    """``batches(split, seed)``: all utterances of a split without augmentation, on the host, units in an order drawn from
+    ``seed``; nothing is read before it is asked for."""
 
     @property
     def epochs(self) -> float:
@@ -88,50 +95,43 @@ class Run:
         horizon = self.learning_rate.schedule.horizon
         return horizon.total_samples / horizon.epoch_samples
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """To be read; what changes its state belongs into ``on_update``."""
+        return self.learning_rate.optimizer
+
+    def load_model(self, folder: Path, *, key: str) -> LoadedModel:
+        """A trained model, as a teacher: of a model folder, or the best one of the run in ``folder``; on the CPU, frozen.
+
+        Raises:
+            UsageError: there is none, or it is damaged; it calls the folder ``key``.
+        """
+        loaded = load_model(model_folder_of(folder, key), key)
+        loaded.model.requires_grad_(False)
+        return loaded
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
     """Parameters that a hook wants treated by rules of their own."""
 
     names: tuple[str, ...]  # as in model.named_parameters()
-    options: Mapping[str, Any] = field(default_factory=dict)  # for the optimizer: lr, weight_decay, ...
+    options: Mapping[str, Any] = field(default_factory=dict)  # for the optimizer: lr, weight_decay, maximize, ...
     clip: bool = True  # take part in gradient clipping
     scale_lr: bool = True  # follow the linear scaling with the global batch
     compress: bool = True  # may be sparsified by a compressing backend
     schedule: bool = True  # follow the learning-rate schedule
+    idle: Callable[[Progress], bool] | None = None
+    """Whether the step that follows leaves them as they are; the same on learners of the same progress. None: never.
 
+    Of what a compressing backend keeps back of a gradient some would come due in such a step: needs ``compress=False``.
+    """
 
-@dataclass(slots=True)
-class LossTerms:
-    """The loss of one unit, or a part of one, while hooks add to it."""
-
-    summed: Tensor  # scalar: sum over the utterances of the unit, later divided by the global weight
-    last: bool  # whether this is the learner's last unit of the step, or the last part of it
-    per_step: Tensor | None = None  # scalar: counted once per step whatever the batch
-    sums: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached summed terms, by name
-    regularisers: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached per-step terms, by name
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Add a term summed over the utterances of the unit."""
-        self.summed = self.summed + value
-        self.sums[name] = value.detach()
-
-    def add_per_step(self, name: str, value: Tensor) -> None:
-        """Add a term that does not depend on the batch (a regulariser); only allowed in the last unit of a step."""
-        if not self.last:
-            raise RuntimeError(f"per-step term {name!r} added to a unit that is not the last one of the step")
-        self.per_step = value if self.per_step is None else self.per_step + value
-        self.regularisers[name] = value.detach()
-
-    def objective(self, divisor: float) -> Tensor:
-        """What the unit's backward starts from: the sum over ``divisor``, and per-step terms undivided.
-
-        A value that is not finite makes every gradient so, those of terms that have none included: what learners agree
-        on is the gradient.
-        """
-        mean = self.summed / divisor
-        value = mean if self.per_step is None else mean + self.per_step
-        return value * torch.where(value.detach().isfinite(), 1.0, math.nan)
+    @staticmethod
+    def of(model: nn.Module, part: nn.Module, **rules: Any) -> "ParameterGroup":
+        """All trainable parameters of a part of ``model``; ``rules`` are the fields above."""
+        own = {id(parameter) for parameter in part.parameters() if parameter.requires_grad}
+        return ParameterGroup(tuple(name for name, each in model.named_parameters() if id(each) in own), **rules)
 
 
 class Hook:
@@ -142,6 +142,12 @@ class Hook:
 
     stage: ClassVar[Stage | None] = None
     """Where ``on_batch`` runs; None for hooks that do not touch batches."""
+
+    needs_lockstep: ClassVar[bool] = False
+    """Whether every learner must make every step together: asynchronous backends are then refused."""
+
+    meets_every: int | None = None
+    """Global steps between two calls of ``on_meeting``; None: it is never called."""
 
     comes_after: ClassVar[tuple[str, ...]] = ()
     """Names of hooks that, later in the list, would undo or distort what this one does: such a list is refused."""
@@ -170,8 +176,16 @@ class Hook:
         """
         return model
 
+    def on_auxiliary(self, model: "SpeechModel") -> nn.Module | None:
+        """Runs once, after all ``on_model``: a module that trains, mixes and resumes with the model, or None.
+
+        It lies at ``model.auxiliary[<name of the hook>]`` and is in no model folder, no parameter count and no
+        ``init_from``. Its parameters take part by ``on_loss``, in every step in which they are not idle.
+        """
+        return None
+
     def on_parameter_groups(self, model: "SpeechModel") -> list[ParameterGroup]:
-        """Runs once, before the optimizer is built."""
+        """Runs once, before the optimizer is built. A group of ``options={"maximize": True}`` ascends."""
         return []
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
@@ -180,6 +194,13 @@ class Hook:
     def on_step_start(self, progress: Progress) -> None:
         """Runs before each step."""
 
+    def passes(self, progress: Progress) -> Sequence[ForwardPass] | None:
+        """Runs before each step: several forwards and backwards of every unit; None: the ordinary one.
+
+        The same on learners of the same progress. At most one hook of a run may ask for passes.
+        """
+        return None
+
     def on_batch(self, raw: RawBatch) -> None:
         """Runs in the loader, possibly in another process, once per unit at the hook's ``stage``; training only.
 
@@ -187,7 +208,10 @@ class Hook:
         """
 
     def on_loss(self, batch: Batch, output: "LossOutput", terms: LossTerms) -> None:
-        """Runs after the forward of each unit, or of each part of one that memory asks to split."""
+        """Runs after each forward of a unit, or of a part of one, inside autocast and the guard of memory.
+
+        Where memory does not suffice in here, the part is halved and both halves are run: nothing may be counted here.
+        """
 
     def on_gradients(self, model: nn.Module, report: GradientReport) -> None:
         """Runs after gradients were reduced and clipped, before the update."""
@@ -200,6 +224,9 @@ class Hook:
 
     def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
         """Runs after each step; may add figures to ``metrics``, which is logged at logging steps."""
+
+    def on_meeting(self, progress: Progress) -> None:
+        """Runs every ``meets_every`` global steps, on all learners together: collectives of ``run.world`` are allowed."""
 
     def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
         """Runs after an evaluation on all learners, while the model holds the consensus weights; may add to ``metrics``.

@@ -9,7 +9,7 @@ values: the bound takes the one that makes it larger.
 B utterances   T feature frames   S encoder states   U target tokens
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -195,9 +195,9 @@ class MemoryGuard:
         )
         return f"lower batch.{key}={budget} to {max(1, taken // 2)} or less"
 
-    def count(self, parts: Sequence[object]) -> None:
-        """Note in how many parts a unit was run."""
-        self.split_units += len(parts) > 1
+    def count(self, split: bool) -> None:
+        """Note whether a unit was run in several parts."""
+        self.split_units += split
 
     def metrics(self) -> dict[str, float]:
         """Since the last call: units run in parts, and forwards that ran out of memory."""

@@ -1,19 +1,24 @@
 """What training minimises: the loss of a unit with what hooks add to it, in as many parts as memory asks for.
 
-The loss is a sum over utterances, divided by what the backend says; the gradients of a unit's parts sum to the unit's.
+The loss is a sum over utterances, divided by what the backend says; the gradients of a unit's parts sum to the unit's,
+and so do those of the passes that a step makes over it.
 The trainer's step, the rehearsal, the probe of memory and measurements all come here, so that they run the same thing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asr.data.batch import Batch, keyed_seed
 from asr.models.speech_model import LossOutput
-from asr.training.hook import Hook, LossTerms
+from asr.runs.progress import Progress
+from asr.training.hook import Hook
+from asr.training.idle import IdleGroups
+from asr.training.loss_terms import LossTerms
 from asr.training.memory import MemoryGuard
+from asr.training.passes import ORDINARY, ForwardPass, passes_of
 from asr.training.precision import Precision, autocast
 from distributed.backend import Backend
 
@@ -23,7 +28,8 @@ class Objective:
 
     Args:
         module: the backend's wrapper around the model.
-        seed: of the run; dropout is keyed by it and the unit.
+        idle: groups that some steps leave alone.
+        seed: of the run; dropout is keyed by it, the unit and the pass.
     """
 
     def __init__(
@@ -33,6 +39,7 @@ class Objective:
         backend: Backend,
         hooks: Mapping[str, Hook],
         memory: MemoryGuard,
+        idle: IdleGroups,
         device: torch.device,
         precision: Precision,
         seed: int,
@@ -41,42 +48,66 @@ class Objective:
         self.backend = backend
         self.hooks = hooks
         self.memory = memory
+        self.idle_groups = idle
+        self.passes: Sequence[ForwardPass] = ORDINARY  # of the current step
+        self.idle: Sequence[nn.Parameter] = ()  # left alone by the current step
         self.device = device
         self.precision = precision
         self.seed = seed
 
+    def plan_step(self, progress: Progress) -> None:
+        """From now on do what the step that follows ``progress`` does."""
+        self.passes = passes_of(self.hooks, progress, self.backend.whole_last_backward)
+        self.idle = self.idle_groups.at(progress)
+
     def backward(self, batch: Batch, divisor: float, last: bool) -> list[LossTerms]:
         """Forward and backward of a unit, or of one part after the other: the gradient is the same sum."""
         memory, done = self.memory, []
-        waiting = memory.parts(batch)
+        waiting = [(part, each) for part in memory.parts(batch) for each in self.passes]
         while waiting:
-            part, *others = waiting
+            (part, each), *others = waiting
             final = last and not others  # in however many parts: one backward of a step communicates
-            with nullcontext() if final else self.backend.accumulating():
-                terms = self.forward(part, final)
+            with nullcontext() if final else self.backend.accumulating(), each.context():
+                terms = self.forward(part, each, final)
                 if terms is not None:
                     with memory.backward(part):
-                        terms.objective(divisor).backward()
+                        self._objective(terms, divisor).backward()
                     done.append(terms)
-            waiting = others if terms is not None else [*memory.halves(part), *others]
+            waiting = others if terms is not None else [*((half, each) for half in memory.halves(part)), *others]
         return done
 
-    def forward(self, batch: Batch, last: bool) -> LossTerms | None:
-        """The loss of a unit, or a part of one; None where the device's memory did not suffice for the model."""
-        # Dropout depends on the unit alone: not on the number of learners, on evaluations or on a resume.
-        torch.manual_seed(keyed_seed(self.seed, "dropout", batch.unit))
+    def forward(self, batch: Batch, each: ForwardPass, last: bool) -> LossTerms | None:
+        """The loss of a unit, or a part of one; None where the device's memory did not suffice for it."""
+        # Dropout depends on the unit and the pass alone: not on the number of learners, on evaluations or on a resume.
+        key = ("dropout", batch.unit, each.name) if each.name else ("dropout", batch.unit)
+        torch.manual_seed(keyed_seed(self.seed, *key))
         batch = batch.to(self.device, torch.float64 if self.precision == "fp64" else None)
-        with autocast(self.precision, self.device):
-            output: LossOutput | None = self.memory.forward(lambda: self.module(batch))
-        if output is None:
-            return None
-        terms = LossTerms(output.total, last, sums=dict(output.terms))
-        for hook in self.hooks.values():
-            hook.on_loss(batch, output, terms)
-        return terms
+
+        def compute() -> LossTerms:
+            with autocast(self.precision, self.device):
+                output: LossOutput = self.module(batch)
+                terms = LossTerms(output.total, last, sums=dict(output.terms), pass_name=each.name, weight=each.weight)
+                for hook in self.hooks.values():
+                    hook.on_loss(batch, output, terms)
+            return terms
+
+        return self.memory.forward(compute)
 
     def trial(self, batch: Batch) -> LossTerms | None:
-        """Forward and backward of a unit undivided; None where the device's memory did not suffice for the model."""
-        if (terms := self.forward(batch, last=True)) is not None:
-            terms.objective(divisor=1.0).backward()
+        """Forward and backward of a unit undivided; None where the device's memory did not suffice for a forward."""
+        terms = None
+        for each in self.passes:
+            final = each is self.passes[-1]
+            with nullcontext() if final else self.backend.accumulating(), each.context():
+                terms = self.forward(batch, each, final)
+                if terms is None:
+                    return None
+                self._objective(terms, divisor=1.0).backward()
         return terms
+
+    def _objective(self, terms: LossTerms, divisor: float) -> Tensor:
+        """What a backward starts from; in the last one of a step every idle parameter gets a gradient, which is 0."""
+        value = terms.objective(divisor)
+        if not (terms.last and self.idle):
+            return value
+        return value + 0.0 * torch.stack([parameter.sum() for parameter in self.idle]).sum()

@@ -22,6 +22,7 @@ from asr.runs.progress import Progress
 from asr.training.bad_steps import BadSteps
 from asr.training.evaluation import Evaluator
 from asr.training.hook import Hook, Run
+from asr.training.idle import drop_gradients, left_alone
 from asr.training.memory import MemoryGuard
 from asr.training.meter import meter_of
 from asr.training.objective import Objective
@@ -109,6 +110,7 @@ class Trainer:
             self.load(resume_from)
         for hook in self.parts.hooks.values():
             hook.on_fit_start(self.parts.run, resumed)
+        self.parts.objective.plan_step(self.progress)
         if self.options.memory_probe and self.progress.samples < self.total_samples:
             self._probe()
         self.backend.synchronise(resumed, self._rehearse)
@@ -132,6 +134,7 @@ class Trainer:
         self.parts.run.learning_rate.set(step.samples_before)
         for hook in self.parts.hooks.values():
             hook.on_step_start(self.progress)
+        self.parts.objective.plan_step(self.progress)
         result = self.unlogged = self.step(batches, step.planned_weight)
         self._advance(step)
         self.units += len(step.units)
@@ -150,27 +153,30 @@ class Trainer:
     def step(self, batches: list[Batch], planned_weight: float) -> StepResult:
         """One update of this learner from its units."""
         parts, backend = self.parts, self.backend
+        objective = parts.objective
         weight = sum(batch.weight for batch in batches)
         divisor = backend.begin_step(weight, planned_weight)
-        units = [parts.objective.backward(batch, divisor, last=batch is batches[-1]) for batch in batches]
+        units = [objective.backward(batch, divisor, last=batch is batches[-1]) for batch in batches]
         for unit in units:
-            parts.memory.count(unit)
+            parts.memory.count(split=len(unit) > len(objective.passes))
+        drop_gradients(objective.idle)
         report = backend.reduce_gradients(self.options.max_norm)
         for hook in parts.hooks.values():
             hook.on_gradients(parts.run.model, report)
         with backend.updating(apply=report.finite):
             if report.finite:
-                parts.optimizer.step()
+                with left_alone(objective.idle):
+                    parts.optimizer.step()
                 for hook in parts.hooks.values():
                     hook.on_update(parts.run.model, parts.optimizer)
         backend.zero_grad()
-        sums = [torch.stack([terms.summed.detach() for terms in unit]).sum() for unit in units]
+        sums = [torch.stack([terms.value for terms in unit]).sum() for unit in units]
         parts_of_all = [terms for unit in units for terms in unit]
         return StepResult(
             report=report,
             losses=torch.stack(sums).double().tolist(),
             weight=weight,
-            sums=[terms.sums for terms in parts_of_all],
+            sums=[terms.logged() for terms in parts_of_all],
             regularisers=parts_of_all[-1].regularisers,  # they are of the last part alone
         )
 
@@ -237,6 +243,9 @@ class Trainer:
         self._stand_at(step)
         self._log_if_due()
         before, self.marked_step = self.marked_step, self.progress.global_step
+        for hook in self.parts.hooks.values():
+            if hook.meets_every is not None and self._crossed(before, hook.meets_every):
+                hook.on_meeting(self.progress)
         figure: float | None = None
         if self._finished or self._crossed(before, self.options.evaluate_every):
             figure = self._evaluate()
@@ -282,7 +291,7 @@ class Trainer:
         rank, size, device = self.parts.world.rank, self.parts.world.size, self.parts.world.device
         same = checkpoint.world_size == size
         own = checkpoint.learner_state(rank if same else 0, device)
-        self.parts.run.model.load_state_dict(own["model"] if same else checkpoint.model_state())
+        self.parts.run.model.load_state_dict(own["model"] if same else checkpoint.consensus())
         self.parts.optimizer.load_state_dict(own["optimizer"])
         self.backend.load_state_dict(checkpoint.backend_states(), rank, size)
         for name, hook in self.parts.hooks.items():

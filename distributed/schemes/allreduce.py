@@ -5,6 +5,7 @@ g = (1/L) sum_i g_i        with every g_i the gradient at the same weights
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 from torch import nn
 
@@ -18,6 +19,8 @@ from distributed.ranges import Positive
 
 class AllReduce(SynchronousBackend):
     """Averages gradients over all learners in buckets of ``bucket_mb`` MiB as soon as backward has filled one."""
+
+    whole_last_backward: ClassVar[bool] = True
 
     def __init__(self, *, bucket_mb: Positive, world: World) -> None:
         super().__init__(world=world)

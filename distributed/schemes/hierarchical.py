@@ -10,6 +10,7 @@ byte crosses between two groups once. Source: H-ADPSGD in arXiv 1907.05701, sect
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -31,6 +32,8 @@ from distributed.ranges import Count, Positive
 
 class Hierarchical(LockstepMixing):
     """DPSGD between groups of ``group_size`` learners of consecutive ranks; null takes the learners of one host."""
+
+    whole_last_backward: ClassVar[bool] = True
 
     def __init__(
         self,

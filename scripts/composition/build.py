@@ -5,20 +5,21 @@ Parts are handed over ready-made; no class of the project builds another one fro
 
 import math
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from asr.data.batch import Unit
+from asr.data.batch import Batch, Unit
 from asr.data.cache import SignalCache
 from asr.data.corpus import Corpus
 from asr.data.manifest import read_manifest
 from asr.data.material import Material, Speech, Split, Text, TextSources
 from asr.data.plan import BatchPlan, Budgets, chunk
 from asr.data.tokenizer import Tokenizer, load_tokenizer
+from asr.models.auxiliary import without_auxiliaries
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, plain
 from asr.runs.model_folder import Description
@@ -163,6 +164,13 @@ def evaluation_set(config: DictConfig, material: Material, name: str, cache: Sig
     )
 
 
+def shuffled_batches(evaluated: EvaluationSet, seed: int) -> Iterator[Batch]:
+    """The units of a set, each once, in an order drawn from ``seed``."""
+    order = torch.randperm(len(evaluated.units), generator=torch.Generator().manual_seed(seed))
+    return (evaluated.dataset[evaluated.units[place]] for place in order.tolist())
+
+
 def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Trainable parameters of the model itself."""
+    own = without_auxiliaries(dict(model.named_parameters()))
+    return sum(parameter.numel() for parameter in own.values() if parameter.requires_grad)

@@ -12,8 +12,8 @@ from asr.models.speech_model import SpeechModel
 from asr.models.token_lm import TokenLanguageModel
 from asr.parts import plain
 from asr.runs.fingerprint import weights_fingerprint
+from asr.runs.language_model import load_token_model, origin_of_language_model
 from asr.training.measures import Decode
-from scripts.composition.language_model import load_token_model, origin_of_language_model
 
 NAMES = ("external", "source")  # of language models in decode.fusion
 

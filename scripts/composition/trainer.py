@@ -3,10 +3,8 @@
 import logging
 import secrets
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
@@ -21,8 +19,10 @@ from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
 from asr.runs.model_folder import ModelParts
 from asr.training.arithmetic import agree_on_precision
+from asr.training.auxiliary import attach_auxiliaries
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, Run
+from asr.training.idle import IdleGroups
 from asr.training.loss_gradients import LossGradients
 from asr.training.measures import measure_of
 from asr.training.memory import MemoryGuard
@@ -48,8 +48,8 @@ from scripts.composition.build import (
     evaluation_set,
     fit_tokenizer,
     hooked_model,
+    shuffled_batches,
 )
-from scripts.composition.language_model import load_token_model
 from scripts.composition.search import with_language_models
 from scripts.composition.settings import trains_on_text
 
@@ -60,6 +60,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     """Every part of a run, ready to fit."""
     _check_order(hooks)
     backend = build_backend(config, world)
+    _check_pace(hooks, backend)
     warn_if_alone(backend, world)
     options: TrainerOptions = build(config.trainer)
     backend.check_clipping(options.max_norm)
@@ -68,6 +69,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     _refuse_doubles(config, material)
     description = describe(config, material, hooks)
     model = hooked_model(config, material, hooks, description)
+    attach_auxiliaries(model, hooks)
     precision = agree_on_precision(options.precision, model, folder, world)
     split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
@@ -81,7 +83,9 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     feature_dimension = material.sizes.get("feature_dimension", 0)  # texts have none
     backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
     module = backend.wrap(model.to(world.device))
-    optimizer = _optimizer(config, model, hooks)
+    claimed = {name: hook.on_parameter_groups(model) for name, hook in hooks.items()}
+    groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
+    optimizer: Optimizer = build(config.optimizer, groups=groups)
     backend.attach(optimizer)
     horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
     log.info("%s", _headline(world, plan, material.amount(split), model, options, folder))
@@ -89,14 +93,15 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     memory = MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets)
     objective = Objective(
         module=module, backend=backend, hooks=hooks, memory=memory, device=world.device, precision=precision,
-        seed=config.seed,
+        idle=IdleGroups(model, [group for own in claimed.values() for group in own]), seed=config.seed,
     )  # fmt: skip
     run = Run(
         model=model, backend=backend, folder=folder, seed=config.seed, world=world, plan=plan,
         utterances=split.utterances, learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
         max_norm=options.max_norm,
         gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world),
-        token_model=partial(load_token_model, device=torch.device("cpu"), tokenizer=material.tokenizer),
+        precision=precision, tokenizer=material.tokenizer,
+        batches=lambda split, seed: shuffled_batches(evaluation_set(config, material, split, cache), seed),
     )  # fmt: skip
     return Trainer(
         Parts(
@@ -104,7 +109,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             objective=objective,
             optimizer=optimizer,
             hooks=hooks,
-            units=_unit_source(plan, options, world, backend),
+            units=_unit_source(plan, options, world, backend, hooks),
             dataset=dataset,
             evaluator=_evaluator(config, model, material, evaluated, world, loader, precision),
             checkpoints=CheckpointFolder(
@@ -141,6 +146,18 @@ def _check_order(hooks: Mapping[str, Hook]) -> None:
                 raise UsageError(f"hooks=[{','.join(names)}]: {late} must come before {name}; list them in that order")
 
 
+def _check_pace(hooks: Mapping[str, Hook], backend: Backend) -> None:
+    """Hooks that need every learner in every step, and how often all meet."""
+    for name, hook in hooks.items():
+        if hook.needs_lockstep and not backend.lockstep:
+            raise UsageError(
+                f"hooks=[{name}] needs all learners to make every step together, which {type(backend).__name__} does not; "
+                "choose another backend=, or leave the hook out"
+            )
+        if hook.meets_every is not None and hook.meets_every < 1:
+            raise UsageError(f"hooks.{name}: it meets every {hook.meets_every} global steps; that must be 1 or more")
+
+
 def _refuse_doubles(config: DictConfig, material: Material) -> None:
     """Figures of evaluations lie under the names of their sets."""
     sets = config.evaluation.sets
@@ -157,13 +174,6 @@ def _recorder(config: DictConfig, run: Run, horizon: Horizon, refused_before: in
     )
 
 
-def _optimizer(config: DictConfig, model: SpeechModel, hooks: Mapping[str, Hook]) -> Optimizer:
-    claimed = [group for hook in hooks.values() for group in hook.on_parameter_groups(model)]
-    groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
-    optimizer: Optimizer = build(config.optimizer, groups=groups)
-    return optimizer
-
-
 def _check_same_plan(world: World, plan: BatchPlan) -> None:
     """Learners that do not see the same data would train on some utterances twice and on others never."""
     fingerprints = world.gather(plan.fingerprint)
@@ -175,15 +185,18 @@ def _check_same_plan(world: World, plan: BatchPlan) -> None:
         )
 
 
-def _unit_source(plan: BatchPlan, options: TrainerOptions, world: World, backend: Backend) -> UnitSource:
+def _unit_source(
+    plan: BatchPlan, options: TrainerOptions, world: World, backend: Backend, hooks: Mapping[str, Hook]
+) -> UnitSource:
     total = total_samples(options, plan)
+    meetings = {name: hook.meets_every for name, hook in hooks.items() if hook.meets_every is not None}
     if backend.lockstep or world.size == 1:
         return LockstepUnits(plan, total, world.rank, world.size)
     return PooledUnits(
         plan,
         total,
         share=plan.units // world.size,
-        marks=(options.evaluate_every, options.checkpoint_every),
+        marks=(options.evaluate_every, options.checkpoint_every, *meetings.values()),
         claim=world.claim,
         pool=f"units/{world.gather(secrets.randbits(62))[0]}",  # a store may outlive the learners that filled it
     )

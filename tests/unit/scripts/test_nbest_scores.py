@@ -15,8 +15,8 @@ from asr.data.cache import SignalCache
 from asr.data.nbest import shard_file
 from asr.decoding.fusion import text_scores
 from asr.models.transducer import Transducer
+from asr.runs.language_model import load_token_model
 from asr.training.evaluation import in_place
-from scripts.composition.language_model import load_token_model
 from scripts.composition.trained import Trained, load_trained
 from scripts.make_nbest import main as make_nbest
 

@@ -14,10 +14,10 @@ from asr.data.tokenizer import BLANK
 from asr.decoding.rescoring import Weights
 from asr.parts import build
 from asr.reporting.run import read_transcripts
+from asr.runs.language_model import load_token_model
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
 from scripts.composition.fusion_tuning import collect, command, without_models
-from scripts.composition.language_model import load_token_model
 from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
 from scripts.tune_fusion import main

@@ -14,8 +14,10 @@ from asr.hooks.diagnostics import Diagnostics, TooFewBatchesError, measured_grad
 from asr.hooks.measurement import drawn_batches
 from asr.models.speech_model import LossOutput, SpeechModel
 from asr.runs.progress import Progress
-from asr.training.hook import Hook, LossTerms, Run
+from asr.training.hook import Hook, Run
+from asr.training.idle import IdleGroups
 from asr.training.loss_gradients import LossGradients
+from asr.training.loss_terms import LossTerms
 from asr.training.memory import MemoryGuard
 from asr.training.objective import Objective
 from asr.training.schedule import Constant, Horizon, LearningRate
@@ -94,15 +96,15 @@ def make_run(world: World, backend: Backend, weights: Tensor) -> Run:
     hooks = {"penalty": Penalty(model)}
     objective = Objective(
         module=module, backend=backend, hooks=hooks, device=world.device, precision="fp64", seed=1,
-        memory=MemoryGuard(subsampling=1, budgets=plan.budgets),
+        memory=MemoryGuard(subsampling=1, budgets=plan.budgets), idle=IdleGroups(model, []),
     )  # fmt: skip
     schedule = Constant(reference_batch=None, horizon=Horizon(96, 48, 12))
     dataset: Any = Utterances()
-    token_model: Any = None  # there are no tokens
+    tokenizer: Any = None  # there are no tokens
     return Run(
         model=model, backend=backend, folder=Path(), seed=1, world=world, plan=plan,
         utterances=[], max_norm=None, learning_rate=LearningRate(torch.optim.SGD(model.parameters(), lr=ALPHA), schedule),
-        gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world), token_model=token_model,
+        gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world), precision="fp64", tokenizer=tokenizer, batches=lambda split, seed: [],
     )  # fmt: skip
 
 

@@ -35,18 +35,32 @@ def make_model(vocabulary_size: int = VOCABULARY) -> TokenLanguageModel:
 
 
 class SomeRun:
-    """As much of a run as the hook asks for."""
+    """As much of a run as the hook asks for; the model that ``loading`` gives out stands where its tokenizer would."""
 
     world = World(0, 1, 0, 1, torch.device("cpu"), None)
     epochs = 1.0
 
     def __init__(self, model: TokenLanguageModel) -> None:
-        self.model = model
-        self.asked: list[tuple[Path, str]] = []
+        self.tokenizer = model
 
-    def token_model(self, folder: Path, *, key: str) -> TokenLanguageModel:
-        self.asked.append((folder, key))
-        return self.model
+
+@pytest.fixture(autouse=True)
+def loading(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
+    """What the hook has loaded: folders and what errors call them."""
+    asked: list[tuple[Path, str]] = []
+
+    def load(folder: Path, device: torch.device, tokenizer: Any, key: str) -> TokenLanguageModel:
+        asked.append((folder, key))
+        model: TokenLanguageModel = tokenizer
+        return model
+
+    monkeypatch.setattr("asr.hooks.scheduled_sampling.load_token_model", load)
+    return asked
+
+
+def test_it_loads_the_model_that_it_names(loading: list[tuple[Path, str]]) -> None:
+    hook()
+    assert loading == [(Path("exp/lm"), "hooks.scheduled_sampling.lm")]
 
 
 def hook(**options: Any) -> ScheduledSampling:
@@ -54,7 +68,6 @@ def hook(**options: Any) -> ScheduledSampling:
     assert isinstance(built, ScheduledSampling)
     run: Any = SomeRun(make_model())
     built.on_fit_start(run, resumed=False)
-    assert run.asked == [(Path("exp/lm"), "hooks.scheduled_sampling.lm")]
     return built
 
 

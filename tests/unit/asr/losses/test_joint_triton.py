@@ -12,6 +12,7 @@ from torch import Tensor
 from asr.losses.cells import CellIndex, Cells
 from asr.losses.inputs import Combine, LossInputs
 from asr.losses.joint import Gradients, Kept, TiledJoiner
+from asr.losses.squashing import TANH
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 in_the_interpreter = pytest.mark.skipif(
@@ -63,6 +64,7 @@ def results(kind: type[TiledJoiner], inputs: LossInputs, tile_cells: int) -> lis
         inputs.tensors,
         CellIndex.build(inputs, shape),
         combine=inputs.combine,
+        squashing=inputs.squashing,
         blank=inputs.blank,
         tile_cells=tile_cells,
         dtype=inputs.encoder_BTJ.dtype,
@@ -107,12 +109,13 @@ def test_interpreted_kernels_address_rows_beyond_32_bits(tmp_path: Path) -> None
         inputs.tensors,
         CellIndex.build(inputs, inputs.shape()),
         combine="add",
+        squashing=TANH,
         blank=0,
         tile_cells=20,
         dtype=torch.float32,
     )
     near = joiner.index.locate(torch.arange(6))
-    hidden_nJ = joiner._hidden(near).clone()
+    hidden_nJ = joiner._hidden(near)[0].clone()
     kept = Kept(torch.arange(6), *torch.rand(3, 6))
     gradient_nV = joiner._logits_gradient(hidden_nJ, near, kept).clone()
 
@@ -122,7 +125,7 @@ def test_interpreted_kernels_address_rows_beyond_32_bits(tmp_path: Path) -> None
     joiner.encoder_RJ = encoder_RJ
     beyond = Cells(near.encoder_n + first, near.predictor_n, near.label_n)
     assert int(beyond.encoder_n.min()) * joint > 2**31
-    torch.testing.assert_close(joiner._hidden(beyond), hidden_nJ, rtol=0, atol=0)
+    torch.testing.assert_close(joiner._hidden(beyond)[0], hidden_nJ, rtol=0, atol=0)
 
     joiner.space.held["gradient"] = far("gradient", 6, 2**29)[:, : gradient_nV.shape[1]]
     assert 5 * joiner.space.held["gradient"].stride(0) > 2**31

@@ -15,7 +15,8 @@ from torch import nn
 from asr.data.batch import Batch, RawBatch
 from asr.models.speech_model import LossOutput
 from asr.training.bad_steps import TrainingDivergedError
-from asr.training.hook import Hook, LossTerms
+from asr.training.hook import Hook
+from asr.training.loss_terms import LossTerms
 from asr.training.trainer import Trainer
 from distributed.backend import GradientReport
 from distributed.learners.launch import World

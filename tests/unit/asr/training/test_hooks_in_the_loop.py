@@ -14,7 +14,8 @@ from asr.data.batch import Batch
 from asr.hooks.diagnostics import Diagnostics
 from asr.models.speech_model import LossOutput, SpeechModel
 from asr.runs.progress import Progress
-from asr.training.hook import Hook, LossTerms, ParameterGroup, Run
+from asr.training.hook import Hook, ParameterGroup, Run
+from asr.training.loss_terms import LossTerms
 from asr.training.trainer import Trainer
 from distributed.backend import GradientReport
 from distributed.learners.launch import World
@@ -147,10 +148,10 @@ def test_a_replaced_module_trains_under_its_own_rules_and_resumes(
     groups = {group["name"]: group for group in whole.parts.optimizer.param_groups}
     scale = whole.parts.run.model.joiner.output.log_scale
     assert isinstance(scale, nn.Parameter)
-    assert groups["hook-0"]["params"] == [scale]
-    assert not groups["hook-0"]["clip"]
+    assert groups["scale"]["params"] == [scale]
+    assert not groups["scale"]["clip"]
     fit(whole)
-    assert groups["hook-0"]["lr"] == 0.5, "schedule=False keeps the rate"
+    assert groups["scale"]["lr"] == 0.5, "schedule=False keeps the rate"
     assert groups["decayed"]["lr"] < 2e-3
     assert abs(scale.item()) > 0.1, "it learns, at its own rate"
 

@@ -17,7 +17,8 @@ from asr.data.plan import BatchPlan, Budgets
 from asr.models.transducer import LossOutput
 from asr.runs.metrics import read_rows
 from asr.training import trainer as trainer_module
-from asr.training.hook import Hook, LossTerms
+from asr.training.hook import Hook
+from asr.training.loss_terms import LossTerms
 from asr.training.memory import MemoryGuard, MemoryShortageError, load_of_unit
 from asr.training.probe import Probe, worst_units
 from asr.training.trainer import Trainer

@@ -13,7 +13,8 @@ from asr.data.batch import Batch
 from asr.models.speech_model import LossOutput
 from asr.runs.metrics import read_rows
 from asr.runs.progress import Progress
-from asr.training.hook import Hook, LossTerms
+from asr.training.hook import Hook
+from asr.training.loss_terms import LossTerms
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 

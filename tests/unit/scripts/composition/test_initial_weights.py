@@ -12,11 +12,11 @@ from torch import Tensor
 from asr.data.tokenizer import load_tokenizer
 from asr.models.ctc import CtcModel
 from asr.models.transducer import Transducer
+from asr.runs.language_model import load_token_model
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.initial_weights import select
-from scripts.composition.language_model import load_token_model
 from scripts.composition.trained import load_trained
 
 Config = Callable[..., DictConfig]

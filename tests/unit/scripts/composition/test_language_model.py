@@ -12,13 +12,13 @@ from asr.data.pipeline import HookError, unit_loader
 from asr.data.tokenizer import CharacterTokenizer, Tokenizer, load_tokenizer
 from asr.models.token_lm import TokenLanguageModel
 from asr.runs.checkpoint import list_checkpoints
+from asr.runs.language_model import load_token_model
 from asr.runs.metrics import read_rows
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.build import build_material
-from scripts.composition.language_model import load_token_model
 from scripts.composition.run_configuration import load_run_config
 
 CPU = torch.device("cpu")
