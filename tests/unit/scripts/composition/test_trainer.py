@@ -60,6 +60,7 @@ def test_one_learner_under_gossip_is_warned_of(
     for word in SCHEMES:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            warn_if_alone(build_backend(small_config(f"backend={word}"), alone), alone)
+            config = small_config(f"backend={word}")
+            warn_if_alone(build_backend(config, alone), alone, config)
         warned |= {word for line in caplog.messages if "trains as under backend=single; start several with" in line}
     assert warned == set(words(lambda each: each.gossip))
