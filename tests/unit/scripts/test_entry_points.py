@@ -12,6 +12,9 @@ from scripts.composition.startup import REPOSITORY, WrongPythonError, check_pyth
 from tests.schemes import SCHEMES
 
 ENTRY_POINTS = sorted(path for path in (REPOSITORY / "scripts").glob("*.py") if "__main__" in path.read_text())
+BENCHES = sorted(
+    path for path in (REPOSITORY / "scripts" / "bench").glob("*.py") if "run_main(main)" in path.read_text()
+)
 NAMES = [path.stem for path in ENTRY_POINTS]
 
 
@@ -24,6 +27,7 @@ def imported_at_the_top(path: Path) -> set[str]:
 
 def test_every_entry_point_is_looked_at() -> None:
     assert {"train", "train_lm", "evaluate", "report"} < set(NAMES)
+    assert {"compression", "network", "parity"} < {path.stem for path in BENCHES}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,7 @@ def test_no_entry_point_imports_another(path: Path) -> None:
     assert not modules & {f"scripts.{name}" for name in NAMES}
 
 
-@pytest.mark.parametrize("path", ENTRY_POINTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*ENTRY_POINTS, *BENCHES], ids=lambda path: path.stem)
 def test_a_python_without_the_environment_is_told_in_one_line(path: Path) -> None:
     bare = [sys.executable, "-I", "-S", str(path), "--help"]  # -S: no site-packages
     done = subprocess.run(bare, capture_output=True, text=True, timeout=60)

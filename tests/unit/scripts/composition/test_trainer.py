@@ -62,5 +62,18 @@ def test_one_learner_under_gossip_is_warned_of(
         with caplog.at_level(logging.WARNING):
             config = small_config(f"backend={word}")
             warn_if_alone(build_backend(config, alone), alone, config)
-        warned |= {word for line in caplog.messages if "trains as under backend=single; start several with" in line}
+        warned |= {
+            word
+            for line in caplog.messages
+            if "trains as under backend=single; " in line and "scripts/train.py" in line
+        }
     assert warned == set(words(lambda each: each.gossip))
+
+
+def test_the_warning_names_the_script_of_a_language_model(
+    lm_config: Callable[..., DictConfig], alone: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = lm_config("backend=dpsgd")
+    with caplog.at_level(logging.WARNING):
+        warn_if_alone(build_backend(config, alone), alone, config)
+    assert "--nproc-per-node 2 scripts/train_lm.py ..." in caplog.text
