@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,8 +15,6 @@ from safetensors.torch import load_file
 from asr.runs.checkpoint import list_checkpoints, list_emergencies
 from tests.processes import Forked
 from tests.schemes import SCHEMES, words
-
-Processes = Sequence[Forked | subprocess.Popen[str]]
 
 LONG = (
     "launch.patience_seconds=5",
@@ -50,7 +47,7 @@ STOPPED = cases(
 
 
 @contextmanager
-def ended(learners: Processes) -> Iterator[None]:
+def ended(learners: Sequence[Forked]) -> Iterator[None]:
     """Whatever happens, no process is left, stopped ones included."""
     try:
         yield
@@ -61,7 +58,7 @@ def ended(learners: Processes) -> Iterator[None]:
             learner.communicate()
 
 
-def wait_until_under_way(folder: Path, learners: Processes) -> None:
+def wait_until_under_way(folder: Path, learners: Sequence[Forked]) -> None:
     deadline = time.monotonic() + 120
     while not list((folder / "checkpoints").glob("step-*")):
         for rank, learner in enumerate(learners):
