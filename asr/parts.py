@@ -56,7 +56,7 @@ def check_part(node: Any, path: str, kind: type | None) -> None:
         UsageError: one line naming the key, the value and what is allowed; also where a parameter is missing.
     """
     if not _is_part(node):
-        raise UsageError(f"{path}: must be a node with a _target_, got {_shown(node)[:80]}")
+        raise UsageError(f"{path}: must be a node with a _target_, got {typed(node)[:80]}")
     target = find_target(node["_target_"], path)
     made = inspect.signature(target, eval_str=True).return_annotation if inspect.isfunction(target) else target
     if not inspect.isclass(made) or (kind is not None and not issubclass(made, kind)):
@@ -122,7 +122,7 @@ def _check_node(node: dict[str, Any], path: str, settings: str = "") -> None:
         allowed = refusal(value, parameters[key].annotation)
         if allowed is not None:
             hint = f"; write {name}=[{value}]" if allowed == "a list" and isinstance(value, str) else ""
-            raise UsageError(f"{name}={_shown(value)}: must be {allowed}{hint}")
+            raise UsageError(f"{name}={typed(value)}: must be {allowed}{hint}")
 
 
 def find_target(name: str, path: str, settings: str = "") -> Callable[..., Any]:
@@ -208,5 +208,6 @@ def _type_words(annotation: Any) -> str:
     return words.get(annotation, "null" if annotation in (None, type(None)) else str(annotation))
 
 
-def _shown(value: Any) -> str:
+def typed(value: Any) -> str:
+    """A value as one types it in a command."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -38,6 +38,7 @@ NonNegative = Annotated[float, Range(low=0)]
 Fraction = Annotated[float, Range(low=0, high=1)]
 Probability = Annotated[float, Range(low=0, high=1, open_high=True)]  # of dropping something: never everything
 Count = Annotated[int, Range(low=1)]
+Depth = Annotated[int, Range(low=1, high=1000)]  # of layers, each of which takes time to build whatever its size
 Natural = Annotated[int, Range(low=0)]
 
 

@@ -21,6 +21,7 @@ from distributed.ranges import Count, NonNegative, Positive
 INT16_SCALE = 32768.0
 LOW_FREQUENCY_HZ = 20.0
 NYQUIST = 0.0  # Kaldi's way of saying it
+LONGEST_WINDOW_SAMPLES = 1 << 20  # more are a mistake, and ask for more memory than there is
 VARIANCE_FLOOR = 1e-4  # of log-mel energies: a bin that is constant but for rounding becomes 0, not noise
 
 
@@ -68,7 +69,16 @@ class LogMel:
             )
         if self.num_mels < 4:
             raise UsageError(f"features.num_mels must be at least 4, got {self.num_mels}")
+        if self.window_samples > LONGEST_WINDOW_SAMPLES:
+            raise UsageError(
+                f"features.frame_length_ms={self.frame_length_ms:g} are {self.window_samples} samples at "
+                f"{self.sample_rate} Hz; at most {LONGEST_WINDOW_SAMPLES} make a window"
+            )
         fft_size = 1 << (self.window_samples - 1).bit_length()
+        if self.num_mels > fft_size:  # a frequency lies in two filters at most
+            raise UsageError(
+                f"features.num_mels={self.num_mels} is too large: a {fft_size}-point spectrum has {fft_size // 2} frequencies"
+            )
         filters_FK, _ = torchaudio_part("compliance.kaldi").get_mel_banks(
             self.num_mels, fft_size, float(self.sample_rate), LOW_FREQUENCY_HZ, NYQUIST, 100.0, -500.0, 1.0
         )

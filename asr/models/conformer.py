@@ -21,7 +21,7 @@ from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
 from asr.models.subsampling import FACTOR, ConvSubsampling
 from distributed.errors import UsageError
-from distributed.ranges import Count, Natural, Probability
+from distributed.ranges import Count, Depth, Natural, Probability
 
 
 class FeedForward(nn.Module):
@@ -172,7 +172,7 @@ class Conformer(Encoder):
         self,
         *,
         feature_dimension: int,
-        layers: Count,
+        layers: Depth,
         dimension: Count,
         heads: Count,
         head_dimension: Count | None,

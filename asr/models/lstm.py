@@ -17,7 +17,7 @@ from asr.models.dropout import Dropout
 from asr.models.encoder import Encoder, padding_mask
 from asr.models.recurrence import Lstm
 from distributed.errors import UsageError
-from distributed.ranges import Count, Probability
+from distributed.ranges import Count, Depth, Probability
 
 
 class BidirectionalLayer(nn.Module):
@@ -46,7 +46,7 @@ class BidirectionalLstm(Encoder):
         *,
         feature_dimension: int,
         stack: Count,
-        layers: Count,
+        layers: Depth,
         hidden: Count | list[tuple[Count, Count]],
         dropout: Probability,
     ) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from asr.data.tokenizer import BLANK
 from asr.models.dropout import Dropout
 from asr.models.recurrence import Lstm
-from distributed.ranges import Count, Probability
+from distributed.ranges import Count, Depth, Probability
 
 State = tuple[Tensor, ...]
 
@@ -61,7 +61,7 @@ class LstmPredictor(Predictor):
         vocabulary_size: int,
         embedding: Count,
         dimension: Count,
-        layers: Count,
+        layers: Depth,
         embedding_dropout: Probability,
         dropout: Probability,
     ) -> None:

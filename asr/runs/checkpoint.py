@@ -13,6 +13,7 @@ A folder under its final name is complete: checkpoint_folder.py writes them so.
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from asr.runs.checkpoint_manifest import CheckpointError, FormatError, read_mani
 from asr.runs.files import (
     sha256,
 )
-from asr.runs.model_folder import DESCRIPTION, WEIGHTS, is_model_folder
+from asr.runs.model_folder import DESCRIPTION, WEIGHTS, Description, is_model_folder, read_description
 from asr.runs.progress import Progress
 from distributed.errors import UsageError
 from distributed.ranges import Count, Natural
@@ -147,6 +148,18 @@ def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
             return checkpoint, newer
         problems[checkpoint.folder] = f"{damaged}: missing, truncated or altered (SHA-256 differs)"
     return None, problems
+
+
+def newest_description(root: Path) -> Description | None:
+    """What the model is made of according to the newest checkpoint that says so legibly; None if there is none.
+
+    Raises:
+        FormatError: a checkpoint was written by another version of this program.
+    """
+    for checkpoint in reversed(list_checkpoints(root)[0]):
+        with suppress(UsageError):  # whoever resumes from it is told that it is damaged
+            return read_description(checkpoint.folder)[0]
+    return None
 
 
 def ranked_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:

@@ -9,8 +9,9 @@ none: they are in the sizes of ``model``. What belongs to training alone is in n
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, check_part
 from asr.runs.files import REPLACED, fsync, put_in_place, sha256, write_atomically
+from asr.runs.misfit import built_on_meta, refuse_misfit, shapes_in
 from distributed.errors import UsageError
 
 FORMAT = 1
@@ -34,7 +36,10 @@ TOKENIZER = "tokenizer"
 LARGEST_DESCRIPTION_BYTES = 1 << 20
 
 Transform = Callable[[SpeechModel], SpeechModel]
-"""A persistent change of a model's module tree; what it returns has been built by a node of ``transforms``."""
+"""A persistent change of a model's module tree; what it returns has been built by a node of ``transforms``.
+
+It also changes a model on the device meta, whose weights have shapes alone: folders are checked so before they are loaded.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +56,34 @@ class Description:
     def build(self) -> SpeechModel:
         """The model with weights drawn anew, in evaluation mode; torch's generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            model: SpeechModel = build(self.model)
-            model = model.to(getattr(torch, self.dtype))
-            for node in self.transforms:
-                model = build(node)(model)
-        return model.eval()
+            return self._built(self.transforms).eval()
+
+    def _built(self, transforms: Sequence[Mapping[str, Any]]) -> SpeechModel:
+        model: SpeechModel = build(self.model)
+        model = model.to(getattr(torch, self.dtype))
+        for node in transforms:
+            model = build(node)(model)
+        return model
+
+    def is_changed(self, module: str) -> bool:
+        """Whether the transforms change ``module`` (``encoder.subsample``), or what lies inside it.
+
+        Raises:
+            UsageError: the model cannot be built.
+        """
+        before, after = (
+            {
+                name: (type(each), each.extra_repr(), _shapes(each.state_dict()))
+                for name, each in built_on_meta(partial(self._built, nodes)).named_modules()
+                if f"{name}.".startswith(f"{module}.")
+            }
+            for nodes in ((), self.transforms)
+        )
+        return before != after
+
+    def refuse_misfit(self, weights: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+        """Raise UsageError unless these are names and shapes of the model's weights; nothing of it is allocated."""
+        refuse_misfit(self.build, weights, f"{folder}: its weights do not fit {DESCRIPTION}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +225,20 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
     tokenizer = load_tokenizer(folder / TOKENIZER)
     if tokenizer.fingerprint != description.tokenizer:
         raise UsageError(f"{folder / TOKENIZER}: not the tokenizer that {DESCRIPTION} names; restore the folder")
+    description.refuse_misfit(_shapes(weights), folder)
     model = description.build()
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UsageError(f"{folder}: its weights do not fit {DESCRIPTION}: {' '.join(str(error).split())}") from None
+    model.load_state_dict(weights)
     features: LogMel | None = None if description.features is None else build(description.features)
     return LoadedModel(model, features, tokenizer, description, {"model": str(folder), "weights_sha256": [digest]})
+
+
+def check_sizes(folder: Path, description: Description) -> None:
+    """Raise UsageError unless the weights of a model folder are those of its description; their header alone is read."""
+    description.refuse_misfit(shapes_in(folder / WEIGHTS), folder)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:

@@ -9,12 +9,19 @@ those of one loading process that keeps nothing (``workers_1``).
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 import numpy as np
 import soundfile

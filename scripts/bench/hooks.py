@@ -7,12 +7,19 @@ median of the ratios to the step without hooks that came just before. Signals ar
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 import numpy as np
 import soundfile

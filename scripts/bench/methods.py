@@ -11,11 +11,18 @@ Differences are paired by utterance (scripts/bench/paired.py). The same command 
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 from distributed.errors import UsageError
 from scripts.bench.paired import Errors, print_table, row, total

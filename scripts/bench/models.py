@@ -17,6 +17,12 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
+
 import torch
 from omegaconf import DictConfig
 

@@ -14,10 +14,17 @@ are compared with computation alone in the same turn.
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 from scripts.bench.namespaces import linked_hosts, run_on
 from scripts.bench.network_learner import Plan

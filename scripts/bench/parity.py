@@ -9,9 +9,16 @@ left out; the errors of all folds are pooled. The same command goes on where it 
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 from distributed.errors import UsageError
 from scripts.bench.paired import Errors, print_table, row, total

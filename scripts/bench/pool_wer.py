@@ -6,8 +6,15 @@ Intervals are 95 % percentile bootstraps over utterances; the pooled one resampl
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 from asr.decoding.bootstrap import REPLICATIONS, bootstrap_interval
 from asr.decoding.wer import ErrorCounts, count_errors

@@ -11,12 +11,19 @@ the very states that it is measured on; its loss error is the excess of its seco
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 import torch
 from torch import Tensor

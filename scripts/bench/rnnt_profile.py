@@ -4,9 +4,17 @@ python scripts/bench/rnnt_profile.py --method "ours fp32"
 """
 
 import argparse
+import sys
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -12,10 +12,17 @@ ratios over the same scheme with none slow in the same turn.
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 from scripts.bench.learners import run_learners
 from scripts.bench.report import save_figures

@@ -8,9 +8,16 @@ split and join them make them.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from scripts.composition.startup import require_environment
+
+    require_environment()
 
 from distributed.errors import UsageError
 from scripts.bench.namespaces import linked_hosts, run_on

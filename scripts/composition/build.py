@@ -104,8 +104,14 @@ def build_model(config: DictConfig, material: Material) -> SpeechModel:
     return model.double() if config.trainer.precision == "fp64" else model
 
 
-def describe(config: DictConfig, material: Material, hooks: Mapping[str, Hook]) -> Description:
-    """What the run's model is made of, for the model folder of every checkpoint."""
+def describe(
+    config: DictConfig, material: Material, hooks: Mapping[str, Hook], earlier: Description | None
+) -> Description:
+    """What the run's model is made of, for the model folder of every checkpoint.
+
+    Args:
+        earlier: the same of a run that goes on, which began from what was there then.
+    """
     settled = plain(config)["transforms"]
     return Description(
         model=plain(config.model) | material.sizes,
@@ -113,20 +119,20 @@ def describe(config: DictConfig, material: Material, hooks: Mapping[str, Hook]) 
         tokenizer=material.tokenizer.fingerprint,
         dtype="float64" if config.trainer.precision == "fp64" else "float32",
         transforms=[*settled, *(node for hook in hooks.values() for node in hook.transforms() if node not in settled)],
-        made_of=made_of(config),
+        made_of=made_of(config) if earlier is None else earlier.made_of,
     )
 
 
 def hooked_model(
-    config: DictConfig, material: Material, hooks: Mapping[str, Hook], description: Description
+    config: DictConfig, material: Material, hooks: Mapping[str, Hook], description: Description, resumed: bool
 ) -> SpeechModel:
-    """The model to train, with the weights of ``init_from`` where it is set.
+    """The model to train, with the weights of ``init_from`` where it is set and no checkpoint brings others.
 
     They are loaded where the transforms applied so far are those of the model that they come from: a model that was not
     changed gives its weights before the hooks change this one, one that was changed in the same way after it.
     """
     model = build_model(config, material)
-    initial = find_initial_weights(config, material.tokenizer, description.transforms)
+    initial = None if resumed else find_initial_weights(config, material.tokenizer, description.transforms)
     for applied in range(len(description.transforms) + 1):
         if initial is not None and initial.transforms == applied:
             initial.load_into(model)

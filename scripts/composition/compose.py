@@ -59,7 +59,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UsageError: one line that names the key, the value, what is allowed and the nearest valid name.
     """
-    config = _compose(config_name, [_quoted(override) for override in overrides])
+    config = _compose(config_name, [_quoted(override) for override in overrides], overrides)
     validate(config, settings_module.__name__)
     return config
 
@@ -70,13 +70,13 @@ def _quoted(override: str) -> str:
     return f"{key}='{value}'" if "=" in value and not re.search(r"""['"\[{(]""", value) else override
 
 
-def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+def _compose(config_name: str, overrides: Sequence[str], typed: Sequence[str]) -> DictConfig:
     try:
         _check_choices(config_name, overrides)
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra.compose(config_name, overrides=list(overrides))
         OmegaConf.resolve(config)
-        take_model(config, _parsed(overrides))
+        take_model(config, _parsed(overrides), lambda: run_folder(config, typed))
         _leave_out_unchosen(config, overrides)
         _refuse_missing(config)
         return config
@@ -246,6 +246,11 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def run_folder(config: DictConfig, arguments: Sequence[str]) -> Path:
+    """The folder of a training run: of its name, or of one made from its arguments."""
+    return Path(config.exp_dir) / (str(config.name) if config.name is not None else run_name(arguments))
 
 
 def run_name(overrides: Sequence[str]) -> str:

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from asr.data.tokenizer import Tokenizer
-from asr.parts import plain
+from asr.parts import plain, typed
 from asr.runs.checkpoint import model_folder_of
-from asr.runs.model_folder import Description, read_description, read_weights
+from asr.runs.model_folder import Description, check_sizes, read_description, read_weights
 from distributed.errors import UsageError
 from scripts.composition.compose import differing_keys
 
@@ -34,7 +34,7 @@ class InitialWeights:
     folder: Path
     weights: Mapping[str, Tensor]
     modules: Sequence[str] | None  # None: all
-    transforms: int  # of this run's, those that the model which the weights come from has gone through as well
+    transforms: int  # of this run's, those that what the weights come from has gone through as well
     differing: Mapping[str, Any]  # settings of its features that differ from this run's, as they are there
     where: str  # what errors call it
 
@@ -43,7 +43,9 @@ class InitialWeights:
         try:
             loaded = select(self.weights, model.state_dict(), self.modules, self.where)
         except UsageError as error:
-            needed = " ".join(f"features.{key}={self.differing[key]}" for key in DIMENSIONS if key in self.differing)
+            needed = " ".join(
+                f"features.{key}={typed(self.differing[key])}" for key in DIMENSIONS if key in self.differing
+            )
             if needed and _hears(self.modules):
                 raise UsageError(f"{self.where}: that model hears features of another size; set {needed}") from error
             raise
@@ -60,7 +62,8 @@ def find_initial_weights(
     """The weights that ``init_from`` names, None if it is not set: a model folder's, or the best ones of a run.
 
     Args:
-        transforms: this run's, of which that model must have gone through the first ones, or none.
+        transforms: this run's, of which that model must have gone through the first ones, or none, unless those modules
+            that are taken were left as they were.
 
     Raises:
         UsageError: there are none that are intact, or they are of another vocabulary or a model that was changed in
@@ -80,11 +83,15 @@ def find_initial_weights(
             f"{where}: that model writes other tokens; use its tokenizer settings, train anew, "
             f"or take over what knows no tokens: init_modules=[{WITHOUT_TOKENS}]"
         )
+    check_sizes(folder, description)
     applied = len(description.transforms)
-    if description.transforms != list(transforms)[:applied]:
+    if modules is not None and not any(description.is_changed(module) for module in modules):
+        applied = 0
+    elif description.transforms != list(transforms)[:applied]:
         names = ", ".join(str(node["_target_"]).rpartition(".")[2] for node in description.transforms)
         raise UsageError(
-            f"{where}: that model was changed by {names}, which this run does not do; choose the same hooks=, or model_of={config.init_from}"
+            f"{where}: that model was changed by {names}, which this run does not do; choose the same hooks=, "
+            f"or model_of={config.init_from}, or modules that were not changed: init_modules=[...]"
         )
     differing = _differing_features(description, config)
     return InitialWeights(folder, read_weights(folder, digest), modules, applied, differing, where)

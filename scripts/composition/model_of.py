@@ -1,17 +1,19 @@
 """``model_of``: the model of a model folder in the place of ``model=``, with all its sizes and transforms."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from distributed.errors import UsageError
 
 
-def take_model(config: DictConfig, overrides: Sequence[Override]) -> None:
+def take_model(config: DictConfig, overrides: Sequence[Override], folder: Callable[[], Path]) -> None:
     """Put the model that ``model_of`` names in the place of ``model``, without the sizes that a run's data give.
+
+    A run that is established in ``folder()`` goes on with the model that its config.yaml says, wherever the other has gone.
 
     Raises:
         UsageError: the command also says something of ``model``, or there is no such model.
@@ -23,10 +25,18 @@ def take_model(config: DictConfig, overrides: Sequence[Override]) -> None:
             raise UsageError(
                 f"{override.input_line}: model_of={config.model_of} brings its own model; leave one of them out"
             )
+    established = folder() / "config.yaml"
+    if established.is_file():
+        earlier = OmegaConf.load(established)
+        if isinstance(earlier, DictConfig) and earlier.get("model_of") == config.model_of and "transforms" in earlier:
+            config.model, config.transforms = earlier.model, earlier.transforms
+            return
     from asr.data.material import SIZES  # which load torch
     from asr.runs.checkpoint import model_folder_of
-    from asr.runs.model_folder import read_description
+    from asr.runs.model_folder import check_sizes, read_description
 
-    description, _ = read_description(model_folder_of(Path(config.model_of), "model_of"), "model_of")
+    source = model_folder_of(Path(config.model_of), "model_of")
+    description, _ = read_description(source, "model_of")
+    check_sizes(source, description)
     config.model = {key: value for key, value in description.model.items() if key not in SIZES}
     config.transforms = description.transforms

@@ -18,6 +18,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("asr", "compression", "distributed", "scripts")
 PYTHONS = ((3, 11), (3, 14))  # from the first one on, below the second one
+NEEDED = (
+    "hydra",
+    "matplotlib",
+    "numpy",
+    "soundfile",
+    "torch",
+)  # by one benchmark or another; all come with the environment
 SAY_SECONDS = 3.0  # for the first learner of a host to say what all have met, before a launcher ends it with the others
 REMEDY = "make setup, then . .venv/bin/activate"
 
@@ -67,6 +74,17 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
         sys.exit(2)
 
 
+def require_environment() -> None:
+    """What a benchmark, which imports at its top what it measures, does before that: end in one line if it is not there."""
+    run_main(_look_for_packages)
+
+
+def _look_for_packages(_: "list[str]") -> None:
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def run_and_leave(main: "Callable[[list[str]], None]") -> None:
     """Run an entry point that trains, and end the process as learners do."""
     status = 0
@@ -87,6 +105,18 @@ def _print_last(line: str) -> None:
     print(line, file=sys.stderr, end="", flush=True)
 
 
+def _is_first_of_its_host() -> bool:
+    """Where packages are missing, perhaps torch, without which there is no launcher and only one process."""
+    try:
+        from distributed.learners.launch import LaunchError, place
+    except ModuleNotFoundError:
+        return True
+    try:
+        return place().local_rank == 0
+    except LaunchError:
+        return True
+
+
 def line_for_people(error: Exception) -> "str | None":
     """What to print about an error that its user can mend; None for the others, which are ours to mend.
 
@@ -95,7 +125,8 @@ def line_for_people(error: Exception) -> "str | None":
     if isinstance(error, (WrongPythonError, WrongPackageError)):
         return f"error: {error}\n"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in PACKAGES:
-        return f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
+        line = f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
+        return line if _is_first_of_its_host() else ""
     from distributed.errors import UsageError, UserError  # not before check_packages
     from distributed.learners.launch import LaunchError, Place, place
 

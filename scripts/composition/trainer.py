@@ -13,6 +13,7 @@ from asr.data.material import Material, refuse_doubles
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, plain
+from asr.runs.checkpoint import newest_description
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.console import console_logger
 from asr.runs.loggers import Logger
@@ -51,7 +52,7 @@ from scripts.composition.build import (
     shuffled_batches,
 )
 from scripts.composition.search import with_language_models
-from scripts.composition.settings import trains_on_text
+from scripts.composition.settings import settings_of_run, trains_on_text
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,15 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     _check_order(hooks)
     backend = build_backend(config, world)
     _check_pace(hooks, backend)
-    warn_if_alone(backend, world)
+    warn_if_alone(backend, world, config)
     options: TrainerOptions = build(config.trainer)
     backend.check_clipping(options.max_norm)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
     _refuse_doubles(config, material)
-    description = describe(config, material, hooks)
-    model = hooked_model(config, material, hooks, description)
+    earlier = newest_description(folder / "checkpoints")
+    description = describe(config, material, hooks, earlier)
+    model = hooked_model(config, material, hooks, description, resumed=earlier is not None)
     attach_auxiliaries(model, hooks)
     precision = agree_on_precision(options.precision, model, folder, world)
     split = material.split("train")
@@ -128,12 +130,14 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     )
 
 
-def warn_if_alone(backend: Backend, world: World) -> None:
+def warn_if_alone(backend: Backend, world: World, config: DictConfig) -> None:
     """Say so where weights are to be mixed with those of other learners, and there are none."""
-    if world.size == 1 and not backend.synchronous:
+    settings = settings_of_run(config)
+    if world.size == 1 and not backend.synchronous and settings is not None:
         log.warning(
             "backend: one learner has nobody to mix its weights with, and trains as under backend=single; "
-            "start several with torchrun --standalone --nproc-per-node 2 scripts/train.py ..."
+            "start several with torchrun --standalone --nproc-per-node 2 scripts/%s ...",
+            settings.script,
         )
 
 

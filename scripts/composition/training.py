@@ -20,7 +20,7 @@ from distributed.learners import launch
 from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError, Loss
 from scripts.composition.build import build_hooks
-from scripts.composition.compose import compose, run_name
+from scripts.composition.compose import compose, run_folder
 from scripts.composition.environment import environment
 from scripts.composition.run_start import Start, check_folder, log_traceback, training_in
 from scripts.composition.trainer import assemble
@@ -32,7 +32,7 @@ def train(config_name: str, arguments: list[str]) -> None:
     """Compose conf/<config_name>.yaml, check, join the other learners, train."""
     place = launch.place()
     config = compose(config_name, arguments)
-    folder = Path(config.exp_dir) / (str(config.name) if config.name is not None else run_name(arguments))
+    folder = run_folder(config, arguments)
     check_folder(folder, config)
     flush_denormals()
     check_learners(config.batch.units, place.size)

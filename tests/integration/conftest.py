@@ -1,23 +1,24 @@
 """Whole runs as a user starts them: a corpus of a few seconds, and learners as real processes."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
+from torch.distributed import run
 
 from scripts.composition.startup import REPOSITORY
 from tests.processes import Forked, Learners, end_all, free_port
 
+TORCHRUN = str(run.__file__)  # what ``torchrun`` runs
+
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts entry points in a working directory, as a user would; but for ``torchrun`` and ``agents``, forked ones."""
+    """Starts entry points in a working directory, as a user would; all are forked, but for the learners of an agent of torchrun."""
 
     folder: Path
     small: Callable[..., list[str]]
@@ -32,10 +33,10 @@ class Launcher:
         """Start the learners of a training run on one host."""
         return Learners(partial(Forked, self.script_line(overrides), self.folder), learners)
 
-    def start_torchrun(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
-        """Start a training run with torchrun, in a process group of its own."""
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
-        return self._open([*torchrun, *self.script_line(overrides)])
+    def start_torchrun(self, learners: int, *overrides: str) -> Forked:
+        """Start a training run with torchrun, which starts its learners itself."""
+        torchrun = [TORCHRUN, "--standalone", "--nproc-per-node", str(learners)]
+        return Forked([*torchrun, *self.script_line(overrides)], self.folder)
 
     def start_each(self, learners: int, *overrides: str) -> list[Forked]:
         """Start the learners of a run as if on hosts of their own: the end of one is no reason to end others."""
@@ -44,26 +45,15 @@ class Launcher:
         line = self.script_line(overrides)
         return [Forked(line, self.folder, RANK=str(rank), **run, **host) for rank in range(learners)]
 
-    def start_agents(self, learners: int, *overrides: str) -> list[subprocess.Popen[str]]:
+    def start_agents(self, learners: int, *overrides: str) -> list[Forked]:
         """Start a run with an agent of torchrun for each learner."""
-        agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(learners), "--nproc-per-node", "1"]
+        agent = [TORCHRUN, "--nnodes", str(learners), "--nproc-per-node", "1"]
         where = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]  # with the agent of learner 0
         line = self.script_line(overrides)
         return [
-            self._open([*agent, *where, "--node-rank", str(rank), *line], GLOO_SOCKET_IFNAME="lo")
+            Forked([*agent, *where, "--node-rank", str(rank), *line], self.folder, GLOO_SOCKET_IFNAME="lo")
             for rank in range(learners)
         ]
-
-    def _open(self, line: Sequence[str], **variables: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            line,
-            cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
 
     def train(self, learners: int, *overrides: str, expect: int = 0) -> str:
         """Run to the end; returns what was printed."""
@@ -74,7 +64,7 @@ class Launcher:
         return self.end(self.start_torchrun(learners, *overrides), expect)
 
     @staticmethod
-    def end(run: Learners | subprocess.Popen[str], expect: int) -> str:
+    def end(run: Learners | Forked, expect: int) -> str:
         """Wait for a run to end with the exit code ``expect``; returns what was printed."""
         output, _ = run.communicate(timeout=240)
         assert run.returncode == expect, output

@@ -9,14 +9,10 @@ from omegaconf import DictConfig
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
-from scripts.composition.compose import options
-
-MODIFIED = {"hierarchical": ["backend.group_size=1"], "dpsgd": ["backend.topology=random_pairwise"]}
-COMPRESSED = ("scalecom", "local_topk", "random_k", "powersgd", "half_allreduce")
-SYNCHRONOUS = ("allreduce", "ssgd_noise", *COMPRESSED)
+from tests.schemes import SCHEMES, words
 
 
-@pytest.mark.parametrize("backend", [name for name in options("backend") if name != "single"])
+@pytest.mark.parametrize("backend", words(lambda each: each.several))
 def test_two_learners_train_evaluate_and_go_on(
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
@@ -24,8 +20,9 @@ def test_two_learners_train_evaluate_and_go_on(
     tmp_path: Path,
     backend: str,
 ) -> None:
+    scheme = SCHEMES[backend]
     for max_steps in (2, 4):
-        config = small_config(f"backend={backend}", *MODIFIED.get(backend, []), f"trainer.max_steps={max_steps}")
+        config = small_config(*scheme.overrides(2, topology="random_pairwise"), f"trainer.max_steps={max_steps}")
 
         def learner(world: World, config: DictConfig = config) -> None:
             trainer = make_trainer(config, tmp_path, world)
@@ -38,17 +35,18 @@ def test_two_learners_train_evaluate_and_go_on(
     steps = [row for row in rows if "train/loss" in row]
     evaluations = [row for row in rows if "eval/dev/wer" in row]
     assert [row["global_step"] for row in evaluations] == [2, 4]
-    if backend == "adpsgd":  # who takes how many of the 16 units in steps of two is up to the learners
+    if not scheme.lockstep:  # who takes how many of the 16 units in steps of two is up to the learners
         taken = [read_rows(tmp_path / "metrics" / f"{learner}.jsonl")[-1]["step"] for learner in range(2)]
         assert sum(taken) == 8
     else:
         assert [row["global_step"] for row in steps] == [1, 2, 3, 4]
+    if scheme.communicates_every_step:
         assert all(row["comm/rounds_per_step"] == 1 for row in steps)
         assert all(row["comm/bytes_sent"] - row["comm/control_bytes_sent"] > 1000 for row in steps)
-    assert all((row.get("comm/compression_ratio", 1) > 1) == (backend in COMPRESSED) for row in steps)
+    assert all((row.get("comm/compression_ratio", 1) > 1) == scheme.compresses for row in steps)
     for row in evaluations:
         apart = {key: row[key] for key in row if key.startswith("consensus/")}
-        if backend in SYNCHRONOUS:
+        if scheme.synchronous:
             assert not apart
         else:
             assert apart.keys() == {"consensus/distance", "consensus/relative_distance"}

@@ -7,7 +7,7 @@ rehearsed; so this is where bitwise resumption can fail.
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,43 +18,24 @@ from torch import Tensor, nn
 
 from distributed.base import checksum
 from distributed.learners.launch import World, place, start, stop
-from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.delay_by_one import DelayByOne
-from distributed.schemes.dpsgd import DecentralisedSgd
-from distributed.schemes.hierarchical import Hierarchical
-from distributed.schemes.local_topk import LocalTopK
-from distributed.schemes.powersgd import PowerSgd
-from distributed.schemes.random_k import RandomK
-from distributed.schemes.scalecom import ScaleCom
-from distributed.schemes.ssgd_noise import NoisyAllReduce
 from tests.processes import Forked, Learners
+from tests.schemes import SCHEMES, words
 
 STEPS = 6
 RESUME_AT = 3
 
+LEARNERS = 4
 
-SPARSE = {"rate": 16, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0}
-SCHEMES = {
-    "allreduce": lambda world: AllReduce(bucket_mb=0.002, world=world),
-    "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.01, seed=1, bucket_mb=0.002, world=world),
-    "scalecom": lambda world: ScaleCom(
-        **SPARSE | {"rates": [("2.*", 4)], "beta": 0.3, "warmup_steps": 1}, overlap=False, bucket_mb=1, world=world
-    ),
-    "scalecom-bf16": lambda world: ScaleCom(**SPARSE | {"values": "bfloat16"}, overlap=False, bucket_mb=1, world=world),
-    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
-    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
-    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
-    "dpsgd": lambda world: DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world),
-    "dpsgd-moments": lambda world: DecentralisedSgd(topology="random_pairwise", seed=1, mix_moments=True, world=world),
-    "delay_by_one": lambda world: DelayByOne(mix_moments=True, world=world),
-    "hierarchical": lambda world: Hierarchical(
-        group_size=2, topology="exponential", seed=1, mix_moments=True, bucket_mb=0.002, world=world
-    ),
+SMALL = {"bucket_mb": 0.002, "rate": 16, "sigma": 0.01}  # several buckets
+CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    word: (word, {}) for word in words(lambda each: each.communicates_every_step)
+} | {  # what else can differ between a run and one that is resumed
+    "scalecom-rates": ("scalecom", {"rates": [("2.*", 4)], "beta": 0.3, "warmup_steps": 1}),
+    "scalecom-bf16": ("scalecom", {"values": "bfloat16"}),
+    "dpsgd-moments": ("dpsgd", {"topology": "random_pairwise", "mix_moments": True}),
+    "delay_by_one-moments": ("delay_by_one", {"mix_moments": True}),
+    "hierarchical-moments": ("hierarchical", {"topology": "exponential", "mix_moments": True}),
 }
-COMPRESSED = ("scalecom", "scalecom-bf16", "local_topk", "random_k", "powersgd")
-DIFFERENT_WEIGHTS = {"allreduce": 1, "ssgd_noise": 1, "hierarchical": 2} | dict.fromkeys(
-    COMPRESSED, 1
-)  # of four learners; else every one has its own
 
 
 def network() -> nn.Module:
@@ -70,8 +51,9 @@ def unit(step: int, rank: int, index: int) -> Tensor:
 class Run:
     """One learner's training run, fresh or from the state that an earlier one left."""
 
-    def __init__(self, scheme: str, world: World, saved: dict[str, Any] | None = None) -> None:
-        self.world, self.backend, self.model = world, SCHEMES[scheme](world), network()
+    def __init__(self, case: str, world: World, saved: dict[str, Any] | None = None) -> None:
+        word, changes = CASES[case]
+        self.world, self.backend, self.model = world, SCHEMES[word].build(world, **SMALL | changes), network()
         self.wrapped = self.backend.wrap(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.backend.attach(self.optimizer)
@@ -111,13 +93,13 @@ class Run:
         return path
 
 
-def resumes_bitwise(scheme: str, world: World) -> dict[str, Any]:
+def resumes_bitwise(case: str, world: World) -> dict[str, Any]:
     """Losses and weights of an uninterrupted run and of one that was cut in two."""
-    whole = Run(scheme, world)
+    whole = Run(case, world)
     whole.train(range(RESUME_AT))
     saved = whole.state()
     whole.train(range(RESUME_AT, STEPS))
-    second = Run(scheme, world, saved)
+    second = Run(case, world, saved)
     second.train(range(RESUME_AT, STEPS))
     result = {
         "whole": whole.losses[RESUME_AT:],
@@ -137,8 +119,8 @@ def main() -> None:
     """What each learner does."""
     world = start(place(), timeout_seconds=90, patience_seconds=None, device="cpu", threads=1)
     results: dict[str, Any] = {"interface": os.environ["GLOO_SOCKET_IFNAME"]}
-    for scheme in SCHEMES:
-        results[scheme] = resumes_bitwise(scheme, world)
+    for case in CASES:
+        results[case] = resumes_bitwise(case, world)
     (Path(os.environ["OUTPUT"]) / f"{world.rank}.json").write_text(json.dumps(results))
     stop(world)
 
@@ -147,28 +129,29 @@ def main() -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What four learners report."""
     output = tmp_path_factory.mktemp("learners")
-    learners = Learners(partial(Forked, [__file__], output, OUTPUT=str(output)), 4)
+    learners = Learners(partial(Forked, [__file__], output, OUTPUT=str(output)), LEARNERS)
     printed, _ = learners.communicate(timeout=240)
     assert learners.returncode == 0, printed[-4000:]
-    return [json.loads((output / f"{rank}.json").read_text()) for rank in range(4)]
+    return [json.loads((output / f"{rank}.json").read_text()) for rank in range(LEARNERS)]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(results: list[dict[str, Any]], scheme: str):
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(results: list[dict[str, Any]], case: str):
     for each in results:
-        assert each[scheme]["resumed"] == each[scheme]["whole"]
-        assert each[scheme]["resumed_weights"] == each[scheme]["whole_weights"]
+        assert each[case]["resumed"] == each[case]["whole"]
+        assert each[case]["resumed_weights"] == each[case]["whole_weights"]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_learners_hold_the_same_weights_where_the_scheme_says_so(results: list[dict[str, Any]], scheme: str):
-    assert len({each[scheme]["whole_weights"] for each in results}) == DIFFERENT_WEIGHTS.get(scheme, 4)
+@pytest.mark.parametrize("case", CASES)
+def test_learners_hold_the_same_weights_where_the_scheme_says_so(results: list[dict[str, Any]], case: str):
+    word, _ = CASES[case]
+    assert len({each[case]["whole_weights"] for each in results}) == SCHEMES[word].different_weights(LEARNERS)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_consensus_is_the_same_everywhere_and_leaves_no_trace(results: list[dict[str, Any]], scheme: str):
-    assert len({each[scheme]["consensus_weights"] for each in results}) == 1
-    assert all(each[scheme]["restored_weights"] == each[scheme]["resumed_weights"] for each in results)
+@pytest.mark.parametrize("case", CASES)
+def test_consensus_is_the_same_everywhere_and_leaves_no_trace(results: list[dict[str, Any]], case: str):
+    assert len({each[case]["consensus_weights"] for each in results}) == 1
+    assert all(each[case]["restored_weights"] == each[case]["resumed_weights"] for each in results)
 
 
 def test_learners_on_one_host_use_the_loopback_interface(results: list[dict[str, Any]]):

@@ -3,9 +3,8 @@
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from safetensors.torch import load_file
 
 from asr.runs.checkpoint import list_checkpoints, list_emergencies
 from tests.processes import Forked
-
-Processes = Sequence[Forked | subprocess.Popen[str]]
+from tests.schemes import SCHEMES, words
 
 LONG = (
     "launch.patience_seconds=5",
@@ -24,8 +22,6 @@ LONG = (
     "trainer.evaluate_every=1000000",
     "trainer.checkpoint_every=4",
 )
-GOSSIP = {"dpsgd": [], "delay_by_one": [], "hierarchical": ["backend.group_size=2"], "adpsgd": []}
-SCHEMES = {"allreduce": [], "ssgd_noise": [], "scalecom": [], **GOSSIP}
 NAMED_WITHIN_SECONDS = 10.0
 HOSTS = {  # where learner 0 is the victim, which also hosts the rendezvous' store and hears of all
     ("dpsgd", signal.SIGKILL),
@@ -33,20 +29,25 @@ HOSTS = {  # where learner 0 is the victim, which also hosts the rendezvous' sto
     ("allreduce", signal.SIGSTOP),
     ("adpsgd", signal.SIGSTOP),
 }
-KILLED = [pytest.param(scheme, signal.SIGKILL, id=f"{scheme}-killed") for scheme in SCHEMES]
-STOPPED = [
-    pytest.param(
-        scheme,
-        signal.SIGSTOP,
-        id=f"{scheme}-stopped",
-        marks=() if scheme in ("allreduce", "dpsgd", "adpsgd") else pytest.mark.long,
-    )
-    for scheme in SCHEMES
-]
+
+
+def cases(blow: signal.Signals, name: str, quick: Container[str]) -> list[Any]:
+    """Every scheme of several learners; those that are not ``quick`` are for the long tests."""
+    return [
+        pytest.param(word, blow, id=f"{word}-{name}", marks=() if word in quick else pytest.mark.long)
+        for word in words(lambda each: each.several)
+    ]
+
+
+# ScaleCom stands for all that compress.
+KILLED = cases(signal.SIGKILL, "killed", {"scalecom", *words(lambda each: not each.compresses)})
+STOPPED = cases(
+    signal.SIGSTOP, "stopped", {"allreduce", "dpsgd", "adpsgd"}
+)  # one of each family that waits in its own way
 
 
 @contextmanager
-def ended(learners: Processes) -> Iterator[None]:
+def ended(learners: Sequence[Forked]) -> Iterator[None]:
     """Whatever happens, no process is left, stopped ones included."""
     try:
         yield
@@ -57,7 +58,7 @@ def ended(learners: Processes) -> Iterator[None]:
             learner.communicate()
 
 
-def wait_until_under_way(folder: Path, learners: Processes) -> None:
+def wait_until_under_way(folder: Path, learners: Sequence[Forked]) -> None:
     deadline = time.monotonic() + 120
     while not list((folder / "checkpoints").glob("step-*")):
         for rank, learner in enumerate(learners):
@@ -83,11 +84,11 @@ def seconds_until_named(folder: Path, survivors: list[int], victim: int) -> floa
 
 @pytest.mark.parametrize(("scheme", "blow"), [*KILLED, *STOPPED])
 def test_the_others_name_a_lost_learner_and_end(launcher: Any, scheme: str, blow: signal.Signals) -> None:
-    size = 4 if scheme == "hierarchical" else 3
+    size = SCHEMES[scheme].learners
     victim = 0 if (scheme, blow) in HOSTS else 1
     survivors = [rank for rank in range(size) if rank != victim]
     batch = (f"batch.units={size}", "batch.unit_utterances=2")
-    learners = launcher.start_each(size, "name=lost", f"backend={scheme}", *SCHEMES[scheme], *batch, *LONG)
+    learners = launcher.start_each(size, "name=lost", *SCHEMES[scheme].overrides(size), *batch, *LONG)
     folder = launcher.folder / "exp" / "lost"
     with ended(learners):
         wait_until_under_way(folder, learners)
@@ -104,7 +105,7 @@ def test_the_others_name_a_lost_learner_and_end(launcher: Any, scheme: str, blow
     assert all(each.damaged_file() is None for each in complete)
     emergencies, problems = list_emergencies(folder / "checkpoints")
     assert not problems
-    assert len(emergencies) == (scheme in GOSSIP)
+    assert len(emergencies) == SCHEMES[scheme].gossip
     for emergency in emergencies:
         assert json.loads((emergency.folder / "loss.json").read_text())["mean_of"] == survivors
         assert emergency.damaged_file() is None

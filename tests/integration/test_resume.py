@@ -4,21 +4,20 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import Learners
+from tests.processes import Forked, Learners
 
 STEPS = ("trainer.max_steps=24", "trainer.checkpoint_every=5", "trainer.evaluate_every=10", "seed=3")
 RUN = (*STEPS, "model.encoder.hidden=128")
 LM_RUN = (*STEPS, "model.predictor.dimension=384")
 
 
-def learner_pids(run: Learners | subprocess.Popen[str]) -> list[int]:
+def learner_pids(run: Learners | Forked) -> list[int]:
     """The learners of a run, by rank."""
     if isinstance(run, Learners):
         return run.pids
@@ -27,14 +26,14 @@ def learner_pids(run: Learners | subprocess.Popen[str]) -> list[int]:
     return sorted(map(int, learners))
 
 
-def kill_all(run: Learners | subprocess.Popen[str]) -> None:
+def kill_all(run: Learners | Forked) -> None:
     """kill -9 of every learner, and of what started them."""
     for pid in learner_pids(run):
         os.kill(pid, signal.SIGKILL)
     run.kill()
 
 
-def wait_for_rows(agent: Learners | subprocess.Popen[str], path: Path, rows: int) -> None:
+def wait_for_rows(agent: Learners | Forked, path: Path, rows: int) -> None:
     """Until a learner has logged so many rows."""
     deadline = time.monotonic() + 120
     while not path.exists() or len(path.read_text().splitlines()) < rows:
@@ -43,7 +42,7 @@ def wait_for_rows(agent: Learners | subprocess.Popen[str], path: Path, rows: int
         time.sleep(0.02)
 
 
-def kill_after(launcher: Any, run: Learners | subprocess.Popen[str], rows: int, victim: int | None) -> None:
+def kill_after(launcher: Any, run: Learners | Forked, rows: int, victim: int | None) -> None:
     """Wait until learner 0 of a run in exp/killed has logged ``rows`` rows, then kill -9 one learner, or everything."""
     wait_for_rows(run, launcher.folder / "exp" / "killed" / "metrics" / "0.jsonl", rows)
     if victim is None:
@@ -79,9 +78,10 @@ def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learne
     choice = (f"backend={backend}", "+hooks=[diagnostics]", "hooks.diagnostics.probe_batches=2")
     launcher.train(learners, "name=whole", *RUN, *choice)
     again = ("name=killed", *RUN, *choice)
+    # The end of one learner is what torchrun answers; where all are killed at once there is nobody left to answer.
     start = launcher.start_torchrun if (learners, backend) == (2, "dpsgd") else launcher.start
     kill_after(launcher, start(learners, *again), 7, learners - 1)  # one learner, between two checkpoints
-    kill_after(launcher, start(learners, *again), 14, None)  # everything at once
+    kill_after(launcher, launcher.start(learners, *again), 14, None)  # everything at once
     output = launcher.train(learners, "name=killed", *RUN, *choice)
     assert "resuming from checkpoint" in output
     check_same_curves(launcher, learners)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +12,8 @@ from torch import Tensor, nn
 from asr.losses.inputs import Combine, LossInputs
 from distributed.backend import Backend, GradientReport
 from distributed.learners.launch import World
-from distributed.schemes.half_allreduce import HalfAllReduce
-from distributed.schemes.local_topk import LocalTopK
-from distributed.schemes.powersgd import PowerSgd
-from distributed.schemes.random_k import RandomK
-from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.compressed import CompressedBackend
+from tests.schemes import SCHEMES, words
 
 Unit = tuple[Tensor, Tensor]
 
@@ -85,20 +83,10 @@ def laboratory(train_steps: Callable[..., Iterator[GradientReport]]) -> Laborato
     return Laboratory(train_steps)
 
 
-SPARSE = {"rate": 10, "rates": [], "values": "full", "beta": 0.5, "warmup_steps": 0}
-COMPRESSED: Mapping[str, Callable[[World], CompressedBackend]] = {
-    "scalecom": lambda world: ScaleCom(**SPARSE, overlap=False, bucket_mb=1, world=world),
-    "local_topk": lambda world: LocalTopK(**SPARSE, world=world),
-    "random_k": lambda world: RandomK(**SPARSE, seed=1, world=world),
-    "powersgd": lambda world: PowerSgd(rank=2, min_rate=1.0, warmup_steps=0, seed=1, world=world),
-    "half_allreduce": lambda world: HalfAllReduce(dtype="bfloat16", world=world),
-}
-
-
 @pytest.fixture
-def compressed() -> Mapping[str, Callable[[World], CompressedBackend]]:
+def compressed() -> Mapping[str, Callable[[World], Any]]:
     """``compressed[scheme](world)``: every scheme of compressed gradients; of sparse ones one entry in ten, beta 0.5."""
-    return COMPRESSED
+    return {word: partial(SCHEMES[word].build, rate=10, beta=0.5) for word in words(lambda each: each.compresses)}
 
 
 class ByHand:

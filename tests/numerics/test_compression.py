@@ -11,8 +11,10 @@ from distributed.learners.launch import World
 from distributed.schemes.half_allreduce import HalfAllReduce
 from distributed.schemes.random_k import random_positions
 from distributed.sparse.segments import Segment
+from tests.schemes import words
 
-WITH_MEMORY = ("scalecom", "local_topk", "random_k", "powersgd")
+WITH_MEMORY = words(lambda each: each.remembers)
+ROUNDED = [(word, False) for word in words(lambda each: "values" in each.keys)]
 
 
 @pytest.mark.parametrize("scheme", WITH_MEMORY)
@@ -28,7 +30,7 @@ def test_what_learners_have_not_sent_together_is_the_mean_of_their_memories(
             _, own, common = by_hand.step(backend, by_hand.draw(number, world.rank))
             given += own
             applied += common
-        return given, applied, backend.memory[0] / (1.0 if scheme == "powersgd" else backend.beta)
+        return given, applied, backend.memory[0] / getattr(backend, "beta", 1.0)
 
     results = run_learners(3, learner)
     given, _, owed = (torch.stack(each).mean(0) for each in zip(*results, strict=True))
@@ -64,9 +66,7 @@ def test_random_positions_are_one_of_every_chunk_and_evenly_spread() -> None:
     assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
 
 
-@pytest.mark.parametrize(
-    ("scheme", "overlap"), [("scalecom", False), ("scalecom", True), ("local_topk", False), ("random_k", False)]
-)
+@pytest.mark.parametrize(("scheme", "overlap"), [*ROUNDED, ("scalecom", True)])
 def test_means_of_what_travels_in_bf16_are_not_rounded_to_it(
     run_learners, compressed, by_hand, scheme: str, overlap: bool
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_ow
             assert torch.equal(kept, owed) == (number // 3 == 1)
         assert payloads[0] == payloads[8] > payloads[4]
         memory = backend.flat.named_views(backend.memory)
-        return given, applied, {n: m / (1.0 if scheme == "powersgd" else backend.beta) for n, m in memory.items()}
+        return given, applied, {n: m / getattr(backend, "beta", 1.0) for n, m in memory.items()}
 
     results = run_learners(3, learner)
     for name in results[0][0]:

@@ -7,17 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distributed.backend import Backend
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.topology import make_topology
 from distributed.learners.launch import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
-from distributed.schemes.hierarchical import Hierarchical
-from distributed.schemes.powersgd import PowerSgd
-from distributed.schemes.scalecom import ScaleCom
 from distributed.schemes.single import Single
-from distributed.schemes.ssgd_noise import NoisyAllReduce
+from tests.schemes import SCHEMES, words
 
 
 def gossip(world: World, topology: str = "ring") -> DecentralisedSgd:
@@ -25,24 +23,13 @@ def gossip(world: World, topology: str = "ring") -> DecentralisedSgd:
     return DecentralisedSgd(topology=topology, seed=1, mix_moments=False, world=world)
 
 
-def pairs(world: World) -> Hierarchical:
-    """Groups of two where their number is even, else of one."""
-    size = 1 if world.size % 2 else 2
-    return Hierarchical(group_size=size, topology="ring", seed=1, mix_moments=False, bucket_mb=1, world=world)
+def exact(word: str, world: World) -> Backend:
+    """The scheme with the settings in which a lone learner takes steps of SGD."""
+    scheme = SCHEMES[word]
+    assert scheme.exact is not None
+    return scheme.build(world, beta=0.5, **scheme.exact)
 
 
-SCHEMES = {
-    "allreduce": lambda world: AllReduce(bucket_mb=1, world=world),
-    "ssgd_noise": lambda world: NoisyAllReduce(sigma=0.0, seed=1, bucket_mb=1, world=world),
-    "scalecom": lambda world: ScaleCom(
-        rate=1, rates=[], values="full", beta=0.5, warmup_steps=0, overlap=False, bucket_mb=1, world=world
-    ),
-    "powersgd": lambda world: PowerSgd(rank=99, min_rate=1.0, warmup_steps=0, seed=1, world=world),
-    "dpsgd": gossip,
-    "delay_by_one": lambda world: DelayByOne(mix_moments=False, world=world),
-    "hierarchical": pairs,
-}
-GOSSIP = ["dpsgd", "delay_by_one", "hierarchical"]
 MIXED = ["ring", "random_ring", "random_pairwise", "exponential", "complete", "delay_by_one"]
 
 
@@ -76,12 +63,12 @@ def test_allreduce_equals_one_learner_with_the_same_global_batch(run_learners, l
             assert report.clipped == reference.clipped == (max_norm is not None)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", words(lambda each: each.exact is not None))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_alone_every_scheme_is_plain_sgd_bitwise(run_learners, laboratory, scheme: str, dtype: torch.dtype):
     steps = laboratory.global_steps([2, 3], steps=5, dtype=dtype)
     model, reference = laboratory.network(dtype), laboratory.network(dtype)
-    ((_, weights),) = run_learners(1, lambda world: laboratory.train(SCHEMES[scheme](world), steps, model=model))
+    ((_, weights),) = run_learners(1, lambda world: laboratory.train(exact(scheme, world), steps, model=model))
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
     for units in steps:
         for x, y in units:
@@ -91,7 +78,7 @@ def test_alone_every_scheme_is_plain_sgd_bitwise(run_learners, laboratory, schem
     assert all(torch.equal(weights[name], value) for name, value in reference.state_dict().items())
 
 
-@pytest.mark.parametrize("scheme", GOSSIP)
+@pytest.mark.parametrize("scheme", words(lambda each: each.gossip and each.lockstep))
 def test_mean_of_gossip_after_one_step_is_allreduce_s_weights(run_learners, laboratory, scheme: str):
     """From equal weights mixing changes nothing, and the mean takes the mean gradient."""
     steps = laboratory.global_steps([2, 5, 3, 1], steps=1)
@@ -99,7 +86,7 @@ def test_mean_of_gossip_after_one_step_is_allreduce_s_weights(run_learners, labo
     def learner(world: World):
         mine = [units[world.rank :: world.size] for units in steps]
         _, synchronous = laboratory.train(AllReduce(bucket_mb=25, world=world), mine)
-        _, mixed = laboratory.train(SCHEMES[scheme](world), mine, of_all=steps)
+        _, mixed = laboratory.train(SCHEMES[scheme].build(world), mine, of_all=steps)
         return synchronous, mixed
 
     for size in (2, 4):
@@ -160,7 +147,7 @@ def test_gradients_of_gossip_are_those_of_the_unmixed_weights(run_learners, name
     torch.testing.assert_close(torch.stack(run_learners(4, learner)), W, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", words(lambda each: each.communicates_every_step))
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_non_finite_gradient_is_skipped_by_all_or_by_the_one(run_learners, laboratory, scheme: str, bad: float):
     """Mixing goes on in a skipped step; afterwards all train on."""
@@ -170,10 +157,10 @@ def test_a_non_finite_gradient_is_skipped_by_all_or_by_the_one(run_learners, lab
         mine = copy.deepcopy([units[world.rank :: world.size] for units in steps])
         if world.rank == 1:
             mine[1][0][1][0, 0] = bad
-        return laboratory.train(SCHEMES[scheme](world), mine, max_norm=1.0)
+        return laboratory.train(SCHEMES[scheme].build(world), mine, max_norm=1.0)
 
     results = run_learners(3, learner)
     finite = [[report.finite for report in reports] for reports, _ in results]
     skipped = [True, False, True]
-    assert finite == ([[True] * 3, skipped, [True] * 3] if scheme in GOSSIP else [skipped] * 3)
+    assert finite == ([[True] * 3, skipped, [True] * 3] if SCHEMES[scheme].gossip else [skipped] * 3)
     assert all(torch.isfinite(value).all() for _, weights in results for value in weights.values())

@@ -14,8 +14,9 @@ from asr.parts import build
 from distributed.learners.launch import World
 from distributed.schemes.scalecom import ScaleCom
 from scripts.composition.compose import compose
+from tests.schemes import words
 
-PAYLOADS = {  # of two learners: values, indices, uncompressed
+PAYLOADS = {  # of two learners: values, indices, uncompressed; of other schemes their sum alone is known
     # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.
     "scalecom": (4 * 39, 40, 4 * 48),
     "local_topk": (2 * 4 * 39, 2 * 40, 4 * 48),
@@ -83,7 +84,7 @@ def test_dense_over_sent_is_at_least_65_at_rate_400_with_ten_million_parameters(
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1])
-@pytest.mark.parametrize("scheme", PAYLOADS)
+@pytest.mark.parametrize("scheme", words(lambda each: each.compresses))
 def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
     run_learners, compressed, scheme: str, warmup_steps: int
 ) -> None:
@@ -115,7 +116,7 @@ def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
     run_learners(2, learner)
 
 
-@pytest.mark.parametrize("scheme", PAYLOADS)
+@pytest.mark.parametrize("scheme", words(lambda each: each.compresses))
 def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(
     run_learners, compressed, scheme: str
 ) -> None:
@@ -126,7 +127,7 @@ def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(
         backend.warmup_steps = 1
         model = backend.wrap(nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 7)))
         backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
-        for steps, expected in ((1, (0, 0, 4 * (48 + 384))), (2, PAYLOADS[scheme])):
+        for steps, expected in ((1, (0, 0, 4 * (48 + 384))), (2, PAYLOADS.get(scheme))):
             for number in range(steps):
                 backend.begin_step(1.0, 1.0)
                 backend.flat.flat_grad[0].normal_(generator=torch.Generator().manual_seed(number))
@@ -135,7 +136,8 @@ def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(
                     pass
             payload_bytes, figures = backend.exchange.payload.total, backend.metrics()
             parts = tuple(figures[f"comm/payload_{part}"] for part in ("values", "indices", "uncompressed"))
-            assert parts == expected
+            if expected is not None:
+                assert parts == expected
             assert sum(parts) * steps == payload_bytes
             assert figures["comm/compression_ratio"] == steps * 4 * (240 + 20 + 140 + 7) / payload_bytes
         assert not any(key.startswith("comm/payload") for key in backend.metrics())

@@ -32,7 +32,7 @@ def save_random_run(tmp_path: Path, alone: World) -> Callable[[str, DictConfig],
             for weight in (model.joiner if isinstance(model, Transducer) else model).parameters():
                 weight *= 4  # labels that follow the input
         state = model.state_dict()
-        parts = ModelParts(describe(config, material, {}), material.tokenizer)
+        parts = ModelParts(describe(config, material, {}, None), material.tokenizer)
         retention = Retention(keep_last=1, keep_best=1)
         checkpoints = CheckpointFolder(folder / "checkpoints", alone, retention, "Single", 1, parts)
         checkpoints.save(Progress(global_step=1, samples=1), {"model": state}, state, 0.5)

@@ -15,6 +15,7 @@ from asr.parts import NODE_KEYS, find_target
 from scripts.composition import settings
 from scripts.composition.compose import CONF, compose, options
 from scripts.composition.startup import PACKAGES, REPOSITORY, WrongPackageError, check_packages
+from tests.schemes import SCHEMES
 
 ORDER = ("distributed", "asr", "compression", "scripts")  # each may import itself and those before it
 SOURCES = [path for package in ORDER for path in sorted((REPOSITORY / package).rglob("*.py"))]
@@ -74,9 +75,11 @@ def test_the_rooms_of_distributed_import_one_way(path: Path) -> None:
         assert imported_rooms(path, "distributed") <= ROOMS[parts[0]]
 
 
-def test_a_scheme_is_the_file_of_its_word() -> None:
+def test_a_scheme_is_a_file_a_yaml_and_a_line_of_the_tests_table() -> None:
     """conf/backend/<word>.yaml names a class of distributed/schemes/<word>.py."""
-    for word in options("backend"):
+    files = {path.stem for path in (REPOSITORY / "distributed" / "schemes").glob("*.py")} - {"__init__"}
+    assert SCHEMES.keys() == set(options("backend")) == files
+    for word in SCHEMES:
         target = OmegaConf.load(CONF / "backend" / f"{word}.yaml")["_target_"]
         assert target.startswith(f"distributed.schemes.{word}."), f"{word}.yaml names {target}"
 

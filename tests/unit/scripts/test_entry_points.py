@@ -9,8 +9,12 @@ import pytest
 
 from scripts.composition import startup
 from scripts.composition.startup import REPOSITORY, WrongPythonError, check_python, line_for_people
+from tests.schemes import SCHEMES
 
 ENTRY_POINTS = sorted(path for path in (REPOSITORY / "scripts").glob("*.py") if "__main__" in path.read_text())
+BENCHES = sorted(
+    path for path in (REPOSITORY / "scripts" / "bench").glob("*.py") if "run_main(main)" in path.read_text()
+)
 NAMES = [path.stem for path in ENTRY_POINTS]
 
 
@@ -23,6 +27,7 @@ def imported_at_the_top(path: Path) -> set[str]:
 
 def test_every_entry_point_is_looked_at() -> None:
     assert {"train", "train_lm", "evaluate", "report"} < set(NAMES)
+    assert {"compression", "network", "parity"} < {path.stem for path in BENCHES}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,7 @@ def test_no_entry_point_imports_another(path: Path) -> None:
     assert not modules & {f"scripts.{name}" for name in NAMES}
 
 
-@pytest.mark.parametrize("path", ENTRY_POINTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*ENTRY_POINTS, *BENCHES], ids=lambda path: path.stem)
 def test_a_python_without_the_environment_is_told_in_one_line(path: Path) -> None:
     bare = [sys.executable, "-I", "-S", str(path), "--help"]  # -S: no site-packages
     done = subprocess.run(bare, capture_output=True, text=True, timeout=60)
@@ -69,7 +74,7 @@ print("loaded:", *({{"torch", "numpy"}} & sys.modules.keys()))
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("loaded:\n")
     assert done.stdout.count("--cfg prints the whole configuration") == len(NAMES)
-    assert "backend=adpsgd|allreduce" in done.stdout
+    assert "backend=" + "|".join(sorted(SCHEMES)) in done.stdout
 
 
 def test_the_error_comes_after_what_was_printed_before_also_in_one_file(tmp_path: Path) -> None:

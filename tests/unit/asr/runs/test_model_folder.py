@@ -1,5 +1,7 @@
 """A model as a folder: what is read is what was written, transforms come back, and damage ends in one line."""
 
+import resource
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ import torch
 import yaml
 
 from asr.runs.checkpoint import model_folder_of
-from asr.runs.model_folder import DESCRIPTION, WEIGHTS, load_model, save_model
+from asr.runs.model_folder import DESCRIPTION, WEIGHTS, check_sizes, load_model, read_description, save_model
 from distributed.errors import UsageError
 
 Run = Callable[..., Path]
@@ -142,6 +144,51 @@ def test_weights_of_other_sizes_are_refused_in_one_line(saved: Path) -> None:
     description = yaml.safe_load((saved / DESCRIPTION).read_text())
     description["model"]["joiner"]["dimension"] += 1
     changed(saved, model=description["model"])
-    with pytest.raises(UsageError, match=r"its weights do not fit model.yaml: .*joiner") as caught:
+    with pytest.raises(UsageError, match=r"its weights do not fit model.yaml: joiner.* differ$") as caught:
         load_model(saved)
     assert "\n" not in str(caught.value)
+
+
+HUGE = {
+    "dimension": ({"joiner": {"dimension": 10**9}}, r"joiner\..* by the description"),
+    "overflow": ({"joiner": {"dimension": 10**18}}, r"it cannot be built: "),
+    "layers": ({"encoder": {"layers": 1000}}, r"it has many more parameters than the \d+ weights that are there"),
+    "vocabulary": ({"vocabulary_size": 10**9}, r"of the weights|by the description"),
+}
+
+
+def test_a_depth_beyond_all_models_is_refused_before_anything_is_built(saved: Path) -> None:
+    model = yaml.safe_load((saved / DESCRIPTION).read_text())["model"]
+    changed(saved, model=model | {"encoder": model["encoder"] | {"layers": 10**9}})
+    with pytest.raises(
+        UsageError, match=r"encoder\.layers=1000000000: must be a whole number at least 1 and at most 1000$"
+    ):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_sizes_beyond_all_machines_are_refused_at_once(saved: Path, case: str) -> None:
+    load_model(saved)
+    sizes, message = HUGE[case]
+    description = yaml.safe_load((saved / DESCRIPTION).read_text())
+    model = description["model"]
+    for key, value in sizes.items():
+        model[key] = model[key] | value if isinstance(value, dict) else value
+    changed(saved, model=model)
+    peak_before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(UsageError, match=rf"its weights do not fit model.yaml: .*{message}") as caught:
+        load_model(saved)
+    with pytest.raises(UsageError, match=r"its weights do not fit model\.yaml"):
+        check_sizes(saved, read_description(saved)[0])
+    assert time.process_time() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 50_000  # KiB
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"num_mels": 10**9}, {"frame_length_ms": 1e12}])
+def test_features_beyond_all_machines_are_refused_at_once(saved: Path, changes: dict[str, float]) -> None:
+    features = yaml.safe_load((saved / DESCRIPTION).read_text())["features"] | changes
+    changed(saved, features=features)
+    (name,) = changes
+    with pytest.raises(UsageError, match=rf"^features\.{name}"):
+        load_model(saved)

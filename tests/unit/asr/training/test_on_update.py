@@ -1,4 +1,4 @@
-"""``on_update`` writes weights and moments: what a mask takes away stays exactly 0 on every learner, under these backends."""
+"""``on_update`` writes weights and moments: what a mask takes away stays exactly 0 on every learner, under every backend."""
 
 import threading
 from collections.abc import Callable
@@ -16,13 +16,9 @@ from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from distributed.schemes.adpsgd import AsynchronousGossip
+from tests.schemes import SCHEMES, Scheme
 
 NAME = "joiner.output.weight"
-SCHEMES = {
-    "single": (1, []), "allreduce": (2, []), "scalecom": (2, []), "dpsgd": (2, ["backend.mix_moments=true"]),
-    "delay_by_one": (2, ["backend.mix_moments=true"]), "hierarchical": (2, ["backend.group_size=1"]),
-    "adpsgd": (2, ["backend.mix_moments=true"]),
-}  # fmt: skip
 
 
 class Mask(Hook):
@@ -69,16 +65,17 @@ class NotFinite(Hook):
             terms.add("spoiled", output.total * float("nan"))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_what_a_mask_takes_away_stays_away(
-    scheme: str,
+    scheme: Scheme,
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Any]],
     tmp_path: Path,
 ) -> None:
-    size, options = SCHEMES[scheme]
-    config = small_config(f"backend={scheme}", *options, "trainer.max_steps=4", "hooks=[]", "evaluation.sets=[]")
+    size = 2 if scheme.several else 1
+    backend = scheme.overrides(size, mix_moments="true")
+    config = small_config(*backend, "trainer.max_steps=4", "hooks=[]", "evaluation.sets=[]")
 
     def learner(world: World) -> tuple[Mask, int, Tensor, list[Tensor]]:
         mask = Mask()
@@ -94,7 +91,7 @@ def test_what_a_mask_takes_away_stays_away(
         for tensor in (weight, *moments):
             assert (tensor[::3] == 0).all()
             assert (tensor[1::3] != 0).any()
-        assert len(mask.held) == (steps if scheme == "adpsgd" else 0)
+        assert len(mask.held) == (0 if scheme.lockstep else steps)
         assert all(mask.held), "a neighbour could be sent weights in the middle of a change"
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from asr.runs.checkpoint import model_folder_of
-from asr.runs.model_folder import load_model
+from asr.runs.checkpoint import list_checkpoints, model_folder_of
+from asr.runs.metrics import read_rows
+from asr.runs.model_folder import load_model, read_description
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
 from distributed.learners.launch import World
@@ -79,6 +80,19 @@ def test_a_changed_model_gives_no_weights_to_one_that_is_not(start, damped_run: 
         start(False, f"init_from={damped_run}")
 
 
+def test_a_changed_model_gives_the_modules_that_were_not_changed(start, damped_run: Path) -> None:
+    trainer = start(False, f"init_from={damped_run}", "init_modules=[encoder.blocks,predictor]")
+    trainer.parts.recorder.close()
+    expected = load_model(model_folder_of(damped_run, "run")).model.state_dict()
+    found = trainer.parts.run.model.state_dict()
+    taken = {name for name, value in expected.items() if torch.equal(found[name], value)}
+    assert {name for name in expected if name.startswith(("encoder.blocks.", "predictor."))} <= taken
+    assert "encoder.subsample.project.weight" not in taken
+    for changed in ("encoder", "encoder.subsample.project"):
+        with pytest.raises(UsageError, match=r"or modules that were not changed: init_modules=\[\.\.\.\]$"):
+            start(False, f"init_from={damped_run}", f"init_modules=[{changed}]")
+
+
 @pytest.mark.parametrize("damped", [False, True])
 def test_a_second_stage_takes_over_a_changed_model_with_and_without_the_hook(
     damped: bool, damped_run: Path, small_config: Config, make_trainer, tmp_path: Path, alone: World
@@ -103,3 +117,23 @@ def test_model_of_brings_sizes_that_no_option_has(plain_run: Path, small_config:
         small_config(f"model_of={plain_run}", "model.encoder.dropout=0")
     with pytest.raises(UsageError, match=r"^model_of=nothing: no checkpoint there"):
         small_config("model_of=nothing")
+
+
+def test_a_run_goes_on_when_what_it_began_from_is_gone(
+    damped_run: Path, small_config: Config, finished_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    def go_on(steps: int) -> Path:
+        base = [each for each in SMALL if not each.startswith(("model", "trainer.max_steps"))]
+        sources = [f"model_of={damped_run}", f"init_from={damped_run}"]
+        where = [f"exp_dir={tmp_path}", "name=second", f"trainer.max_steps={steps}"]
+        return finished_run(small_config(*base, *sources, *where), tmp_path / "second")
+
+    first = read_description(model_folder_of(go_on(2), "run"))[0]
+    assert first.made_of[0]["init_from"].startswith(str(damped_run))
+    assert first.transforms == Damping().transforms()
+    damped_run.rename(tmp_path / "moved")
+    run = go_on(4)
+    assert [row["step"] for row in read_rows(run / "metrics" / "0.jsonl") if "train/loss" in row] == [1, 2, 3, 4]
+    newest = list_checkpoints(run / "checkpoints")[0][-1]
+    assert newest.progress.step == 4
+    assert read_description(newest.folder)[0] == first

@@ -16,7 +16,7 @@ from asr.runs.language_model import load_token_model
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.composition.initial_weights import select
+from scripts.composition.initial_weights import InitialWeights, select
 from scripts.composition.trained import load_trained
 
 Config = Callable[..., DictConfig]
@@ -124,6 +124,14 @@ def test_features_of_another_size_are_named_with_the_value_needed(
         UsageError, match=r"hears features of another size; set features\.num_mels=20 features\.deltas=0$"
     ):
         start(f"init_from={ctc_run}", f"init_modules={modules}", "features.num_mels=16", "features.deltas=1")
+
+
+def test_a_setting_that_is_not_set_is_advised_as_it_is_typed() -> None:
+    weights = {"encoder.weight": torch.ones(2, 3)}
+    initial = InitialWeights(Path("a"), weights, None, 0, {"num_mels": 20, "deltas": None}, "init_from=a")
+    model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(4, 2, bias=False)})
+    with pytest.raises(UsageError, match=r"set features\.num_mels=20 features\.deltas=null$"):
+        initial.load_into(model)
 
 
 def test_features_are_not_blamed_for_modules_that_hear_none(ctc_run: Path, start: Callable[..., Transducer]) -> None:

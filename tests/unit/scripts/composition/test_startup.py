@@ -1,10 +1,12 @@
 """How errors end: in one line for those who can mend them, whatever the launcher said."""
 
+import sys
+
 import pytest
 
 from distributed.errors import UsageError
 from distributed.learners.launch import LaunchError, place
-from scripts.composition.startup import line_for_people
+from scripts.composition.startup import REMEDY, line_for_people
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -33,3 +35,7 @@ def test_a_mistake_that_all_learners_meet_is_reported_once_a_host(environment: p
         "error on learner 3: No such file: a.wav\n"
     )
     assert line_for_people(KeyError("ours to mend")) is None
+    missing = ModuleNotFoundError("No module named 'soundfile'", name="soundfile")
+    assert line_for_people(missing) == ""
+    environment.setenv("LOCAL_RANK", "0")
+    assert line_for_people(missing) == f"error: {sys.executable} has no package soundfile: {REMEDY}\n"

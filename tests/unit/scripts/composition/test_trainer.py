@@ -11,8 +11,8 @@ from asr.training.trainer import Trainer
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.build import build_backend
-from scripts.composition.compose import options
 from scripts.composition.trainer import warn_if_alone
+from tests.schemes import SCHEMES, words
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,23 @@ def test_one_learner_under_gossip_is_warned_of(
     small_config: Callable[..., DictConfig], alone: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     warned = set()
-    for word in options("backend"):
+    for word in SCHEMES:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            warn_if_alone(build_backend(small_config(f"backend={word}"), alone), alone)
-        warned |= {word for line in caplog.messages if "trains as under backend=single; start several with" in line}
-    assert warned == {"dpsgd", "adpsgd", "delay_by_one", "hierarchical"}
+            config = small_config(f"backend={word}")
+            warn_if_alone(build_backend(config, alone), alone, config)
+        warned |= {
+            word
+            for line in caplog.messages
+            if "trains as under backend=single; " in line and "scripts/train.py" in line
+        }
+    assert warned == set(words(lambda each: each.gossip))
+
+
+def test_the_warning_names_the_script_of_a_language_model(
+    lm_config: Callable[..., DictConfig], alone: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = lm_config("backend=dpsgd")
+    with caplog.at_level(logging.WARNING):
+        warn_if_alone(build_backend(config, alone), alone, config)
+    assert "--nproc-per-node 2 scripts/train_lm.py ..." in caplog.text
