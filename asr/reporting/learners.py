@@ -1,7 +1,8 @@
 """How the learners of a run got on with each other: their shares of the work, how far apart they were, and what it did.
 
 Figures come from the metrics of backends (``comm/*``, ``consensus/*``) and of the hook ``diagnostics``
-(arXiv 2112.01433); docs/backends.md says what they mean. Runs that lack them have no such part.
+(arXiv 2112.01433); docs/backends.md and docs/methods/diagnostics.md say what they mean. Runs that lack them have no
+such part.
 """
 
 import math
