@@ -180,6 +180,11 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+def log_to_stderr() -> None:
+    """Show what is logged from INFO on, on stderr alone: for entry points that write no log into a run's folder."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
 def setup_logging(folder: Path, rank: int) -> None:
     """Send the standard logging module to <folder>/logs/rank-<rank>.log and to stderr; calling again replaces both.
 
