@@ -10,6 +10,7 @@ from asr.data.frame_targets import SUFFIX, write_alignment
 from asr.data.tokenizer import BLANK
 from asr.decoding.forced_alignment import Method, align_batch, chosen_method
 from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import EvaluationSet
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, split_arguments
@@ -28,7 +29,7 @@ def run(arguments: list[str]) -> None:
     check_names(sets)
     trained = load_configured(config)
     chosen_method(trained.recogniser, config.method)
-    folder = trained.folder / "alignment" if config.out is None else Path(config.out)
+    folder = RunFolder(trained.folder).alignment if config.out is None else Path(config.out)
     for name in sets:
         evaluated = named_set(trained, name, config.unit_utterances)
         classes = align_set(trained, evaluated, config.method)

@@ -8,6 +8,7 @@ from asr.data.batch import Batch
 from asr.parts import build
 from asr.runs.loggers import log_to_stderr
 from asr.runs.model_folder import WEIGHTS
+from asr.runs.run_folder import RunFolder
 from compression.compress import Pass, compress
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, options
@@ -36,7 +37,7 @@ def run(arguments: list[str]) -> None:
     def batches(split: str) -> Iterable[Batch]:
         return named_set(trained, split, config.unit_utterances).batches()
 
-    folder = trained.folder / "export" / name
+    folder = RunFolder(trained.folder).export(name)
     compress(apply, trained.loaded, batches, folder, chosen)
     size = (folder / WEIGHTS).stat().st_size
     print(f"{folder}: {chosen} of {trained.checkpoint}, {size / 2**20:.2f} MiB of weights")

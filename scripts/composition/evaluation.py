@@ -13,6 +13,7 @@ from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
 from asr.parts import build
 from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import EvaluationSet, decode_set
 from asr.training.measures import Decode
 from scripts.composition.against import command_for, method_of, read_earlier, write_against
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> None:
     normalise, decode = build(config.text), build(config.decode)
     names = [manifest_name(each) for each in config.sets]
     trained = load_configured(config)
-    root = (trained.folder if config.weights is None else Path(config.weights)) / "eval"
+    root = RunFolder(trained.folder if config.weights is None else Path(config.weights))
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
     decode.check(trained.recogniser)
     method = method_of(config)
@@ -49,7 +50,7 @@ def run(arguments: list[str]) -> None:
     if against is not None:
         for each in results:
             old = earlier[each.name]
-            print(write_against(root / each.name, decode.name, against, old, each, trained.checkpoint))
+            print(write_against(root.evaluation(each.name, decode.name), against, old, each, trained.checkpoint))
 
 
 def evaluate_set(
@@ -59,7 +60,7 @@ def evaluate_set(
     decode: Decode,
     normalise: TextNormalisation,
     record: dict[str, Any],
-    root: Path,
+    root: RunFolder,
 ) -> SetResult:
     """Decode and score a set, write its files below ``root`` and print its line."""
     evaluated = named_set(trained, name, unit_utterances)
@@ -73,17 +74,17 @@ def evaluate_set(
         for texts in (decoded.references, decoded.hypotheses)
     )
     speakers = {each.id: each.speaker for each in spoken}
-    result = write_results(root / evaluated.name, decode.name, references, hypotheses, speakers, record)
+    result = write_results(root.evaluation(evaluated.name, decode.name), references, hypotheses, speakers, record)
     print(result.line)
     log.info("%s: %s", evaluated.name, inference.statistics)
     return result
 
 
-def write_summary(folder: Path, decode: str, results: Sequence[SetResult]) -> None:
+def write_summary(root: RunFolder, decode: str, results: Sequence[SetResult]) -> None:
     """Write eval/summary-<decode>.txt, the sets of this call; print it too where there are several."""
     if results:
         table = summary_table(results)
-        (folder / f"summary-{decode}.txt").write_text(table, encoding="utf-8")
+        root.evaluation_summary(decode).write_text(table, encoding="utf-8")
         print(table if len(results) > 1 else "", end="")
 
 

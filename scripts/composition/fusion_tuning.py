@@ -26,6 +26,7 @@ from asr.decoding.search import Hypothesis, Model, TokenModel
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import build
 from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
 from asr.training.inference import states_of
 from distributed.errors import UsageError
 from scripts.composition.against import method_of
@@ -79,7 +80,7 @@ def run(arguments: list[str]) -> None:
         **method_of(config),
         "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
     }
-    path = trained.folder / "eval" / manifest_name(config.set) / f"fusion-{named.name}.json"
+    path = RunFolder(trained.folder).evaluation(manifest_name(config.set), named.name).fusion
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"all {len(settings)} settings: {path}\n{command(arguments, settings[best])}")

@@ -20,6 +20,7 @@ from asr.runs.console import clock
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
 from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
 from asr.training.inference import load, states_of
 from distributed.errors import UsageError
 from distributed.learners import launch
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> None:
     search.check(trained.recogniser)
     split = trained.speech.split(config.split)
     header = header_of(trained, split, search, config)
-    folder = trained.folder / "nbest" / split.name if config.out is None else Path(config.out)
+    folder = RunFolder(trained.folder).nbest(split.name) if config.out is None else Path(config.out)
     begin(folder, header)
     own = range(place.rank, header.shards, place.size)
     missing = [shard for shard in own if not shard_file(folder, shard).is_file()]

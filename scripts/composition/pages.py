@@ -16,6 +16,7 @@ from asr.reporting.report import report
 from asr.reporting.run import read_run
 from asr.runs.checkpoint import CheckpointError
 from asr.runs.metrics import merge
+from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import decode_batches
 from asr.training.inference import load
 from distributed.errors import UsageError
@@ -34,12 +35,12 @@ def run(arguments: list[str]) -> None:
     if not runs:
         raise UsageError("no run given: python scripts/report.py exp/my-run")
     for run in runs:
-        if (run / "metrics").is_dir():
+        if RunFolder(run).metrics.is_dir():
             merge(run)
     records = [read_run(run) for run in runs]
     pictures = lattices(runs[0], config) if len(runs) == 1 and config.lattices > 0 else []
     page = report(records, pictures)
-    print(save(page, runs[0] / "report.html" if len(runs) == 1 else None, config.out))
+    print(save(page, RunFolder(runs[0]).report if len(runs) == 1 else None, config.out))
 
 
 def save(page: str, own: Path | None, out: str | None) -> Path:

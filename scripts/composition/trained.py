@@ -20,8 +20,10 @@ from asr.runs.checkpoint import (
     list_emergencies,
     mean_of_models,
     ranked_checkpoints,
+    warn_of_unreadable,
 )
 from asr.runs.model_folder import WEIGHTS, LoadedModel, load_model
+from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import precision_for_decoding
 from asr.training.inference import Inference, chosen_device
 from asr.training.precision import Precision, choose_matmul, flush_denormals
@@ -118,7 +120,7 @@ def load_configured(config: DictConfig) -> Trained:
 
 def _of_checkpoints(folder: Path, checkpoint: str, config: DictConfig) -> LoadedModel:
     """The mean of a run's checkpoints; what cannot be averaged is from the newest."""
-    chosen = choose_checkpoints(folder / "checkpoints", checkpoint)
+    chosen = choose_checkpoints(RunFolder(folder).checkpoints, checkpoint)
     warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
     warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
     return replace(load_model(chosen[-1].folder, "run", mean_of(chosen)), origin=origin_of(chosen))
@@ -186,6 +188,7 @@ def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
         raise UsageError(
             f"checkpoint={which}: the run keeps {len(found)} checkpoints (see checkpoint.keep_last){unreadable}"
         )
+    warn_of_unreadable(problems)
     best = {each.folder for each in (ranked or found[-1:])[:wanted]}
     chosen = [each for each in found if each.folder in best] if kind == "best" else found[-wanted:]
     for each in chosen:

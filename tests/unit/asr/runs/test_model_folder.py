@@ -1,5 +1,6 @@
 """A model as a folder: what is read is what was written, transforms come back, and damage ends in one line."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -145,3 +146,18 @@ def test_weights_of_other_sizes_are_refused_in_one_line(saved: Path) -> None:
     with pytest.raises(UsageError, match=r"its weights do not fit model.yaml: .*joiner") as caught:
         load_model(saved)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_never_passed_over_in_silence(
+    random_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = random_run("run")
+    (whole,) = (run / "checkpoints").iterdir()
+    torn = run / "checkpoints" / "step-00000009"
+    shutil.copytree(whole, torn)
+    (torn / "manifest.json").write_text("{")
+    assert model_folder_of(run, "run") == whole
+    assert f"checkpoint passed over: {torn}" in caplog.text
+    shutil.rmtree(whole)
+    with pytest.raises(UsageError, match=rf"^run=.*: no checkpoint there; .*; {torn}"):
+        model_folder_of(run, "run")
