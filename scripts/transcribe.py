@@ -1,6 +1,7 @@
-"""Transcribe audio files: python scripts/transcribe.py run=exp/my-run audio/*.flac
+"""Transcribe audio files: python scripts/transcribe.py run=exp/my-run audio/*.flac recordings/
 
-Prints one line per file: its path, a tab, the text. Other sample rates and channels are converted, and said so.
+Prints one line per file, as soon as it is known: its path, a tab, the text. A folder stands for all audio below it.
+Other sample rates and channels are converted, and said so. Files that cannot be used are named, and passed over.
 """
 
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Audio files, and overrides."""
+    """Audio files, folders of them, and overrides."""
     from scripts.composition.compose import print_help
 
     if print_help("transcribe", arguments, __doc__ or ""):

@@ -11,13 +11,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from asr.decoding.bootstrap import REPLICATIONS, bootstrap_interval
 from asr.decoding.comparison import Comparison
 from asr.decoding.error_report import format_errors, format_transcripts
 from asr.decoding.wer import ErrorCounts, counts_by_utterance
+from asr.runs.run_folder import Evaluation
 
 COLUMNS = ("set", "%WER", "95 % interval", "%SER", "%CER", "errors", "ins", "del", "sub", "words", "utterances")
 
@@ -52,19 +52,18 @@ def score_set(name: str, references: Mapping[str, str], hypotheses: Mapping[str,
 
 
 def write_results(
-    folder: Path,
-    decode: str,
+    files: Evaluation,
     references: Mapping[str, str],
     hypotheses: Mapping[str, str],
     speakers: Mapping[str, str] | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> SetResult:
-    """Score a set and write its files into ``folder``, eval/<set> of a run.
+    """Score a set and write its files.
 
     Texts and ``speakers`` (empty or missing: unknown) by utterance id; ``record`` goes into the JSON file beside the
     rates: which checkpoint, search and normalisation they are of.
     """
-    result = score_set(folder.name, references, hypotheses)
+    result = score_set(files.name, references, hypotheses)
     total, by_speaker = result.total, _by_speaker(result.counts, speakers or {})
     details = [f"%CER {total.cer:.2%}", f"%SER {total.sentence_error_rate:.2%} of {total.utterances} utterances"]
     worst = [f"{name}   {n.wer:.2%} [{n.errors} / {n.reference_words}]" for name, n in _worst_first(by_speaker)]
@@ -72,28 +71,27 @@ def write_results(
     wrong = {name: count for name, count in result.counts.items() if count.errors}
     errors = format_errors({name: (references[name], hypotheses[name]) for name in references})
     texts = {
-        f"recogs-{decode}.txt": format_transcripts(references, hypotheses),
-        f"errs-{decode}.txt": "\n".join([errors, *_statistics("SPEAKER", by_speaker), *_statistics("UTT", wrong)]),
-        f"wer-{decode}.txt": "\n".join([result.line, *details, *heading, *worst, ""]),
-        f"wer-{decode}.json": _json(_figures(result) | dict(record or {})),
+        files.transcripts: format_transcripts(references, hypotheses),
+        files.errors: "\n".join([errors, *_statistics("SPEAKER", by_speaker), *_statistics("UTT", wrong)]),
+        files.rates: "\n".join([result.line, *details, *heading, *worst, ""]),
+        files.figures: _json(_figures(result) | dict(record or {})),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    files.folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
     return result
 
 
-def write_comparison(folder: Path, decode: str, other: str, comparison: Comparison, record: Mapping[str, Any]) -> str:
+def write_comparison(files: Evaluation, other: str, comparison: Comparison, record: Mapping[str, Any]) -> str:
     """Write against-<other>-<decode>.json into eval/<set>; returns the comparison as a line."""
     figures = {
         key: [_finite(end) for end in value] if key == "interval" else _finite(value)
         for key, value in asdict(comparison).items()
     }
-    path = folder / f"against-{other}-{decode}.json"
-    path.write_text(_json({"against": other, **figures, **record}), encoding="utf-8")
+    files.against(other).write_text(_json({"against": other, **figures, **record}), encoding="utf-8")
     (low, high), better, worse = comparison.interval, comparison.better, comparison.worse
     return (
-        f"[{folder.name}] against {other}: %WER {comparison.wer:.2%} - {comparison.other_wer:.2%} = "
+        f"[{files.name}] against {other}: %WER {comparison.wer:.2%} - {comparison.other_wer:.2%} = "
         f"{comparison.difference:+.2%} (95 % interval {low:+.2%} to {high:+.2%}, paired), probability of improvement "
         f"{comparison.probability_of_improvement:.1%}; utterances: {better} better, {worse} worse, "
         f"{comparison.equal} equal"

@@ -23,6 +23,7 @@ from asr.data.tokenizer import load_tokenizer
 from asr.hooks.epochs import Epochs, HookOfEpochs
 from asr.hooks.pinned import Pinned
 from asr.runs.fingerprint import fingerprint
+from asr.runs.run_folder import RunFolder
 from asr.training.hook import Run
 from distributed.ranges import Count, Fraction, Natural, NonNegative
 
@@ -85,7 +86,7 @@ class NBestLabelSmoothing(HookOfEpochs):
             HookError: they are not those of the other learners and of the run's start.
         """
         super().on_fit_start(run, resumed)
-        header, self.nbest = read_nbest(self.lists, load_tokenizer(run.folder / "tokenizer"))
+        header, self.nbest = read_nbest(self.lists, load_tokenizer(RunFolder(run.folder).tokenizer))
         if header.hypotheses < self.hypotheses:
             raise NBestError(
                 f"{KEY}.hypotheses={self.hypotheses}: {self.lists} keeps {header.hypotheses} of each utterance; set "

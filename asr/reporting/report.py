@@ -163,7 +163,7 @@ def differences(runs: Sequence[RunRecord]) -> Html:
 def results_table(runs: Sequence[RunRecord]) -> Html:
     """Every evaluation with its errors by kind."""
     several = len(runs) > 1
-    columns = ["set", "search", "WER", "95 % interval", "CER", "ins", "del", "sub", "words", "utterances"]
+    columns = ["set", "search", "WER", "95 % interval", "CER", "ins", "del", "sub", "words", "utterances", "decoded in"]
     header = [*(["run"] if several else []), *columns]
     rows = []
     for run in runs:
@@ -176,11 +176,12 @@ def results_table(runs: Sequence[RunRecord]) -> Html:
                 result.reference_words,
                 result.utterances,
             ]
-            row = [result.set_name, result.decode, *rates, *(text.count(kind) for kind in kinds)]
+            counts = [text.count(kind) for kind in kinds]
+            row = [result.set_name, result.decode, *rates, *counts, result.arithmetic or text.MISSING]
             rows.append([run.name, *row] if several else row)
     if not rows:
         return tag("p", "Not evaluated yet: scripts/evaluate.py writes these figures.", class_="note")
-    return table(header, rows, "Word and character error rates", numbers=range(2 + several, len(header)))
+    return table(header, rows, "Word and character error rates", numbers=range(2 + several, len(header) - 1))
 
 
 def grid(charts: Sequence[Html]) -> Html:
@@ -240,7 +241,8 @@ def configuration(runs: Sequence[RunRecord]) -> Html:
     """The configuration of each run, folded away."""
     shown = [run for run in runs if run.config_text]
     return join(
-        details("config.yaml" if len(runs) == 1 else run.name, tag("pre", run.config_text, tabindex=0)) for run in shown
+        details("configuration" if len(runs) == 1 else run.name, tag("pre", run.config_text, tabindex=0))
+        for run in shown
     )
 
 

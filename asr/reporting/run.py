@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from asr.runs.metrics import Row, read_rows
+from asr.runs.run_folder import Evaluation, RunFolder
 from distributed.errors import UsageError
 
 STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
@@ -46,6 +47,7 @@ class Result:
     utterances: float
     interval: tuple[float, float] | None  # of the word error rate
     transcripts: tuple[Transcript, ...]  # empty where no recogs file was written
+    arithmetic: str  # that it was decoded in, as "fp32 on cpu"; empty where that was not recorded
 
     @property
     def title(self) -> str:
@@ -111,18 +113,19 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ValueError: ``folder`` is no run folder, or one of its files is broken; one line that names it.
     """
-    config_file = folder / "config.yaml"
-    metrics = sorted((path for path in (folder / "metrics").glob("*.jsonl") if path.stem.isdigit()), key=_learner)
+    run_folder = RunFolder(folder)
+    config_file = run_folder.config
+    metrics = sorted((path for path in run_folder.metrics.glob("*.jsonl") if path.stem.isdigit()), key=_learner)
     if not config_file.is_file() and not metrics:
         raise UsageError(
             f"{folder} is no run folder: it has neither config.yaml nor metrics/*.jsonl; name one like exp/demo"
         )
     config_text = config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
-    summary_file = folder / "summary.json"
+    summary_file = run_folder.summary
     return RunRecord(
         name=folder.resolve().name,
         rows={_learner(path): tuple(read_rows(path)) for path in metrics},
-        results=_results(folder / "eval"),
+        results=_results(run_folder.evaluated()),
         config_text=config_text,
         config=_flat_config(config_text, config_file),
         summary=_read_json(summary_file) if summary_file.is_file() else {},
@@ -144,22 +147,21 @@ def read_transcripts(path: Path) -> tuple[Transcript, ...]:
     return tuple(Transcript(key, said.get("ref", ()), said.get("hyp", ())) for key, said in words.items())
 
 
-def _results(folder: Path) -> tuple[Result, ...]:
-    results = [_result(path) for path in sorted(folder.glob("*/wer-*.json"))]
+def _results(evaluated: Sequence[Evaluation]) -> tuple[Result, ...]:
+    results = [_result(files) for files in evaluated]
     return tuple(
         sorted(results, key=lambda result: (not result.set_name.startswith("test"), result.set_name, result.decode))
     )
 
 
-def _result(path: Path) -> Result:
-    figures = _read_json(path)
-    decode = path.stem.removeprefix("wer-")
-    recogs = path.with_name(f"recogs-{decode}.txt")
+def _result(files: Evaluation) -> Result:
+    figures = _read_json(files.figures)
     return Result(
-        set_name=path.parent.name,
-        decode=decode,
+        set_name=files.name,
+        decode=files.decode,
         interval=_interval(figures.get("wer_interval")),
-        transcripts=read_transcripts(recogs) if recogs.is_file() else (),
+        transcripts=read_transcripts(files.transcripts) if files.transcripts.is_file() else (),
+        arithmetic=" on ".join(str(figures[key]) for key in ("precision", "device") if key in figures),
         wer=number(figures, "wer"),
         cer=number(figures, "cer"),
         insertions=number(figures, "insertions"),

@@ -28,6 +28,7 @@ from asr.runs.files import (
 )
 from asr.runs.model_folder import DESCRIPTION, WEIGHTS, Description, is_model_folder, read_description
 from asr.runs.progress import Progress
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from distributed.ranges import Count, Natural
 
@@ -181,13 +182,24 @@ def model_folder_of(folder: Path, key: str) -> Path:
     """
     if is_model_folder(folder):
         return folder
-    best = best_checkpoint(list_checkpoints(folder / "checkpoints")[0])
+    found, problems = list_checkpoints(RunFolder(folder).checkpoints)
+    best = best_checkpoint(found)
     if best is None:
-        raise UsageError(f"{key}={folder}: no checkpoint there; give the folder of a trained run, or a model folder")
+        unreadable = "".join(f"; {problem}" for problem in problems.values())
+        raise UsageError(
+            f"{key}={folder}: no checkpoint there; give the folder of a trained run, or a model folder{unreadable}"
+        )
+    warn_of_unreadable(problems)
     damaged = best.damaged_file()
     if damaged is not None:
         raise UsageError(f"{key}={folder}: {damaged} is missing, truncated or altered (SHA-256 differs)")
     return best.folder
+
+
+def warn_of_unreadable(problems: Mapping[Path, str]) -> None:
+    """Say which checkpoints took no part in a choice: one of them may have been meant."""
+    for problem in problems.values():
+        log.warning("checkpoint passed over: %s", problem)
 
 
 def checkpoint_name(global_step: int) -> str:

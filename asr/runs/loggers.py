@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from asr.runs.metrics import Row
+from asr.runs.run_folder import RunFolder
 from distributed.ranges import Count
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class TensorBoardLogger:
     def _start(self, first_step: int) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # seconds to import: only where it is used
 
-        writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_step, flush_secs=self.flush_seconds)
+        writer = SummaryWriter(
+            str(RunFolder(self.folder).tensorboard), purge_step=first_step, flush_secs=self.flush_seconds
+        )
         text = json.dumps(self.settings, indent=2, default=str)
         writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), first_step)
         return writer
@@ -130,13 +133,13 @@ class WandbLogger:
         import wandb
 
         mode = wandb_mode() if self.mode == "auto" else self.mode
-        (self.folder / "wandb").mkdir(parents=True, exist_ok=True)  # else wandb falls back to a temporary folder
+        RunFolder(self.folder).wandb.mkdir(parents=True, exist_ok=True)  # else wandb falls back to a temporary folder
         run = wandb.init(
             project=self.project,
             entity=self.entity,
             group=self.group,
             name=self.folder.name,
-            id=_run_id(self.folder / "wandb" / "run-id.txt"),
+            id=_run_id(RunFolder(self.folder).wandb / "run-id.txt"),
             dir=self.folder,
             config=dict(self.settings),
             mode=mode,
@@ -144,7 +147,7 @@ class WandbLogger:
             settings=wandb.Settings(console="off", silent=True, init_timeout=self.start_timeout_seconds),
         )
         run.define_metric("*", step_metric="global_step")
-        log.info("Weights & Biases: %s", run.url or f"{mode}, in {self.folder / 'wandb'}")
+        log.info("Weights & Biases: %s", run.url or f"{mode}, in {RunFolder(self.folder).wandb}")
         return run
 
     def _drop(self, error: Exception) -> None:
@@ -180,14 +183,20 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+def log_to_stderr() -> None:
+    """Show what is logged from INFO on, on stderr alone: for entry points that write no log into a run's folder."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
 def setup_logging(folder: Path, rank: int) -> None:
     """Send the standard logging module to <folder>/logs/rank-<rank>.log and to stderr; calling again replaces both.
 
     The file gets everything from INFO on (other libraries: WARNING). On stderr rank 0 shows the same, the others
     errors alone, with their rank.
     """
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
+    path = RunFolder(folder).log_of(rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = _Stderr()
     console.setLevel(logging.INFO if rank == 0 else logging.ERROR)

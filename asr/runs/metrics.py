@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from asr.runs.files import write_atomically
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 
 Row = dict[str, Any]
@@ -31,7 +32,7 @@ class MetricsWriter:
     """Appends the rows of one learner to <folder>/metrics/<learner>.jsonl."""
 
     def __init__(self, folder: Path, learner: int) -> None:
-        self.path = metrics_file(folder, learner)
+        self.path = RunFolder(folder).metrics_of(learner)
         self.learner = learner
         self._file: TextIO | None = None
 
@@ -63,11 +64,6 @@ class MetricsWriter:
             self._file = None
 
 
-def metrics_file(folder: Path, learner: int) -> Path:
-    """Where the rows of one learner lie."""
-    return folder / "metrics" / f"{learner}.jsonl"
-
-
 def cut_rows(path: Path, after_samples: float) -> None:
     """Drop rows whose ``samples`` exceed ``after_samples``, and a last line torn by a kill; all or nothing.
 
@@ -92,7 +88,7 @@ def merge(folder: Path) -> Path:
     """Write <folder>/metrics.jsonl: the rows of all learners in the order of (samples, learner). Safe while running."""
     rows = [(row["samples"], row["learner"], line) for path in _files(folder) for line, row in _lines(path)]
     rows.sort(key=lambda item: item[:2])  # stable: a learner's rows at the same sample count stay in order
-    path = folder / "metrics.jsonl"
+    path = RunFolder(folder).merged_metrics
     write_atomically(path, "".join(f"{line}\n" for _, _, line in rows))
     return path
 
@@ -132,7 +128,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return sorted((path for path in (folder / "metrics").glob("*.jsonl") if path.stem.isdigit()), key=_learner)
+    return sorted((path for path in RunFolder(folder).metrics.glob("*.jsonl") if path.stem.isdigit()), key=_learner)
 
 
 def _learner(path: Path) -> int:

@@ -15,11 +15,11 @@ from torch import nn
 
 from asr.models.recurrence import bf16_lstm_works
 from asr.runs.files import write_atomically
+from asr.runs.run_folder import RunFolder
 from asr.training.precision import Precision, onednn_usable
 from asr.training.processor import bf16_slowness, instruction_set
 from distributed.learners.launch import World
 
-RECORD = "arithmetic.json"  # in the run's folder, where its arithmetic is not the configured one
 SLOWER = 1.5  # of linear layers: below, a whole step need not be slower
 
 log = logging.getLogger(__name__)
@@ -30,22 +30,27 @@ def agree_on_precision(wanted: Precision, model: nn.Module, folder: Path, world:
     if wanted != "bf16":
         return wanted
     unable = [rank for rank, flag in enumerate(world.gather(int(not bf16_possible(model, world.device)))) if flag]
-    resumed = world.any(world.rank == 0 and any((folder / "checkpoints").glob("step-*")))
+    resumed = world.any(world.rank == 0 and any(RunFolder(folder).checkpoints.glob("step-*")))
     in_fp32 = world.any(world.rank == 0 and resumed and recorded(folder) == "fp32")
     if not unable and not in_fp32:
         if world.rank == 0:
-            (folder / RECORD).unlink(missing_ok=True)  # of a start that came to nothing
+            RunFolder(folder).arithmetic.unlink(missing_ok=True)  # of a start that came to nothing
         warn_if_slow(world)
         return "bf16"
     if unable:
         who = f"learners {unable}" if world.size > 1 else f"this processor ({instruction_set()})"
         log.warning("trainer.precision=bf16: %s cannot make the model's LSTM in bf16: the run computes in fp32", who)
     if in_fp32 and not unable:
-        log.warning("trainer.precision=bf16: the run was begun in fp32 (%s) and goes on in it", RECORD)
+        log.warning(
+            "trainer.precision=bf16: the run was begun in fp32 (%s) and goes on in it",
+            RunFolder(folder).arithmetic.name,
+        )
     elif resumed and not in_fp32:
         log.warning("the run was begun in bf16: from here on its curve differs from an uninterrupted one by rounding")
     if world.rank == 0:
-        write_atomically(folder / RECORD, json.dumps({"precision": "fp32", "instruction_set": instruction_set()}))
+        write_atomically(
+            RunFolder(folder).arithmetic, json.dumps({"precision": "fp32", "instruction_set": instruction_set()})
+        )
     return "fp32"
 
 
@@ -61,7 +66,7 @@ def precision_for_decoding(wanted: Precision, model: nn.Module, folder: Path, de
 
 def recorded(folder: Path) -> str | None:
     """The arithmetic of a run that computes in another one than configured."""
-    path = folder / RECORD
+    path = RunFolder(folder).arithmetic
     return str(json.loads(path.read_text(encoding="utf-8"))["precision"]) if path.is_file() else None
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from asr.data.batch import Batch
 from asr.runs.progress import Progress
+from asr.runs.run_folder import RunFolder
 from distributed.backend import GradientReport
 from distributed.errors import UserError
 
@@ -31,7 +32,7 @@ class BadSteps:
     """Watches the steps of one learner."""
 
     def __init__(self, folder: Path, learner: int, maximum_in_a_row: int) -> None:
-        self.folder = folder / "bad_batches"
+        self.folder = RunFolder(folder).bad_batches
         self.learner = learner
         self.maximum_in_a_row = maximum_in_a_row
         self.total = 0

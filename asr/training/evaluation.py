@@ -1,24 +1,22 @@
 """Evaluation during training: loss and errors of the consensus model, shared out between the learners."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from asr.data.batch import Batch, Unit
-from asr.data.pipeline import UnitBatches, unit_loader
+from asr.data.pipeline import UnitBatches
 from asr.data.screening import Screened
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.search import Hypothesis
 from asr.models.speech_model import Recogniser, SpeechModel
-from asr.training.measures import Decode, Measure, Texts, hypotheses, texts
+from asr.training.inference import Inference, load, states_of
+from asr.training.measures import Decode, Measure, Texts, texts
 from asr.training.parts import LoaderOptions
-from asr.training.precision import Precision, autocast
+from asr.training.precision import Precision
 from distributed.learners.launch import World
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,10 @@ class EvaluationSet:
     units: Sequence[Unit]
     screened: Screened
 
+    def batches(self) -> Iterator[Batch]:
+        """The whole set, loaded in this process."""
+        return load(self.dataset, self.units)
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -39,67 +41,31 @@ class Decoded:
     hypotheses: Texts
 
 
-@contextmanager
-def evaluating(model: SpeechModel, device: torch.device, precision: Precision) -> Iterator[None]:
-    """The model in evaluation mode, and back, without gradients and in the run's arithmetic."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast(precision, device):
-            yield
-    finally:
-        model.train(training)
-
-
-def in_place(batch: Batch, device: torch.device, precision: Precision) -> Batch:
-    """The batch where the model is, in its arithmetic."""
-    return batch.to(device, torch.float64 if precision == "fp64" else None)
-
-
-def decode_batch(
-    model: Recogniser, batch: Batch, decode: Decode, device: torch.device, precision: Precision
-) -> list[Hypothesis]:
-    """Hypotheses of one batch, in its order."""
-    batch = in_place(batch, device, precision)
-    with evaluating(model, device, precision):
-        return hypotheses(model, batch, model(batch), decode)
+def decode_batches(
+    inference: Inference[Recogniser], batches: Iterator[Batch], decode: Decode
+) -> Iterator[tuple[Batch, list[Hypothesis]]]:
+    """Each batch with its hypotheses, in its order."""
+    model = inference.model
+    return inference.over(batches, lambda batch: decode(model, *states_of(model, batch)))
 
 
 def decode_set(
-    model: Recogniser,
-    batches: Iterator[Batch],
-    *,
-    decode: Decode,
-    tokenizer: Tokenizer,
-    device: torch.device,
-    precision: Precision,
+    inference: Inference[Recogniser], batches: Iterator[Batch], *, decode: Decode, tokenizer: Tokenizer
 ) -> Decoded:
     """Texts of some batches."""
     decoded = Decoded({}, {})
-    for batch in told(batches):
-        references, written = texts(batch, decode_batch(model, batch, decode, device, precision), tokenizer)
+    for batch, found in decode_batches(inference, batches, decode):
+        references, written = texts(batch, found, tokenizer)
         decoded.references.update(references)
         decoded.hypotheses.update(written)
     return decoded
 
 
-def measure_batch(
-    model: SpeechModel, batch: Batch, measure: Measure, device: torch.device, precision: Precision
-) -> torch.Tensor:
+def measure_batch(model: SpeechModel, batch: Batch, measure: Measure) -> Tensor:
     """Four sums of one batch, float64: loss, weight, errors, and what they are errors of."""
-    batch = in_place(batch, device, precision)
-    with evaluating(model, device, precision):
-        output = model(batch)
-        errors, total = measure.count(model, batch, output)
+    output = model(batch)
+    errors, total = measure.count(model, batch, output)
     return torch.tensor([float(output.total), batch.weight, errors, total], dtype=torch.float64)
-
-
-def told(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches; what was refused while loading them is said."""
-    for batch in batches:
-        for bad in batch.refused:
-            log.warning("not evaluated: %s", bad)
-        yield batch
 
 
 class Evaluator:
@@ -125,12 +91,11 @@ class Evaluator:
         metrics: dict[str, float] = {}
         for evaluated in self.sets:
             own = evaluated.units[self.world.rank :: self.world.size]
-            batches = unit_loader(
-                evaluated.dataset, own, num_workers=self.loader.num_workers, prefetch=self.loader.prefetch
-            )
+            batches = load(evaluated.dataset, own, num_workers=self.loader.num_workers, prefetch=self.loader.prefetch)
             sums = torch.zeros(4, dtype=torch.float64)
-            for batch in told(batches):
-                sums += measure_batch(model, batch, self.measure, self.world.device, self.precision)
+            inference = Inference(model, self.world.device, self.precision)
+            for _, counted in inference.over(batches, lambda batch: measure_batch(model, batch, self.measure)):
+                sums += counted
             loss, weight, errors, total = self.world.all_reduce_sum(sums).tolist()
             metrics[f"eval/{evaluated.name}/loss"] = loss / max(weight, 1.0)
             figures = self.measure.figures(errors, total)

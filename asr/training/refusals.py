@@ -12,6 +12,7 @@ from pathlib import Path
 from asr.data.audio import BadUtterance
 from asr.data.screening import Refusal
 from asr.runs.files import write_atomically
+from asr.runs.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +25,16 @@ def write_screening(folder: Path, refused: Mapping[str, Sequence[Refusal]]) -> N
         for each in refusals
     ]
     if lines:
-        (folder / "refused").mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "refused" / "screening.jsonl", "\n".join(lines) + "\n")
+        path = RunFolder(folder).screening
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "\n".join(lines) + "\n")
 
 
 class Refusals:
     """Counts the training utterances left out: ``screened`` before training, and one learner's while loading."""
 
     def __init__(self, folder: Path, learner: int, screened: int) -> None:
-        self.path = folder / "refused" / f"{learner}.jsonl"
+        self.path = RunFolder(folder).refused_of(learner)
         self.screened = screened
         self.loading: set[str] = set()
 

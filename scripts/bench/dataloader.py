@@ -30,7 +30,8 @@ from asr.data.corpus import Corpus
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.parts import build
-from asr.runs.metrics import metrics_file, read_rows
+from asr.runs.metrics import read_rows
+from asr.runs.run_folder import RunFolder
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners import launch
@@ -128,7 +129,7 @@ def measure(variant: str, folder: Path, size: Size, world: World) -> dict[str, A
     loaded = load_alone(trainer)
     trainer.fit(None)
     trainer.parts.recorder.close()
-    rows = [row for row in read_rows(metrics_file(folder / variant, 0)) if "time/step" in row][size.warm_up :]
+    rows = [row for row in read_rows(RunFolder(folder / variant).metrics_of(0)) if "time/step" in row][size.warm_up :]
     step_seconds, wait_seconds = (sum(row[key] for row in rows) for key in ("time/step", "time/data_wait"))
     return {
         "variant": variant,

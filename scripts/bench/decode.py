@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import Batch
-from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
@@ -35,7 +34,7 @@ from asr.decoding.wer import counts_by_utterance
 from asr.models.transducer import Transducer
 from asr.parts import build
 from asr.torchaudio_parts import torchaudio_part
-from asr.training.evaluation import evaluating, in_place, told
+from asr.training.inference import evaluating, load
 from asr.training.measures import Decode
 from distributed.errors import UsageError
 from scripts.bench.paired import total
@@ -78,7 +77,7 @@ def main(arguments: list[str]) -> None:
     batch = min(options.batch, wanted)
     evaluated = named_set(trained, options.set, batch)
     units = spread(evaluated.units, max(1, wanted // batch))
-    loaded = told(unit_loader(evaluated.dataset, units, num_workers=0, prefetch=1))
+    loaded = load(evaluated.dataset, units)
     batches = [each for each in loaded if each.utterance_ids]
     if not batches:
         raise UsageError(f"--set {options.set}: none of its utterances is usable")
@@ -184,9 +183,8 @@ def references_of(batches: Sequence[Batch], tokenizer: Tokenizer) -> dict[str, s
 def measure(trained: Trained, batches: Sequence[Batch], recognisers: Mapping[str, Recognise]) -> dict[str, Found]:
     """What each method recognises, and how long it takes; they take turns on every unit."""
     found = {name: Found({}, []) for name in recognisers}
-    device, precision = torch.device("cpu"), trained.precision
-    placed = [in_place(batch, device, precision) for batch in batches]
-    with evaluating(trained.model, device, precision):
+    placed = [trained.inference().moved_to_model(batch) for batch in batches]
+    with evaluating(trained.model, trained.device, trained.precision):
         for recognise in recognisers.values():
             recognise(placed[0].part(0, 1))  # what is set up at the first call
         for batch in placed:

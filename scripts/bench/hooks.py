@@ -30,6 +30,7 @@ from asr.data.batch import Unit
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
 from asr.parts import build
+from asr.runs.run_folder import RunFolder
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
@@ -46,7 +47,7 @@ HOOKS = {  # what a hook needs; {files}: the folder that ``write_files`` fills
     "spec_augment": (),
     "length_perturbation": (),
     "sequence_noise": (),
-    "nbest_label_smoothing": ("hooks.nbest_label_smoothing.lists={files}/nbest",),
+    "nbest_label_smoothing": ("hooks.nbest_label_smoothing.lists={files}/lists",),
     "switchout": (),
     "scheduled_sampling": ("hooks.scheduled_sampling.lm={files}/lm",),
     "dropconnect": (),
@@ -101,13 +102,13 @@ def write_files(folder: Path, utterances: int, model: str) -> None:
         format=FORMAT, tokenizer=tokenizer.fingerprint, run="random", checkpoint="none", weights=0, search={},
         language_models=[], hypotheses=20, split="train", utterances=len(said), corpus=0, shard_utterances=len(said),
     )  # fmt: skip
-    (folder / "nbest").mkdir()
-    (folder / "nbest" / HEADER).write_text(header.text())
+    (folder / "lists").mkdir()
+    (folder / "lists" / HEADER).write_text(header.text())
     rows = [
         NBest(each.id, truth_of(each), [tokens[cut:] for cut in range(1, 21)], [-float(cut) for cut in range(20)])
         for each, tokens in said.items()
     ]
-    shard_file(folder / "nbest", 0).write_text("".join(row.line() for row in rows))
+    shard_file(folder / "lists", 0).write_text("".join(row.line() for row in rows))
     write_language_model(folder, utterances)
 
 
@@ -119,7 +120,7 @@ def write_language_model(folder: Path, utterances: int) -> None:
     run = folder / "lm"
     run.mkdir()
     trainer = assemble(config, run, World(0, 1, 0, 1, torch.device("cpu"), None), build_hooks(config))
-    OmegaConf.save(config, run / "config.yaml")
+    OmegaConf.save(config, RunFolder(run).config)
     trainer.fit(None)
     trainer.parts.recorder.close()
 

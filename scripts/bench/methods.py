@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
     require_environment()
 
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
@@ -90,7 +91,7 @@ CORPORA = {
 
 def places_of(baseline: Path, lm: Path, epochs: int) -> dict[str, str]:
     """What stands in braces in the settings of methods. Those that papers lift towards the end are off in the last sixth."""
-    lists = baseline / "nbest" / "train"
+    lists = RunFolder(baseline).nbest("train")
     return {"lists": str(lists), "lm": str(lm), "middle": str(epochs * 5 // 12), "lifted": str(epochs * 5 // 6)}
 
 
@@ -135,7 +136,7 @@ class Study:
         if fold not in self.tuned:
             fused = f"decode.fusion.external={lm}"
             self.trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), f"run={run}", fused, "set=dev")
-            best = json.loads((run / "eval/dev/fusion-beam8-lm.json").read_text(encoding="utf-8"))["best"]
+            best = json.loads(RunFolder(run).evaluation("dev", "beam8-lm").fusion.read_text(encoding="utf-8"))["best"]
             weights = (
                 f"decode.fusion.external_weight={best['external']}",
                 f"decode.fusion.label_bonus={best['label_bonus']}",

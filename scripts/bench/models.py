@@ -32,6 +32,7 @@ from asr.data.tokenizer import load_tokenizer
 from asr.parts import build
 from asr.runs.metrics import read_rows
 from asr.runs.progress import Progress
+from asr.runs.run_folder import RunFolder
 from asr.training.hook import Hook
 from asr.training.meter import Meter, meter_of
 from asr.training.precision import choose_matmul, flush_denormals
@@ -129,8 +130,10 @@ def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, 
         finally:
             trainer.parts.recorder.close()
             launch.stop(world)
-        rows = [row for row in read_rows(folder / "metrics" / "0.jsonl") if "train/loss" in row]
-        outputs = load_tokenizer(folder / "tokenizer").vocabulary_size if config.frame_targets is None else TARGETS
+        rows = [row for row in read_rows(RunFolder(folder).metrics_of(0)) if "train/loss" in row]
+        outputs = (
+            load_tokenizer(RunFolder(folder).tokenizer).vocabulary_size if config.frame_targets is None else TARGETS
+        )
         parameters = count_parameters(trainer.parts.run.model)
     return summary(model, rows, meter) | {"parameters": parameters, "outputs": outputs}
 

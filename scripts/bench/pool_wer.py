@@ -19,6 +19,7 @@ if __name__ == "__main__":
 from asr.decoding.bootstrap import REPLICATIONS, bootstrap_interval
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.reporting.run import read_transcripts
+from asr.runs.run_folder import RunFolder
 from scripts.bench.report import save_figures
 from scripts.composition.startup import run_main
 
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     counts = {}
     for run in options.runs:
-        transcripts = read_transcripts(run / "eval" / options.set / f"recogs-{options.decode}.txt")
+        transcripts = read_transcripts(RunFolder(run).evaluation(options.set, options.decode).transcripts)
         counts[run.name] = [count_errors(" ".join(each.reference), " ".join(each.hypothesis)) for each in transcripts]
     rows = [row(name, each) for name, each in counts.items()]
     if len(rows) > 1:

@@ -17,6 +17,7 @@ from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import build
 from asr.reporting.run import read_transcripts
 from asr.runs.checkpoint import list_checkpoints
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.composition.against import method_of
 from scripts.composition.compose import compose
@@ -49,18 +50,18 @@ class Trials:
         """Errors of a trained run by fold and utterance; ``search`` are settings of scripts/evaluate.py."""
         settings = (f"run={run}", f"sets=[{self.evaluated_set}]", *search)
         config = compose("evaluate", settings)
-        origin = origin_of(choose_checkpoints(run / "checkpoints", config.checkpoint)) | method_of(config)
-        results, name = run / "eval" / self.evaluated_set, build(config.decode).name
-        if not is_of(results / f"wer-{name}.json", origin):
+        origin = origin_of(choose_checkpoints(RunFolder(run).checkpoints, config.checkpoint)) | method_of(config)
+        results = RunFolder(run).evaluation(self.evaluated_set, build(config.decode).name)
+        if not is_of(results.figures, origin):
             self.call(run, str(REPOSITORY / "scripts/evaluate.py"), *settings)
         return {
             f"{fold}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
-            for each in read_transcripts(results / f"recogs-{name}.txt")
+            for each in read_transcripts(results.transcripts)
         }
 
     def _refuse_other_learners(self, run: Path) -> None:
         """How many there are is not part of the configuration: a resume may change it."""
-        checkpoints, _ = list_checkpoints(run / "checkpoints")
+        checkpoints, _ = list_checkpoints(RunFolder(run).checkpoints)
         others = {each.world_size for each in checkpoints} - {self.learners}
         if others:
             raise UsageError(

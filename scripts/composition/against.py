@@ -15,6 +15,7 @@ from asr.decoding.results import SetResult, write_comparison
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import plain
 from asr.reporting.run import read_transcripts
+from asr.runs.run_folder import Evaluation, RunFolder
 from distributed.errors import UsageError
 from scripts.composition.search import language_model_origins, search_of
 
@@ -56,8 +57,8 @@ def read_earlier(
 
 
 def _read(run: Path, name: str, decode: str, method: Mapping[str, Any], remedy: str) -> Earlier:
-    folder = run / "eval" / name
-    figures_file, recogs = folder / f"wer-{decode}.json", folder / f"recogs-{decode}.txt"
+    files = RunFolder(run).evaluation(name, decode)
+    figures_file, recogs = files.figures, files.transcripts
     if not figures_file.is_file() or not recogs.is_file():
         raise UsageError(f"against={run}: {name!r} was not evaluated there with {decode} search; {remedy}")
     try:
@@ -87,7 +88,7 @@ def _shown(value: Any) -> str:
     return " ".join(f"{key}={each}" for key, each in told if key != "_target_")
 
 
-def write_against(folder: Path, decode: str, run: Path, earlier: Earlier, result: SetResult, checkpoint: str) -> str:
+def write_against(files: Evaluation, run: Path, earlier: Earlier, result: SetResult, checkpoint: str) -> str:
     """Compare a set with what another run recognised in it, save that and return it as a line.
 
     Raises:
@@ -96,7 +97,7 @@ def write_against(folder: Path, decode: str, run: Path, earlier: Earlier, result
     check_same(run, result.name, result.references, earlier.references)
     comparison = compare(result.counts, earlier.counts, replications=REPLICATIONS, seed=0)
     record = {"checkpoint": checkpoint, "other_checkpoint": earlier.checkpoint, "utterances": result.total.utterances}
-    return write_comparison(folder, decode, run.resolve().name, comparison, record)
+    return write_comparison(files, run.resolve().name, comparison, record)
 
 
 def check_same(run: Path, name: str, references: Mapping[str, str], others: Mapping[str, str]) -> None:

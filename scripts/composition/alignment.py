@@ -1,35 +1,35 @@
 """Alignment of a corpus with a trained run: the class of each of the model's states, in every utterance."""
 
 import logging
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asr.data.frame_targets import SUFFIX, write_alignment
-from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import BLANK
 from asr.decoding.forced_alignment import Method, align_batch, chosen_method
-from asr.training.evaluation import EvaluationSet, evaluating, in_place
+from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
+from asr.training.evaluation import EvaluationSet
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, split_arguments
 from scripts.composition.evaluation import check_names, named_set
-from scripts.composition.trained import Trained, load_trained
+from scripts.composition.trained import Trained, load_configured
 
 log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
     """Splits, and overrides; one line for each split."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     overrides, named = split_arguments(arguments)
     config = compose("align", overrides)
     sets = [str(each) for each in named] or list(config.sets)
     check_names(sets)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    trained = load_configured(config)
     chosen_method(trained.recogniser, config.method)
-    folder = trained.folder / "alignment" if config.out is None else Path(config.out)
+    folder = RunFolder(trained.folder).alignment if config.out is None else Path(config.out)
     for name in sets:
         evaluated = named_set(trained, name, config.unit_utterances)
         classes = align_set(trained, evaluated, config.method)
@@ -55,18 +55,15 @@ def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dic
 
 def alignable(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:
     """The class of each state of every utterance, by id, in the manifest's order; what cannot be aligned is said."""
-    device, precision = torch.device("cpu"), trained.precision
+    inference = trained.inference()
     found: dict[str, Tensor] = {}
-    for batch in unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1):
-        for bad in batch.refused:
-            log.warning("not aligned: %s", bad)
-        with evaluating(trained.model, device, precision):
-            paths = align_batch(trained.recogniser, in_place(batch, device, precision), method)
+    for batch, paths in inference.over(evaluated.batches(), lambda batch: align_batch(inference.model, batch, method)):
         for utterance, path in zip(batch.utterance_ids, paths, strict=True):
             if path is None:
                 log.warning("not aligned: %s has fewer states than its text needs", utterance)
             else:
-                found[utterance] = path
+                found[utterance] = path.cpu()
+    log.info("%s: %s", evaluated.name, inference.statistics)
     return {each.id: found[each.id] for each in evaluated.screened.usable if each.id in found}
 
 

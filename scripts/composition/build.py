@@ -23,6 +23,7 @@ from asr.models.auxiliary import without_auxiliaries
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, plain
 from asr.runs.model_folder import Description
+from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
@@ -48,20 +49,22 @@ def _texts_to_learn(config: DictConfig) -> list[str]:
 
 def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
     """Put the tokenizer into a run's folder: made anew until the run is established by its config.yaml."""
-    if world.rank == 0 and not (folder / "config.yaml").is_file():
+    run = RunFolder(folder)
+    if world.rank == 0 and not run.config.is_file():
+        unfinished = run.tokenizer.with_name(f".{run.tokenizer.name}")
         tokenizer: Tokenizer = build(config.tokenizer).fit(_texts_to_learn(config))
-        for leftover in (folder / "tokenizer", folder / ".tokenizer"):
+        for leftover in (run.tokenizer, unfinished):
             if leftover.is_dir():
                 shutil.rmtree(leftover)
-        tokenizer.save(folder / ".tokenizer")
-        (folder / ".tokenizer").rename(folder / "tokenizer")
+        tokenizer.save(unfinished)
+        unfinished.rename(run.tokenizer)
     world.barrier()
 
 
 def build_speech(config: DictConfig, folder: Path) -> Speech:
     """Corpus, features and the tokenizer that lies in the run's folder."""
     alignments = None if config.frame_targets is None else Path(config.frame_targets)
-    return Speech(build(config.data), build(config.features), load_tokenizer(folder / "tokenizer"), alignments)
+    return Speech(build(config.data), build(config.features), load_tokenizer(RunFolder(folder).tokenizer), alignments)
 
 
 def build_text_sources(config: DictConfig) -> TextSources:
@@ -72,7 +75,7 @@ def build_text_sources(config: DictConfig) -> TextSources:
 def build_material(config: DictConfig, folder: Path) -> Material:
     """What the run's model is trained on, with the tokenizer that lies in the run's folder."""
     if trains_on_text(config):
-        return Text(build_text_sources(config), load_tokenizer(folder / "tokenizer"))
+        return Text(build_text_sources(config), load_tokenizer(RunFolder(folder).tokenizer))
     return build_speech(config, folder)
 
 

@@ -1,15 +1,14 @@
 """A pass over a run's model: from one of its checkpoints, or what an earlier pass made, to a model folder of its own."""
 
-import logging
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from asr.data.batch import Batch
-from asr.data.pipeline import unit_loader
 from asr.parts import build
+from asr.runs.loggers import log_to_stderr
 from asr.runs.model_folder import WEIGHTS
+from asr.runs.run_folder import RunFolder
 from compression.compress import Pass, compress
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, options
@@ -19,7 +18,7 @@ from scripts.composition.trained import load_trained
 
 def run(arguments: list[str]) -> None:
     """Overrides; one line about the folder that is made."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     written = [re.sub(r"^pass(?=[=.])", "passes", argument) for argument in arguments]  # `pass` is a word of Python's
     chosen = next((each.partition("=")[2] for each in reversed(written) if each.startswith("passes=")), None)
     if chosen is None:
@@ -36,10 +35,9 @@ def run(arguments: list[str]) -> None:
     trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
 
     def batches(split: str) -> Iterable[Batch]:
-        evaluated = named_set(trained, split, config.unit_utterances)
-        return unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)
+        return named_set(trained, split, config.unit_utterances).batches()
 
-    folder = trained.folder / "export" / name
+    folder = RunFolder(trained.folder).export(name)
     compress(apply, trained.loaded, batches, folder, chosen)
     size = (folder / WEIGHTS).stat().st_size
     print(f"{folder}: {chosen} of {trained.checkpoint}, {size / 2**20:.2f} MiB of weights")

@@ -1,7 +1,6 @@
 """Long utterances cut at pauses that level and forced alignment agree on, written as manifests of pieces."""
 
 import logging
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +14,13 @@ from asr.data.manifest import Utterance, write_manifest
 from asr.data.material import manifest_name, refuse_doubles
 from asr.decoding.forced_alignment import Method, chosen_method, word_spans
 from asr.parts import build
+from asr.runs.loggers import log_to_stderr
 from asr.training.evaluation import EvaluationSet
 from distributed.errors import UsageError
 from scripts.composition.alignment import alignable
 from scripts.composition.compose import compose, split_arguments
 from scripts.composition.evaluation import named_set
-from scripts.composition.trained import Trained, load_trained
+from scripts.composition.trained import Trained, load_configured
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ class Pieces:
 
 def run(arguments: list[str]) -> None:
     """Sets, and overrides; one line for each set."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     overrides, named = split_arguments(arguments)
     config = compose("cut", overrides)
     sets = [str(each) for each in named] or list(config.sets)
     refuse_doubles("sets", sets, [manifest_name(each) for each in sets], ())
     outputs = [output_path(Path(config.out), each) for each in sets]
     cutter: Cutter = build(config.cutter)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    trained = load_configured(config)
     chosen_method(trained.recogniser, config.method)
     for name, path in zip(sets, outputs, strict=True):
         evaluated = named_set(trained, name, config.unit_utterances)

@@ -1,45 +1,48 @@
 """Evaluation of a trained run: decodes sets, scores them and writes the results into the run's folder."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, open_dict
 
 from asr.data.cache import SignalCache
 from asr.data.material import manifest_name, refuse_doubles
-from asr.data.pipeline import unit_loader
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
 from asr.parts import build
-from asr.training.evaluation import Decoded, EvaluationSet, decode_set
+from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
+from asr.training.evaluation import EvaluationSet, decode_set
 from asr.training.measures import Decode
 from scripts.composition.against import command_for, method_of, read_earlier, write_against
 from scripts.composition.build import evaluation_set
 from scripts.composition.compose import compose
 from scripts.composition.search import with_language_models
-from scripts.composition.trained import Trained, load_trained
+from scripts.composition.trained import Trained, load_configured
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")  # of every corpus
 
 
 def run(arguments: list[str]) -> None:
     """Evaluate every set and print one line for each, and one for each comparison."""
+    log_to_stderr()
     config = compose("evaluate", arguments)
     check_names(config.sets)
     normalise, decode = build(config.text), build(config.decode)
     names = [manifest_name(each) for each in config.sets]
-    weights = None if config.weights is None else Path(config.weights)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
-    root = (weights or trained.folder) / "eval"
+    trained = load_configured(config)
+    root = RunFolder(trained.folder if config.weights is None else Path(config.weights))
     decode = with_language_models(decode, trained.model, trained.speech.tokenizer)
     decode.check(trained.recogniser)
     method = method_of(config)
     against = None if config.against is None else Path(config.against)
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
-    print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
-    record = trained.origin | method | {"precision": trained.precision}
+    print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search, {trained.inference().arithmetic}")
+    record = trained.origin | method | {"precision": trained.precision, "device": trained.device.type}
     results = [
         evaluate_set(trained, each, config.unit_utterances, decode, normalise, record, root) for each in config.sets
     ]
@@ -47,7 +50,7 @@ def run(arguments: list[str]) -> None:
     if against is not None:
         for each in results:
             old = earlier[each.name]
-            print(write_against(root / each.name, decode.name, against, old, each, trained.checkpoint))
+            print(write_against(root.evaluation(each.name, decode.name), against, old, each, trained.checkpoint))
 
 
 def evaluate_set(
@@ -57,11 +60,12 @@ def evaluate_set(
     decode: Decode,
     normalise: TextNormalisation,
     record: dict[str, Any],
-    root: Path,
+    root: RunFolder,
 ) -> SetResult:
     """Decode and score a set, write its files below ``root`` and print its line."""
     evaluated = named_set(trained, name, unit_utterances)
-    decoded = decode_evaluation_set(trained, evaluated, decode)
+    inference = trained.inference()
+    decoded = decode_set(inference, evaluated.batches(), decode=decode, tokenizer=trained.speech.tokenizer)
     spoken = [each for each in evaluated.screened.usable if each.id in decoded.references]
     references, hypotheses = (
         {
@@ -70,16 +74,17 @@ def evaluate_set(
         for texts in (decoded.references, decoded.hypotheses)
     )
     speakers = {each.id: each.speaker for each in spoken}
-    result = write_results(root / evaluated.name, decode.name, references, hypotheses, speakers, record)
+    result = write_results(root.evaluation(evaluated.name, decode.name), references, hypotheses, speakers, record)
     print(result.line)
+    log.info("%s: %s", evaluated.name, inference.statistics)
     return result
 
 
-def write_summary(folder: Path, decode: str, results: Sequence[SetResult]) -> None:
+def write_summary(root: RunFolder, decode: str, results: Sequence[SetResult]) -> None:
     """Write eval/summary-<decode>.txt, the sets of this call; print it too where there are several."""
     if results:
         table = summary_table(results)
-        (folder / f"summary-{decode}.txt").write_text(table, encoding="utf-8")
+        root.evaluation_summary(decode).write_text(table, encoding="utf-8")
         print(table if len(results) > 1 else "", end="")
 
 
@@ -94,16 +99,3 @@ def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSe
     with open_dict(config):
         config.evaluation.unit_utterances = unit_utterances
     return evaluation_set(config, trained.speech, name, cache=SignalCache(limit_gb=0))
-
-
-def decode_evaluation_set(trained: Trained, evaluated: EvaluationSet, decode: Decode) -> Decoded:
-    """Decode a whole set in this process."""
-    batches = unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)
-    return decode_set(
-        trained.recogniser,
-        batches,
-        decode=decode,
-        tokenizer=trained.speech.tokenizer,
-        device=torch.device("cpu"),
-        precision=trained.precision,
-    )

@@ -2,11 +2,11 @@
 
 import itertools
 import json
+import logging
 import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.data.batch import Batch
 from asr.data.material import manifest_name
-from asr.data.pipeline import unit_loader
 from asr.decoding.beam import BeamSearch
 from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import Comparison, compare
@@ -25,13 +25,17 @@ from asr.decoding.rescoring import Lists, Weights, best_setting, chosen, word_er
 from asr.decoding.search import Hypothesis, Model, TokenModel
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import build
-from asr.training.evaluation import evaluating, in_place, told
+from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
+from asr.training.inference import states_of
 from distributed.errors import UsageError
 from scripts.composition.against import method_of
 from scripts.composition.compose import compose
 from scripts.composition.evaluation import named_set
 from scripts.composition.search import language_models
-from scripts.composition.trained import CPU, Trained, load_trained
+from scripts.composition.trained import Trained, load_configured
+
+log = logging.getLogger(__name__)
 
 NO_MODELS = Weights(0.0, 0.0, 0.0)
 TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that an evaluation has not
@@ -49,13 +53,14 @@ class Listed:
 
 def run(arguments: list[str]) -> None:
     """Print the table and the best setting, and save all of them."""
+    log_to_stderr()
     config = compose("tune_fusion", arguments)
     named, normalise = build(config.decode), build(config.text)
     if not isinstance(named, BeamSearch):
         raise UsageError(f"decode._target_={config.decode._target_}: gives no lists of hypotheses; choose decode=beam")
     if not named.fusion.names_models:
         raise UsageError("no language model: give the folder of one, decode.fusion.external=exp/my-lm")
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads)
+    trained = load_configured(config)
     alone = without_models(config)
     alone.check(trained.recogniser)
     settings = grid(config, named)
@@ -75,7 +80,7 @@ def run(arguments: list[str]) -> None:
         **method_of(config),
         "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
     }
-    path = trained.folder / "eval" / manifest_name(config.set) / f"fusion-{named.name}.json"
+    path = RunFolder(trained.folder).evaluation(manifest_name(config.set), named.name).fusion
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"all {len(settings)} settings: {path}\n{command(arguments, settings[best])}")
@@ -103,32 +108,34 @@ def collect(
     """The list of each utterance, made ``alone``, and scored by the language models of the ``named`` search."""
     models = language_models(named.fusion, trained.model, trained.speech.tokenizer)
     evaluated = named_set(trained, config.set, config.unit_utterances)
-    precision, listed = trained.precision, dict[str, Listed]()
-    for batch in told(unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)):
-        with evaluating(trained.model, CPU, precision):
-            placed = in_place(batch, CPU, precision)
-            states_BTD, lengths_B = trained.recogniser.encode(placed.features, placed.feature_lengths)
-            lists = alone.n_best(cast(Model, trained.model), states_BTD, lengths_B)
-            scores = [by_list(model, lists, named.fusion.end_of_text, states_BTD.dtype) for model in models]
+    inference, listed = trained.inference(), dict[str, Listed]()
+
+    def scored(batch: Batch) -> tuple[list[list[Hypothesis]], list[list[Tensor]]]:
+        states_BTD, lengths_B = states_of(inference.model, batch)
+        lists = alone.n_best(cast(Model, inference.model), states_BTD, lengths_B)
+        return lists, [by_list(model, lists, named.fusion.end_of_text, states_BTD) for model in models]
+
+    for batch, (lists, scores) in inference.over(evaluated.batches(), scored):
         references = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
         for name, reference, found, external, source in zip(
             batch.utterance_ids, references, lists, scores[0], scores[1], strict=True
         ):
             listed[name] = Listed(found, external, source, word_counts(trained, normalise, reference, found))
+    log.info("%s: %s", evaluated.name, inference.statistics)
     if not listed:
         raise UsageError(f"set={config.set}: none of its utterances is usable")
     return listed
 
 
 def by_list(
-    model: TokenModel | None, lists: Sequence[Sequence[Hypothesis]], end_of_text: bool, dtype: torch.dtype
+    model: TokenModel | None, lists: Sequence[Sequence[Hypothesis]], end_of_text: bool, like: Tensor
 ) -> list[Tensor]:
-    """log p (N,) of each list's texts by a language model; zeros without one."""
+    """log p (N,) of each list's texts by a language model, which reads where and as wide as ``like``; zeros without one."""
     sizes = [len(each) for each in lists]
     if model is None:
         return [torch.zeros(size, dtype=torch.float64) for size in sizes]
     texts = [hypothesis.tokens for each in lists for hypothesis in each]
-    return list(text_scores(model, texts, end_of_text, CPU, dtype).split(sizes))
+    return list(text_scores(model, texts, end_of_text, like.device, like.dtype).cpu().split(sizes))
 
 
 def word_counts(

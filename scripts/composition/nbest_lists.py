@@ -1,55 +1,53 @@
 """The n-best lists of a training set, decoded shard by shard by processes that do not wait for each other."""
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from asr.data.batch import Unit
+from asr.data.batch import Batch, Unit
 from asr.data.cache import SignalCache
 from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header, shard_file, truth_of
-from asr.data.pipeline import UnitDataset, unit_loader
+from asr.data.pipeline import UnitDataset
 from asr.data.plan import Budgets, chunk
-from asr.decoding.search import Model, NBestSearch
+from asr.decoding.search import Hypothesis, Model, NBestSearch
 from asr.parts import build
 from asr.runs.console import clock
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
-from asr.training.evaluation import evaluating, in_place, told
+from asr.runs.loggers import log_to_stderr
+from asr.runs.run_folder import RunFolder
+from asr.training.inference import load, states_of
 from distributed.errors import UsageError
 from distributed.learners import launch
 from scripts.composition.build import Split
 from scripts.composition.compose import compose, differing_keys
 from scripts.composition.search import language_model_fingerprints, search_of, with_language_models
-from scripts.composition.trained import Trained, load_trained
+from scripts.composition.trained import Trained, load_configured
 
 log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
     """Decode the shards that are missing and this process's to write; one line for each."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     place = launch.place()
     config = compose("make_nbest", arguments)
     check_lengths(config)
-    named, device = build(config.decode), launch.chosen_device(place, config.device)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads, device)
-    trained.model.to(device)
+    named, trained = build(config.decode), load_configured(config)
     search = cast(NBestSearch, with_language_models(named, trained.model, trained.speech.tokenizer))
     search.check(trained.recogniser)
     split = trained.speech.split(config.split)
     header = header_of(trained, split, search, config)
-    folder = trained.folder / "nbest" / split.name if config.out is None else Path(config.out)
+    folder = RunFolder(trained.folder).nbest(split.name) if config.out is None else Path(config.out)
     begin(folder, header)
     own = range(place.rank, header.shards, place.size)
     missing = [shard for shard in own if not shard_file(folder, shard).is_file()]
-    decoder = Decoder(trained, split, search, header, config.unit_utterances, device)
+    decoder = Decoder(trained, split, search, header, config.unit_utterances)
     begun = time.perf_counter()
     for written, shard in enumerate(missing, start=1):
         started = time.perf_counter()
@@ -59,6 +57,8 @@ def run(arguments: list[str]) -> None:
         eta = clock((now - begun) / written * (len(missing) - written))
         line = "shard %d of %d: %d utterances in %.1f s, ETA %s"
         log.info(line, shard + 1, header.shards, len(lists), now - started, eta)
+    if missing:
+        log.info("%s", decoder.inference.statistics)
     print(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
 
 
@@ -124,7 +124,6 @@ class Decoder:
         search: NBestSearch,
         header: Header,
         unit_utterances: int,
-        device: torch.device,
     ) -> None:
         self.trained = trained
         self.split = split
@@ -132,26 +131,23 @@ class Decoder:
         self.header = header
         batch = trained.config.batch
         self.budgets = Budgets(unit_utterances, batch.max_frames, batch.max_cells)
-        self.device = device
+        self.inference = trained.inference()
         self.dataset: UnitDataset = trained.speech.dataset(split, [], trained.config.seed, SignalCache(limit_gb=0))
 
     def shard(self, shard: int) -> list[NBest]:
         """The lists of a shard's utterances, in the order of their ids; empty ones of those that cannot be read, and said."""
         lists = dict[str, tuple[list[Sequence[int]], list[float]]]()
-        batches = unit_loader(self.dataset, self.units(shard), num_workers=0, prefetch=1)
-        precision = self.trained.precision
-        for batch in told(batches):
-            batch = in_place(batch, self.device, precision)
-            if not batch.utterance_ids:
-                continue
-            with evaluating(self.trained.model, self.device, precision):
-                states_BSD, lengths_B = self.trained.recogniser.encode(batch.features, batch.feature_lengths)
-                found = self.search.n_best(cast(Model, self.trained.recogniser), states_BSD, lengths_B)
+        for batch, found in self.inference.over(load(self.dataset, self.units(shard)), self.n_best):
             for utterance_id, hypotheses in zip(batch.utterance_ids, found, strict=True):
                 kept = hypotheses[: self.header.hypotheses]
                 lists[utterance_id] = [each.tokens for each in kept], [each.score for each in kept]
         members = sorted((self.split.utterances[index] for index in self.members(shard)), key=lambda each: each.id)
         return [NBest(each.id, truth_of(each), *lists.get(each.id, ((), ()))) for each in members]
+
+    def n_best(self, batch: Batch) -> list[list[Hypothesis]]:
+        """The lists of a batch's utterances."""
+        model = self.inference.model
+        return self.search.n_best(cast(Model, model), *states_of(model, batch))
 
     def members(self, shard: int) -> range:
         """Where the utterances of a shard are in the split."""

@@ -4,12 +4,10 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from asr.data.batch import Unit
 from asr.data.cache import SignalCache
-from asr.data.pipeline import unit_loader
 from asr.models.transducer import Transducer
 from asr.parts import build
 from asr.reporting.lattice import LatticePicture
@@ -18,7 +16,9 @@ from asr.reporting.report import report
 from asr.reporting.run import read_run
 from asr.runs.checkpoint import CheckpointError
 from asr.runs.metrics import merge
-from asr.training.evaluation import decode_batch
+from asr.runs.run_folder import RunFolder
+from asr.training.evaluation import decode_batches
+from asr.training.inference import load
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, split_arguments
 from scripts.composition.search import with_language_models
@@ -35,12 +35,12 @@ def run(arguments: list[str]) -> None:
     if not runs:
         raise UsageError("no run given: python scripts/report.py exp/my-run")
     for run in runs:
-        if (run / "metrics").is_dir():
+        if RunFolder(run).metrics.is_dir():
             merge(run)
     records = [read_run(run) for run in runs]
     pictures = lattices(runs[0], config) if len(runs) == 1 and config.lattices > 0 else []
     page = report(records, pictures)
-    print(save(page, runs[0] / "report.html" if len(runs) == 1 else None, config.out))
+    print(save(page, RunFolder(runs[0]).report if len(runs) == 1 else None, config.out))
 
 
 def save(page: str, own: Path | None, out: str | None) -> Path:
@@ -73,7 +73,7 @@ def lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
 
 def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
     """Decode the first utterances of a set with the run's model and score their lattices."""
-    trained = load_trained(run, config.checkpoint, config.threads)
+    trained = load_trained(run, config.checkpoint, config.threads, config.device)
     model = trained.model
     if not isinstance(model, Transducer):
         raise UsageError(f"run={run}: its model has none (model._target_={trained.config.model._target_})")
@@ -82,13 +82,16 @@ def draw_lattices(run: Path, config: DictConfig) -> list[LatticePicture]:
         raise UsageError(f"set={config.set}: none of its utterances is usable")
     first = Unit(0, 0, 0, tuple(range(min(config.lattices, len(split.utterances)))))
     dataset = trained.speech.dataset(split, [], trained.config.seed, cache=SignalCache(limit_gb=0))
-    batch = next(unit_loader(dataset, [first], num_workers=0, prefetch=1))
     decode = with_language_models(build(config.decode), model, trained.speech.tokenizer)
-    hypotheses = decode_batch(model, batch, decode, torch.device("cpu"), trained.precision)
+    inference = trained.inference()
+    decoded = next(decode_batches(inference, load(dataset, [first]), decode), None)
+    if decoded is None:
+        raise UsageError(f"set={config.set}: none of its first utterances can be read")
+    batch, hypotheses = decoded
     texts = [trained.speech.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
     return lattice_pictures(
         model,
-        batch,
+        inference.moved_to_model(batch),
         trained.speech.tokenizer,
         texts,
         limit=config.lattices,

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from asr.data.statistics import Summary, examine, shared_recordings
 from asr.data.tokenizer import SPACE_SYMBOL, Tokenizer
 from asr.parts import build
 from asr.runs.files import write_atomically
+from asr.runs.loggers import log_to_stderr
 from distributed.errors import UsageError
 from scripts.composition.build import training_texts
 from scripts.composition.compose import compose
@@ -82,7 +81,7 @@ def duration(hours: float) -> str:
 
 def run(arguments: list[str]) -> None:
     """Prepare, examine, report; an error if there is what ``data.on_bad=stop`` would stop a run for."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     config = compose("prepare", arguments)
     corpus: Corpus = build(config.data)
     tokenizer = build(config.tokenizer).fit(training_texts(corpus)) if "tokenizer" in config else None

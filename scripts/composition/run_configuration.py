@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr.parts import validate
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.composition import settings as settings_module
 from scripts.composition.compose import CONF, SEVERAL
@@ -24,7 +25,7 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
         UsageError: the folder holds no run, or one of another kind than ``settings``, or its configuration is damaged,
             names code outside this project, or lacks a setting that a part has got since.
     """
-    path = run / "config.yaml"
+    path = RunFolder(run).config
     if not path.is_file():
         raise UsageError(f"{key}={run}: no {path.name} there; give the folder of a run, such as exp/demo")
     try:

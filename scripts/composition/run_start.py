@@ -19,6 +19,7 @@ from typing import TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.compose import differing_keys
@@ -28,7 +29,6 @@ FREE_KEYS = (
     *("resume", "logger", "loader", "launch", "checkpoint", "exp_dir", "trainer.log_every"),
     *("trainer.memory_probe", "trainer.memory_limit_gb"),  # of the device; parts of a unit draw dropout of their own
 )
-TRAINED = ("metrics", "checkpoints", "bad_batches")  # folders with what training has brought
 
 
 def check_folder(folder: Path, config: DictConfig) -> None:
@@ -37,7 +37,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
     Raises:
         UsageError: names the keys that differ.
     """
-    path = folder / "config.yaml"
+    path = RunFolder(folder).config
     if not path.is_file():
         return
     if not config.resume:
@@ -70,12 +70,12 @@ class Start:
 
         Learner 0 removes everything it sees, the others their logs, which may lie on other hosts.
         """
-        folder, before = self.folder, self.before
-        if self.has_trained() or folder / "config.yaml" in before:
+        folder, before = RunFolder(self.folder), self.before
+        if self.has_trained() or folder.config in before:
             return
-        if any(any((folder / name).glob("*")) for name in TRAINED):
+        if any(any(each.glob("*")) for each in (folder.metrics, folder.checkpoints, folder.bad_batches)):
             return
-        for path in _contents(folder) if self.rank == 0 else [folder / "logs" / f"rank-{self.rank}.log"]:
+        for path in _contents(self.folder) if self.rank == 0 else [folder.log_of(self.rank)]:
             if path in before:
                 continue
             if path.is_dir():
@@ -86,7 +86,7 @@ class Start:
 
     def remove_empty(self) -> None:
         """Remove the folders made, as far as they are empty: another learner may still have something there."""
-        for path in (self.folder / "logs", self.folder, *self.folder.parents):
+        for path in (RunFolder(self.folder).logs, self.folder, *self.folder.parents):
             if path not in self.before:
                 with suppress(OSError):
                     path.rmdir()
@@ -123,7 +123,7 @@ def training_in(folder: Path, world: World) -> Iterator[Start]:
     world.barrier()  # nobody makes anything before all have looked
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a") if world.rank == 0 else nullcontext() as lock:
+        with RunFolder(folder).lock.open("a") if world.rank == 0 else nullcontext() as lock:
             if world.any(lock is not None and not _locked(lock)):
                 raise UsageError(f"another process is training in {folder}: stop it, or choose another name=")
             try:
@@ -138,7 +138,7 @@ def training_in(folder: Path, world: World) -> Iterator[Start]:
 
 def log_traceback(folder: Path, rank: int) -> None:
     """Write it to the learner's log file, if there is one: the terminal gets one line, or torch's own report."""
-    with suppress(FileNotFoundError), (folder / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8") as file:
+    with suppress(FileNotFoundError), RunFolder(folder).log_of(rank).open("a", encoding="utf-8") as file:
         file.write(traceback.format_exc())
 
 
@@ -152,7 +152,7 @@ def _locked(file: TextIO) -> bool:
 
 
 def _contents(folder: Path) -> list[Path]:
-    return [*folder.glob("*"), *folder.glob("logs/*")]
+    return [*folder.glob("*"), *RunFolder(folder).logs.glob("*")]
 
 
 def _existing(folder: Path) -> set[Path]:

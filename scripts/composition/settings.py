@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from distributed.ranges import Count, Natural, NonNegative
 
+Device = Literal["auto", "cpu", "cuda"]  # where a model is asked
 Group = Callable[..., Any]  # a node with a target of its own
 Groups = Any  # several of them by name, or none
 
@@ -104,6 +105,7 @@ class EvaluateSettings:
     checkpoint: str
     sets: list[str]
     unit_utterances: Count
+    device: Device
     threads: Count
     decode: Group
     text: Group
@@ -132,6 +134,7 @@ class AlignSettings:
     method: Literal["auto", "ctc", "transducer"]
     out: Path | None
     unit_utterances: Count
+    device: Device
     threads: Count
 
 
@@ -146,6 +149,7 @@ class CutSettings:
     method: Literal["auto", "ctc", "transducer"]
     cutter: Group
     unit_utterances: Count
+    device: Device
     threads: Count
 
 
@@ -160,7 +164,7 @@ class MakeNbestSettings:
     out: Path | None
     unit_utterances: Count
     shard_utterances: Count
-    device: Literal["auto", "cpu", "cuda"]
+    device: Device
     threads: Count
     decode: Group
 
@@ -173,6 +177,7 @@ class TranscribeSettings:
     weights: Path | None
     checkpoint: str
     unit_utterances: Count
+    device: Device
     threads: Count
     decode: Group
 
@@ -185,6 +190,7 @@ class TuneFusionSettings:
     checkpoint: str
     set: str
     unit_utterances: Count
+    device: Device
     threads: Count
     external_weights: list[NonNegative]
     source_weights: list[NonNegative]
@@ -201,5 +207,6 @@ class ReportSettings:
     checkpoint: str
     lattices: Natural
     set: str
+    device: Device
     threads: Count
     decode: Group

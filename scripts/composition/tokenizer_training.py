@@ -1,12 +1,11 @@
 """Training of a tokenizer for several runs, apart from any of them."""
 
-import logging
 import shutil
-import sys
 from pathlib import Path
 
 from asr.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from asr.parts import build
+from asr.runs.loggers import log_to_stderr
 from distributed.errors import UsageError
 from scripts.composition.build import training_texts
 from scripts.composition.compose import compose
@@ -14,7 +13,7 @@ from scripts.composition.compose import compose
 
 def run(arguments: list[str]) -> None:
     """Read the texts, train, save under a temporary name, rename."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     config = compose("train_tokenizer", arguments)
     out = Path(config.out)
     if out.exists():

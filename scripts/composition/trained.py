@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,16 +20,17 @@ from asr.runs.checkpoint import (
     list_emergencies,
     mean_of_models,
     ranked_checkpoints,
+    warn_of_unreadable,
 )
 from asr.runs.model_folder import WEIGHTS, LoadedModel, load_model
+from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import precision_for_decoding
+from asr.training.inference import Inference, chosen_device
 from asr.training.precision import Precision, choose_matmul, flush_denormals
 from distributed.errors import UsageError
 from scripts.composition.build import build_speech
 from scripts.composition.compose import differing_keys
 from scripts.composition.run_configuration import load_run_config
-
-CPU = torch.device("cpu")
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Trained:
     config: DictConfig
     speech: Speech
     loaded: LoadedModel
+    device: torch.device  # where the model lies
     precision: Precision  # to decode in
 
     @property
@@ -73,18 +75,28 @@ class Trained:
             )
         return self.model
 
+    def inference(self) -> Inference[Recogniser]:
+        """A loop over batches with statistics of its own; UsageError if the model writes no text."""
+        return Inference(self.recogniser, self.device, self.precision)
+
 
 def load_trained(
-    folder: Path, checkpoint: str, threads: int, device: torch.device = CPU, weights: Path | None = None
+    folder: Path,
+    checkpoint: str,
+    threads: int,
+    device: Literal["auto", "cpu", "cuda"] = "cpu",
+    weights: Path | None = None,
 ) -> Trained:
     """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not looked at.
 
-    The model lies on the CPU; ``device`` is where it will decode. ``weights`` is a model folder that takes the place of
-    the checkpoint, as what a pass has made of it.
+    The model lies on the ``device``. ``weights`` is a model folder that takes the place of the checkpoint, as what a pass
+    has made of it.
 
     Raises:
-        UsageError: the folder holds no run, or not that checkpoint, or the model folder is not one for this run.
+        UsageError: the folder holds no run, or not that checkpoint, or the model folder is not one for this run, or
+            there is no such device.
     """
+    place = chosen_device(device)
     flush_denormals()
     torch.set_num_threads(threads)
     config = load_run_config(folder)
@@ -93,13 +105,22 @@ def load_trained(
     speech = build_speech(config, folder)
     if weights is not None:
         _check_suits(loaded, speech, config, f"weights={weights}")
-    precision = precision_for_decoding(config.trainer.precision, loaded.model, folder, device)
-    return Trained(folder, config, speech, loaded, precision)
+    precision = precision_for_decoding(config.trainer.precision, loaded.model, folder, place)
+    loaded.model.to(place)
+    return Trained(folder, config, speech, loaded, place, precision)
+
+
+def load_configured(config: DictConfig) -> Trained:
+    """The model that an entry point's configuration names, by ``run``, ``checkpoint`` and, where it has that, ``weights``."""
+    weights = config.get("weights")
+    return load_trained(
+        Path(config.run), config.checkpoint, config.threads, config.device, None if weights is None else Path(weights)
+    )
 
 
 def _of_checkpoints(folder: Path, checkpoint: str, config: DictConfig) -> LoadedModel:
     """The mean of a run's checkpoints; what cannot be averaged is from the newest."""
-    chosen = choose_checkpoints(folder / "checkpoints", checkpoint)
+    chosen = choose_checkpoints(RunFolder(folder).checkpoints, checkpoint)
     warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
     warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
     return replace(load_model(chosen[-1].folder, "run", mean_of(chosen)), origin=origin_of(chosen))
@@ -167,6 +188,7 @@ def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
         raise UsageError(
             f"checkpoint={which}: the run keeps {len(found)} checkpoints (see checkpoint.keep_last){unreadable}"
         )
+    warn_of_unreadable(problems)
     best = {each.folder for each in (ranked or found[-1:])[:wanted]}
     chosen = [each for each in found if each.folder in best] if kind == "best" else found[-wanted:]
     for each in chosen:

@@ -19,6 +19,7 @@ from asr.runs.console import console_logger
 from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
 from asr.runs.model_folder import ModelParts
+from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import agree_on_precision
 from asr.training.auxiliary import attach_auxiliaries
 from asr.training.evaluation import EvaluationSet, Evaluator
@@ -115,7 +116,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             dataset=dataset,
             evaluator=_evaluator(config, model, material, evaluated, world, loader, precision),
             checkpoints=CheckpointFolder(
-                folder / "checkpoints",
+                RunFolder(folder).checkpoints,
                 world,
                 build(config.checkpoint),
                 type(backend).__name__,

@@ -13,6 +13,7 @@ from asr.runs.emergency import Survivor, save_mean
 from asr.runs.files import write_atomically
 from asr.runs.loggers import setup_logging
 from asr.runs.metrics import SHOWN, cut_former_learners, merge
+from asr.runs.run_folder import RunFolder
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.errors import LearnerError, UsageError
@@ -82,7 +83,7 @@ def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, C
     log.info("%s", choose_matmul(config.launch.matmul))
     trainer = assemble(config, folder, world, build_hooks(config))
     if world.rank == 0:
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config))
+        write_atomically(RunFolder(folder).config, OmegaConf.to_yaml(config))
     checkpoint, problems = trainer.parts.checkpoints.newest()
     for problem in problems:
         log.warning("checkpoint passed over: %s", problem)
@@ -116,7 +117,7 @@ def _resume_line(checkpoint: Checkpoint, learners: int) -> str:
 
 
 def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
-    checkpoints, _ = list_checkpoints(folder / "checkpoints")
+    checkpoints, _ = list_checkpoints(RunFolder(folder).checkpoints)
     best = best_checkpoint(checkpoints)
     figure = trainer.parts.evaluator.measure.name
     summary: dict[str, Any] = {
@@ -130,6 +131,6 @@ def _write_summary(folder: Path, trainer: Trainer, world: World) -> None:
         "wall_seconds": trainer.parts.recorder.wall_seconds,
         "environment": environment(),
     }
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2))
+    write_atomically(RunFolder(folder).summary, json.dumps(summary, indent=2))
     if best is not None and best.figure is not None:
         log.info("done: best on the first evaluation set: %s (%s)", SHOWN[figure](best.figure), best.folder.name)

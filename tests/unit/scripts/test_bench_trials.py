@@ -12,6 +12,7 @@ from asr.parts import build
 from asr.runs.checkpoint import Retention, read_checkpoint
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.bench import methods, parity
@@ -40,7 +41,9 @@ class Runs:
     def evaluate(self, run: Path, checkpoint: str, *search: str) -> None:
         config = compose("evaluate", [f"run={run}", *search])
         record = origin_of([read_checkpoint(run / "checkpoints" / checkpoint)]) | method_of(config)
-        write_results(run / "eval" / "test", build(config.decode).name, {"a": "one two"}, {"a": "one"}, record=record)
+        write_results(
+            RunFolder(run).evaluation("test", build(config.decode).name), {"a": "one two"}, {"a": "one"}, record=record
+        )
 
     def call(self, _: Trials, run: Path, *command: str) -> None:
         script = next(Path(each).stem for each in command if each.endswith(".py"))

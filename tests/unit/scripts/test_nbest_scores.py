@@ -16,7 +16,6 @@ from asr.data.nbest import shard_file
 from asr.decoding.fusion import text_scores
 from asr.models.transducer import Transducer
 from asr.runs.language_model import load_token_model
-from asr.training.evaluation import in_place
 from scripts.composition.trained import Trained, load_trained
 from scripts.make_nbest import main as make_nbest
 
@@ -36,7 +35,8 @@ def trained(random_run: Run) -> Trained:
 def log_likelihoods(trained: Trained, utterance: int, texts: Texts) -> Tensor:
     """log p(y|x) (N,) of token sequences given an utterance of dev, each from a lattice of its own."""
     dataset = trained.speech.dataset(trained.speech.split("dev"), [], 1, SignalCache(limit_gb=0))
-    batch, model = in_place(dataset[Unit(0, 0, 0, (utterance,))], CPU, "fp64"), cast(Transducer, trained.model)
+    batch = trained.inference().moved_to_model(dataset[Unit(0, 0, 0, (utterance,))])
+    model = cast(Transducer, trained.model)
     states_1SD, lengths_1 = model.encode(batch.features, batch.feature_lengths)
     losses = []
     for text in texts:

@@ -8,6 +8,7 @@ import pytest
 
 from asr.decoding.comparison import compare
 from asr.decoding.results import score_set, summary_table, write_comparison, write_results
+from asr.runs.run_folder import Evaluation
 
 REFERENCES = {"a": "the cat sat down", "b": "on the mat", "c": "yes"}
 HYPOTHESES = {"a": "the bat sat", "b": "on the red mat", "c": "yes"}  # 1 sub and 1 del; 1 ins; none
@@ -16,7 +17,7 @@ SPEAKERS = {"a": "anna", "b": "bert", "c": "anna"}
 
 def test_files_of_a_set(tmp_path: Path) -> None:
     folder = tmp_path / "eval" / "dev"
-    result = write_results(folder, "greedy", REFERENCES, HYPOTHESES, SPEAKERS)
+    result = write_results(Evaluation(folder, "greedy"), REFERENCES, HYPOTHESES, SPEAKERS)
     assert result.line.startswith("[dev] %WER 37.50% [3 / 8, 1 ins, 1 del, 1 sub ]")
 
     figures = json.loads((folder / "wer-greedy.json").read_text())
@@ -27,7 +28,7 @@ def test_files_of_a_set(tmp_path: Path) -> None:
     assert 0.0 <= low < 0.375 < high
     assert "checkpoint" not in figures
     record = {"checkpoint": "step-00000100", "text": {"case": "lower"}}
-    write_results(folder, "greedy", REFERENCES, HYPOTHESES, SPEAKERS, record)
+    write_results(Evaluation(folder, "greedy"), REFERENCES, HYPOTHESES, SPEAKERS, record)
     assert json.loads((folder / "wer-greedy.json").read_text()) == figures | record
 
     text = (folder / "wer-greedy.txt").read_text()
@@ -40,7 +41,7 @@ def test_files_of_a_set(tmp_path: Path) -> None:
 
 
 def test_errors_file_has_the_sections_of_icefall(tmp_path: Path) -> None:
-    write_results(tmp_path, "beam8", REFERENCES, HYPOTHESES, SPEAKERS)
+    write_results(Evaluation(tmp_path, "beam8"), REFERENCES, HYPOTHESES, SPEAKERS)
     lines = (tmp_path / "errs-beam8.txt").read_text().splitlines()
     assert lines[0] == "%WER = 37.50"
     assert lines[1] == ("Errors: 1 insertions, 1 deletions, 1 substitutions, over 8 reference words (6 correct)")
@@ -65,12 +66,12 @@ def test_errors_file_has_the_sections_of_icefall(tmp_path: Path) -> None:
 
 
 def test_neighbouring_errors_are_shown_as_one(tmp_path: Path) -> None:
-    write_results(tmp_path, "greedy", {"a": "one two three four"}, {"a": "one too tree for five"})
+    write_results(Evaluation(tmp_path, "greedy"), {"a": "one two three four"}, {"a": "one too tree for five"})
     assert "a:\tone (two three four->too tree for five)" in (tmp_path / "errs-greedy.txt").read_text()
 
 
 def test_a_set_without_reference_words_is_valid_json(tmp_path: Path) -> None:
-    write_results(tmp_path, "greedy", {"noise": ""}, {"noise": "hello there"})
+    write_results(Evaluation(tmp_path, "greedy"), {"noise": ""}, {"noise": "hello there"})
     figures = json.loads((tmp_path / "wer-greedy.json").read_text())
     assert figures["wer"] is None
     assert figures["insertions"] == 2
@@ -78,7 +79,7 @@ def test_a_set_without_reference_words_is_valid_json(tmp_path: Path) -> None:
 
 
 def test_a_set_of_unknown_speakers_has_no_section_for_them(tmp_path: Path) -> None:
-    write_results(tmp_path, "greedy", REFERENCES, HYPOTHESES, {"a": "", "b": ""})
+    write_results(Evaluation(tmp_path, "greedy"), REFERENCES, HYPOTHESES, {"a": "", "b": ""})
     assert "PER-SPEAKER STATS: speaker" not in (tmp_path / "errs-greedy.txt").read_text()
     assert "SPEAKERS" not in (tmp_path / "wer-greedy.txt").read_text()
 
@@ -99,7 +100,7 @@ def test_table_of_several_sets() -> None:
 def test_a_comparison_is_saved_and_said_in_one_line(tmp_path: Path) -> None:
     ours, theirs = score_set("dev", REFERENCES, REFERENCES), score_set("dev", REFERENCES, HYPOTHESES)
     comparison = compare(ours.counts, theirs.counts, replications=100, seed=0)
-    line = write_comparison(tmp_path, "greedy", "base", comparison, {"checkpoint": "step-1"})
+    line = write_comparison(Evaluation(tmp_path, "greedy"), "base", comparison, {"checkpoint": "step-1"})
     assert "\n" not in line
     assert "against base: %WER 0.00% - 37.50% = -37.50%" in line
     assert "2 better, 0 worse, 1 equal" in line
@@ -113,5 +114,5 @@ def test_a_comparison_without_reference_words_is_valid_json(tmp_path: Path) -> N
     noise = score_set("noise", {"a": ""}, {"a": "hello"})
     comparison = compare(noise.counts, noise.counts, replications=10, seed=0)
     assert math.isnan(comparison.difference)
-    write_comparison(tmp_path, "greedy", "base", comparison, {})
+    write_comparison(Evaluation(tmp_path, "greedy"), "base", comparison, {})
     assert json.loads((tmp_path / "against-base-greedy.json").read_text())["interval"] == [None, None]

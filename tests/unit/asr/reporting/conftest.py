@@ -87,7 +87,7 @@ def write_result(folder: Path, set_name: str, decode: str, utterances: int) -> N
     (place / f"recogs-{decode}.txt").write_text("".join(said), encoding="utf-8")
     figures = {
         "wer": 0.0312, "cer": 0.0121, "insertions": 11, "deletions": errors, "substitutions": 92, "reference_words": 5230,
-        "utterances": utterances, "wer_interval": [0.0261, 0.0368],
+        "utterances": utterances, "wer_interval": [0.0261, 0.0368], "precision": "bf16", "device": "cuda",
     }  # fmt: skip
     (place / f"wer-{decode}.json").write_text(json.dumps(figures), encoding="utf-8")
 

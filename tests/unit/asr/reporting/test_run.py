@@ -8,6 +8,7 @@ import pytest
 
 from asr.decoding.results import write_results
 from asr.reporting.run import read_run, read_transcripts
+from asr.runs.run_folder import Evaluation
 
 
 def test_a_whole_run(make_run) -> None:
@@ -19,6 +20,7 @@ def test_a_whole_run(make_run) -> None:
     assert [result.title for result in record.results] == ["test · beam8", "test · greedy", "dev · greedy"]
     assert record.results[0].interval == (0.0261, 0.0368)
     assert len(record.results[0].transcripts) == 20
+    assert record.results[0].arithmetic == "bf16 on cuda"
     assert record.config["backend._target_"] == "distributed.schemes.dpsgd.DecentralisedSgd"
     assert record.most("samples") == 400 * 32
     assert record.last("train/lr") == pytest.approx(2e-3 * math.sqrt(80 / 400))
@@ -56,13 +58,14 @@ def test_figures_that_are_missing_or_null_are_nan(make_run) -> None:
     assert math.isnan(result.wer)
     assert math.isnan(result.cer)
     assert result.interval is None
+    assert result.arithmetic == "", "as of evaluations that did not record it"
 
 
 def test_the_files_that_evaluation_writes_are_read_back(tmp_path: Path) -> None:
     references = {"a:\tref=x": "it's “a” <b>", "silence": "", "b": "two words"}
     hypotheses = {"a:\tref=x": "its <b>", "silence": "noise", "b": "two words"}
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    write_results(tmp_path / "eval" / "test", "greedy", references, hypotheses)
+    write_results(Evaluation(tmp_path / "eval" / "test", "greedy"), references, hypotheses)
     (result,) = read_run(tmp_path).results
     assert {t.utterance_id: " ".join(t.reference) for t in result.transcripts} == references
     assert {t.utterance_id: " ".join(t.hypothesis) for t in result.transcripts} == hypotheses

@@ -1,6 +1,7 @@
 """A model as a folder: what is read is what was written, transforms come back, and damage ends in one line."""
 
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -192,3 +193,18 @@ def test_features_beyond_all_machines_are_refused_at_once(saved: Path, changes: 
     (name,) = changes
     with pytest.raises(UsageError, match=rf"^features\.{name}"):
         load_model(saved)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_never_passed_over_in_silence(
+    random_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = random_run("run")
+    (whole,) = (run / "checkpoints").iterdir()
+    torn = run / "checkpoints" / "step-00000009"
+    shutil.copytree(whole, torn)
+    (torn / "manifest.json").write_text("{")
+    assert model_folder_of(run, "run") == whole
+    assert f"checkpoint passed over: {torn}" in caplog.text
+    shutil.rmtree(whole)
+    with pytest.raises(UsageError, match=rf"^run=.*: no checkpoint there; .*; {torn}"):
+        model_folder_of(run, "run")

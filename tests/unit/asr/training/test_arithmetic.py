@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from asr.models.recurrence import Lstm
+from asr.runs.run_folder import RunFolder
 from asr.training import arithmetic
-from asr.training.arithmetic import RECORD, agree_on_precision, bf16_possible, precision_for_decoding
+from asr.training.arithmetic import agree_on_precision, bf16_possible, precision_for_decoding
 from asr.training.processor import bf16_slowness
 from distributed.learners.launch import World
 
@@ -91,10 +92,10 @@ def test_what_a_start_without_a_checkpoint_left_binds_no_one(
 ) -> None:
     processor(False)
     agree_on_precision("bf16", model, tmp_path, alone)
-    assert (tmp_path / RECORD).is_file()
+    assert (RunFolder(tmp_path).arithmetic).is_file()
     processor(True)
     assert agree_on_precision("bf16", model, tmp_path, alone) == "bf16"
-    assert not (tmp_path / RECORD).exists()
+    assert not (RunFolder(tmp_path).arithmetic).exists()
 
 
 @pytest.mark.parametrize("able", [True, False])

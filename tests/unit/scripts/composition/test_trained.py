@@ -74,8 +74,11 @@ def test_what_names_no_checkpoint_is_refused(tmp_path: Path, which: str) -> None
         choose_checkpoints(tmp_path, which)
 
 
-def test_unreadable_checkpoints_are_named_where_others_lack(checkpoints: Path) -> None:
+def test_unreadable_checkpoints_are_named(checkpoints: Path, caplog: pytest.LogCaptureFixture) -> None:
     (checkpoints / "step-00000400" / "manifest.json").write_text("{")
+    assert names(checkpoints, "best") == [200]
+    assert "checkpoint passed over: " in caplog.text
+    assert "step-00000400" in caplog.text, "it may have been the best"
     with pytest.raises(UsageError, match=r"the run keeps 2 checkpoints.*; .*step-00000400"):
         choose_checkpoints(checkpoints, "avg:3")
     for step in (200, 500):

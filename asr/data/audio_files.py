@@ -1,0 +1,133 @@
+"""Audio files that no manifest describes: named or found in folders, of any rate and number of channels.
+
+Channels are averaged and other rates resampled, and said so. A file that cannot be used is handed over in
+``Batch.refused`` with the reason; the others of its unit are not held up.
+
+T feature frames   F feature dimension
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.data.audio import BadUtterance, audio_suffixes, read_header
+from asr.data.batch import Batch, RawBatch, Unit
+from asr.data.features import LogMel
+from asr.data.pipeline import collate
+from asr.data.plan import Budgets, chunk
+from asr.data.resampling import resampler
+from distributed.errors import UsageError
+
+UNITS_SORTED = 8  # together by length: enough to pad little, few enough for the first results to come soon
+
+log = logging.getLogger(__name__)
+
+
+def find_audio(paths: Iterable[Path]) -> tuple[list[Path], list[BadUtterance]]:
+    """The files that are named, and every audio file below a folder that is, sorted; each once, in the order named.
+
+    Beside them what has no file to give: a folder without audio, or one that cannot be read.
+    """
+    found: dict[Path, None] = {}
+    bad: list[BadUtterance] = []
+    for path in paths:
+        if not path.is_dir():
+            found[path] = None
+            continue
+        errors: list[OSError] = []
+        names = (Path(top) / name for top, _, names in os.walk(path, onerror=errors.append) for name in names)
+        below = sorted(each for each in names if each.suffix.lower() in audio_suffixes())
+        found |= dict.fromkeys(below)
+        for error in errors:
+            folder = Path(error.filename)
+            bad.append(BadUtterance(str(folder), folder, f"the folder cannot be read ({error.strerror})"))
+        if not below and not errors:
+            bad.append(BadUtterance(str(path), path, "no audio file lies in this folder or below"))
+    return list(found), bad
+
+
+class AudioFiles:
+    """Loads units of audio files; an utterance's id is the path of its file."""
+
+    def __init__(self, files: Sequence[Path], features: LogMel) -> None:
+        self.files = files
+        self.features = features
+
+    def units(self, budgets: Budgets) -> Iterator[Unit]:
+        """Units of similar length, in the order of the files but for the nearest ones; headers are read as it goes on."""
+        count = 0
+        for start in range(0, len(self.files), UNITS_SORTED * budgets.utterances):
+            near = range(start, min(start + UNITS_SORTED * budgets.utterances, len(self.files)))
+            frames = {index: self._frames(self.files[index]) for index in near}
+            order = sorted(near, key=frames.__getitem__)
+            lengths = [frames[index] for index in order]
+            # Without targets, as there is no lattice.
+            for members in chunk(range(len(order)), lengths, lengths, [0] * len(order), budgets):
+                yield Unit(0, count, 0, tuple(order[member] for member in members))
+                count += 1
+
+    def _frames(self, file: Path) -> int:
+        """Of the model's input, as the header tells; 0 of a file that will be refused."""
+        try:
+            header = read_header(file)
+        except UsageError:
+            return 0
+        return self.features.frames_of(
+            resampler(header.sample_rate, self.features.sample_rate).length(header.num_samples)
+        )
+
+    def __getitem__(self, unit: Unit) -> Batch:
+        """The padded batch of a unit, without targets; one of which no file can be used has B = 0."""
+        raw = RawBatch(0, unit.epoch, [], [], [], [])
+        samples = 0
+        for file in (self.files[index] for index in unit.utterances):
+            try:
+                waveform = read_any(file, self.features.sample_rate)
+                if self.features.frames_of(len(waveform)) == 0:
+                    seconds = len(waveform) / self.features.sample_rate
+                    raise BadUtterance(str(file), file, f"{seconds:.3f} s is too short for one frame")
+            except BadUtterance as bad:
+                raw.refused.append(bad)
+                continue
+            raw.utterance_ids.append(str(file))
+            raw.signals.append(self.features.model_input(waveform))
+            raw.targets.append([])
+            raw.predictor_inputs.append([])
+            samples += len(waveform)
+        return collate(raw, self.features.dimension, unit.name, samples / self.features.sample_rate)
+
+
+def read_any(file: Path, sample_rate: int) -> Tensor:
+    """(samples,) at ``sample_rate``, full scale at 1: channels are averaged, other rates resampled.
+
+    Raises:
+        BadUtterance: there is no such file, or it is not audio, or breaks off, or has samples that are not finite.
+    """
+
+    def bad(reason: str) -> BadUtterance:
+        return BadUtterance(str(file), file, reason)
+
+    if not os.path.isfile(file):  # False too where its folder may not be entered
+        raise bad("there is no such file, or none that can be reached")
+    try:
+        read_header(file)
+        samples, rate = soundfile.read(str(file), dtype="float32", always_2d=True)
+    except UsageError as error:
+        raise bad(str(error)) from None
+    except soundfile.SoundFileError as error:
+        raise bad(f"breaks off while it is read ({error}); write the file anew") from None
+    if not np.isfinite(samples).all():
+        raise bad("holds samples that are not finite numbers; write the file anew")
+    if samples.shape[1] > 1:
+        log.info("%s: averaging its %d channels", file, samples.shape[1])
+    waveform = torch.from_numpy(samples.mean(axis=1))
+    if rate != sample_rate:
+        log.info("%s: resampling from %d to %d Hz", file, rate, sample_rate)
+        waveform = resampler(rate, sample_rate)(waveform)
+    return waveform
