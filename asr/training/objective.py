@@ -93,6 +93,12 @@ class Objective:
 
         return self.memory.forward(compute)
 
+    def rehearse(self, batch: Batch) -> None:
+        """``trial`` of a unit, or of as much of it as fits into memory."""
+        batch, *_ = self.memory.parts(batch)
+        while self.trial(batch) is None:
+            batch, _ = self.memory.halves(batch)
+
     def trial(self, batch: Batch) -> LossTerms | None:
         """Forward and backward of a unit undivided; None where the device's memory did not suffice for a forward."""
         terms = None

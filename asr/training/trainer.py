@@ -121,9 +121,8 @@ class Trainer:
         parts = self.parts
         ahead, steps = itertools.tee(parts.units.steps(self.progress))
         units = (unit for step in ahead for unit in step.units)
-        batches = unit_loader(
-            parts.dataset, units, num_workers=parts.loader.num_workers, prefetch=parts.loader.prefetch
-        )
+        loader = parts.loader
+        batches = unit_loader(parts.dataset, units, num_workers=loader.num_workers, prefetch=loader.prefetch)
         for step in steps:
             started = time.perf_counter()
             loaded = [next(batches) for _ in step.units]
@@ -182,11 +181,9 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Forward and backward on the first unit, of which only gradients remain: the backend drops them."""
-        parts = self.parts
-        batch, *_ = parts.memory.parts(parts.dataset[parts.plan.epoch(0)[0][parts.world.rank]])
+        parts, first = self.parts, self.parts.plan.epoch(0)[0][self.parts.world.rank]
         with untouched(parts.run.model, parts.hooks, parts.world.device):
-            while parts.objective.trial(batch) is None:
-                batch, _ = parts.memory.halves(batch)
+            parts.objective.rehearse(parts.dataset[first])
 
     def _probe(self) -> None:
         """Run the worst units of the epoch on this learner alone; nothing of it remains but what memory they took."""

@@ -16,16 +16,11 @@ from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from scripts.composition.build import count_parameters
+from tests.schemes import SCHEMES
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]
 STEPS = ("hooks=[]", "evaluation.sets=[]", "trainer.max_norm=null", "schedule=constant")
-SCHEMES = {
-    "single": (1, []), "allreduce": (2, []), "ssgd_noise": (2, []), "half_allreduce": (2, []),
-    "hierarchical": (2, ["backend.group_size=1"]), "dpsgd": (2, []),
-    "delay_by_one": (2, []), "adpsgd": (2, []), "scalecom": (2, []), "local_topk": (2, []), "random_k": (2, []),
-    "powersgd": (2, []),
-}  # fmt: skip
 LIMIT = 0.5
 
 
@@ -73,14 +68,14 @@ class Multiplier(Hook):
 def train(
     small_config: Config, make_trainer: Make, run_learners: Callable[..., list[Any]], tmp_path: Path
 ) -> Callable[..., list[tuple[Trainer, Multiplier]]]:
-    """``train(scheme, size, options, every)``: trainers and hooks of all learners after the run, resumed where it was begun."""
+    """``train(name, size, options, every)``: trainers and hooks of all learners after the run, resumed where it was begun."""
 
-    def run(scheme: str, size: int, options: Sequence[str], every: int = 1) -> list[tuple[Trainer, Multiplier]]:
-        config = small_config(f"backend={scheme}", *STEPS, *options)
+    def run(name: str, size: int, options: Sequence[str], every: int = 1) -> list[tuple[Trainer, Multiplier]]:
+        config = small_config(*STEPS, *options)
 
         def learner(world: World) -> tuple[Trainer, Multiplier]:
             hook = Multiplier(every)
-            trainer = make_trainer(config, tmp_path / scheme, world, {"lagrangian": hook})
+            trainer = make_trainer(config, tmp_path / name, world, {"lagrangian": hook})
             trainer.fit(trainer.parts.checkpoints.newest()[0])
             trainer.parts.recorder.close()
             return trainer, hook
@@ -92,16 +87,16 @@ def train(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_ascending_multiplier_grows_while_its_constraint_is_broken(scheme: str, train: Any) -> None:
-    size, options = SCHEMES[scheme]
-    for _, hook in train(scheme, size, [*options, "trainer.max_steps=4"]):
+    size = 2 if SCHEMES[scheme].several else 1
+    for _, hook in train(scheme, size, [*SCHEMES[scheme].overrides(size), "trainer.max_steps=4"]):
         assert hook.values[0] == pytest.approx(0.1, rel=1e-4), "Adam's first step has the length of the rate"
         assert hook.values == sorted(hook.values)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_group_that_is_idle_is_touched_by_nothing(scheme: str, train: Any) -> None:
-    size, options = SCHEMES[scheme]
-    for _, hook in train(scheme, size, [*options, "trainer.max_steps=4"], every=2):
+    size = 2 if SCHEMES[scheme].several else 1
+    for _, hook in train(scheme, size, [*SCHEMES[scheme].overrides(size), "trainer.max_steps=4"], every=2):
         changes = [b - a for a, b in zip([0.0, *hook.values], hook.values, strict=False)]
         moments = [b - a for a, b in zip([0.0, *hook.moments], hook.moments, strict=False)]
         if not hook.run.backend.lockstep:
@@ -114,16 +109,17 @@ def test_a_group_that_is_idle_is_touched_by_nothing(scheme: str, train: Any) -> 
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (2, 1)])
 def test_it_resumes_with_the_model_also_on_another_number_of_learners(sizes: tuple[int, int], train: Any) -> None:
     first, second = sizes
-    scheme = "allreduce"
-    before = train(scheme, first, ["trainer.max_steps=2"])
-    after = train(scheme, second, ["trainer.max_steps=3"])
+    before = train("run", first, ["backend=allreduce", "trainer.max_steps=2"])
+    after = train("run", second, ["backend=allreduce", "trainer.max_steps=3"])
     values = [hook.values for _, hook in before]
     assert all(each == values[0] for each in values)
     assert after[0][1].values[0] > values[0][-1] > 0.1
 
 
 def test_gossip_mixes_it(train: Any) -> None:
-    (one, _), (other, _) = train("delay_by_one", 2, ["trainer.max_steps=3", "optimizer.lr=1e-9"])
+    (one, _), (other, _) = train(
+        "delay_by_one", 2, ["backend=delay_by_one", "trainer.max_steps=3", "optimizer.lr=1e-9"]
+    )
     both = [trainer.parts.run.model.auxiliary["lagrangian"].multiplier.item() for trainer in (one, other)]
     assert both[0] == pytest.approx(both[1], rel=1e-3)
 
@@ -131,7 +127,7 @@ def test_gossip_mixes_it(train: Any) -> None:
 def test_it_is_in_no_model_folder_no_count_and_no_initial_weights(
     train: Any, tmp_path: Path, small_config: Config, make_trainer: Make, alone: World
 ) -> None:
-    ((trainer, hook),) = train("single", 1, ["trainer.max_steps=2"])
+    ((trainer, hook),) = train("single", 1, ["backend=single", "trainer.max_steps=2"])
     model = trainer.parts.run.model
     folder = model_folder_of(tmp_path / "single", "run")
     assert not [name for name in load_model(folder).model.state_dict() if name.startswith("auxiliary")]

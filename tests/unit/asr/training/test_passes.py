@@ -18,16 +18,12 @@ from asr.training.passes import ForwardPass
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
 from distributed.learners.launch import World
+from tests.schemes import SCHEMES
 
 EXACT = (
     "model.encoder.dropout=0", "model.predictor.dropout=0", "model.predictor.embedding_dropout=0", "hooks=[]",
     "trainer.max_steps=3", "trainer.precision=fp64", "trainer.memory_probe=false", "evaluation.sets=[]",
 )  # fmt: skip
-SCHEMES = {
-    "single": (1, []), "allreduce": (2, []), "ssgd_noise": (2, []), "half_allreduce": (2, []),
-    "hierarchical": (2, ["backend.group_size=2"]), "dpsgd": (2, []), "delay_by_one": (2, []), "adpsgd": (1, []),
-    "scalecom": (2, []), "local_topk": (2, []), "random_k": (2, []), "powersgd": (2, []),
-}  # fmt: skip
 Train = Callable[..., list[dict[str, Tensor]]]
 
 
@@ -73,10 +69,10 @@ def train(
     run_learners: Callable[..., list[Any]],
     tmp_path: Path,
 ) -> Train:
-    """``train(scheme, size, options, hooks, name)``: weights of every learner after three steps."""
+    """``train(size, options, hooks, name)``: weights of every learner after three steps."""
 
-    def run(scheme: str, size: int, options: Sequence[str], hooks: Callable[[], dict[str, Hook]], name: str) -> Any:
-        config = small_config(f"backend={scheme}", *options, *EXACT)
+    def run(size: int, options: Sequence[str], hooks: Callable[[], dict[str, Hook]], name: str) -> Any:
+        config = small_config(*options, *EXACT)
 
         def learner(world: World) -> dict[str, Tensor]:
             trainer = make_trainer(config, tmp_path / name, world, hooks())
@@ -94,9 +90,10 @@ def train(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_two_passes_give_the_sum_of_their_gradients(scheme: str, train: Train, tmp_path: Path) -> None:
-    size, options = SCHEMES[scheme]
-    once = train(scheme, size, options, dict, "once")
-    twice = train(scheme, size, options, lambda: {"twice": Twice()}, "twice")
+    size = 2 if SCHEMES[scheme].communicates_every_step else 1  # asynchronous learners make no two equal runs
+    options = SCHEMES[scheme].overrides(size, group_size=2)
+    once = train(size, options, dict, "once")
+    twice = train(size, options, lambda: {"twice": Twice()}, "twice")
     tolerance = 1e-3 if scheme == "half_allreduce" else 1e-9  # a sum on the edge may be rounded to another half
     for one, other in zip(once, twice, strict=True):
         for name, value in one.items():
@@ -113,7 +110,7 @@ def test_two_passes_give_the_sum_of_their_gradients(scheme: str, train: Train, t
 
 
 def test_under_asynchronous_gossip_every_pass_of_every_learner_is_made(train: Train) -> None:
-    for weights in train("adpsgd", 2, [], lambda: {"twice": Twice()}, "twice"):
+    for weights in train(2, ["backend=adpsgd"], lambda: {"twice": Twice()}, "twice"):
         assert all(value.isfinite().all() for value in weights.values())
 
 
@@ -126,16 +123,12 @@ def test_a_pass_that_leaves_parameters_out_is_not_the_one_that_is_averaged(schem
         return {"detached": found[-1]}
 
     # Of ScaleCom every entry is sent: what two learners then agree on is the mean gradient.
-    size, options = {
-        "allreduce": (2, []),
-        "hierarchical": (2, ["backend.group_size=2"]),
-        "scalecom": (2, ["backend.rate=1"]),
-    }[scheme]
-    together = train(scheme, size, options, hooks, "together")
+    options = SCHEMES[scheme].overrides(2, group_size=2, rate=1)
+    together = train(2, options, hooks, "together")
     assert all(
         each.seen[0::2] == ["part"] * (len(each.seen) // 2) and set(each.seen[1::2]) == {"whole"} for each in found
     )
-    (alone,) = train("single", 1, [], hooks, "alone")
+    (alone,) = train(1, ["backend=single"], hooks, "alone")
     for weights in together:
         for name, value in alone.items():
             torch.testing.assert_close(weights[name], value, rtol=1e-9, atol=1e-9)
@@ -143,18 +136,18 @@ def test_a_pass_that_leaves_parameters_out_is_not_the_one_that_is_averaged(schem
 
 def test_where_the_last_backward_is_averaged_one_pass_must_be_complete(train: Train) -> None:
     hooks: Callable[[], dict[str, Hook]] = lambda: {"detached": Detached(whole=False)}  # noqa: E731
-    assert train("single", 1, [], hooks, "single")
+    assert train(1, ["backend=single"], hooks, "single")
     with pytest.raises(
         UsageError, match=r"^hooks\.detached: none of the passes \['part'\] uses every parameter, but this"
     ):
-        train("allreduce", 2, [], hooks, "allreduce")
+        train(2, ["backend=allreduce"], hooks, "allreduce")
 
 
 def test_two_hooks_cannot_both_say_which_passes_a_step_makes(train: Train) -> None:
     with pytest.raises(
         UsageError, match=r"^hooks=\[a,b\]: each decides which passes a step makes; leave all but one out$"
     ):
-        train("single", 1, [], lambda: {"a": Twice(), "b": Twice()}, "both")
+        train(1, ["backend=single"], lambda: {"a": Twice(), "b": Twice()}, "both")
 
 
 @pytest.mark.parametrize("passes", [(), (ForwardPass(), ForwardPass())])
@@ -162,4 +155,4 @@ def test_passes_have_names_of_their_own(passes: tuple[ForwardPass, ...], train: 
     hook = Hook()
     hook.passes = lambda progress: passes  # type: ignore[method-assign]
     with pytest.raises(UsageError, match=r"^hooks\.some: a step makes at least one pass, each with a name of its own"):
-        train("single", 1, [], lambda: {"some": hook}, "some")
+        train(1, ["backend=single"], lambda: {"some": hook}, "some")
