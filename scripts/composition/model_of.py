@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 
 
@@ -25,7 +26,7 @@ def take_model(config: DictConfig, overrides: Sequence[Override], folder: Callab
             raise UsageError(
                 f"{override.input_line}: model_of={config.model_of} brings its own model; leave one of them out"
             )
-    established = folder() / "config.yaml"
+    established = RunFolder(folder()).config
     if established.is_file():
         earlier = OmegaConf.load(established)
         if isinstance(earlier, DictConfig) and earlier.get("model_of") == config.model_of and "transforms" in earlier:

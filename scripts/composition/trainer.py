@@ -69,7 +69,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
     _refuse_doubles(config, material)
-    earlier = newest_description(folder / "checkpoints")
+    earlier = newest_description(RunFolder(folder).checkpoints)
     description = describe(config, material, hooks, earlier)
     model = hooked_model(config, material, hooks, description, resumed=earlier is not None)
     attach_auxiliaries(model, hooks)

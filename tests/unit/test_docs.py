@@ -13,7 +13,6 @@ from scripts.composition.startup import REPOSITORY
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 METHODS = [path for group in ("hooks", "backend") for path in sorted((CONF / group).glob("*.yaml"))]
-PROMISED = {DOCS / "extend.md"}  # pages that may be named before they are written
 
 LINK = re.compile(r"\[[^][]*\]\(([^()\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
@@ -46,8 +45,6 @@ def broken(page: Path) -> list[str]:
     for link in links(page):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if target in PROMISED:
-            continue
         if not target.exists() or (anchor and anchor not in anchors(target)):
             bad.append(link)
     return bad
