@@ -24,6 +24,7 @@ from asr.runs.fingerprint import weights_fingerprint
 from asr.training.evaluation import evaluating, in_place, told
 from distributed.errors import UsageError
 from distributed.learners import launch
+from distributed.learners.environment import place
 from scripts.composition.build import Split
 from scripts.composition.compose import compose, differing_keys
 from scripts.composition.search import language_model_fingerprints, search_of, with_language_models
@@ -35,10 +36,10 @@ log = logging.getLogger(__name__)
 def run(arguments: list[str]) -> None:
     """Decode the shards that are missing and this process's to write; one line for each."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    place = launch.place()
+    here = place()
     config = compose("make_nbest", arguments)
     check_lengths(config)
-    named, device = build(config.decode), launch.chosen_device(place, config.device)
+    named, device = build(config.decode), launch.chosen_device(here, config.device)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads, device)
     trained.model.to(device)
     search = cast(NBestSearch, with_language_models(named, trained.model, trained.speech.tokenizer))
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> None:
     header = header_of(trained, split, search, config)
     folder = trained.folder / "nbest" / split.name if config.out is None else Path(config.out)
     begin(folder, header)
-    own = range(place.rank, header.shards, place.size)
+    own = range(here.rank, header.shards, here.size)
     missing = [shard for shard in own if not shard_file(folder, shard).is_file()]
     decoder = Decoder(trained, split, search, header, config.unit_utterances, device)
     begun = time.perf_counter()

@@ -49,7 +49,8 @@ def check_packages() -> None:
 
 
 def run_main(main: "Callable[[list[str]], None]") -> None:
-    """Run an entry point. Errors that its user can mend end in one line and exit code 2, others in a traceback."""
+    """Run an entry point. Errors that its user can mend end in one line and exit code 2 (1 where the
+    learners have not met), others in a traceback."""
     try:
         check_python()
         check_packages()
@@ -64,7 +65,7 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
         if not line:
             time.sleep(SAY_SECONDS)
         _print_last(line)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
 
 
 def run_and_leave(main: "Callable[[list[str]], None]") -> None:
@@ -97,7 +98,7 @@ def line_for_people(error: Exception) -> "str | None":
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in PACKAGES:
         return f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
     from distributed.errors import UsageError, UserError  # not before check_packages
-    from distributed.learners.launch import LaunchError, Place, place
+    from distributed.learners.environment import LaunchError, Place, place
 
     try:
         here = place()

@@ -32,10 +32,19 @@ class Launcher:
         """Start the learners of a training run on one host."""
         return Learners(partial(Forked, self.script_line(overrides), self.folder), learners)
 
-    def start_torchrun(self, learners: int, *overrides: str) -> subprocess.Popen[str]:
+    def start_torchrun(self, learners: int, *overrides: str, restarts: int = 0) -> subprocess.Popen[str]:
         """Start a training run with torchrun, in a process group of its own."""
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
-        return self._open([*torchrun, *self.script_line(overrides)])
+        return self._open([*torchrun, "--max-restarts", str(restarts), *self.script_line(overrides)])
+
+    def start_hosted(self, learners: int, port: int, *overrides: str, **variables: str) -> list[Forked]:
+        """Start the learners of a run on one host, with a rendezvous' store that the launcher hosts, as torchrun does."""
+        run = {"WORLD_SIZE": str(learners), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        host = {"LOCAL_WORLD_SIZE": str(learners), "TORCHELASTIC_USE_AGENT_STORE": "True"} | variables
+        line = self.script_line(overrides)
+        return [
+            Forked(line, self.folder, RANK=str(rank), LOCAL_RANK=str(rank), **run, **host) for rank in range(learners)
+        ]
 
     def start_each(self, learners: int, *overrides: str) -> list[Forked]:
         """Start the learners of a run as if on hosts of their own: the end of one is no reason to end others."""

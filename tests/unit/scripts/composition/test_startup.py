@@ -3,7 +3,7 @@
 import pytest
 
 from distributed.errors import UsageError
-from distributed.learners.launch import LaunchError, place
+from distributed.learners.environment import LaunchError, place
 from scripts.composition.startup import line_for_people
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
