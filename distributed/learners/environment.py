@@ -81,6 +81,7 @@ def prepare_for_learners(secret: str) -> None:
     """What a launcher of ours tells the learners that it starts."""
     os.environ.setdefault(SECRET, secret)
     os.environ[_LAUNCHER] = "1"
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, but for its warning
 
 
@@ -100,14 +101,16 @@ def without_recorder() -> None:
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")
 
 
-def leave_word(line: str) -> bool:
+def leave_word(line: str, own: bool) -> bool:
     """Leave the line that this learner ends with to its launcher's agent, which tells it in its summary.
 
+    ``own``: the error is this learner's own, not the loss of another one.
     Returns whether the launcher prints it: one of ours does, unless it starts the learners again.
     """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        message = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        extra = {"timestamp": str(int(time.time())), "nanoseconds": time.time_ns(), "own": own}
+        message = {"message": line, "extraInfo": extra}
         Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
     restarts = [os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS")]
     return bool(file) and _LAUNCHER in os.environ and restarts[0] == restarts[1]

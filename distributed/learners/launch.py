@@ -25,6 +25,7 @@ from torch.distributed import HashStore, PrefixStore, ProcessGroup, Store
 from distributed.learners.connections import allow_all_descriptors
 from distributed.learners.environment import LaunchError, Meeting, Place, meeting, stay_on_this_host, without_recorder
 from distributed.learners.secret import shared_secret
+from distributed.learners.signs import LONGEST_LINE, encoded
 from distributed.learners.store import meet
 from distributed.learners.traffic import Traffic, broadcast_copies_sent
 from distributed.learners.watch import Watch
@@ -93,6 +94,20 @@ class World:
     def any(self, flag: bool) -> bool:
         """Whether any learner says so: lets all of them stop together when one has met an error."""
         return any(self.gather(int(flag)))
+
+    def first_failure(self, line: str | None) -> tuple[int, str] | None:
+        """Who has failed, the lowest rank of several, and its line; None if nobody has: all then end with the reason of one.
+
+        ``line`` is None on a learner that has done its part.
+        """
+        failed = self.gather(int(line is not None))
+        if not any(failed):
+            return None
+        text = torch.zeros(LONGEST_LINE, dtype=torch.uint8)
+        said = encoded(line or "")
+        text[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
+        self.broadcast(text, source=failed.index(1))
+        return failed.index(1), bytes(text.tolist()).partition(b"\n")[0].decode(errors="replace")
 
     def barrier(self) -> None:
         """Return when every learner has come here."""

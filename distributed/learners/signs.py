@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from distributed.errors import LearnerError, UserError
 
-_LONGEST_LINE = 1000  # bytes; an error may be quoted
+LONGEST_LINE = 1000  # bytes; an error may be quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class JoinError(LearnerError):
 
     def __init__(self, loss: Loss) -> None:
         super().__init__(f"the learners have not met: {loss}; see why in its log, then start the run again")
+        self.loss = loss
 
 
 class Peer:
@@ -116,14 +117,14 @@ class Peer:
             return None
         self.heard = time.monotonic()
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
-        if not data or len(self._unfinished) > _LONGEST_LINE:
+        if not data or len(self._unfinished) > LONGEST_LINE:
             return None
         return [line.decode(errors="replace") for line in lines]
 
 
 def encoded(text: str) -> bytes:
     """A line that ends where it must, cut where it is too long."""
-    return " ".join(text.split()).encode()[: _LONGEST_LINE - 1] + b"\n"
+    return " ".join(text.split()).encode()[: LONGEST_LINE - 1] + b"\n"
 
 
 def loss_in(line: str) -> Loss | None:

@@ -56,7 +56,7 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
         check_packages()
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        _print_last("interrupted\n")
+        print_last("interrupted\n")
         sys.exit(130)
     except Exception as error:
         line = line_for_people(error)
@@ -64,7 +64,8 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
             raise
         if not line:
             time.sleep(SAY_SECONDS)
-        _print_last(line)
+        elif not _left_to_the_launcher(line, error):
+            print_last(line)
         sys.exit(getattr(error, "exit_code", 2))
 
 
@@ -81,8 +82,14 @@ def run_and_leave(main: "Callable[[list[str]], None]") -> None:
     launch.leave(status)
 
 
-def _print_last(line: str) -> None:
-    """On standard error, after what is still on its way to standard output: both may go to one file."""
+def _left_to_the_launcher(line: "str", error: "Exception") -> "bool":
+    """Whether a launcher of ours prints the line, after all that the other learners have to say."""
+    environment = sys.modules.get("distributed.learners.environment")
+    return environment is not None and environment.leave_word(line, own=getattr(error, "loss", None) is None)
+
+
+def print_last(line: "str") -> None:
+    """Print on standard error, after what is still on its way to standard output: both may go to one file."""
     with suppress(OSError):  # nobody reads it any more
         sys.stdout.flush()
     print(line, file=sys.stderr, end="", flush=True)

@@ -17,7 +17,7 @@ from tests.processes import Forked, Learners, end_all, free_port
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts entry points in a working directory, as a user would; but for ``torchrun`` and ``agents``, forked ones."""
+    """Starts entry points in a working directory, as a user would; but for launchers and their learners, forked ones."""
 
     folder: Path
     small: Callable[..., list[str]]
@@ -36,6 +36,12 @@ class Launcher:
         """Start a training run with torchrun, in a process group of its own."""
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learners)]
         return self._open([*torchrun, "--max-restarts", str(restarts), *self.script_line(overrides)])
+
+    def start_launcher(self, learners: int, *overrides: str, restarts: int = 0) -> subprocess.Popen[str]:
+        """Start a training run with scripts/launch.py, in a process group of its own."""
+        line = self.script_line(overrides)
+        own = [str(REPOSITORY / "scripts" / "launch.py"), "--learners", str(learners), "--restarts", str(restarts)]
+        return self._open([sys.executable, *own, self.entry, *line[1:]])
 
     def start_hosted(self, learners: int, port: int, *overrides: str, **variables: str) -> list[Forked]:
         """Start the learners of a run on one host, with a rendezvous' store that the launcher hosts, as torchrun does."""

@@ -34,15 +34,20 @@ def test_what_is_left_in_the_launcher_s_store_misleads_nobody(launcher: Any, vic
 
 
 @pytest.mark.long
-def test_a_killed_learner_costs_nothing_where_the_launcher_starts_all_again(launcher: Any) -> None:
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("starter", ["torchrun", "launch.py"])
+def test_a_killed_learner_costs_nothing_where_the_launcher_starts_all_again(
+    launcher: Any, starter: str, victim: int
+) -> None:
     launcher.train(2, "name=undisturbed", *RUN)
-    torchrun = launcher.start_torchrun(2, "name=killed", *RUN, restarts=2)
+    start = launcher.start_torchrun if starter == "torchrun" else launcher.start_launcher
+    started = start(2, "name=killed", *RUN, restarts=2)
     folder = launcher.folder / "exp" / "killed"
-    with ended([torchrun]):
-        wait_until_under_way(folder, [torchrun])
-        os.kill(children(torchrun.pid)[1], signal.SIGKILL)
-        printed, _ = torchrun.communicate(timeout=200)
-    assert torchrun.returncode == 0, printed
+    with ended([started]):
+        wait_until_under_way(folder, [started])
+        os.kill(children(started.pid)[victim], signal.SIGKILL)
+        printed, _ = started.communicate(timeout=200)
+    assert started.returncode == 0, printed
     assert printed.count("resuming from checkpoint step-") == 1, printed
     assert last_weights(folder) == last_weights(launcher.folder / "exp" / "undisturbed")
 

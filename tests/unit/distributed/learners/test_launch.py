@@ -106,6 +106,14 @@ def test_messages_between_learners(run_learners):
     run_learners(3, talk)
 
 
+def test_all_know_who_has_failed_first_and_why(run_learners):
+    def talk(world: World) -> list[tuple[int, str] | None]:
+        lines = {1: "no space\nleft", 2: "x" * 5000}
+        return [world.first_failure(None), world.first_failure(lines.get(world.rank))]
+
+    assert run_learners(3, talk) == [[None, (1, "no space left")]] * 3
+
+
 def test_a_new_group_holds_only_its_ranks(run_learners):
     def sum_of_group(world: World) -> float:
         if world.rank == 1:
