@@ -65,11 +65,13 @@ def launch(options: Launch) -> int:
     """Run the learners to their end; the exit code."""
     from torch.distributed.elastic.multiprocessing import SignalException  # seconds to import
 
+    from distributed.learners.connections import allow_all_descriptors
     from distributed.learners.environment import prepare_for_learners
     from distributed.learners.secret import drawn
     from scripts.composition.agent import agent_of
 
     prepare_for_learners(drawn())
+    allow_all_descriptors()  # of the store, which strangers may connect to
     logging.disable(logging.CRITICAL)  # the agent's own report
     with tempfile.TemporaryDirectory(prefix="launch-") as folder:
         script = str(REPOSITORY / "scripts" / f"{options.entry_point}.py")

@@ -12,6 +12,7 @@ from asr.runs.checkpoint import list_checkpoints
 from distributed.learners.liveness import LOOPBACK
 from distributed.learners.store import listening_store
 from tests.integration.test_lost_learners import children, ended, wait_until_under_way
+from tests.processes import listening
 
 RUN = ("backend=allreduce", "batch.units=2", "batch.unit_utterances=2", "trainer.max_steps=20")
 
@@ -45,6 +46,9 @@ def test_a_killed_learner_costs_nothing_where_the_launcher_starts_all_again(
     folder = launcher.folder / "exp" / "killed"
     with ended([started]):
         wait_until_under_way(folder, [started])
+        doors = listening(started.pid, *children(started.pid))
+        assert doors
+        assert starter == "torchrun" or {address for address, _ in doors} == {"127.0.0.1"}
         os.kill(children(started.pid)[victim], signal.SIGKILL)
         printed, _ = started.communicate(timeout=200)
     assert started.returncode == 0, printed
