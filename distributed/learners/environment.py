@@ -81,6 +81,7 @@ def prepare_for_learners(secret: str) -> None:
     """What a launcher of ours tells the learners that it starts."""
     os.environ.setdefault(SECRET, secret)
     os.environ[_LAUNCHER] = "1"
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told in one line, not in stack frames
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, but for its warning
 

@@ -27,13 +27,15 @@ def end(code, line, own=True):
     sys.exit(code)
 """
 
+TOLD = ("TORCH_CPP_LOG_LEVEL", "TORCHELASTIC_SIGNALS_TO_HANDLE")
+
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., int]]:
     """``run(body, learners, restarts)``: launch that many processes of a script; the exit code."""
     monkeypatch.setattr(launcher, "REPOSITORY", tmp_path)
     (tmp_path / "scripts").mkdir()
-    for name in (SECRET, "MURMURATION_LAUNCHER", "OMP_NUM_THREADS", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
+    for name in (SECRET, "MURMURATION_LAUNCHER", "OMP_NUM_THREADS", *TOLD):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 

@@ -9,6 +9,8 @@ from distributed.learners import environment
 from distributed.learners.environment import SECRET, LaunchError, prepare_for_learners
 from distributed.learners.secret import drawn, proof, proves, shared_secret
 
+TOLD = ("TORCH_CPP_LOG_LEVEL", "TORCHELASTIC_SIGNALS_TO_HANDLE")
+
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -27,7 +29,7 @@ def test_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_launcher_draws_one_unless_it_was_given_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (SECRET, "MURMURATION_LAUNCHER", "OMP_NUM_THREADS"):
+    for name in (SECRET, "MURMURATION_LAUNCHER", "OMP_NUM_THREADS", *TOLD):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     prepare_for_learners(first := drawn())
