@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from distributed.learners.liveness import CLOSED, Liveness
 from distributed.learners.secret import drawn, proof, proves
-from distributed.learners.signs import Loss, Peer, late, loss_in
+from distributed.learners.signs import UNREACHABLE, Loss, Peer, late, loss_in
 
 _BACKLOG = 1024  # all learners may come at once
 _STRANGERS = 256  # connections of which nobody has said yet who it is
@@ -102,8 +102,7 @@ class Centre(Liveness):
             if self._to_come:
                 self._lose(late(self._to_come, "come", self._join_seconds))
             else:
-                why = ": can they reach each other, on the interface that GLOO_SOCKET_IFNAME names?"
-                self._lose(late(self._to_join, "connected to the others", self._join_seconds, why))
+                self._lose(late(self._to_join, "connected to the others", self._join_seconds, f": {UNREACHABLE}"))
 
     def _stop_listening(self, selector: selectors.BaseSelector) -> None:
         selector.unregister(self._listener)

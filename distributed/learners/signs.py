@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from distributed.errors import LearnerError, UserError
 
+UNREACHABLE = "can they reach each other, on the interface that GLOO_SOCKET_IFNAME names?"
 LONGEST_LINE = 1000  # bytes; an error may be quoted
 
 

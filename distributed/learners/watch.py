@@ -18,12 +18,13 @@ from typing import NoReturn
 
 from torch.distributed import DistError, DistStoreError, Store
 
+from distributed.errors import UserError
 from distributed.learners.centre import Centre
 from distributed.learners.connections import Connections
 from distributed.learners.environment import Place
 from distributed.learners.liveness import CLOSED, LOOPBACK, Liveness, Member, StrangerError
 from distributed.learners.secret import proof, proves
-from distributed.learners.signs import JoinError, LearnerLostError, Loss, late
+from distributed.learners.signs import UNREACHABLE, JoinError, LearnerLostError, Loss, late
 from distributed.learners.store import RETRY_SECONDS
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,11 @@ class Watch:
             self._joined = True
         except LearnerLostError as lost:
             raise JoinError(lost.loss) from lost
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, UserError) or not of_a_connection(error):
+                raise
+            what = f"cannot connect to the others ({' '.join(str(error).split())}): {UNREACHABLE}"
+            raise JoinError(Loss(self.place.rank, what)) from error
         finally:
             alarm.cancel()
 

@@ -141,6 +141,17 @@ def test_a_start_without_learner_0_is_a_join_error_with_its_name(what: str) -> N
     assert ("within 0.3 seconds (launch.join_seconds)" in str(caught.value)) == (what == "late")
 
 
+def test_where_no_connection_can_be_made_the_interface_is_asked_about() -> None:
+    watch = Watch(Place(0, 2, 0, 2, launched=True), join_seconds=30.0, grace_seconds=30.0)
+    message = (
+        r"learner 0 cannot connect to the others \(Gloo connectFullMesh failed\): can they reach each other, on the"
+    )
+    with pytest.raises(JoinError, match=message), watch.joining():
+        raise RuntimeError("Gloo connectFullMesh\n failed")
+    with pytest.raises(ValueError, match="ours to mend"), watch.joining():
+        raise ValueError("ours to mend")
+
+
 def two_watches(store: HashStore | None = None) -> list[Watch]:
     watches = [
         Watch(Place(rank, 2, rank, 2, launched=True), join_seconds=30.0, grace_seconds=30.0) for rank in range(2)
