@@ -38,7 +38,7 @@ lock:
 
 demo: $(READY)
 	@echo "demo, 1 of 3: making speech (once) and training; each line says step/all steps and ETA, the time still to go"
-	$(BIN)/torchrun --standalone --nproc-per-node 2 scripts/train.py experiment=demo name=demo
+	$(BIN)/python scripts/launch.py --learners 2 train experiment=demo name=demo
 	@echo "demo, 2 of 3: word errors on voices that the model has never heard"
 	$(BIN)/python scripts/evaluate.py run=exp/demo
 	@echo "demo, 3 of 3: the page"
@@ -48,7 +48,7 @@ demo: $(READY)
 	@echo "  look       open exp/demo/report.html in a browser"
 	@echo "  transcribe python scripts/transcribe.py run=exp/demo data/synthetic/*/test/test-00000[0-4].wav"
 	@echo "             (this model knows the 40 words of the demo, spoken by a synthesiser, and no other speech)"
-	@echo "  compare    torchrun --standalone --nproc-per-node 2 scripts/train.py name=gossip experiment=demo backend=dpsgd"
+	@echo "  compare    python scripts/launch.py --learners 2 train name=gossip experiment=demo backend=dpsgd"
 	@echo "  own data   python scripts/prepare.py data=librispeech data.root=/corpora/LibriSpeech; other layouts: docs/data.md"
 
 # Files in the order in which they are found: the whole runs come first, and none is left for the end.

@@ -4,6 +4,8 @@
 class UserError(Exception):
     """What its reader can mend. Entry points print the message alone; any other exception is a bug, with a traceback."""
 
+    exit_code = 2
+
 
 class UsageError(UserError, ValueError):
     """A setting, an argument or a file that the user gave cannot be used; all learners meet the same one."""

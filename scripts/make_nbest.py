@@ -1,6 +1,6 @@
 """Decode a training set to n-best lists: python scripts/make_nbest.py run=exp/my-run [split=train] [hypotheses=20]
 
-    torchrun --standalone --nproc-per-node 8 scripts/make_nbest.py run=exp/my-run
+    python scripts/launch.py --learners 8 make_nbest run=exp/my-run
 
 Writes nbest/<split>/ into the run's folder, for hooks=[nbest_label_smoothing]. Processes take the shards in turn and do
 not wait for each other; the same command again, with as many of them as you like, goes on where it stopped.

@@ -1,6 +1,6 @@
-"""Train a recogniser: python scripts/train.py [key=value ...], or under torchrun for several learners.
+"""Train a recogniser: python scripts/train.py [key=value ...], or several learners with scripts/launch.py.
 
-    torchrun --standalone --nproc-per-node 2 scripts/train.py name=my-run backend=dpsgd data=synthetic
+    python scripts/launch.py --learners 2 train name=my-run backend=dpsgd data=synthetic
 
 The same command again goes on where it stopped. Everything lands in exp/<name>/.
 """

@@ -1,6 +1,6 @@
-"""Train a language model over a recogniser's tokens: python scripts/train_lm.py [key=value ...], or under torchrun.
+"""Train a language model over a recogniser's tokens: python scripts/train_lm.py [key=value ...], or several learners:
 
-    torchrun --standalone --nproc-per-node 2 scripts/train_lm.py name=lm data=synthetic texts=[more.txt]
+    python scripts/launch.py --learners 2 train_lm name=lm data=synthetic texts=[more.txt]
 
 The trainer, its backends, checkpoints and folders are those of scripts/train.py; the model reads the transcripts of the
 training set (transcripts=true), text files (texts=[...]), or both, and is judged by its perplexity on dev.

@@ -20,7 +20,9 @@ from asr.data.tokenizer import Tokenizer
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
+from distributed.learners.environment import SECRET
 from distributed.learners.launch import World, gloo_group
+from distributed.learners.secret import drawn
 from scripts.composition.build import build_hooks
 from scripts.composition.compose import compose
 from scripts.composition.trainer import assemble
@@ -37,6 +39,14 @@ SECONDS = 20  # before a learner that waits gives up
 def one_thread() -> None:
     """Several compute threads beside any other load are many times slower than one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_secret() -> Iterator[None]:
+    """Learners that tests start make no file in the home of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SECRET, drawn())
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import runpy
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -164,3 +165,24 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def listening(*pids: int) -> list[tuple[str, int]]:
+    """Addresses and ports on which processes listen, this one by default: what ``ss -tlp`` would show."""
+    found = []
+    for pid in pids or (os.getpid(),):
+        own = {os.readlink(each) for each in _descriptors(pid)}
+        for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                    address, port = fields[1].split(":")
+                    words = struct.unpack(f"{len(address) // 8}I", bytes.fromhex(address))
+                    packed = struct.pack(f">{len(words)}I", *words)
+                    found.append((socket.inet_ntop(family, packed), int(port, 16)))
+    return found
+
+
+def _descriptors(pid: int) -> list[str]:
+    folder = Path(f"/proc/{pid}/fd")
+    return [str(each) for each in folder.iterdir() if each.is_symlink()]

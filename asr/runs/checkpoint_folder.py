@@ -141,15 +141,17 @@ class CheckpointFolder:
             yield
         except Exception as error:  # a learner that left alone would let the others wait for it
             failure = error
-        if self.world.any(failure is not None):
+        first = self.world.first_failure(None if failure is None else one_line(failure))
+        if first is not None:
             if isinstance(failure, CheckpointError):
                 raise failure
-            told = "another learner could not do its part (see its log)" if failure is None else one_line(failure)
+            told = f"learner {first[0]}: {first[1]}" if failure is None else one_line(failure)
             raise CheckpointError(f"cannot {doing}: {told}; {remedy}") from failure
 
     def _write_own(self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None) -> None:
         own = temporary / learner_file(self.world.rank)
-        torch.save(dict(state), own)
+        with own.open("wb") as file:  # of a file that torch opens itself no error says that the disk is full
+            torch.save(dict(state), file)
         fsync(own)
         write_atomically(own.with_suffix(".sha256"), sha256(own))
         if consensus is not None:

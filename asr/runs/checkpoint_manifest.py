@@ -57,6 +57,14 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without line breaks; with its kind, unless that is one whose messages stand alone."""
+    """An error's message without line breaks; with its kind, unless that is one whose messages stand alone.
+
+    Where torch could not write a file the message is that of the system, whatever torch made of it.
+    """
+    cause: BaseException | None = None if isinstance(error, UserError) else error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"{cause.strerror}{f': {cause.filename}' if cause.filename else ''}"
+        cause = cause.__cause__ or cause.__context__
     message = " ".join(str(error).split())
     return message if message and isinstance(error, OSError | RuntimeError) else f"{type(error).__name__}: {message}"

@@ -25,6 +25,7 @@ from asr.models.speech_model import Recogniser, SpeechModel
 from asr.training.precision import Precision, autocast
 from distributed.errors import UsageError
 from distributed.learners import launch
+from distributed.learners.environment import LaunchError, place
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,13 @@ def chosen_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
     Raises:
         UsageError: this host has fewer GPUs than processes that want one.
     """
-    place = launch.place()
+    here = place()
     try:
-        return launch.chosen_device(place, device)
-    except launch.LaunchError:
+        return launch.chosen_device(here, device)
+    except LaunchError:
         raise UsageError(
             f"device={device}: torch {torch.__version__} finds {torch.cuda.device_count()} GPUs for the "
-            f"{place.local_size} processes of this host; device may be auto, cpu or cuda: choose device=cpu"
+            f"{here.local_size} processes of this host; device may be auto, cpu or cuda: choose device=cpu"
         ) from None
 
 

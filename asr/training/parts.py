@@ -34,6 +34,7 @@ class LaunchOptions:
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Count
+    join_seconds: Positive
     timeout_seconds: Positive
     patience_seconds: Positive | None
     matmul: Literal["auto", "mkl", "onednn"]

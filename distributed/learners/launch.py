@@ -1,11 +1,11 @@
-"""Where learners come from: the only module that reads environment variables.
+"""Where learners come from.
 
-``place()`` says which learner this process is without touching the network, so that a wrong configuration can be
-reported once, by learner 0, before anything starts. ``start()`` then joins the others; one process without torchrun
-takes the same path, as a group of one. Backends receive the resulting ``World`` and use no global state.
+``start()`` joins the others, as the launcher says (see environment.py); one process without a launcher takes the same
+path, as a group of one. Backends receive the resulting ``World`` and use no global state.
 
-Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone.
-Unless TORCH_FR_BUFFER_SIZE says otherwise, torch's flight recorder of collectives is off (see ``_without_recorder``).
+Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone, and
+no port of theirs can be reached from elsewhere. Unless TORCH_FR_BUFFER_SIZE says otherwise, torch's flight recorder of
+collectives is off (see ``without_recorder``).
 """
 
 import logging
@@ -20,27 +20,15 @@ from typing import Literal, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, ProcessGroup, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import HashStore, PrefixStore, ProcessGroup, Store
 
-from distributed.errors import UsageError
+from distributed.learners.connections import allow_all_descriptors
+from distributed.learners.environment import LaunchError, Meeting, Place, meeting, stay_on_this_host, without_recorder
+from distributed.learners.secret import shared_secret
+from distributed.learners.signs import LONGEST_LINE, encoded
+from distributed.learners.store import meet
 from distributed.learners.traffic import Traffic, broadcast_copies_sent
 from distributed.learners.watch import Watch
-
-
-class LaunchError(UsageError):
-    """The environment of a launcher, or the GPUs of a host, do not fit; the message names the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which learner this process is, as its launcher says."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    launched: bool  # by torchrun or alike; False for a process started by hand, which is then alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +95,20 @@ class World:
         """Whether any learner says so: lets all of them stop together when one has met an error."""
         return any(self.gather(int(flag)))
 
+    def first_failure(self, line: str | None) -> tuple[int, str] | None:
+        """Who has failed, the lowest rank of several, and its line; None if nobody has: all then end with the reason of one.
+
+        ``line`` is None on a learner that has done its part.
+        """
+        failed = self.gather(int(line is not None))
+        if not any(failed):
+            return None
+        text = torch.zeros(LONGEST_LINE, dtype=torch.uint8)
+        said = encoded(line or "")
+        text[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
+        self.broadcast(text, source=failed.index(1))
+        return failed.index(1), bytes(text.tolist()).partition(b"\n")[0].decode(errors="replace")
+
     def barrier(self) -> None:
         """Return when every learner has come here."""
         self.gather(0)
@@ -132,6 +134,8 @@ class World:
         own = list(ranks).index(self.rank)
         with nullcontext() if self.watch is None else self.watch.connections.recording():
             group = gloo_group(store, own, len(ranks), timeout.total_seconds())
+        if self.watch is not None:
+            self.watch.connections.close_doors()
         if on_device and self.device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
@@ -153,7 +157,7 @@ class World:
 
 def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> ProcessGroup:
     """A process group outside torch's global registry, so that learners may also be threads of one process."""
-    _without_recorder()
+    without_recorder()
     group = ProcessGroup(store, rank, size)
     gloo = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=timeout_seconds))
     group._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, gloo)
@@ -161,32 +165,10 @@ def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> Pr
     return group
 
 
-def _without_recorder() -> None:
-    """Before the first group is made: no flight recorder.
-
-    Its map of groups has no lock (torch 2.11: ``all_pg_status_``, FlightRecorderDetail.hpp), so that the first
-    operation of a group, while another thread has one of its own, can crash or hang the process.
-    """
-    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")
-
-
-def place() -> Place:
-    """Read from the environment which learner this is; LaunchError where the launcher left it half said."""
-    if "RANK" not in os.environ:
-        return Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
-    rank, size = _integer("RANK"), _integer("WORLD_SIZE")
-    local_rank, local_size = _integer("LOCAL_RANK"), _integer("LOCAL_WORLD_SIZE")
-    if not 0 <= rank < size or not 0 <= local_rank < local_size <= size:
-        raise LaunchError(
-            f"RANK={rank} of WORLD_SIZE={size}, LOCAL_RANK={local_rank} of LOCAL_WORLD_SIZE={local_size} do not fit "
-            "together; start the learners with torchrun"
-        )
-    return Place(rank, size, local_rank, local_size, launched=True)
-
-
 def start(
     place: Place,
     *,
+    join_seconds: float,
     timeout_seconds: float,
     patience_seconds: float | None,
     device: Literal["auto", "cpu", "cuda"],
@@ -195,42 +177,69 @@ def start(
     """Join the other learners.
 
     Args:
-        timeout_seconds: how long a learner waits for the others, here and in every later exchange.
+        join_seconds: by when all must have come and be connected, counted from the start of learner 0; the others wait
+            as long for learner 0.
+        timeout_seconds: how long a learner waits for the others in every later exchange.
         patience_seconds: after how long without a sign of life another learner is given up; None: not before
             an exchange with it fails.
         device: ``auto`` takes the GPUs where there are any.
         threads: of torch's operators in this process.
 
     Raises:
-        LaunchError: this host has fewer GPUs than learners.
+        LaunchError: this host has fewer GPUs than learners, or the launcher says too little.
+        JoinError: the learners have not met in time, and who is missing.
     """
     chosen = chosen_device(place, device)
     torch.set_num_threads(threads)
-    one_host = place.local_size == place.size
-    if one_host:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    if place.one_host:
+        stay_on_this_host()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    _without_recorder()
+    without_recorder()
+    allow_all_descriptors()
     timeout = timedelta(seconds=timeout_seconds)
-    store: Store = dist.HashStore()
-    watch = Watch(grace_seconds=timeout_seconds) if patience_seconds is not None and place.size > 1 else None
-    if place.launched:
-        # A learner may wait for the store as well, whose host can be lost.
-        with nullcontext() if watch is None else watch.connections.recording():
-            store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
-    if watch is not None and patience_seconds is not None:
-        master = os.environ["MASTER_ADDR"]
-        watch.start(rank=place.rank, store=store, master=master, one_host=one_host, patience_seconds=patience_seconds)
-    with nullcontext() if watch is None else watch.connections.recording():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
-            store=store,
-            rank=place.rank,
-            world_size=place.size,
-            timeout=timeout,
-        )
-    return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD, watch=watch)
+    if place.size == 1:
+        _make_group(place, chosen, HashStore(), timeout)
+        return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD)
+    watch = Watch(place, join_seconds=join_seconds, grace_seconds=timeout_seconds)
+    try:
+        with watch.joining():
+            _join(
+                place, meeting(), watch, join_seconds if patience_seconds is None else patience_seconds, timeout, chosen
+            )
+    except BaseException:
+        watch.close()
+        raise
+    if patience_seconds is None:
+        watch.close()
+    kept = None if patience_seconds is None else watch
+    return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD, watch=kept)
+
+
+def _join(
+    place: Place, where: Meeting, watch: Watch, patience_seconds: float, timeout: timedelta, device: torch.device
+) -> None:
+    """Meet, and make the group of all learners."""
+    with watch.connections.recording():  # a learner may wait for the store as well, whose host can be lost
+        store = meet(place, where, watch.join_seconds)
+    watch.start(store=store, master=where.address, secret=shared_secret(), patience_seconds=patience_seconds)
+    store.set_timeout(timeout)
+    with watch.connections.recording():
+        # Where a launcher starts all learners again, its store still holds the addresses of those before.
+        _make_group(place, device, PrefixStore(f"launch-{watch.launch_id}", store), timeout)
+    watch.liveness.joined()
+    if device.type == "cpu":  # NCCL makes connections when it is first used
+        watch.connections.close_doors()
+
+
+def _make_group(place: Place, device: torch.device, store: Store, timeout: timedelta) -> None:
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=place.rank,
+        world_size=place.size,
+        timeout=timeout,
+    )
 
 
 def stop(world: World) -> None:
@@ -253,16 +262,6 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _integer(name: str) -> int:
-    value = os.environ.get(name)
-    if value is None:
-        raise LaunchError(f"RANK is set but {name} is not; start the learners with torchrun, or unset RANK")
-    try:
-        return int(value)
-    except ValueError:
-        raise LaunchError(f"environment variable {name} must be an integer, got {value!r}") from None
 
 
 def chosen_device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.device:

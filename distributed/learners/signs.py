@@ -1,16 +1,19 @@
 """What learners tell each other in signs of life, and the connections that carry it.
 
-Lines of text over TCP: ``learner <rank> <token>`` at first, then ``alive``, ``done``, ``lost <rank> <what happened>``.
+Lines of text over TCP: at first who it is (see secret.py), then ``together`` once all have come, ``joined`` from a learner
+that is connected to all, ``connected`` once all are, and at any time ``alive``, ``done``, ``lost <rank> <what happened>``.
 """
 
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from distributed.errors import UserError
+from distributed.errors import LearnerError, UserError
 
-_LONGEST_LINE = 1000  # bytes; an error may be quoted
+UNREACHABLE = "can they reach each other, on the interface that GLOO_SOCKET_IFNAME names?"
+LONGEST_LINE = 1000  # bytes; an error may be quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,28 @@ class Loss:
         return f"lost {self.learner} {self.what}"
 
 
+def late(ranks: Iterable[int], what: str, seconds: float, why: str = "") -> Loss:
+    """The loss, in one, of all who have not done ``what`` when the learners should have met."""
+    first, *others = sorted(ranks)
+    also = f", nor ha{'ve learners' if others[1:] else 's learner'} {', '.join(map(str, others))}" if others else ""
+    return Loss(first, f"has not {what} within {seconds:g} seconds (launch.join_seconds){also}{why}")
+
+
 class LearnerLostError(UserError, RuntimeError):
     """The run cannot go on: another learner is lost."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__(f"{loss}; start the run again to go on from its newest checkpoint")
+        self.loss = loss
+
+
+class JoinError(LearnerError):
+    """The learners have not met: one is missing, or was lost before all were connected. Nothing was trained."""
+
+    exit_code = 1
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(f"the learners have not met: {loss}; see why in its log, then start the run again")
         self.loss = loss
 
 
@@ -46,7 +66,9 @@ class Peer:
         self.heard = time.monotonic()
         self.rank: int | None = None
         self.done = False
+        self.nonce = ""  # with which the other side shall prove that it knows the secret
         self._unfinished = b""
+        self._waiting: list[str] = []  # came with a line that was asked for
 
     def send(self, line: str) -> None:
         """Send a line. What cannot be sent is left: the peer's silence will tell."""
@@ -72,8 +94,22 @@ class Peer:
                     break
         self.connection.close()
 
+    def next_line(self, seconds: float) -> str:
+        """The next line. OSError if none comes in so long."""
+        deadline = time.monotonic() + seconds
+        while not self._waiting:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the other side says nothing")
+            if (lines := self.read()) is None:
+                raise ConnectionError("the other side has closed the connection")
+            self._waiting = lines
+        return self._waiting.pop(0)
+
     def read(self) -> list[str] | None:
         """The lines that came in; None at the end of the connection, or if it does not speak this language."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            return waiting
         try:
             data = self.connection.recv(4096)
         except TimeoutError:
@@ -82,14 +118,14 @@ class Peer:
             return None
         self.heard = time.monotonic()
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
-        if not data or len(self._unfinished) > _LONGEST_LINE:
+        if not data or len(self._unfinished) > LONGEST_LINE:
             return None
         return [line.decode(errors="replace") for line in lines]
 
 
 def encoded(text: str) -> bytes:
     """A line that ends where it must, cut where it is too long."""
-    return " ".join(text.split()).encode()[: _LONGEST_LINE - 1] + b"\n"
+    return " ".join(text.split()).encode()[: LONGEST_LINE - 1] + b"\n"
 
 
 def loss_in(line: str) -> Loss | None:

@@ -8,39 +8,52 @@ thread that comes out of nothing is ended with the whole process.
 import json
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import NoReturn
 
-from torch.distributed import DistError, Store
+from torch.distributed import DistError, DistStoreError, Store
 
+from distributed.errors import UserError
+from distributed.learners.centre import Centre
 from distributed.learners.connections import Connections
-from distributed.learners.liveness import LOOPBACK, Centre, Liveness, Member
-from distributed.learners.signs import LearnerLostError, Loss
+from distributed.learners.environment import Place
+from distributed.learners.liveness import CLOSED, LOOPBACK, Liveness, Member, StrangerError
+from distributed.learners.secret import proof, proves
+from distributed.learners.signs import UNREACHABLE, JoinError, LearnerLostError, Loss, late
+from distributed.learners.store import RETRY_SECONDS
 
 log = logging.getLogger(__name__)
 
 _KEY = "liveness"
+_JOINING_GRACE_SECONDS = 5.0  # in which a learner that joins computes nothing
+_ALARM_SECONDS = 1.0  # after the deadline, which those who do not hang keep by themselves
 
 
 class Watch:
     """Liveness of all learners, and the connections of this one.
 
     Args:
+        join_seconds: by when all learners must be connected with each other, counted from the start of learner 0;
+            the others wait as long for learner 0.
         grace_seconds: from the news of a loss until the thread that trains must have heard it; what it computes by
             itself in the meantime may take as long.
     """
 
-    def __init__(self, *, grace_seconds: float) -> None:
+    def __init__(self, place: Place, *, join_seconds: float, grace_seconds: float) -> None:
+        self.place = place
+        self.join_seconds = join_seconds
         self.grace_seconds = grace_seconds
         self.connections = Connections()
-        self.launch_id = ""  # the same on all learners, another one at each start
+        self._deadline = time.monotonic() + join_seconds
+        self._joined = False
         self._heard = threading.Event()  # the thread that trains waits for nobody any more
         self._liveness: Liveness | None = None
+        self._absent: Loss | None = None  # learner 0, of which nothing was heard in time
 
     @property
     def liveness(self) -> Liveness:
@@ -49,37 +62,99 @@ class Watch:
             raise RuntimeError("watch.start(...) comes first")
         return self._liveness
 
-    def start(self, *, rank: int, store: Store, master: str, one_host: bool, patience_seconds: float) -> None:
-        """Find each other through the rendezvous' store, on the host ``master``, and begin to watch.
+    @property
+    def launch_id(self) -> str:
+        """The same on all learners, another one at each start."""
+        return self.liveness.launch_id
+
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Around all that a learner does until it is connected to the others: JoinError if that does not come to pass.
+
+        Until it has met learner 0 only the clock can tell that the wait is over; then learner 0 does.
+        """
+        alarm = threading.Timer(self.join_seconds + _ALARM_SECONDS, self._give_up)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            with self.naming_the_lost():
+                yield
+            self._joined = True
+        except LearnerLostError as lost:
+            raise JoinError(lost.loss) from lost
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, UserError) or not of_a_connection(error):
+                raise
+            what = f"cannot connect to the others ({' '.join(str(error).split())}): {UNREACHABLE}"
+            raise JoinError(Loss(self.place.rank, what)) from error
+        finally:
+            alarm.cancel()
+
+    def _give_up(self) -> None:
+        if self._liveness is None:
+            self._absent = late([0], "come", self.join_seconds)
+            self._free(self._absent)
+
+    def start(self, *, store: Store, master: str, secret: bytes, patience_seconds: float) -> None:
+        """Find each other through the rendezvous' store, on the host ``master``; return when all have come.
 
         Raises:
-            OSError: learner 0 cannot be reached.
+            LearnerLostError: one has not come, or was lost before all had.
+            StrangerError: learner 0 does not know the secret.
         """
-        if rank == 0:
-            address, interface = own_address(master, one_host)
-            centre = Centre(interface=interface, patience_seconds=patience_seconds, on_loss=self._on_loss)
-            self.launch_id = secrets.token_hex(4)
-            store.set(_KEY, json.dumps([address, centre.port, centre.token, self.launch_id]))
-            self._liveness = centre
-        else:
-            host, port, token, self.launch_id = json.loads(store.get(_KEY))
-            self._liveness = Member(
-                rank=rank,
-                address=(host, port),
-                token=token,
+        if self.place.rank == 0:
+            address, interface = own_address(master, self.place.one_host)
+            centre = Centre(
+                size=self.place.size,
+                interface=interface,
+                secret=secret,
+                join_seconds=self.join_seconds,
                 patience_seconds=patience_seconds,
                 on_loss=self._on_loss,
             )
-        self._liveness.start()
+            signed = proof(secret, _KEY, address, str(centre.port))
+            store.set(_KEY, json.dumps([address, centre.port, signed]))
+            centre.start()
+            self._liveness = centre
+        else:
+            self._liveness = self._met(store, secret, patience_seconds)
+        self.liveness.wait_for_all()
+
+    def _met(self, store: Store, secret: bytes, patience_seconds: float) -> Member:
+        """Reach learner 0. Where a launcher has started all anew, the store may still tell of the one before."""
+        loss = late([0], "come", self.join_seconds)
+        while (left := self._deadline - time.monotonic()) > 0:
+            store.set_timeout(timedelta(seconds=left))
+            try:
+                host, port, signed = json.loads(store.get(_KEY))
+            except DistStoreError:
+                break
+            if not proves(signed, secret, _KEY, host, str(port)):
+                raise StrangerError
+            member = Member(
+                rank=self.place.rank,
+                address=(host, port),
+                secret=secret,
+                patience_seconds=patience_seconds,
+                on_loss=self._on_loss,
+            )
+            try:
+                member.start()
+                return member
+            except OSError as error:
+                loss = Loss(0, f"cannot be reached at {host}:{port} ({error.strerror or error})")
+                time.sleep(RETRY_SECONDS)
+        raise LearnerLostError(loss)
 
     def _on_loss(self, loss: Loss) -> None:
-        if not self._heard.is_set():  # otherwise this learner has an error of its own to tell
+        # A learner that joins says it as its last line; one that has heard has an error of its own to tell.
+        if self._joined and not self._heard.is_set():
             log.error("%s", loss)
         threading.Thread(target=self._free, args=(loss,), name="freeing", daemon=True).start()
 
     def _free(self, loss: Loss) -> None:
         """Cut connections until the thread that trains has come out, new ones too; end the process if it does not."""
-        deadline = time.monotonic() + self.grace_seconds
+        deadline = time.monotonic() + (self.grace_seconds if self._joined else _JOINING_GRACE_SECONDS)
         while not self._heard.is_set():
             self.connections.cut()
             if time.monotonic() > deadline:
@@ -87,8 +162,8 @@ class Watch:
             self._heard.wait(1.0)
 
     def _end(self, loss: Loss) -> NoReturn:
-        line = f"error on learner {self.liveness.rank}: {LearnerLostError(loss)}; ended while it still waited for it"
-        log.error("%s", line)
+        lost = LearnerLostError(loss) if self._joined else JoinError(loss)
+        log.error("error on learner %d: %s; ended while it still waited for it", self.place.rank, lost)
         logging.shutdown()
         os._exit(1)
 
@@ -109,13 +184,20 @@ class Watch:
         self._heard.set()
         if isinstance(error, LearnerLostError):
             lost = error
-        elif told or not of_a_connection(error) or (loss := self.liveness.wait_for_loss()) is None:
-            self.liveness.failed(str(error) or type(error).__name__)
+        elif told or not of_a_connection(error) or (loss := self._loss_behind()) is None:
+            if self._liveness is not None:
+                self._liveness.failed(str(error) or type(error).__name__)
             return None
         else:
             lost = LearnerLostError(loss)
         self.connections.hang_up()  # nobody shall wait for this learner, which may have weights to write
         return lost
+
+    def _loss_behind(self) -> Loss | None:
+        if self._liveness is not None:
+            return self._liveness.wait_for_loss()
+        # So far there is but the connection to the store, on the host of learner 0.
+        return self._absent or (Loss(0, CLOSED) if self.place.rank != 0 else None)
 
     def check(self) -> None:
         """Raise LearnerLostError if somebody is: for those who compute without waiting for others."""
@@ -125,7 +207,8 @@ class Watch:
     def close(self) -> None:
         """This learner leaves."""
         self._heard.set()
-        self.liveness.close()
+        if self._liveness is not None:
+            self._liveness.close()
 
 
 def of_a_connection(error: BaseException | None) -> bool:

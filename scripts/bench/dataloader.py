@@ -35,6 +35,7 @@ from asr.runs.run_folder import RunFolder
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners import launch
+from distributed.learners.environment import place
 from distributed.learners.launch import World
 from scripts.bench.report import save_figures
 from scripts.composition.build import build_hooks
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="where to save the figures")
     options = parser.parse_args(arguments)
     flush_denormals()
-    world = launch.start(launch.place(), timeout_seconds=60, patience_seconds=None, device="cpu", threads=1)
+    world = launch.start(place(), join_seconds=60, timeout_seconds=60, patience_seconds=None, device="cpu", threads=1)
     choose_matmul("auto")
     size = QUICK if options.quick else FULL
     with TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ from typing import Any
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from distributed.learners import launch
+from distributed.learners.environment import place
 from distributed.learners.launch import World
 
 TIMEOUT_SECONDS = 600.0
@@ -39,13 +40,20 @@ def run_learners(size: int, work: Callable[..., Any], *arguments: Any, pinned: b
 
 
 def _learn(pinned: bool, work: Callable[..., Any], *arguments: Any) -> Any:
-    place = launch.place()
+    here = place()
     if pinned:
         cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < place.local_size:
-            raise ValueError(f"{place.local_size} learners want a core each, but this process may use {len(cores)}")
-        os.sched_setaffinity(0, {cores[place.local_rank]})  # before there are threads, which inherit it
-    world: World = launch.start(place, timeout_seconds=TIMEOUT_SECONDS, patience_seconds=None, device="cpu", threads=1)
+        if len(cores) < here.local_size:
+            raise ValueError(f"{here.local_size} learners want a core each, but this process may use {len(cores)}")
+        os.sched_setaffinity(0, {cores[here.local_rank]})  # before there are threads, which inherit it
+    world: World = launch.start(
+        here,
+        join_seconds=TIMEOUT_SECONDS,
+        timeout_seconds=TIMEOUT_SECONDS,
+        patience_seconds=None,
+        device="cpu",
+        threads=1,
+    )
     try:
         return work(world, *arguments)
     finally:

@@ -38,6 +38,7 @@ from asr.training.meter import Meter, meter_of
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.probe import GIB
 from distributed.learners import launch
+from distributed.learners.environment import place
 from scripts.bench.report import save_figures
 from scripts.composition.build import build_hooks, count_parameters, training_texts
 from scripts.composition.compose import compose, options
@@ -114,7 +115,8 @@ def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, 
         draw_targets(config)
     flush_denormals()
     world = launch.start(
-        launch.place(),
+        place(),
+        join_seconds=config.launch.join_seconds,
         timeout_seconds=config.launch.timeout_seconds,
         patience_seconds=config.launch.patience_seconds,
         device=config.launch.device,

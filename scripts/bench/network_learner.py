@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from distributed.gossip.neighbours import NeighbourExchange
-from distributed.learners.launch import World, place, start, stop
+from distributed.learners.environment import place
+from distributed.learners.launch import World, start, stop
 from scripts.bench import plain_tcp
 from scripts.bench.namespaces import interface_bytes, limit_bandwidth
 from scripts.bench.network_contenders import ROUNDS_PER_STEP, Contender, contenders
@@ -166,7 +167,7 @@ def payload(figures: dict[str, float]) -> float:
 
 def main(interface: str, output: str, address: str, plan: str, *bandwidths: str) -> None:
     """Measure at every bandwidth and write the record; ``plan`` is a Plan in JSON."""
-    world = start(place(), timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
+    world = start(place(), join_seconds=120, timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
     planned = Plan(**json.loads(plan))
     found = contenders(world, planned.width)
     measurement = Measurement(world, interface, address, found)

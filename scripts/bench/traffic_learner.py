@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from distributed.learners.launch import World, place, start, stop
+from distributed.learners.environment import place
+from distributed.learners.launch import World, start, stop
 from scripts.bench.namespaces import interface_bytes
 from scripts.bench.network_contenders import Contender, contenders
 
@@ -17,7 +18,7 @@ SETTLED_SECONDS = 0.3  # that retransmissions and acknowledgements have time for
 
 def main(interface: str, output: str, width: str, steps: str) -> None:
     """Take steps of every scheme that counts its bytes, and write what it and the interface counted."""
-    world = start(place(), timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
+    world = start(place(), join_seconds=120, timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
     torch.manual_seed(0)
     x = torch.randn(ROWS, int(width))
     found = {name: each for name, each in contenders(world, int(width)).items() if each.backend is not None}

@@ -23,7 +23,7 @@ from asr.runs.loggers import log_to_stderr
 from asr.runs.run_folder import RunFolder
 from asr.training.inference import load, states_of
 from distributed.errors import UsageError
-from distributed.learners import launch
+from distributed.learners.environment import place
 from scripts.composition.build import Split
 from scripts.composition.compose import compose, differing_keys
 from scripts.composition.search import language_model_fingerprints, search_of, with_language_models
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def run(arguments: list[str]) -> None:
     """Decode the shards that are missing and this process's to write; one line for each."""
     log_to_stderr()
-    place = launch.place()
+    here = place()
     config = compose("make_nbest", arguments)
     check_lengths(config)
     named, trained = build(config.decode), load_configured(config)
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
     header = header_of(trained, split, search, config)
     folder = RunFolder(trained.folder).nbest(split.name) if config.out is None else Path(config.out)
     begin(folder, header)
-    own = range(place.rank, header.shards, place.size)
+    own = range(here.rank, header.shards, here.size)
     missing = [shard for shard in own if not shard_file(folder, shard).is_file()]
     decoder = Decoder(trained, split, search, header, config.unit_utterances)
     begun = time.perf_counter()

@@ -56,13 +56,14 @@ def check_packages() -> None:
 
 
 def run_main(main: "Callable[[list[str]], None]") -> None:
-    """Run an entry point. Errors that its user can mend end in one line and exit code 2, others in a traceback."""
+    """Run an entry point. Errors that its user can mend end in one line and exit code 2 (1 where the
+    learners have not met), others in a traceback."""
     try:
         check_python()
         check_packages()
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        _print_last("interrupted\n")
+        print_last("interrupted\n")
         sys.exit(130)
     except Exception as error:
         line = line_for_people(error)
@@ -70,8 +71,9 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
             raise
         if not line:
             time.sleep(SAY_SECONDS)
-        _print_last(line)
-        sys.exit(2)
+        elif not _left_to_the_launcher(line, error):
+            print_last(line)
+        sys.exit(getattr(error, "exit_code", 2))
 
 
 def require_environment() -> None:
@@ -98,8 +100,14 @@ def run_and_leave(main: "Callable[[list[str]], None]") -> None:
     launch.leave(status)
 
 
-def _print_last(line: str) -> None:
-    """On standard error, after what is still on its way to standard output: both may go to one file."""
+def _left_to_the_launcher(line: "str", error: "Exception") -> "bool":
+    """Whether a launcher of ours prints the line, after all that the other learners have to say."""
+    environment = sys.modules.get("distributed.learners.environment")
+    return environment is not None and environment.leave_word(line, own=getattr(error, "loss", None) is None)
+
+
+def print_last(line: "str") -> None:
+    """Print on standard error, after what is still on its way to standard output: both may go to one file."""
     with suppress(OSError):  # nobody reads it any more
         sys.stdout.flush()
     print(line, file=sys.stderr, end="", flush=True)
@@ -108,7 +116,7 @@ def _print_last(line: str) -> None:
 def _is_first_of_its_host() -> bool:
     """Where packages are missing, perhaps torch, without which there is no launcher and only one process."""
     try:
-        from distributed.learners.launch import LaunchError, place
+        from distributed.learners.environment import LaunchError, place
     except ModuleNotFoundError:
         return True
     try:
@@ -128,7 +136,7 @@ def line_for_people(error: Exception) -> "str | None":
         line = f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
         return line if _is_first_of_its_host() else ""
     from distributed.errors import UsageError, UserError  # not before check_packages
-    from distributed.learners.launch import LaunchError, Place, place
+    from distributed.learners.environment import LaunchError, Place, place
 
     try:
         here = place()

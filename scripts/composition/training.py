@@ -18,6 +18,7 @@ from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.errors import LearnerError, UsageError
 from distributed.learners import launch
+from distributed.learners.environment import place
 from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError, Loss
 from scripts.composition.build import build_hooks
@@ -31,15 +32,16 @@ log = logging.getLogger(__name__)
 
 def train(config_name: str, arguments: list[str]) -> None:
     """Compose conf/<config_name>.yaml, check, join the other learners, train."""
-    place = launch.place()
+    here = place()
     config = compose(config_name, arguments)
     folder = run_folder(config, arguments)
     check_folder(folder, config)
     flush_denormals()
-    check_learners(config.batch.units, place.size)
+    check_learners(config.batch.units, here.size)
     options = config.launch
     world = launch.start(
-        place,
+        here,
+        join_seconds=options.join_seconds,
         timeout_seconds=options.timeout_seconds,
         patience_seconds=options.patience_seconds,
         device=options.device,

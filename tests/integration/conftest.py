@@ -33,10 +33,25 @@ class Launcher:
         """Start the learners of a training run on one host."""
         return Learners(partial(Forked, self.script_line(overrides), self.folder), learners)
 
-    def start_torchrun(self, learners: int, *overrides: str) -> Forked:
+    def start_torchrun(self, learners: int, *overrides: str, restarts: int = 0) -> Forked:
         """Start a training run with torchrun, which starts its learners itself."""
-        torchrun = [TORCHRUN, "--standalone", "--nproc-per-node", str(learners)]
+        torchrun = [TORCHRUN, "--standalone", "--nproc-per-node", str(learners), "--max-restarts", str(restarts)]
         return Forked([*torchrun, *self.script_line(overrides)], self.folder)
+
+    def start_launcher(self, learners: int, *overrides: str, restarts: int = 0) -> Forked:
+        """Start a training run with scripts/launch.py, which starts its learners itself."""
+        line = self.script_line(overrides)
+        own = [str(REPOSITORY / "scripts" / "launch.py"), "--learners", str(learners), "--restarts", str(restarts)]
+        return Forked([*own, self.entry, *line[1:]], self.folder)
+
+    def start_hosted(self, learners: int, port: int, *overrides: str, **variables: str) -> list[Forked]:
+        """Start the learners of a run on one host, with a rendezvous' store that the launcher hosts, as torchrun does."""
+        run = {"WORLD_SIZE": str(learners), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        host = {"LOCAL_WORLD_SIZE": str(learners), "TORCHELASTIC_USE_AGENT_STORE": "True"} | variables
+        line = self.script_line(overrides)
+        return [
+            Forked(line, self.folder, RANK=str(rank), LOCAL_RANK=str(rank), **run, **host) for rank in range(learners)
+        ]
 
     def start_each(self, learners: int, *overrides: str) -> list[Forked]:
         """Start the learners of a run as if on hosts of their own: the end of one is no reason to end others."""

@@ -74,11 +74,11 @@ def test_what_the_page_shows_is_clean(copy: Path) -> None:
 def test_the_suites_take_what_the_page_adds(copy: Path) -> None:
     suites = ("tests/unit/distributed", "tests/unit/test_house.py", "tests/unit/compression")
     words = "local_sgd or factorise or table or scheme"
-    output = run(copy, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", words, *suites)
+    output = run(copy, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k", words, *suites)
     assert "local_sgd" in output
     assert "[factorise]" in output
     assert "activation_penalty" in run(
-        copy, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "activation_penalty", "tests/integration/test_every_hook.py"
+        copy, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k", "activation_penalty", "tests/integration/test_every_hook.py"
     )  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def test_environment_variables_are_read_in_one_place() -> None:
         for path in SOURCES
         if re.search(r"os\.(environ|getenv)", path.read_text())
     }
-    assert readers == {"distributed/learners/launch.py"}
+    assert readers == {"distributed/learners/environment.py"}
 
 
 def test_constants_and_type_aliases_have_one_home() -> None:

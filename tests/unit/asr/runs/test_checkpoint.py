@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_a_full_disk_is_a_clear_error_and_spares_the_last_good_one(
 ) -> None:
     checkpoints = folder(tmp_path, alone, keep_last=1)
     save(checkpoints, 1)
-    with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*step-00000002.*are intact"):
+    with pytest.raises(CheckpointError, match=r"cannot write checkpoint .*step-00000002: File too large; .*are intact"):
         save(checkpoints, 2, size=1 << 20)
     chosen, problems = checkpoints.newest()
     assert chosen is not None
@@ -191,10 +192,10 @@ def test_learners_fail_together(
     """If one learner cannot write its part, for whatever reason, none believes that there is a checkpoint."""
     write = torch.save
 
-    def failing_for_learner_1(state: object, path: Path) -> None:
-        if path.name == "learner-1.pt":
+    def failing_for_learner_1(state: object, file: IO[bytes]) -> None:
+        if Path(file.name).name == "learner-1.pt":
             raise error
-        write(state, path)
+        write(state, file)
 
     monkeypatch.setattr(torch, "save", failing_for_learner_1)
 
@@ -209,6 +210,7 @@ def test_learners_fail_together(
     messages = run_learners(2, learner)
     assert all("cannot write checkpoint" in message for message in messages), messages
     assert told in messages[1]
+    assert f"learner 1: {told}" in messages[0], "who did its part knows whose it was that failed, and why"
     assert "\n" not in messages[1]
     assert newest_intact(tmp_path) == (None, {})
 
@@ -234,7 +236,7 @@ def test_learners_resume_or_refuse_together(
     save(checkpoints, 1)
     assert resumed(run_learners, folder, [tmp_path] * 2) == ["1"] * 2
     first, second = resumed(run_learners, folder, [tmp_path, tmp_path / "not shared"])
-    assert "another learner" in first
+    assert "learner 1: " in first
     assert "not shared/step-00000001/manifest.json" in second
     victim = damage(tmp_path / "step-00000001")
     first, second = resumed(run_learners, folder, [tmp_path] * 2)

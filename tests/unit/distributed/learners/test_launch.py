@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distributed.learners import launch
-from distributed.learners.launch import LaunchError, Place, World, place, start, stop
+from distributed.learners.environment import LaunchError, Place, place
+from distributed.learners.launch import World, start, stop
 
 VARIABLES = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 
@@ -53,11 +53,11 @@ def test_a_half_said_environment_is_refused(
 
 def test_start_alone_and_stop_twice(environment: pytest.MonkeyPatch):
     threads = torch.get_num_threads()
-    world = start(place(), timeout_seconds=5, patience_seconds=None, device="cpu", threads=1)
+    world = start(place(), join_seconds=5, timeout_seconds=5, patience_seconds=None, device="cpu", threads=1)
     try:
         assert (world.rank, world.size, world.device) == (0, 1, torch.device("cpu"))
         assert torch.get_num_threads() == 1
-        assert launch.os.environ["GLOO_SOCKET_IFNAME"].startswith("lo")
+        assert os.environ["GLOO_SOCKET_IFNAME"].startswith("lo")
         assert world.joined.size() == 1
     finally:
         torch.set_num_threads(threads)
@@ -71,7 +71,7 @@ def test_more_learners_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     two = Place(rank=0, size=2, local_rank=0, local_size=2, launched=True)
     for device in ("auto", "cuda"):
         with pytest.raises(LaunchError, match=r"2 learners on this host but 1 GPUs.* launch\.device=cpu"):
-            start(two, timeout_seconds=5, patience_seconds=None, device=device, threads=1)
+            start(two, join_seconds=5, timeout_seconds=5, patience_seconds=None, device=device, threads=1)
 
 
 def test_messages_of_a_lone_learner_need_no_group(alone: World):
@@ -104,6 +104,14 @@ def test_messages_between_learners(run_learners):
         world.barrier()
 
     run_learners(3, talk)
+
+
+def test_all_know_who_has_failed_first_and_why(run_learners):
+    def talk(world: World) -> list[tuple[int, str] | None]:
+        lines = {1: "no space\nleft", 2: "x" * 5000}
+        return [world.first_failure(None), world.first_failure(lines.get(world.rank))]
+
+    assert run_learners(3, talk) == [[None, (1, "no space left")]] * 3
 
 
 def test_a_new_group_holds_only_its_ranks(run_learners):

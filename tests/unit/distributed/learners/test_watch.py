@@ -1,5 +1,7 @@
 """Waits that are cut, and errors that come of a loss."""
 
+import json
+import resource
 import socket
 import threading
 import time
@@ -9,10 +11,12 @@ import pytest
 import torch
 from torch.distributed import DistNetworkError, HashStore
 
-from distributed.learners.connections import Connections
+from distributed.learners.connections import Connections, allow_all_descriptors
+from distributed.learners.environment import Place
 from distributed.learners.launch import gloo_group
-from distributed.learners.liveness import LOOPBACK
-from distributed.learners.signs import LearnerLostError, Loss
+from distributed.learners.liveness import LOOPBACK, StrangerError
+from distributed.learners.secret import proof
+from distributed.learners.signs import JoinError, LearnerLostError, Loss
 from distributed.learners.watch import Watch, of_a_connection, own_address
 
 
@@ -67,10 +71,97 @@ def test_errors_of_connections_are_known_by_themselves_or_their_cause(error: Exc
     assert (of_a_connection(error), of_a_connection(wrapped)) == (expected, expected)
 
 
-def two_watches() -> list[Watch]:
-    store, watches = HashStore(), [Watch(grace_seconds=30.0), Watch(grace_seconds=30.0)]
-    for rank, watch in enumerate(watches):
-        watch.start(rank=rank, store=store, master="localhost", one_host=True, patience_seconds=0.7)
+def test_nobody_connects_to_a_closed_door_and_what_was_connected_stays() -> None:
+    connections = Connections()
+    with socket.create_server((LOOPBACK, 0)) as other:
+        with connections.recording():
+            listener = socket.create_server((LOOPBACK, 0))
+        with listener, socket.create_connection(listener.getsockname()) as before, listener.accept()[0] as accepted:
+            assert connections.close_doors() == 1
+            with pytest.raises(TimeoutError):
+                socket.create_connection(listener.getsockname(), timeout=0.3)
+            before.sendall(b"still open")
+            assert accepted.recv(20) == b"still open"
+            socket.create_connection(other.getsockname(), timeout=5).close()
+
+
+def test_what_is_being_opened_can_be_cut_too() -> None:
+    connections = Connections()
+    with (
+        socket.create_server((LOOPBACK, 0)) as listener,
+        connections.recording(),
+        socket.create_connection(listener.getsockname()) as waiting,
+    ):
+        assert connections.cut() == 1
+        assert waiting.recv(1) == b""
+
+
+def test_as_many_files_as_the_system_allows() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 1, before[1]))
+        allow_all_descriptors()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_address_of_a_launch_that_has_ended_is_passed_over() -> None:
+    """As after a restart under torchrun, whose store stays."""
+    store = HashStore()
+    for each in two_watches(store):
+        each.close()
+    watches = two_watches(store)
+    assert watches[0].launch_id == watches[1].launch_id != ""
+    for each in watches:
+        each.close()
+
+
+def test_an_address_that_somebody_without_the_secret_has_put_there_is_refused() -> None:
+    store = HashStore()
+    store.set("liveness", json.dumps([LOOPBACK, 9, proof(b"guessed", "liveness", LOOPBACK, "9")]))
+    watch = Watch(Place(1, 2, 1, 2, launched=True), join_seconds=30.0, grace_seconds=30.0)
+    with pytest.raises(StrangerError, match="do not know the same secret: set MURMURATION_SECRET"):
+        watch.start(store=store, master="localhost", secret=b"one", patience_seconds=0.7)
+
+
+@pytest.mark.parametrize("what", ["late", "cut"])
+def test_a_start_without_learner_0_is_a_join_error_with_its_name(what: str) -> None:
+    watch = Watch(Place(1, 2, 1, 2, launched=True), join_seconds=0.3, grace_seconds=30.0)
+
+    def start() -> None:
+        with watch.joining():
+            if what == "cut":
+                raise DistNetworkError("Connection reset by peer")
+            watch.start(store=HashStore(), master="localhost", secret=b"one", patience_seconds=0.7)
+
+    with pytest.raises(JoinError, match=r"the learners have not met: learner 0 has .*; see why in its log") as caught:
+        start()
+    assert caught.value.exit_code == 1
+    assert ("within 0.3 seconds (launch.join_seconds)" in str(caught.value)) == (what == "late")
+
+
+def test_where_no_connection_can_be_made_the_interface_is_asked_about() -> None:
+    watch = Watch(Place(0, 2, 0, 2, launched=True), join_seconds=30.0, grace_seconds=30.0)
+    message = (
+        r"learner 0 cannot connect to the others \(Gloo connectFullMesh failed\): can they reach each other, on the"
+    )
+    with pytest.raises(JoinError, match=message), watch.joining():
+        raise RuntimeError("Gloo connectFullMesh\n failed")
+    with pytest.raises(ValueError, match="ours to mend"), watch.joining():
+        raise ValueError("ours to mend")
+
+
+def two_watches(store: HashStore | None = None) -> list[Watch]:
+    watches = [
+        Watch(Place(rank, 2, rank, 2, launched=True), join_seconds=30.0, grace_seconds=30.0) for rank in range(2)
+    ]
+    found = {"store": HashStore() if store is None else store, "master": "localhost", "secret": b"one"}
+    starting = [threading.Thread(target=each.start, kwargs=found | {"patience_seconds": 0.7}) for each in watches]
+    for thread in starting:
+        thread.start()
+    for thread in starting:
+        thread.join(20)
     return watches
 
 

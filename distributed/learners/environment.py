@@ -1,0 +1,132 @@
+"""What learners are told through environment variables, and what they tell torch: the only module that reads or sets any.
+
+A launcher (torchrun, scripts/launch.py, srun) gives RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT. ``MURMURATION_SECRET`` is what the learners of a launch prove to each other that they know: see
+distributed/learners/secret.py.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed.errors import UsageError
+
+SECRET = "MURMURATION_SECRET"
+_LAUNCHER = "MURMURATION_LAUNCHER"  # set by ours, which prints the last error itself
+
+
+class LaunchError(UsageError):
+    """The environment of a launcher, or the GPUs of a host, do not fit; the message names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which learner this process is, as its launcher says."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    launched: bool  # by torchrun or alike; False for a process started by hand, which is then alone
+
+    @property
+    def one_host(self) -> bool:
+        """Whether all learners run on this host."""
+        return self.local_size == self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where the learners find each other."""
+
+    address: str
+    port: int
+    hosted: bool  # by the launcher's agent; False: learner 0 opens it
+
+
+def place() -> Place:
+    """Read from the environment which learner this is; LaunchError where the launcher left it half said."""
+    if "RANK" not in os.environ:
+        return Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
+    rank, size = _integer("RANK"), _integer("WORLD_SIZE")
+    local_rank, local_size = _integer("LOCAL_RANK"), _integer("LOCAL_WORLD_SIZE")
+    if not 0 <= rank < size or not 0 <= local_rank < local_size <= size:
+        raise LaunchError(
+            f"RANK={rank} of WORLD_SIZE={size}, LOCAL_RANK={local_rank} of LOCAL_WORLD_SIZE={local_size} do not fit "
+            "together; start the learners with torchrun"
+        )
+    return Place(rank, size, local_rank, local_size, launched=True)
+
+
+def meeting() -> Meeting:
+    """Where the launcher says that the learners meet; LaunchError where it does not."""
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    return Meeting(_text("MASTER_ADDR"), _integer("MASTER_PORT"), hosted)
+
+
+def secret_given() -> str | None:
+    """The launch's secret, where it came through the environment."""
+    return os.environ.get(SECRET) or None
+
+
+def cache_folder() -> Path:
+    """Where this user's programs keep what they can make anew."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def prepare_for_learners(secret: str) -> None:
+    """What a launcher of ours tells the learners that it starts."""
+    os.environ.setdefault(SECRET, secret)
+    os.environ[_LAUNCHER] = "1"
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told in one line, not in stack frames
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, but for its warning
+
+
+def stay_on_this_host() -> None:
+    """Before the first group is made: torch's transports shall listen on the loopback, unless somebody chose otherwise."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, loopback)
+
+
+def without_recorder() -> None:
+    """Before the first group is made: no flight recorder.
+
+    Its map of groups has no lock (torch 2.11: ``all_pg_status_``, FlightRecorderDetail.hpp), so that the first
+    operation of a group, while another thread has one of its own, can crash or hang the process.
+    """
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")
+
+
+def leave_word(line: str, own: bool) -> bool:
+    """Leave the line that this learner ends with to its launcher's agent, which tells it in its summary.
+
+    ``own``: the error is this learner's own, not the loss of another one.
+    Returns whether the launcher prints it: one of ours does, unless it starts the learners again.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        extra = {"timestamp": str(int(time.time())), "nanoseconds": time.time_ns(), "own": own}
+        message = {"message": line, "extraInfo": extra}
+        Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
+    restarts = [os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS")]
+    return bool(file) and _LAUNCHER in os.environ and restarts[0] == restarts[1]
+
+
+def _text(name: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise LaunchError(f"RANK is set but {name} is not; start the learners with torchrun, or unset RANK")
+    return value
+
+
+def _integer(name: str) -> int:
+    value = _text(name)
+    try:
+        return int(value)
+    except ValueError:
+        raise LaunchError(f"environment variable {name} must be an integer, got {value!r}") from None

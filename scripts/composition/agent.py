@@ -1,0 +1,83 @@
+"""torch's elastic agent for one host, on the loopback alone, and saying in one line when it starts the learners again."""
+
+import sys
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+
+from distributed.learners.liveness import LOOPBACK
+from distributed.learners.store import listening_store
+from scripts.composition.launcher import first_failure, told
+from scripts.composition.startup import print_last
+
+_STORE_SECONDS = 60.0  # for a request to the store, which is in this very process
+
+
+class OneHost(RendezvousHandler):
+    """The agent is the only one: what it gives the learners is a store on the loopback, a new one for each attempt."""
+
+    def __init__(self, learners: int) -> None:
+        self._learners = learners
+        self._run_id = str(uuid.uuid4())
+
+    def get_backend(self) -> str:
+        return "one-host"
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        store = listening_store(LOOPBACK, 0, self._learners, timedelta(seconds=_STORE_SECONDS))
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(LOOPBACK, store.port))
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        """Nobody else is told."""
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        return True
+
+
+class Agent(LocalElasticAgent):
+    """Keeps the learners: ends all when one fails, and starts them again as often as it may."""
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result = super()._monitor_workers(worker_group)
+        if result.is_failed() and self._remaining_restarts > 0:
+            most = worker_group.spec.max_restarts
+            why = told(*first_failure(result.failures)) if result.failures else "error: a learner does not answer"
+            print_last(f"{why}; restart {most - self._remaining_restarts + 1} of {most}\n")
+        return result
+
+    def exit_codes(self) -> list[int | None]:
+        """Of the learners that were started last; None for one that still runs."""
+        handlers: dict[int, SubprocessHandler] = getattr(self._pcontext, "subprocess_handlers", {})
+        return [each.proc.poll() for each in handlers.values()]
+
+
+def agent_of(learners: int, restarts: int, line: Sequence[str], folder: str) -> Agent:
+    """An agent that runs ``python <line>`` for each learner; ``folder`` takes the words that they leave."""
+    spec = WorkerSpec(
+        role="learner",
+        local_world_size=learners,
+        entrypoint=sys.executable,
+        args=tuple(line),
+        rdzv_handler=OneHost(learners),
+        max_restarts=restarts,
+    )
+    return Agent(spec, DefaultLogsSpecs(log_dir=folder))

@@ -1,0 +1,29 @@
+"""Start the learners of a run on this host: python scripts/launch.py --learners N [--restarts N] train [key=value ...]
+
+    python scripts/launch.py --learners 4 train name=my-run experiment=demo backend=dpsgd
+    python scripts/launch.py --learners 4 --restarts 3 train_lm name=lm backend=allreduce
+
+After the name of an entry point comes what it takes itself. Where a learner ends with an error, or is killed, the
+others are ended; the last line says what it was, and the exit code is that of the learner. --restarts: how often all
+are then started again first, to go on from the newest checkpoint. Nothing listens beyond the loopback. For several hosts
+use torchrun: docs/training.md.
+"""
+
+import sys
+from pathlib import Path
+
+
+def main(arguments: "list[str]") -> None:
+    """Start the learners of a run."""
+    from scripts.composition.launcher import launch, launch_options
+
+    options = launch_options(arguments, __doc__ or "")
+    if options is not None:
+        sys.exit(launch(options))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.composition.startup import run_main
+
+    run_main(main)
