@@ -83,7 +83,12 @@ def test_a_scheme_is_the_file_of_its_word() -> None:
 
 def test_the_folder_of_a_run_knows_nothing_of_training() -> None:
     for path in (REPOSITORY / "asr" / "runs").rglob("*.py"):
-        assert imported_rooms(path, "asr") <= {"runs", "data", "models", "parts"}, path
+        assert imported_rooms(path, "asr") <= {"runs", "data", "models", "parts", "foreign"}, path
+
+
+def test_the_door_for_foreign_files_opens_to_nothing_of_ours() -> None:
+    for path in (REPOSITORY / "asr" / "foreign").rglob("*.py"):
+        assert imported_rooms(path, "asr") <= {"foreign"}, path
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
