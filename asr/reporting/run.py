@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from asr.runs.metrics import Row, read_rows
+from asr.runs.metrics import Row, learner_of, metrics_files, read_rows
 from distributed.errors import UsageError
 
 STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> RunRecord:
         ValueError: ``folder`` is no run folder, or one of its files is broken; one line that names it.
     """
     config_file = folder / "config.yaml"
-    metrics = sorted((path for path in (folder / "metrics").glob("*.jsonl") if path.stem.isdigit()), key=_learner)
+    metrics = metrics_files(folder)
     if not config_file.is_file() and not metrics:
         raise UsageError(
             f"{folder} is no run folder: it has neither config.yaml nor metrics/*.jsonl; name one like exp/demo"
@@ -121,7 +121,7 @@ def read_run(folder: Path) -> RunRecord:
     summary_file = folder / "summary.json"
     return RunRecord(
         name=folder.resolve().name,
-        rows={_learner(path): tuple(read_rows(path)) for path in metrics},
+        rows={learner_of(path): tuple(read_rows(path)) for path in metrics},
         results=_results(folder / "eval"),
         config_text=config_text,
         config=_flat_config(config_text, config_file),
@@ -198,7 +198,3 @@ def _leaves(prefix: str, tree: Any) -> list[tuple[str, Any]]:
     if not isinstance(tree, dict) or not tree:
         return [(prefix.removesuffix("."), tree)] if prefix else []
     return [leaf for key, branch in tree.items() for leaf in _leaves(f"{prefix}{key}.", branch)]
-
-
-def _learner(path: Path) -> int:
-    return int(path.stem)
