@@ -23,6 +23,7 @@ from distributed.ranges import Range
 
 NODE_KEYS = ("_target_", "_partial_")  # of a node itself; all others are parameters of its target
 PART_PACKAGES = ("asr", "compression", "distributed")
+LONGEST_SHOWN = 200  # characters of a value in an error
 PLAIN: dict[Any, tuple[type, ...]] = {  # annotation -> types of values that fit
     float: (int, float),
     int: (int,),
@@ -209,4 +210,5 @@ def _type_words(annotation: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."

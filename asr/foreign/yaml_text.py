@@ -60,6 +60,8 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(
                 f"line {node.start_mark.line + 1} has an interpolation (${{...}}), and none is resolved"
             )
+        if node.value == "???":
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1} has a value that is not set (???)")
         return str(node.value)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:

@@ -17,11 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.compose import differing_keys
+from scripts.composition.run_configuration import read_config
 
 # What may change when a run goes on: nothing that its numbers depend on, but for the last bits.
 FREE_KEYS = (
@@ -42,8 +43,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         return
     if not config.resume:
         raise UsageError(f"{folder} holds a run and resume=false would overwrite it; choose another name= or remove it")
-    earlier = OmegaConf.load(path)
-    assert isinstance(earlier, DictConfig)
+    earlier = read_config(path)
     differing = [
         key
         for key in differing_keys(earlier, config)

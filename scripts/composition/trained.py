@@ -91,6 +91,7 @@ def load_trained(
     loaded = _of_checkpoints(folder, checkpoint, config) if weights is None else _of_folder(weights)
     choose_matmul(config.launch.matmul)
     speech = build_speech(config, folder)
+    speech.corpus.writable = (Path(), Path("data"), folder)  # the run may come from anywhere; data is often a link
     if weights is not None:
         _check_suits(loaded, speech, config, f"weights={weights}")
     precision = precision_for_decoding(config.trainer.precision, loaded.model, folder, device)

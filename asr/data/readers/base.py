@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.audio import Header, header_defect
-from asr.data.corpus import Corpus, CorpusError, content_hash, make_once
+from asr.data.corpus import Corpus, CorpusError, content_hash
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.readers.markers import checked_markers, split_markers
 from asr.data.readers.tables import Defect
@@ -175,7 +175,7 @@ class TableCorpus(Corpus):
             (folder / "corpus.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
 
         folder = self.cache / content_hash(**parameters)
-        make_once(folder, make, key="data.cache")
+        self.make_once(folder, make, key="data.cache")
         self._tell(folder)
         return {split: folder / f"{split}.jsonl" for split in self.splits}
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from distributed.errors import UsageError
+from scripts.composition.compose import compose
 from scripts.evaluate import main
 
 CONFORMER = (
@@ -159,3 +161,22 @@ def test_a_model_folder_that_hears_other_features_is_refused(random_run: Callabl
         UsageError, match=r"^weights=.*: that model hears other features than the run: normalise differ"
     ):
         main([f"run={run}", f"weights={folder}", "sets=[dev]"])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_run_from_elsewhere_has_nothing_written_outside(
+    random_run: Callable[..., Path], tiny_corpus: Path, tmp_path: Path, inside: bool
+) -> None:
+    run = random_run("run")
+    cache = (run if inside else tmp_path) / "cache"
+    chosen = ["data=nemo", f"data.root={tiny_corpus}", "data.train_ds.manifest_filepath=train.jsonl"]
+    data = compose("train", [*chosen, "data.sample_rate=8000", "data.case=keep", f"data.cache={cache}"]).data
+    config = OmegaConf.load(run / "config.yaml")
+    config.data = data
+    OmegaConf.save(config, run / "config.yaml")
+    if not inside:
+        with pytest.raises(UsageError, match=r"data\.cache=.*: the run's configuration would have files written there"):
+            main([f"run={run}", "sets=[train]"])
+    else:
+        main([f"run={run}", "sets=[train]"])
+    assert cache.exists() == inside

@@ -40,6 +40,7 @@ def test_numbers_are_read_as_omegaconf_reads_them() -> None:
         ("[" + "1," * 200_000 + "]", f"it has more than {MOST_NODES} values"),
         ("a: ${oc.env:HOME}", "line 1 has an interpolation"),
         ("a: 1\n'x${b}': 2", "line 2 has an interpolation"),
+        ("a: ???", "line 1 has a value that is not set"),
         ("a: 1" + ":1" * 100_000, "a number of 200001 characters"),
         ("a: " + "9" * 400_000, "a number of 400000 characters"),
         ("a: !!python/object/apply:os.system [ls]", "python/object/apply:os.system', which this program never writes"),
