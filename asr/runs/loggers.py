@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
+from asr.foreign.files import TRANSCRIPT, read_text
 from asr.runs.metrics import Row
 from distributed.ranges import Count
 
@@ -166,7 +167,7 @@ def wandb_mode() -> Literal["online", "offline", "disabled"]:
 def _run_id(path: Path) -> str:
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+    return read_text(path, TRANSCRIPT).strip()
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

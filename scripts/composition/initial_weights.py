@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from asr.data.tokenizer import Tokenizer
+from asr.foreign.tensors import refuse_non_finite
 from asr.parts import plain
 from asr.runs.checkpoint import model_folder_of
 from asr.runs.model_folder import Description, read_description, read_weights
@@ -87,7 +88,9 @@ def find_initial_weights(
             f"{where}: that model was changed by {names}, which this run does not do; choose the same hooks=, or model_of={config.init_from}"
         )
     differing = _differing_features(description, config)
-    return InitialWeights(folder, read_weights(folder, digest), modules, applied, differing, where)
+    weights = read_weights(folder, digest)
+    refuse_non_finite(weights, where)
+    return InitialWeights(folder, weights, modules, applied, differing, where)
 
 
 def made_of(config: DictConfig) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ from scripts.composition.build import (
     hooked_model,
 )
 from scripts.composition.language_model import load_token_model
+from scripts.composition.run_start import settings_of
 from scripts.composition.search import with_language_models
 from scripts.composition.settings import trains_on_text
 
@@ -114,6 +115,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 type(backend).__name__,
                 plan.fingerprint,
                 ModelParts(description, material.tokenizer),
+                settings_of(config),
             ),
             recorder=_recorder(config, run, horizon, refused_before=len(split.screened.refused)),
             memory=memory,

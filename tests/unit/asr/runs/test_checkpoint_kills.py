@@ -60,7 +60,7 @@ class Clock:
 
 def save(root: Path, world: World, samples: int, figure: float | None = None) -> None:
     """Global steps are pairs of samples here: 4 and 5 share a name."""
-    checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL)
+    checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL, {})
     state = {"backend": {}, "samples": samples}
     checkpoints.save(Progress(samples=samples, global_step=samples // 2), state, {"w": torch.ones(2)}, figure)
 
@@ -68,7 +68,7 @@ def save(root: Path, world: World, samples: int, figure: float | None = None) ->
 def newest(root: Path, world: World) -> int:
     """Samples at which a resume goes on; nothing it sees may look like damage."""
     chosen, problems = CheckpointFolder(
-        root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL
+        root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL, {}
     ).newest()
     assert problems == []
     assert chosen is not None

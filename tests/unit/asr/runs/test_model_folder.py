@@ -107,7 +107,7 @@ def changed(folder: Path, **values: object) -> Path:
         (lambda f: (f / DESCRIPTION).unlink(), r"^model=.*: no model.yaml there; give a model folder"),
         (lambda f: (f / DESCRIPTION).write_text("model: ["), r"model.yaml: cannot be read: "),
         (lambda f: (f / DESCRIPTION).write_text("3"), r"model.yaml: cannot be read: "),
-        (lambda f: (f / DESCRIPTION).write_text("x" * (1 << 21)), r"model.yaml: larger than 1048576 bytes"),
+        (lambda f: (f / DESCRIPTION).write_text("x" * (1 << 21)), r"model.yaml: larger than the 0.5 MiB that a config"),
         (lambda f: changed(f, format=99), r"model.yaml: format 99, this version reads 1"),
         (lambda f: changed(f, unknown=1), r"model.yaml: cannot be read: .*unknown"),
         (lambda f: changed(f, model={"_target_": "os.system"}), r"_target_=os.system: must lie in one of the packages"),
