@@ -49,7 +49,9 @@ def read_state(path: Path, device: torch.device, *, mmap: bool = False) -> dict[
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Raise ForeignError if a number is NaN or infinite: a model with one writes nothing or nonsense, and says no word."""
-    bad = [name for name, each in tensors.items() if each.is_floating_point() and not bool(each.isfinite().all())]
+    bad = [
+        name for name, each in sorted(tensors.items()) if each.is_floating_point() and not bool(each.isfinite().all())
+    ]
     if bad:
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         names = ", ".join(bad[:NAMED]) + more

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from asr.foreign.files import TRANSCRIPT, read_text
+from asr.foreign.terminal import ShownFormatter
 from asr.runs.metrics import Row
 from distributed.ranges import Count
 
@@ -189,10 +190,10 @@ def setup_logging(folder: Path, rank: int) -> None:
     """
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(folder / "logs" / f"rank-{rank}.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(ShownFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = _Stderr()
     console.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    console.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s"))
+    console.setFormatter(ShownFormatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s"))
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if (handler.name or "").startswith("murmuration-")]:
         root.removeHandler(old)

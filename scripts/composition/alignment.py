@@ -1,7 +1,6 @@
 """Alignment of a corpus with a trained run: the class of each of the model's states, in every utterance."""
 
 import logging
-import sys
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from asr.data.frame_targets import SUFFIX, write_alignment
 from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import BLANK
 from asr.decoding.forced_alignment import Method, align_batch, chosen_method
+from asr.foreign.terminal import log_to_stderr, say
 from asr.training.evaluation import EvaluationSet, evaluating, in_place
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, split_arguments
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: list[str]) -> None:
     """Splits, and overrides; one line for each split."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     overrides, named = split_arguments(arguments)
     config = compose("align", overrides)
     sets = [str(each) for each in named] or list(config.sets)
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> None:
         path = folder / f"{evaluated.name}{SUFFIX}"
         seconds = trained.speech.features.frame_seconds * trained.model.subsampling
         write_alignment(path, classes, frame_seconds=seconds, tokenizer=trained.speech.tokenizer)
-        print(f"{path}: {summary(classes, seconds, len(evaluated.screened.usable))}")
+        say(f"{path}: {summary(classes, seconds, len(evaluated.screened.usable))}")
 
 
 def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:

@@ -1,13 +1,12 @@
 """A pass over a run's model: from one of its checkpoints, or what an earlier pass made, to a model folder of its own."""
 
-import logging
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from asr.data.batch import Batch
 from asr.data.pipeline import unit_loader
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
 from asr.runs.model_folder import WEIGHTS
 from compression.compress import Pass, compress
@@ -19,7 +18,7 @@ from scripts.composition.trained import load_trained
 
 def run(arguments: list[str]) -> None:
     """Overrides; one line about the folder that is made."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     written = [re.sub(r"^pass(?=[=.])", "passes", argument) for argument in arguments]  # `pass` is a word of Python's
     chosen = next((each.partition("=")[2] for each in reversed(written) if each.startswith("passes=")), None)
     if chosen is None:
@@ -42,4 +41,4 @@ def run(arguments: list[str]) -> None:
     folder = trained.folder / "export" / name
     compress(apply, trained.loaded, batches, folder, chosen)
     size = (folder / WEIGHTS).stat().st_size
-    print(f"{folder}: {chosen} of {trained.checkpoint}, {size / 2**20:.2f} MiB of weights")
+    say(f"{folder}: {chosen} of {trained.checkpoint}, {size / 2**20:.2f} MiB of weights")

@@ -1,7 +1,6 @@
 """Long utterances cut at pauses that level and forced alignment agree on, written as manifests of pieces."""
 
 import logging
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from asr.data.cutting import Cutter, WordsDifferError
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.material import manifest_name, refuse_doubles
 from asr.decoding.forced_alignment import Method, chosen_method, word_spans
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
 from asr.training.evaluation import EvaluationSet
 from distributed.errors import UsageError
@@ -45,7 +45,7 @@ class Pieces:
 
 def run(arguments: list[str]) -> None:
     """Sets, and overrides; one line for each set."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     overrides, named = split_arguments(arguments)
     config = compose("cut", overrides)
     sets = [str(each) for each in named] or list(config.sets)
@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> None:
         partial = path.with_name(f".{path.name}.partial")
         write_manifest(partial, pieces.kept)
         partial.replace(path)
-        print(f"{path}: {summary(pieces, len(evaluated.screened.usable))}")
+        say(f"{path}: {summary(pieces, len(evaluated.screened.usable))}")
 
 
 def output_path(out: Path, name: str) -> Path:

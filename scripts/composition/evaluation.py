@@ -1,5 +1,6 @@
 """Evaluation of a trained run: decodes sets, scores them and writes the results into the run's folder."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from asr.data.material import manifest_name, refuse_doubles
 from asr.data.pipeline import unit_loader
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
 from asr.training.evaluation import Decoded, EvaluationSet, decode_set
 from asr.training.measures import Decode
@@ -26,6 +28,7 @@ SPLITS = ("train", "dev", "test")  # of every corpus
 
 def run(arguments: list[str]) -> None:
     """Evaluate every set and print one line for each, and one for each comparison."""
+    log_to_stderr(logging.WARNING)
     config = compose("evaluate", arguments)
     check_names(config.sets)
     normalise, decode = build(config.text), build(config.decode)
@@ -38,7 +41,7 @@ def run(arguments: list[str]) -> None:
     method = method_of(config)
     against = None if config.against is None else Path(config.against)
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
-    print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
+    say(f"{trained.folder}: {trained.checkpoint}, {decode.name} search")
     record = trained.origin | method | {"precision": trained.precision}
     results = [
         evaluate_set(trained, each, config.unit_utterances, decode, normalise, record, root) for each in config.sets
@@ -47,7 +50,7 @@ def run(arguments: list[str]) -> None:
     if against is not None:
         for each in results:
             old = earlier[each.name]
-            print(write_against(root / each.name, decode.name, against, old, each, trained.checkpoint))
+            say(write_against(root / each.name, decode.name, against, old, each, trained.checkpoint))
 
 
 def evaluate_set(
@@ -71,7 +74,7 @@ def evaluate_set(
     )
     speakers = {each.id: each.speaker for each in spoken}
     result = write_results(root / evaluated.name, decode.name, references, hypotheses, speakers, record)
-    print(result.line)
+    say(result.line)
     return result
 
 
@@ -80,7 +83,8 @@ def write_summary(folder: Path, decode: str, results: Sequence[SetResult]) -> No
     if results:
         table = summary_table(results)
         (folder / f"summary-{decode}.txt").write_text(table, encoding="utf-8")
-        print(table if len(results) > 1 else "", end="")
+        if len(results) > 1:
+            say(*table.splitlines())
 
 
 def check_names(sets: Sequence[str]) -> None:

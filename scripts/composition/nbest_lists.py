@@ -1,7 +1,6 @@
 """The n-best lists of a training set, decoded shard by shard by processes that do not wait for each other."""
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header
 from asr.data.pipeline import UnitDataset, unit_loader
 from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Model, NBestSearch
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
 from asr.runs.console import clock
 from asr.runs.files import create_atomically, write_atomically
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: list[str]) -> None:
     """Decode the shards that are missing and this process's to write; one line for each."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     place = launch.place()
     config = compose("make_nbest", arguments)
     check_lengths(config)
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
         eta = clock((now - begun) / written * (len(missing) - written))
         line = "shard %d of %d: %d utterances in %.1f s, ETA %s"
         log.info(line, shard + 1, header.shards, len(lists), now - started, eta)
-    print(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
+    say(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
 
 
 def check_lengths(config: DictConfig) -> None:

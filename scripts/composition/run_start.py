@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
+from asr.foreign.terminal import shown_lines
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.compose import differing_keys, flat
@@ -145,7 +146,7 @@ def training_in(folder: Path, world: World) -> Iterator[Start]:
 def log_traceback(folder: Path, rank: int) -> None:
     """Write it to the learner's log file, if there is one: the terminal gets one line, or torch's own report."""
     with suppress(FileNotFoundError), (folder / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8") as file:
-        file.write(traceback.format_exc())
+        file.write(shown_lines(traceback.format_exc()))
 
 
 def _locked(file: TextIO) -> bool:

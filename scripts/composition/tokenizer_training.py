@@ -1,11 +1,10 @@
 """Training of a tokenizer for several runs, apart from any of them."""
 
-import logging
 import shutil
-import sys
 from pathlib import Path
 
 from asr.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
 from distributed.errors import UsageError
 from scripts.composition.build import training_texts
@@ -14,7 +13,7 @@ from scripts.composition.compose import compose
 
 def run(arguments: list[str]) -> None:
     """Read the texts, train, save under a temporary name, rename."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     config = compose("train_tokenizer", arguments)
     out = Path(config.out)
     if out.exists():
@@ -28,9 +27,9 @@ def run(arguments: list[str]) -> None:
     tokenizer.save(partial)
     partial.rename(out)
     tokens = sum(len(tokenizer.encode(text)) for text in texts)
-    print(
+    say(
         f"{out}: {tokenizer.vocabulary_size} tokens from {len(texts)} texts, "
-        f"{sum(map(len, texts)) / tokens:.2f} characters per token\n"
+        f"{sum(map(len, texts)) / tokens:.2f} characters per token",
         f"use it: tokenizer=sentencepiece tokenizer.model={out} tokenizer.vocabulary_size={tokenizer.vocabulary_size} "
-        f"tokenizer.case={tokenizer.case}"
+        f"tokenizer.case={tokenizer.case}",
     )

@@ -1,7 +1,6 @@
 """The texts of audio files of any rate and number of channels."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.data.resampling import resampler
+from asr.foreign.terminal import log_to_stderr, say, shown
 from asr.parts import build
 from asr.training.measures import Decode
 from distributed.errors import UsageError
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: list[str]) -> None:
     """Audio files, and overrides."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     overrides, files = split_arguments(arguments)
     config = compose("transcribe", overrides)
     if not files:
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> None:
     for start in range(0, len(files), config.unit_utterances):
         group = files[start : start + config.unit_utterances]
         for file, text in zip(group, transcribe(trained, decode, group), strict=True):
-            print(f"{file}\t{text}", flush=True)
+            say(f"{shown(file)}\t{shown(text)}")
 
 
 def transcribe(trained: Trained, decode: Decode, files: Sequence[Path]) -> list[str]:
