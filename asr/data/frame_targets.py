@@ -103,7 +103,11 @@ def read_alignment(path: Path, *, frame_seconds: float, tokenizer: Tokenizer) ->
 
 def _spans(path: Path, written_ids: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     """Where the classes of each utterance begin and end; UsageError where the parts of a file do not fit each other."""
-    ids, classes, offsets = parse_json(written_ids), tensors["classes"], tensors["offsets"]
+    classes, offsets = tensors["classes"], tensors["offsets"]
+    try:
+        ids = parse_json(written_ids)
+    except ValueError:
+        ids = None
     fits = (
         isinstance(ids, list)
         and all(isinstance(each, str) for each in ids)

@@ -12,9 +12,8 @@ import hashlib
 import io
 import json
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -157,7 +156,7 @@ class SentencePieceTokenizer:
     def __init__(self, *, model: bytes, case: Case) -> None:
         self.model = model  # the serialised model
         self.case = case
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"\0")  # b"" it takes for none yet
         self._pieces = list(_written_pieces(self._processor))
         self._token = {piece: token for token, piece in enumerate(self._pieces, start=1)}
 
@@ -288,13 +287,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     file = folder / _SETTINGS_FILE
     try:
-        kind, case, alphabet = itemgetter("kind", "case", "alphabet")(defaultdict(lambda: None, read_json(file)))
+        kind, case, alphabet = map(read_json(file).get, ("kind", "case", "alphabet"))
         if kind not in ("characters", "sentencepiece"):
             raise UsageError(f"{file}: unknown kind {str(kind)[:80]!r}; characters or sentencepiece")
         if case not in get_args(Case) or not (kind == "sentencepiece" or isinstance(alphabet, str)):
             raise ForeignError(file, "its case or its alphabet is missing, or none that there is")
         if kind == "characters":
-            return CharacterTokenizer(alphabet=alphabet, case=case)
-        return SentencePieceTokenizer(model=read_bytes(folder / _MODEL_FILE, TOKENS), case=case)
+            return CharacterTokenizer(alphabet=alphabet, case=case)  # type: ignore[arg-type]
+        return SentencePieceTokenizer(model=read_bytes(folder / _MODEL_FILE, TOKENS), case=case)  # type: ignore[arg-type]
     except (ForeignError, RuntimeError) as error:
         raise UsageError(f"{folder} holds no tokenizer that can be read: {error}") from None

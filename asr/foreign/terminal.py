@@ -14,10 +14,18 @@ from typing import Any, TextIO
 # C0 but for the tab, DEL and C1; line and paragraph separators; marks that turn text round; halves of characters.
 _CONTROL = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+LONGEST_ERROR = 3000  # characters
+
 
 def shown(text: object) -> str:
     """A text as one line in which every control character is written out: ``\\x1b[2J``."""
     return _escaped(str(text)).replace("\t", "\\t")
+
+
+def shown_error(error: object) -> str:
+    """As ``shown``, of an error's message: of a very long one, as an id of a megabyte makes it, the middle is left out."""
+    line = shown(error)
+    return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR // 2]} [...] {line[-LONGEST_ERROR // 2 :]}"
 
 
 def shown_lines(text: str) -> str:
