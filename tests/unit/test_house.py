@@ -91,6 +91,26 @@ def test_the_door_for_foreign_files_opens_to_nothing_of_ours() -> None:
         assert imported_rooms(path, "asr") <= {"foreign"}, path
 
 
+OWN_FILES = {  # read beside the door: of the system, of conf/, or written by the same step
+    "asr/training/meter.py", "asr/training/processor.py", "asr/runs/checkpoint_folder.py",
+    "scripts/composition/compose.py", "scripts/composition/run_configuration.py",
+}  # fmt: skip
+READS = re.compile(
+    r"\.read_(text|bytes)\(|json\.loads?\(|yaml\.(safe_)?load\(|OmegaConf\.load\(|torch\.load\(|load_file\(|gzip\.[A-Za-z]|\bprint\("
+)
+
+
+@pytest.mark.parametrize("room", ["asr", "compression", "scripts/composition"])
+def test_files_from_elsewhere_come_through_one_door(room: str) -> None:
+    """And what is printed leaves through it: ``say`` shows control characters."""
+    printers = {"asr/runs/console.py", "scripts/composition/compose.py", "scripts/composition/startup.py"}
+    for path in (REPOSITORY / room).rglob("*.py"):
+        name = path.relative_to(REPOSITORY).as_posix()
+        found = {match[0] for match in READS.finditer(path.read_text())}
+        allowed = {"print("} if name in printers else set()
+        assert name.startswith("asr/foreign/") or name in OWN_FILES or found <= allowed, f"{name}: {found}"
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports at the top of files, of which a circle fails or depends on who comes first."""
     names = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in SOURCES}
