@@ -186,7 +186,12 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
     tokenizer = load_tokenizer(folder / TOKENIZER)
     if tokenizer.fingerprint != description.tokenizer:
         raise UsageError(f"{folder / TOKENIZER}: not the tokenizer that {DESCRIPTION} names; restore the folder")
-    model = description.build()
+    try:
+        model = description.build()
+    except UsageError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # it may be anybody's, and lack anything
+        raise UsageError(f"{folder / DESCRIPTION}: builds no model: {' '.join(str(error).split())}") from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,13 @@ def changed(folder: Path, **values: object) -> Path:
     return folder
 
 
+def without(folder: Path, part: str, key: str) -> dict[str, object]:
+    """The model of a description, of which a part lacks a key."""
+    model: dict[str, Any] = yaml.safe_load((folder / DESCRIPTION).read_text())["model"]
+    del model[part][key]
+    return model
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -128,6 +136,8 @@ def changed(folder: Path, **values: object) -> Path:
         (lambda f: changed(f, transforms=[{"_target_": "subprocess.run"}]), r"must lie in one of the packages"),
         (lambda f: (f / WEIGHTS).unlink(), r"model.safetensors: missing, truncated or altered"),
         (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), r"missing, truncated or altered"),
+        (lambda f: changed(f, model=without(f, "joiner", "combine")), r"model.yaml.*combine"),
+        (lambda f: changed(f, model=without(f, "encoder", "_partial_")), r"model.yaml.*feature_dimension"),
         (lambda f: changed(f, tokenizer="other"), r"tokenizer: not the tokenizer that model.yaml names"),
     ],
 )
