@@ -83,13 +83,17 @@ def told_of_a_setting(text: str) -> str:
     return line_for_people(UsageError(text)) or ""
 
 
+def told_of_an_utterance(text: str) -> str:
+    return line_for_people(BadUtterance(text, Path(text), text)) or ""
+
+
 def evaluated(text: str) -> str:
     return evaluation_line({f"eval/{text.replace('/', '')}/loss": 1.0, "epoch": 1.0}, "1/2") + "\n"
 
 
 @pytest.mark.parametrize(
     "way",
-    [printed, formatted, told_by_a_learner, told_of_a_path, told_of_a_setting, evaluated],
+    [printed, formatted, told_by_a_learner, told_of_a_path, told_of_a_setting, told_of_an_utterance, evaluated],
     ids=lambda way: way.__name__,
 )
 @pytest.mark.parametrize("name", HOSTILE)
