@@ -23,6 +23,7 @@ from distributed.ranges import Range
 
 NODE_KEYS = ("_target_", "_partial_")  # of a node itself; all others are parameters of its target
 PART_PACKAGES = ("asr", "compression", "distributed")
+LONGEST_SHOWN = 200  # characters of a value in an error
 PLAIN: dict[Any, tuple[type, ...]] = {  # annotation -> types of values that fit
     float: (int, float),
     int: (int,),
@@ -209,5 +210,6 @@ def _type_words(annotation: Any) -> str:
 
 
 def typed(value: Any) -> str:
-    """A value as one types it in a command."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as one types it in a command; of a very long one the beginning."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asr.data.manifest import Utterance
 from asr.data.resampling import resampler
-from distributed.errors import UsageError
+from distributed.errors import UsageError, UserError
 
 # A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
 TOLERANCE_SECONDS = 0.05
@@ -44,7 +44,7 @@ def audio_suffixes() -> frozenset[str]:
     return frozenset(f".{end}" for each in formats for end in (each.lower(), *OTHER_ENDINGS.get(each, ())))
 
 
-class BadUtterance(ValueError):  # noqa: N818 - named for what it is about, like KeyError's missing key
+class BadUtterance(UserError, ValueError):  # noqa: N818 - named for what it is about, like KeyError's missing key
     """An utterance that cannot be used: which one, in which file, and why (with the remedy)."""
 
     def __init__(self, utterance_id: str, file: Path, reason: str) -> None:

@@ -15,7 +15,7 @@ import shutil
 import time
 import wave
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
@@ -48,6 +48,9 @@ class Corpus(ABC):
         self.sample_rate = sample_rate
         self.on_bad = on_bad
         self.resample = resample
+        self.writable: Sequence[Path] | None = (
+            None  # folders below which it may be made; None: wherever it is said to be
+        )
 
     @abstractmethod
     def prepare(self) -> dict[str, Path]:
@@ -56,6 +59,22 @@ class Corpus(ABC):
         Raises:
             CorpusError: the corpus is not where the configuration says, or cannot be written.
         """
+
+    def make_once(self, folder: Path, make: Callable[[Path], None], key: str) -> None:
+        """As the function of this name, below ``writable`` alone.
+
+        Raises:
+            CorpusError: the folder is missing and lies elsewhere, or cannot be written.
+        """
+        if self.writable is not None and not folder.is_dir():
+            place = folder.resolve()
+            if not any(place.is_relative_to(each.resolve()) for each in self.writable):
+                raise CorpusError(
+                    f"{key}={folder.parent}: the run's configuration would have files written there, outside the working "
+                    "directory and the run; make them with python scripts/prepare.py and the run's settings of data, "
+                    "or name a manifest: sets=[path/to/test.jsonl]"
+                )
+        make_once(folder, make, key)
 
 
 class ManifestCorpus(Corpus):

@@ -11,6 +11,7 @@ T frames   N classes of all utterances
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asr.data.tokenizer import Tokenizer
+from asr.foreign.files import ForeignError
+from asr.foreign.json_text import parse_json
+from asr.foreign.tensors import read_tensors
 from distributed.errors import UsageError
 
 FORMAT = "1"
@@ -80,27 +84,59 @@ def read_alignment(path: Path, *, frame_seconds: float, tokenizer: Tokenizer) ->
         raise UsageError(
             f"{path}: its targets are tokens of another tokenizer; use the tokenizer of the run that was aligned"
         )
-    ratio = float(metadata["frame_seconds"]) / frame_seconds
+    try:
+        ratio = float(metadata["frame_seconds"]) / frame_seconds
+    except ValueError:
+        ratio = math.nan
+    if not math.isfinite(ratio):
+        raise UsageError(
+            f"{path}: frame_seconds is {metadata['frame_seconds'][:80]!r}; write it anew with scripts/align.py"
+        )
     repeat = round(ratio)
     if repeat < 1 or abs(ratio - repeat) > RATE_TOLERANCE * repeat:
         raise UsageError(
             f"{path}: one target for {1000 * float(metadata['frame_seconds']):g} ms cannot be divided among frames of "
             f"{1000 * frame_seconds:g} ms; set features.frame_shift_ms and features.stack so that it can"
         )
-    ids, ends = json.loads(metadata["utterance_ids"]), tensors["offsets"].tolist()
-    spans = dict(zip(ids, itertools.pairwise(ends), strict=True))
-    return FrameClasses(path, tensors["classes"], spans, repeat)
+    return FrameClasses(path, tensors["classes"], _spans(path, metadata["utterance_ids"], tensors), repeat)
+
+
+def _spans(path: Path, written_ids: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Where the classes of each utterance begin and end; UsageError where the parts of a file do not fit each other."""
+    classes, offsets = tensors["classes"], tensors["offsets"]
+    try:
+        ids = parse_json(written_ids)
+    except ValueError:
+        ids = None
+    fits = (
+        isinstance(ids, list)
+        and all(isinstance(each, str) for each in ids)
+        and (classes.dtype, classes.dim(), offsets.dtype) == (torch.int32, 1, torch.int64)
+        and offsets.shape == (len(ids) + 1,)
+        and bool((offsets.diff() >= 0).all())
+        and (int(offsets[0]), int(offsets[-1])) == (0, len(classes))
+    )
+    if not fits:
+        raise UsageError(
+            f"{path}: its ids, offsets and classes do not fit each other; write it anew with scripts/align.py"
+        )
+    return dict(zip(ids, itertools.pairwise(offsets.tolist()), strict=True))
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"{path}: there is no such file; write it: python scripts/align.py run=exp/... {path.stem}")
     try:
+        tensors = read_tensors(path)
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); write it anew with scripts/align.py") from None
-    if metadata.get("format") != FORMAT:
+    except (ForeignError, SafetensorError, OSError) as error:
+        raise UsageError(f"{error}; write it anew with scripts/align.py") from None
+    needed = {"tokenizer", "frame_seconds", "utterance_ids"}
+    if (
+        metadata.get("format") != FORMAT
+        or not needed <= metadata.keys()
+        or not {"classes", "offsets"} <= tensors.keys()
+    ):
         raise UsageError(f"{path}: not an alignment of format {FORMAT}; write it anew with scripts/align.py")
     return metadata, tensors

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, content_hash, write_wav
 from asr.data.fsdd_recordings import SAMPLE_RATE, Recording, find_recordings, read_recording, split_recordings
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.resampling import Resampler
@@ -68,7 +68,7 @@ class _FsddCorpus(Corpus):
             (folder / "corpus.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
 
         folder = self.cache / content_hash(**parameters)
-        make_once(folder, make, key="data.cache")
+        self.make_once(folder, make, key="data.cache")
         return {split: folder / f"{split}.jsonl" for split in splits}
 
     @abstractmethod

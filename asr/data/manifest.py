@@ -8,11 +8,13 @@ duration. Relative paths are relative to the manifest's own folder, so that a co
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.foreign.files import TABLE, ForeignError, read_lines
+from asr.foreign.json_text import parse_json
 from distributed.errors import UsageError
 
 MANIFEST_SUFFIXES = (".jsonl", ".json")  # by which a manifest's path is told from other names
@@ -70,7 +72,7 @@ def parse_record(record: Any, folder: Path, where: str, *, text_needed: bool = T
 def _seconds(value: Any, key: str, where: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ManifestError(f"{where}: {key} must be a number of seconds, got {value!r}") from None
 
 
@@ -80,24 +82,26 @@ def read_manifest(path: Path, *, text_needed: bool = True) -> list[Utterance]:
     Raises:
         ManifestError: the file is missing, empty, or a line is not an utterance.
     """
-    try:
-        # Not splitlines(): a text may hold U+2028 and the like, which JSON allows unescaped.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read the manifest: {error}") from None
     utterances = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
+    for where, line in _lines(path):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"{where}: not JSON: {error}") from None
+            record = parse_json(line)
+        except ValueError as error:
+            raise ManifestError(f"{where}: {error}") from None
         utterances.append(parse_record(record, path.parent, where, text_needed=text_needed))
     if not utterances:
         raise ManifestError(f"{path}: the manifest is empty; write one JSON object per utterance")
     return utterances
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """``file:line`` and content of every line that is not blank."""
+    try:
+        for number, line in read_lines(path, TABLE):
+            if line.strip():
+                yield f"{path}:{number}", line
+    except ForeignError as error:
+        raise ManifestError(f"{error}; correct the path or write the manifest anew") from None
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:

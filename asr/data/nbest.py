@@ -21,11 +21,15 @@ from torch import Tensor
 
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import Tokenizer
+from asr.foreign.files import ROWS, ForeignError, read_lines
+from asr.foreign.json_text import parse_json, read_json
 from distributed.errors import UsageError
 from distributed.keyed import keyed_seed
 
 FORMAT = 3
 HEADER = "header.json"
+MOST_UTTERANCES = 10**9  # of a split, in shards of at least one
+MOST_SHARDS = 10**6
 REMEDY = "write the lists anew: python scripts/make_nbest.py run=exp/..."
 
 
@@ -98,12 +102,27 @@ def read_header(folder: Path) -> Header:
     """
     path = folder / HEADER
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] == FORMAT and values.keys() == {each.name for each in fields(Header)}:
-            return Header(**values)
-    except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
-        raise NBestError(f"{path}: no n-best lists that can be read ({error}); {REMEDY}") from None
-    raise NBestError(f"{path}: n-best lists of another format than {FORMAT}; remove the folder, then {REMEDY}")
+        values = read_json(path)
+    except ForeignError as error:
+        raise NBestError(f"{path}: no n-best lists that can be read ({error.reason}); {REMEDY}") from None
+    if values.get("format") != FORMAT or values.keys() != {each.name for each in fields(Header)}:
+        raise NBestError(f"{path}: n-best lists of another format than {FORMAT}; remove the folder, then {REMEDY}")
+    if (wrong := _header_defect(values)) is not None:
+        raise NBestError(f"{path}: no n-best lists that can be read ({wrong}); {REMEDY}")
+    return Header(**values)
+
+
+def _header_defect(values: Mapping[str, Any]) -> str | None:
+    kinds = {"search": "dict", "language_models": "list"} | dict.fromkeys(
+        ("tokenizer", "run", "checkpoint", "split"), "str"
+    )
+    for key, value in values.items():
+        if type(value).__name__ != kinds.get(key, "int") or (type(value) is int and value < 0):
+            return f"{key} is {str(value)[:80]!r}"
+    utterances, together = values["utterances"], values["shard_utterances"]
+    if together < 1 or utterances > MOST_UTTERANCES or utterances // together > MOST_SHARDS:
+        return f"{utterances} utterances in shards of {together}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +166,15 @@ def read_nbest(folder: Path, tokenizer: Tokenizer) -> tuple[Header, NBestLists]:
             f"{folder}: its hypotheses are tokens of another tokenizer (of run {header.run}); train with the tokenizer "
             "of the run that was decoded, or decode with a run that has this one"
         )
-    missing = [shard for shard in range(header.shards) if not shard_file(folder, shard).is_file()]
+    there = {path.name for path in folder.glob("*.jsonl")}
+    missing = [shard for shard in range(header.shards) if shard_file(folder, shard).name not in there]
     if missing:
         raise NBestError(
             f"{folder}: {len(missing)} of {header.shards} shards are missing, {shard_file(folder, missing[0]).name} first; "
             "repeat the command of scripts/make_nbest.py, which goes on where it stopped"
         )
     dtype = np.int16 if tokenizer.vocabulary_size <= np.iinfo(np.int16).max else np.int32
-    return header, packed(_read_shards(folder, header), dtype)
+    return header, packed(_read_shards(folder, header, tokenizer.vocabulary_size), dtype)
 
 
 def packed(lists: Iterable[NBest], dtype: type[np.signedinteger[Any]]) -> NBestLists:
@@ -177,12 +197,27 @@ def packed(lists: Iterable[NBest], dtype: type[np.signedinteger[Any]]) -> NBestL
     )
 
 
-def _read_shards(folder: Path, header: Header) -> Iterator[NBest]:
+def _read_shards(folder: Path, header: Header, vocabulary_size: int) -> Iterator[NBest]:
     for shard in range(header.shards):
         file = shard_file(folder, shard)
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                yield NBest(row["id"], row["truth"], row["hypotheses"], row["scores"])
-            except (json.JSONDecodeError, TypeError, KeyError) as error:
-                raise NBestError(f"{file}:{number}: damaged ({error!r}); delete the file and {REMEDY}") from None
+        try:
+            for number, line in read_lines(file, ROWS):
+                try:
+                    yield _parsed(parse_json(line), vocabulary_size)
+                except (ValueError, TypeError, KeyError) as error:
+                    raise NBestError(f"{file}:{number}: damaged ({error!r}); delete the file and {REMEDY}") from None
+        except ForeignError as error:
+            raise NBestError(f"{error}; delete the file and {REMEDY}") from None
+
+
+def _parsed(row: Any, vocabulary_size: int) -> NBest:
+    """The list of a line; ValueError, TypeError or KeyError where it is none of tokens of such a vocabulary."""
+    each = NBest(row["id"], row["truth"], row["hypotheses"], row["scores"])
+    tokens = [token for hypothesis in each.hypotheses for token in hypothesis]
+    if not isinstance(each.utterance_id, str) or not isinstance(each.truth, int) or each.truth >= 2**63:
+        raise ValueError("its id is no text, or its truth no number of 63 bits")
+    if any(type(token) is not int for token in tokens) or (
+        tokens and not 0 <= min(tokens) <= max(tokens) < vocabulary_size
+    ):
+        raise ValueError(f"it has tokens beyond the {vocabulary_size} of the vocabulary")
+    return each

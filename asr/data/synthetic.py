@@ -23,7 +23,7 @@ from torch import Tensor
 
 from asr.data import espeak
 from asr.data.batch import keyed_seed
-from asr.data.corpus import Corpus, content_hash, make_once, write_wav
+from asr.data.corpus import Corpus, content_hash, write_wav
 from asr.data.grammar import Vocabulary, sentence
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.resampling import Resampler
@@ -151,7 +151,7 @@ class SyntheticCorpus(Corpus):
     def prepare(self) -> dict[str, Path]:
         """Make the corpus unless it is there: about 10 s for an hour of speech."""
         folder = self.root / content_hash(**self._parameters())
-        make_once(folder, self._make, key="data.root")
+        self.make_once(folder, self._make, key="data.root")
         return {split: folder / f"{split}.jsonl" for split in self.utterances}
 
     def _parameters(self) -> dict[str, Any]:

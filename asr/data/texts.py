@@ -12,6 +12,7 @@ import torch
 
 from asr.data.corpus import CorpusError
 from asr.data.manifest import read_manifest
+from asr.foreign.files import TEXT, ForeignError, read_text
 from distributed.ranges import Probability
 
 _ATTEMPTS = 100  # of a walk to end before it is longer than every sentence of the texts
@@ -75,9 +76,9 @@ def read_lines(path: Path, key: str) -> list[str]:
         CorpusError: the file cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{key}={path}: cannot read the sentences: {error}") from None
+        return read_text(path, TEXT).splitlines()
+    except ForeignError as error:
+        raise CorpusError(f"{key}={error}") from None
 
 
 def _integer(generator: torch.Generator, below: int) -> int:

@@ -12,12 +12,15 @@ import hashlib
 import io
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import sentencepiece
 
+from asr.foreign.files import TOKENS, ForeignError, read_bytes
+from asr.foreign.json_text import read_json
 from distributed.errors import UsageError
 from distributed.ranges import Count
 
@@ -100,7 +103,7 @@ class CharacterTokenizer:
         self.alphabet = unicodedata.normalize("NFC", alphabet)
         if not self.alphabet:
             raise UsageError("tokenizer.alphabet is empty; name the characters that texts are made of")
-        if repeated := {symbol for symbol in self.alphabet if self.alphabet.count(symbol) > 1}:
+        if repeated := {symbol for symbol, count in Counter(self.alphabet).items() if count > 1}:
             raise UsageError(f"tokenizer.alphabet has {sorted(repeated)} more than once; name every character once")
         if lost := [symbol for symbol in self.alphabet if symbol != " " and normalise_text(symbol, case) != symbol]:
             raise UsageError(
@@ -153,7 +156,7 @@ class SentencePieceTokenizer:
     def __init__(self, *, model: bytes, case: Case) -> None:
         self.model = model  # the serialised model
         self.case = case
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"\0")  # b"" it takes for none yet
         self._pieces = list(_written_pieces(self._processor))
         self._token = {piece: token for token, piece in enumerate(self._pieces, start=1)}
 
@@ -242,9 +245,9 @@ class SentencePieceRecipe:
                 raise UsageError(f"tokenizer.model={model} was saved with {held}, but tokenizer.case={self.case}")
             return saved.model
         try:
-            serialised = file.read_bytes()
+            serialised = read_bytes(file, TOKENS)
             sentencepiece.SentencePieceProcessor(model_proto=serialised)
-        except (OSError, RuntimeError) as error:
+        except (ForeignError, RuntimeError) as error:
             raise UsageError(f"tokenizer.model={model} is no sentencepiece model that can be read: {error}") from None
         return serialised
 
@@ -260,8 +263,7 @@ class SentencePieceRecipe:
                 model_type=self.kind,
                 vocab_size=self.vocabulary_size,  # <unk> takes the place that blank has here
                 character_coverage=1.0,
-                max_sentence_length=1
-                + max(len(text.encode()) for text in normal),  # longer ones would be dropped silently
+                max_sentence_length=1 + max(map(len, map(str.encode, normal))),  # longer ones would be dropped silently
                 unk_id=0,
                 bos_id=-1,
                 eos_id=-1,
@@ -283,12 +285,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         ValueError: the folder holds no tokenizer, or one of another kind.
     """
+    file = folder / _SETTINGS_FILE
     try:
-        settings = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
-        if settings["kind"] == "characters":
-            return CharacterTokenizer(alphabet=settings["alphabet"], case=settings["case"])
-        if settings["kind"] == "sentencepiece":
-            return SentencePieceTokenizer(model=(folder / _MODEL_FILE).read_bytes(), case=settings["case"])
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        kind, case, alphabet = map(read_json(file).get, ("kind", "case", "alphabet"))
+        if kind not in ("characters", "sentencepiece"):
+            raise UsageError(f"{file}: unknown kind {str(kind)[:80]!r}; characters or sentencepiece")
+        if case not in get_args(Case) or not (kind == "sentencepiece" or isinstance(alphabet, str)):
+            raise ForeignError(file, "its case or its alphabet is missing, or none that there is")
+        if kind == "characters":
+            return CharacterTokenizer(alphabet=alphabet, case=case)  # type: ignore[arg-type]
+        return SentencePieceTokenizer(model=read_bytes(folder / _MODEL_FILE, TOKENS), case=case)  # type: ignore[arg-type]
+    except (ForeignError, RuntimeError) as error:
         raise UsageError(f"{folder} holds no tokenizer that can be read: {error}") from None
-    raise UsageError(f"{folder / _SETTINGS_FILE}: unknown kind {settings['kind']!r}; characters or sentencepiece")

@@ -5,20 +5,22 @@ evaluated) is empty or None, and the page says less.
 """
 
 import ast
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from asr.runs.metrics import Row, read_rows
+from asr.foreign.files import CONFIGURATION, ROWS, ForeignError, read_lines, read_text
+from asr.foreign.json_text import read_json
+from asr.foreign.yaml_text import parse_yaml
+from asr.runs.metrics import Row, learner_of, metrics_files, read_rows
 from asr.runs.run_folder import Evaluation, RunFolder
 from distributed.errors import UsageError
+
+_TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_LISTED = re.compile(rf"\[(?:{_TEXT}(?:, {_TEXT})*)?\]")  # as Python writes a list of texts
 
 STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
 
@@ -63,7 +65,7 @@ class RunRecord:
     rows: Mapping[int, Sequence[Row]]  # by learner, in the order of writing
     results: Sequence[Result]  # by set and decode; test sets first
     config_text: str
-    config: Mapping[str, Any]  # by dotted key; empty where the text cannot be read
+    config: Mapping[str, Any]  # by dotted key
     summary: Mapping[str, Any]
 
     @property
@@ -115,34 +117,36 @@ def read_run(folder: Path) -> RunRecord:
     """
     run_folder = RunFolder(folder)
     config_file = run_folder.config
-    metrics = sorted((path for path in run_folder.metrics.glob("*.jsonl") if path.stem.isdigit()), key=_learner)
+    metrics = metrics_files(folder)
     if not config_file.is_file() and not metrics:
         raise UsageError(
             f"{folder} is no run folder: it has neither config.yaml nor metrics/*.jsonl; name one like exp/demo"
         )
-    config_text = config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
+    config_text = read_text(config_file, CONFIGURATION) if config_file.exists() else ""
     summary_file = run_folder.summary
     return RunRecord(
         name=folder.resolve().name,
-        rows={_learner(path): tuple(read_rows(path)) for path in metrics},
+        rows={learner_of(path): tuple(read_rows(path)) for path in metrics},
         results=_results(run_folder.evaluated()),
         config_text=config_text,
-        config=_flat_config(config_text, config_file),
-        summary=_read_json(summary_file) if summary_file.is_file() else {},
+        config=dict(_leaves("", parse_yaml(config_text, config_file))),
+        summary=_read_json(summary_file) if summary_file.exists() else {},
     )
 
 
 def read_transcripts(path: Path) -> tuple[Transcript, ...]:
     """The utterances of a recogs file: ``id:<tab>ref=['A', 'B']`` and ``id:<tab>hyp=[...]``, one pair per utterance."""
     words: dict[str, dict[str, tuple[str, ...]]] = {}
-    for count, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for count, line in read_lines(path, ROWS):
         if not line:
             continue
         utterance_id, _, said = line.rpartition(":\t")
         kind, _, listed = said.partition("=")
+        if not _LISTED.fullmatch(listed):  # nothing but texts: what is nested or calculated may take very long
+            raise UsageError(f"{path}:{count} is no line of a recogs file: evaluate the run anew")
         try:
-            words.setdefault(utterance_id, {})[kind] = tuple(str(word) for word in ast.literal_eval(listed))
-        except (ValueError, SyntaxError, TypeError):
+            words.setdefault(utterance_id, {})[kind] = tuple(ast.literal_eval(listed))
+        except (ValueError, SyntaxError):
             raise UsageError(f"{path}:{count} is no line of a recogs file: evaluate the run anew") from None
     return tuple(Transcript(key, said.get("ref", ()), said.get("hyp", ())) for key, said in words.items())
 
@@ -180,27 +184,12 @@ def _interval(ends: Any) -> tuple[float, float] | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not JSON ({error}): remove it and evaluate the run anew") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a JSON object, got {type(content).__name__}: evaluate the run anew")
-    return content
-
-
-def _flat_config(text: str, path: Path) -> dict[str, Any]:
-    try:
-        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UsageError(f"{path} is no configuration that can be read: {str(error).splitlines()[0]}") from None
-    return dict(_leaves("", tree))
+        return read_json(path)
+    except ForeignError as error:
+        raise UsageError(f"{error}; remove it and evaluate the run anew") from None
 
 
 def _leaves(prefix: str, tree: Any) -> list[tuple[str, Any]]:
     if not isinstance(tree, dict) or not tree:
         return [(prefix.removesuffix("."), tree)] if prefix else []
     return [leaf for key, branch in tree.items() for leaf in _leaves(f"{prefix}{key}.", branch)]
-
-
-def _learner(path: Path) -> int:
-    return int(path.stem)

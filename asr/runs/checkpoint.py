@@ -14,18 +14,16 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from asr.foreign.tensors import read_state, read_tensors
 from asr.runs.checkpoint_manifest import CheckpointError, FormatError, read_manifest
-from asr.runs.files import (
-    sha256,
-)
+from asr.runs.files import sha256
 from asr.runs.model_folder import DESCRIPTION, WEIGHTS, Description, is_model_folder, read_description
 from asr.runs.progress import Progress
 from asr.runs.run_folder import RunFolder
@@ -59,23 +57,26 @@ class Checkpoint:
     plan: int  # fingerprint of the batch plan
     figure: float | None  # on the first evaluation set, lower is better, if it was evaluated at this point
     files: Mapping[str, str]  # file name -> SHA-256
+    settings: Mapping[str, Any] | None = (
+        None  # of the run, by dotted key, see CheckpointFolder; None: an earlier version's
+    )
 
     def learner_state(self, learner: int, device: torch.device) -> dict[str, Any]:
         """State of one learner of the run that wrote the checkpoint."""
-        return torch.load(self.folder / learner_file(learner), map_location=device, weights_only=True)
+        return read_state(self.folder / learner_file(learner), device)
 
     def backend_states(self) -> list[dict[str, Any]]:
         """The backend's state of every learner, on the CPU; of the files, weights and moments are not read."""
         files = [self.folder / learner_file(learner) for learner in range(self.world_size)]
-        return [torch.load(file, map_location="cpu", mmap=True, weights_only=True)["backend"] for file in files]
+        return [read_state(file, torch.device("cpu"), mmap=True)["backend"] for file in files]
 
     def model_state(self) -> dict[str, Tensor]:
         """Weights of the consensus model."""
-        return load_file(self.folder / WEIGHTS)
+        return read_tensors(self.folder / WEIGHTS)
 
     def consensus(self) -> dict[str, Tensor]:
         """Weights of the consensus model, and of the modules that train with it."""
-        return self.model_state() | (load_file(self.folder / AUXILIARIES) if AUXILIARIES in self.files else {})
+        return self.model_state() | (read_tensors(self.folder / AUXILIARIES) if AUXILIARIES in self.files else {})
 
     def damaged_file(self) -> Path | None:
         """The first file that is missing or differs from the manifest's hash; None if all are as written."""
@@ -98,10 +99,26 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         checkpoint = Checkpoint(folder, **record | {"progress": Progress(**record["progress"])})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: its manifest has other fields than this version's: {error}") from error
+    if not _fits(checkpoint):
+        raise CheckpointError(f"{folder}: its manifest has values that no checkpoint has")
     unlisted = {WEIGHTS, DESCRIPTION, *map(learner_file, range(checkpoint.world_size))} - checkpoint.files.keys()
     if unlisted:
         raise CheckpointError(f"{folder}: its manifest does not list {', '.join(sorted(unlisted))}")
     return checkpoint
+
+
+def _fits(checkpoint: Checkpoint) -> bool:
+    """Whether every field is of its kind; a number of learners must not stand for more files than are listed."""
+    counts = (checkpoint.world_size, checkpoint.plan, *asdict(checkpoint.progress).values())
+    return (
+        all(type(count) is int for count in counts)
+        and isinstance(checkpoint.files, dict)
+        and all(isinstance(digest, str) for digest in checkpoint.files.values())
+        and 0 <= checkpoint.world_size <= len(checkpoint.files)
+        and isinstance(checkpoint.backend, str)
+        and (checkpoint.figure is None or type(checkpoint.figure) in (int, float))
+        and (checkpoint.settings is None or isinstance(checkpoint.settings, dict))
+    )
 
 
 def list_checkpoints(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
@@ -214,11 +231,13 @@ def learner_file(learner: int) -> str:
 
 def mean_of_models(files: Sequence[Path]) -> dict[str, Tensor]:
     """Mean of the floating tensors, summed in float64 file by file; other tensors from the first file."""
-    first = load_file(files[0])
+    first = read_tensors(files[0])
     sums = {name: tensor.double() for name, tensor in first.items() if tensor.is_floating_point()}
     for file in files[1:]:
-        state = load_file(file)
+        state = read_tensors(file)
         for name, total in sums.items():
+            if name not in state or state[name].shape != total.shape:
+                raise CheckpointError(f"{file}: has no {name} of the shape that it has in {files[0]}: not of one run")
             total.add_(state[name])
     return {name: (sums[name] / len(files)).to(t.dtype) if name in sums else t for name, t in first.items()}
 

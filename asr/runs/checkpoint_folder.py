@@ -4,6 +4,7 @@ Everything is written into a folder under a temporary name and fsynced; learner 
 the folder, so that a folder under its final name is complete. Writing fails or succeeds on all learners together.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,8 @@ from asr.runs.model_folder import WEIGHTS, ModelParts, write_description, write_
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
 
+NAMED_SETTINGS = 8  # that differ, in an error
+
 log = logging.getLogger(__name__)
 
 
@@ -52,14 +55,23 @@ class CheckpointFolder:
     """Writes, finds and retires the checkpoints of one run; every method is called by all learners together."""
 
     def __init__(
-        self, root: Path, world: World, retention: Retention, backend: str, plan: int, model: ModelParts
+        self,
+        root: Path,
+        world: World,
+        retention: Retention,
+        backend: str,
+        plan: int,
+        model: ModelParts,
+        settings: Mapping[str, Any],
     ) -> None:
+        """``settings`` by dotted key are all of the run's that its numbers depend on: plain values, equal on all resumes."""
         self.root = root
         self.world = world
         self.retention = retention
         self.backend = backend
         self.plan = plan
         self.model = model
+        self.settings = settings
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest intact checkpoint, found by learner 0 for all, and a line for each newer one that is not intact.
@@ -69,7 +81,7 @@ class CheckpointFolder:
         Raises:
             CheckpointError: on every learner, if there are checkpoints but none is intact, or one is of another
                 version of this program, or the newest was written under another batch plan, in which it would stand
-                for other utterances.
+                for other utterances, or under other settings, which would mix two runs.
         """
         chosen: Checkpoint | None = None
         lines: list[str] = []
@@ -87,6 +99,8 @@ class CheckpointFolder:
                 f"{chosen.folder} was written with other training data (utterances, lengths or tokens have changed "
                 "since): restore the data to go on, or choose another name="
             )
+        if chosen is not None and chosen.settings is not None:
+            refuse_other_settings(chosen.folder, chosen.settings, self.settings)
         return chosen, lines
 
     def _find(self) -> tuple[Checkpoint | None, list[str]]:
@@ -175,7 +189,7 @@ class CheckpointFolder:
             digest = (temporary / learner_file(learner)).with_suffix(".sha256")
             files[learner_file(learner)] = digest.read_text()
             digest.unlink()
-        run = {"world_size": self.world.size, "backend": self.backend, "plan": self.plan}
+        run = {"world_size": self.world.size, "backend": self.backend, "plan": self.plan, "settings": self.settings}
         write_manifest(temporary, {"progress": asdict(progress), **run, "figure": figure, "files": files})
         put_in_place(temporary, final)
 
@@ -186,3 +200,15 @@ class CheckpointFolder:
         for checkpoint in found:
             if checkpoint.folder not in kept:
                 delete_folder(checkpoint.folder)
+
+
+def refuse_other_settings(folder: Path, theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, naming the keys, where a checkpoint was written under other settings than those of this run."""
+    one, other = ({key: json.dumps(value, sort_keys=True) for key, value in each.items()} for each in (theirs, own))
+    differing = sorted(key for key in one | other if one.get(key) != other.get(key))
+    if differing:
+        more = f" and {len(differing) - NAMED_SETTINGS} more" if len(differing) > NAMED_SETTINGS else ""
+        raise CheckpointError(
+            f"{folder} was written by a run with other settings: {', '.join(differing[:NAMED_SETTINGS])}{more} differ; repeat that "
+            "run's command to go on, or choose another name="
+        )

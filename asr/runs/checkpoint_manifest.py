@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from asr.foreign.files import ForeignError
+from asr.foreign.json_text import read_json
 from asr.runs.files import write_atomically
 from distributed.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, FORMAT)  # 3 did not tell the settings of the run
 MANIFEST = "manifest.json"
 
 
@@ -36,15 +39,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise FormatError(
-                f"{path}: format {record['format']}, this version reads {FORMAT}: "
-                "go on with the version that wrote it, or choose another name="
-            )
-        digest = record.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint manifest: {error!r}") from error
+        record = read_json(path)
+    except ForeignError as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint manifest: {error.reason}") from error
+    if "format" not in record:
+        raise CheckpointError(f"{path}: not a readable checkpoint manifest: it has no format")
+    if record["format"] not in READABLE:
+        raise FormatError(
+            f"{path}: format {str(record['format'])[:80]}, this version reads {' and '.join(map(str, READABLE))}: "
+            "go on with the version that wrote it, or choose another name="
+        )
+    digest = record.pop("sha256", None)
     if digest != _digest(record):
         raise CheckpointError(f"{path}: altered (SHA-256 differs)")
     del record["format"]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from asr.foreign.terminal import shown
 from asr.runs.loggers import Logger
 from asr.runs.metrics import SHOWN, Row
 
@@ -85,9 +86,9 @@ def evaluation_line(row: Row, way: str) -> str:
     parts = [f"evaluation at step {way}"]
     for name in sets:
         loss = row.get(f"eval/{name}/loss")
-        shown = [f"loss {loss:.2f}"] if loss is not None else []
-        shown += [text(row[key]) for figure, text in SHOWN.items() if (key := f"eval/{name}/{figure}") in row]
-        parts.append(f"{name}: " + "  ".join(shown))
+        figures = [f"loss {loss:.2f}"] if loss is not None else []
+        figures += [text(row[key]) for figure, text in SHOWN.items() if (key := f"eval/{name}/{figure}") in row]
+        parts.append(f"{shown(name)}: " + "  ".join(figures))
     return "  ".join(parts)
 
 

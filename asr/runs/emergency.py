@@ -65,7 +65,7 @@ def save_mean(
         root: folder of the run's checkpoints.
         model: this learner's weights and buffers.
         parts: what makes a model folder of the mean.
-        run: what the manifest says beside: backend and plan.
+        run: what the manifest says beside: backend, plan and settings.
         wait_seconds: how long to wait for the weights of the others.
 
     Returns:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from asr.data.tokenizer import Tokenizer
+from asr.foreign.tensors import refuse_non_finite
 from asr.models.token_lm import TokenLanguageModel
 from asr.runs.checkpoint import model_folder_of
 from asr.runs.model_folder import load_model, read_description
@@ -39,4 +40,5 @@ def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, k
         raise UsageError(
             f"{key}={folder}: its model reads speech, where a language model of scripts/train_lm.py is needed"
         )
+    refuse_non_finite(model.state_dict(), f"{key}={folder}")
     return model.to(device).requires_grad_(False)

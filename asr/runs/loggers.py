@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
+from asr.foreign.files import TRANSCRIPT, read_text
+from asr.foreign.terminal import ShownFormatter
 from asr.runs.metrics import Row
 from asr.runs.run_folder import RunFolder
 from distributed.ranges import Count
@@ -169,7 +171,7 @@ def wandb_mode() -> Literal["online", "offline", "disabled"]:
 def _run_id(path: Path) -> str:
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+    return read_text(path, TRANSCRIPT).strip()
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -183,11 +185,6 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
-def log_to_stderr() -> None:
-    """Show what is logged from INFO on, on stderr alone: for entry points that write no log into a run's folder."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-
 def setup_logging(folder: Path, rank: int) -> None:
     """Send the standard logging module to <folder>/logs/rank-<rank>.log and to stderr; calling again replaces both.
 
@@ -197,10 +194,10 @@ def setup_logging(folder: Path, rank: int) -> None:
     path = RunFolder(folder).log_of(rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(ShownFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = _Stderr()
     console.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    console.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s"))
+    console.setFormatter(ShownFormatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s"))
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if (handler.name or "").startswith("murmuration-")]:
         root.removeHandler(old)

@@ -8,13 +8,13 @@ Floats are written with ``repr``, hence exactly. JSON has no NaN and no infinity
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from asr.runs.appended_rows import keep, read_appended
 from asr.runs.files import write_atomically
 from asr.runs.run_folder import RunFolder
-from distributed.errors import UsageError
 
 Row = dict[str, Any]
 
@@ -67,26 +67,24 @@ class MetricsWriter:
 def cut_rows(path: Path, after_samples: float) -> None:
     """Drop rows whose ``samples`` exceed ``after_samples``, and a last line torn by a kill; all or nothing.
 
-    A file that needs no cut is left as it is; a missing one is empty.
+    A file that needs no cut is left as it is; a missing one is empty. Damaged lines are set aside.
     """
     if not path.exists():
         return
-    kept = [line for line, row in _lines(path) if row["samples"] <= after_samples]
-    text = "".join(f"{line}\n" for line in kept)
-    if path.stat().st_size != len(text.encode()):
-        write_atomically(path, text)
+    lines = read_appended(path, _defect)
+    keep(lines, [line for line, row in lines.rows if row["samples"] <= after_samples])
 
 
 def cut_former_learners(folder: Path, after_samples: float, learners: int) -> None:
     """Cut the files of learners that the run no longer has; to be called by one learner when a run goes on."""
-    for path in _files(folder):
+    for path in metrics_files(folder):
         if int(path.stem) >= learners:
             cut_rows(path, after_samples)
 
 
 def merge(folder: Path) -> Path:
     """Write <folder>/metrics.jsonl: the rows of all learners in the order of (samples, learner). Safe while running."""
-    rows = [(row["samples"], row["learner"], line) for path in _files(folder) for line, row in _lines(path)]
+    rows = [(row["samples"], learner_of(path), line) for path in metrics_files(folder) for line, row in _lines(path)]
     rows.sort(key=lambda item: item[:2])  # stable: a learner's rows at the same sample count stay in order
     path = RunFolder(folder).merged_metrics
     write_atomically(path, "".join(f"{line}\n" for _, _, line in rows))
@@ -94,7 +92,7 @@ def merge(folder: Path) -> Path:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics file; a torn last line is left out, any other broken line raises ValueError."""
+    """The rows of a metrics file; a torn last line is left out, any other damaged line is left out and said."""
     return [{key: _from_json(value) for key, value in row.items()} for _, row in _lines(path)]
 
 
@@ -115,21 +113,28 @@ def _from_json(value: Any) -> Any:
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Row]]:
-    """The complete lines of a file, each with the row it holds."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    complete = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(complete.split("\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}:{number} is not a JSON object ({error.msg}): remove the line") from error
-        yield line, row
+def _lines(path: Path) -> Sequence[tuple[str, Row]]:
+    """The complete lines of a file that are rows, each with what it holds; the others are said."""
+    lines = read_appended(path, _defect)
+    lines.say("passed over")
+    return lines.rows
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted((path for path in RunFolder(folder).metrics.glob("*.jsonl") if path.stem.isdigit()), key=_learner)
+def _defect(row: Row) -> str | None:
+    """Why an object is no row of metrics, or None: its samples order it, and a resume reads its seconds."""
+    for key in ("samples", "wall_seconds"):
+        value = row.get(key, None if key == "samples" else 0.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return f"has no number as its {key}"
+    odd = next((key for key, value in row.items() if isinstance(value, (list, dict))), None)
+    return None if odd is None else f"has a list or an object as its {odd}"
 
 
-def _learner(path: Path) -> int:
+def metrics_files(folder: Path) -> list[Path]:
+    """The files of a run's learners, in their order."""
+    return sorted((path for path in RunFolder(folder).metrics.glob("*.jsonl") if path.stem.isdecimal()), key=learner_of)
+
+
+def learner_of(path: Path) -> int:
+    """Whose rows a file holds."""
     return int(path.stem)

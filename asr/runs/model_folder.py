@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from asr.data.features import LogMel
 from asr.data.tokenizer import Tokenizer, load_tokenizer
+from asr.foreign.tensors import read_tensors
+from asr.foreign.yaml_text import read_yaml
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, check_part
 from asr.runs.files import REPLACED, fsync, put_in_place, sha256, write_atomically
@@ -33,7 +34,6 @@ FORMAT = 1
 DESCRIPTION = "model.yaml"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer"
-LARGEST_DESCRIPTION_BYTES = 1 << 20
 
 Transform = Callable[[SpeechModel], SpeechModel]
 """A persistent change of a model's module tree; what it returns has been built by a node of ``transforms``.
@@ -157,15 +157,6 @@ class _WithoutAliases(yaml.SafeDumper):
         return True
 
 
-class _RefusingAliases(yaml.SafeLoader):
-    """Reads no aliases: a few lines of them stand for more than a machine can hold."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has aliases (*name), which no model folder of this program has")
-        return super().compose_node(parent, index)
-
-
 def read_description(folder: Path, key: str = "model") -> tuple[Description, str]:
     """The description in a model folder, its parts checked, and the SHA-256 that its weights must have.
 
@@ -173,12 +164,10 @@ def read_description(folder: Path, key: str = "model") -> tuple[Description, str
         UsageError: there is none, or it is damaged, of another version, or names code that is none of our parts.
     """
     path = folder / DESCRIPTION
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"{key}={folder}: no {DESCRIPTION} there; give a model folder, or a run of this version")
-    if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
-        raise UsageError(f"{path}: larger than {LARGEST_DESCRIPTION_BYTES} bytes; it is no description of a model")
     try:
-        record = yaml.load(path.read_text(encoding="utf-8"), _RefusingAliases)
+        record = read_yaml(path)
         if not isinstance(record, dict):
             raise UsageError(f"{path}: cannot be read: it is not a mapping")
         version, digest = record.pop("format"), str(record.pop("weights_sha256"))
@@ -188,7 +177,7 @@ def read_description(folder: Path, key: str = "model") -> tuple[Description, str
         _check(description, path)
     except UsageError:
         raise
-    except (yaml.YAMLError, ValueError, OSError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     return description, digest
 
@@ -226,7 +215,12 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
     if tokenizer.fingerprint != description.tokenizer:
         raise UsageError(f"{folder / TOKENIZER}: not the tokenizer that {DESCRIPTION} names; restore the folder")
     description.refuse_misfit(_shapes(weights), folder)
-    model = description.build()
+    try:
+        model = description.build()
+    except UsageError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # it may be anybody's, and lack anything
+        raise UsageError(f"{folder / DESCRIPTION}: builds no model: {' '.join(str(error).split())}") from error
     model.load_state_dict(weights)
     features: LogMel | None = None if description.features is None else build(description.features)
     return LoadedModel(model, features, tokenizer, description, {"model": str(folder), "weights_sha256": [digest]})
@@ -246,7 +240,4 @@ def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     if not path.is_file() or sha256(path) != digest:
         raise UsageError(f"{path}: missing, truncated or altered (SHA-256 differs); restore the folder")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
+    return read_tensors(path)

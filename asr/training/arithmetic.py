@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from asr.foreign.json_text import read_json
 from asr.models.recurrence import bf16_lstm_works
 from asr.runs.files import write_atomically
 from asr.runs.run_folder import RunFolder
@@ -67,7 +68,7 @@ def precision_for_decoding(wanted: Precision, model: nn.Module, folder: Path, de
 def recorded(folder: Path) -> str | None:
     """The arithmetic of a run that computes in another one than configured."""
     path = RunFolder(folder).arithmetic
-    return str(json.loads(path.read_text(encoding="utf-8"))["precision"]) if path.is_file() else None
+    return str(read_json(path).get("precision")) if path.exists() else None
 
 
 def bf16_possible(model: nn.Module, device: torch.device) -> bool:

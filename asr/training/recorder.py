@@ -90,7 +90,7 @@ class Recorder:
         for row in kept:
             self.latest |= {key: value for key, value in row.items() if "/" in key}
         if kept:
-            self.earlier_seconds = float(kept[-1]["wall_seconds"])
+            self.earlier_seconds = float(kept[-1].get("wall_seconds", 0.0))
         self.refusals.start(samples)
         self.started = time.perf_counter()
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from asr.data.audio import BadUtterance
 from asr.data.screening import Refusal
+from asr.runs.appended_rows import keep, read_appended
 from asr.runs.files import write_atomically
+from asr.runs.metrics import Row
 from asr.runs.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -44,13 +46,12 @@ class Refusals:
         return self.screened + len(self.loading)
 
     def start(self, samples: int) -> None:
-        """Take back what was known after ``samples`` samples."""
+        """Take back what was known after ``samples`` samples; damaged lines are set aside."""
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["samples"] <= samples]
-            if kept != lines:
-                write_atomically(self.path, "".join(kept))
-            self.loading = {json.loads(line)["id"] for line in kept}
+            lines = read_appended(self.path, _defect)
+            kept = [(line, row) for line, row in lines.rows if row["samples"] <= samples]
+            keep(lines, [line for line, _ in kept])
+            self.loading = {row["id"] for _, row in kept}
 
     def add(self, refused: Iterable[BadUtterance], samples: int) -> None:
         """Note what a step left out; an utterance that is met again in a later epoch is not counted again."""
@@ -63,3 +64,9 @@ class Refusals:
             record = {"samples": samples, "id": bad.utterance_id, "file": str(bad.file), "reason": bad.reason}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+def _defect(row: Row) -> str | None:
+    """Why an object is no refusal, or None."""
+    fits = type(row.get("samples")) is int and isinstance(row.get("id"), str)
+    return None if fits else "has no samples or no id"

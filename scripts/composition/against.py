@@ -1,6 +1,5 @@
 """The results of another evaluation, which a new one is compared with utterance by utterance."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
 from asr.decoding.results import SetResult, write_comparison
 from asr.decoding.wer import ErrorCounts, count_errors
+from asr.foreign.files import ForeignError
+from asr.foreign.json_text import read_json
 from asr.parts import plain
 from asr.reporting.run import read_transcripts
 from asr.runs.run_folder import Evaluation, RunFolder
@@ -62,10 +63,10 @@ def _read(run: Path, name: str, decode: str, method: Mapping[str, Any], remedy: 
     if not figures_file.is_file() or not recogs.is_file():
         raise UsageError(f"against={run}: {name!r} was not evaluated there with {decode} search; {remedy}")
     try:
-        figures = json.loads(figures_file.read_text(encoding="utf-8"))
-        differing = [key for key, value in method.items() if figures.get(key) != value]
-    except (ValueError, AttributeError) as error:
-        raise UsageError(f"{figures_file}: cannot be read ({error}); {remedy}") from None
+        figures = read_json(figures_file)
+    except ForeignError as error:
+        raise UsageError(f"{error}; {remedy}") from None
+    differing = [key for key, value in method.items() if figures.get(key) != value]
     if differing:
         key = differing[0]
         other = "other language models" if key == "language_models" else f"another {key}="

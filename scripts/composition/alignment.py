@@ -9,7 +9,7 @@ from torch import Tensor
 from asr.data.frame_targets import SUFFIX, write_alignment
 from asr.data.tokenizer import BLANK
 from asr.decoding.forced_alignment import Method, align_batch, chosen_method
-from asr.runs.loggers import log_to_stderr
+from asr.foreign.terminal import log_to_stderr, say
 from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import EvaluationSet
 from distributed.errors import UsageError
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> None:
         path = folder / f"{evaluated.name}{SUFFIX}"
         seconds = trained.speech.features.frame_seconds * trained.model.subsampling
         write_alignment(path, classes, frame_seconds=seconds, tokenizer=trained.speech.tokenizer)
-        print(f"{path}: {summary(classes, seconds, len(evaluated.screened.usable))}")
+        say(f"{path}: {summary(classes, seconds, len(evaluated.screened.usable))}")
 
 
 def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:

@@ -268,7 +268,7 @@ def _stable_hash(text: str) -> int:
 
 def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
     """Dotted names of the values in which two configurations differ; hooks also differ by their order."""
-    flat_one, flat_other = dict(_leaves(one)), dict(_leaves(other))
+    flat_one, flat_other = flat(one), flat(other)
     differing = sorted(key for key in flat_one | flat_other if flat_one.get(key) != flat_other.get(key))
     hooks_one, hooks_other = (list(config.get("hooks") or {}) for config in (one, other))
     if hooks_one != hooks_other and set(hooks_one) == set(hooks_other):
@@ -276,7 +276,9 @@ def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
     return differing
 
 
-def _leaves(node: DictConfig) -> Iterator[tuple[str, Any]]:
+def flat(node: DictConfig) -> dict[str, Any]:
+    """Every value of a configuration by its dotted name; what is empty is a value too."""
+
     def walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value:
             for key, child in value.items():
@@ -284,4 +286,4 @@ def _leaves(node: DictConfig) -> Iterator[tuple[str, Any]]:
         else:
             yield prefix, value
 
-    return walk(OmegaConf.to_container(node, resolve=True), "")
+    return dict(walk(OmegaConf.to_container(node, resolve=True), ""))

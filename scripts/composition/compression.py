@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from asr.data.batch import Batch
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
-from asr.runs.loggers import log_to_stderr
 from asr.runs.model_folder import WEIGHTS
 from asr.runs.run_folder import RunFolder
 from compression.compress import Pass, compress
@@ -40,4 +40,4 @@ def run(arguments: list[str]) -> None:
     folder = RunFolder(trained.folder).export(name)
     compress(apply, trained.loaded, batches, folder, chosen)
     size = (folder / WEIGHTS).stat().st_size
-    print(f"{folder}: {chosen} of {trained.checkpoint}, {size / 2**20:.2f} MiB of weights")
+    say(f"{folder}: {chosen} of {trained.checkpoint}, {size / 2**20:.2f} MiB of weights")

@@ -13,8 +13,8 @@ from asr.data.cutting import Cutter, WordsDifferError
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.material import manifest_name, refuse_doubles
 from asr.decoding.forced_alignment import Method, chosen_method, word_spans
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
-from asr.runs.loggers import log_to_stderr
 from asr.training.evaluation import EvaluationSet
 from distributed.errors import UsageError
 from scripts.composition.alignment import alignable
@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> None:
         partial = path.with_name(f".{path.name}.partial")
         write_manifest(partial, pieces.kept)
         partial.replace(path)
-        print(f"{path}: {summary(pieces, len(evaluated.screened.usable))}")
+        say(f"{path}: {summary(pieces, len(evaluated.screened.usable))}")
 
 
 def output_path(out: Path, name: str) -> Path:

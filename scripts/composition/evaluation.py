@@ -11,8 +11,8 @@ from asr.data.cache import SignalCache
 from asr.data.material import manifest_name, refuse_doubles
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
-from asr.runs.loggers import log_to_stderr
 from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import EvaluationSet, decode_set
 from asr.training.measures import Decode
@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> None:
     method = method_of(config)
     against = None if config.against is None else Path(config.against)
     earlier = read_earlier(against, names, decode.name, method, command_for(against, arguments)) if against else {}
-    print(f"{trained.folder}: {trained.checkpoint}, {decode.name} search, {trained.inference().arithmetic}")
+    say(f"{trained.folder}: {trained.checkpoint}, {decode.name} search, {trained.inference().arithmetic}")
     record = trained.origin | method | {"precision": trained.precision, "device": trained.device.type}
     results = [
         evaluate_set(trained, each, config.unit_utterances, decode, normalise, record, root) for each in config.sets
@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
     if against is not None:
         for each in results:
             old = earlier[each.name]
-            print(write_against(root.evaluation(each.name, decode.name), against, old, each, trained.checkpoint))
+            say(write_against(root.evaluation(each.name, decode.name), against, old, each, trained.checkpoint))
 
 
 def evaluate_set(
@@ -75,7 +75,7 @@ def evaluate_set(
     )
     speakers = {each.id: each.speaker for each in spoken}
     result = write_results(root.evaluation(evaluated.name, decode.name), references, hypotheses, speakers, record)
-    print(result.line)
+    say(result.line)
     log.info("%s: %s", evaluated.name, inference.statistics)
     return result
 
@@ -85,7 +85,8 @@ def write_summary(root: RunFolder, decode: str, results: Sequence[SetResult]) ->
     if results:
         table = summary_table(results)
         root.evaluation_summary(decode).write_text(table, encoding="utf-8")
-        print(table if len(results) > 1 else "", end="")
+        if len(results) > 1:
+            say(*table.splitlines())
 
 
 def check_names(sets: Sequence[str]) -> None:

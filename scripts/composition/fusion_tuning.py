@@ -24,8 +24,8 @@ from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.rescoring import Lists, Weights, best_setting, chosen, word_errors
 from asr.decoding.search import Hypothesis, Model, TokenModel
 from asr.decoding.wer import ErrorCounts, count_errors
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
-from asr.runs.loggers import log_to_stderr
 from asr.runs.run_folder import RunFolder
 from asr.training.inference import states_of
 from distributed.errors import UsageError
@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> None:
     path = RunFolder(trained.folder).evaluation(manifest_name(config.set), named.name).fusion
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"all {len(settings)} settings: {path}\n{command(arguments, settings[best])}")
+    say(f"all {len(settings)} settings: {path}", command(arguments, settings[best]))
 
 
 def grid(config: DictConfig, named: BeamSearch) -> list[Weights]:
@@ -181,13 +181,13 @@ def report(
         if each.label_bonus == winner.label_bonus
     }
     sources = sorted({source for _, source in at_bonus})
-    print(f"%WER by external_weight (down) and source_weight (across), label_bonus {winner.label_bonus:g}")
-    print("| |" + "".join(f" {source:g} |" for source in sources) + "\n|---|" + "---|" * len(sources))
+    say(f"%WER by external_weight (down) and source_weight (across), label_bonus {winner.label_bonus:g}")
+    say("| |" + "".join(f" {source:g} |" for source in sources), "|---|" + "---|" * len(sources))
     for external in sorted({external for external, _ in at_bonus}):
         cells = (at_bonus.get((external, source)) for source in sources)
-        print(f"| {external:g} |" + "".join(" |" if each is None else f" {each:.2%} |" for each in cells))
+        say(f"| {external:g} |" + "".join(" |" if each is None else f" {each:.2%} |" for each in cells))
     low, high = comparison.interval
-    print(
+    say(
         f"best: %WER {comparison.wer:.2%}, without language models {comparison.other_wer:.2%}, difference "
         f"{comparison.difference:+.2%} (95 % interval {low:+.2%} to {high:+.2%}, paired; chosen on this set, so "
         f"that it flatters), best of every list {oracle:.2%}"

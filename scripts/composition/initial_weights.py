@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from asr.data.tokenizer import Tokenizer
+from asr.foreign.tensors import refuse_non_finite
 from asr.parts import plain, typed
 from asr.runs.checkpoint import model_folder_of
 from asr.runs.model_folder import Description, check_sizes, read_description, read_weights
@@ -94,7 +95,9 @@ def find_initial_weights(
             f"or model_of={config.init_from}, or modules that were not changed: init_modules=[...]"
         )
     differing = _differing_features(description, config)
-    return InitialWeights(folder, read_weights(folder, digest), modules, applied, differing, where)
+    weights = read_weights(folder, digest)
+    refuse_non_finite(weights, where)
+    return InitialWeights(folder, weights, modules, applied, differing, where)
 
 
 def made_of(config: DictConfig) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from asr.foreign.yaml_text import read_yaml
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 
@@ -28,9 +29,9 @@ def take_model(config: DictConfig, overrides: Sequence[Override], folder: Callab
             )
     established = RunFolder(folder()).config
     if established.is_file():
-        earlier = OmegaConf.load(established)
-        if isinstance(earlier, DictConfig) and earlier.get("model_of") == config.model_of and "transforms" in earlier:
-            config.model, config.transforms = earlier.model, earlier.transforms
+        earlier = read_yaml(established)
+        if isinstance(earlier, dict) and earlier.get("model_of") == config.model_of and "transforms" in earlier:
+            config.model, config.transforms = earlier["model"], earlier["transforms"]
             return
     from asr.data.material import SIZES  # which load torch
     from asr.runs.checkpoint import model_folder_of

@@ -15,11 +15,11 @@ from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header
 from asr.data.pipeline import UnitDataset
 from asr.data.plan import Budgets, chunk
 from asr.decoding.search import Hypothesis, Model, NBestSearch
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
 from asr.runs.console import clock
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
-from asr.runs.loggers import log_to_stderr
 from asr.runs.run_folder import RunFolder
 from asr.training.inference import load, states_of
 from distributed.errors import UsageError
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
         log.info(line, shard + 1, header.shards, len(lists), now - started, eta)
     if missing:
         log.info("%s", decoder.inference.statistics)
-    print(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
+    say(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
 
 
 def check_lengths(config: DictConfig) -> None:

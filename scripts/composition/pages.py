@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from asr.data.batch import Unit
 from asr.data.cache import SignalCache
+from asr.foreign.terminal import log_to_stderr, say
 from asr.models.transducer import Transducer
 from asr.parts import build
 from asr.reporting.lattice import LatticePicture
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: list[str]) -> None:
     """Folders of runs, and overrides."""
+    log_to_stderr(logging.WARNING)
     overrides, runs = split_arguments(arguments)
     config = compose("report", overrides)
     check_checkpoint(config.checkpoint)
@@ -40,7 +42,7 @@ def run(arguments: list[str]) -> None:
     records = [read_run(run) for run in runs]
     pictures = lattices(runs[0], config) if len(runs) == 1 and config.lattices > 0 else []
     page = report(records, pictures)
-    print(save(page, RunFolder(runs[0]).report if len(runs) == 1 else None, config.out))
+    say(str(save(page, RunFolder(runs[0]).report if len(runs) == 1 else None, config.out)))
 
 
 def save(page: str, own: Path | None, out: str | None) -> Path:

@@ -12,9 +12,9 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.data.readers.base import TableCorpus, read_refused, read_removed
 from asr.data.statistics import Summary, examine, shared_recordings
 from asr.data.tokenizer import SPACE_SYMBOL, Tokenizer
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
 from asr.runs.files import write_atomically
-from asr.runs.loggers import log_to_stderr
 from distributed.errors import UsageError
 from scripts.composition.build import training_texts
 from scripts.composition.compose import compose
@@ -89,13 +89,13 @@ def run(arguments: list[str]) -> None:
     splits = {split: read_manifest(manifest) for split, manifest in manifests.items()}
     reports = {split: report_on(corpus, split, manifests[split], splits[split], tokenizer) for split in splits}
     for split, report in reports.items():
-        print(*report.lines(split, config.examples), sep="\n")
+        say(*report.lines(split, config.examples))
     for (one, other), ids in shared_recordings(splits).items():
-        print(f"warning: {one} and {other} have {counted(len(ids), 'recording')} in common, {ids[0]} first")
+        say(f"warning: {one} and {other} have {counted(len(ids), 'recording')} in common, {ids[0]} first")
     path = Path(config.report or next(iter(manifests.values())).parent / "report.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({s: r.record() for s, r in reports.items()}, ensure_ascii=False, indent=2) + "\n")
-    print(f"report: {path}")
+    say(f"report: {path}")
     check(list(reports.values()), corpus.on_bad)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from asr.foreign.files import ForeignError
+from asr.foreign.yaml_text import read_yaml
 from asr.parts import validate
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
@@ -28,13 +29,7 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
     path = RunFolder(run).config
     if not path.is_file():
         raise UsageError(f"{key}={run}: no {path.name} there; give the folder of a run, such as exp/demo")
-    try:
-        config = OmegaConf.load(path)
-        OmegaConf.resolve(config)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(config, DictConfig):
-        raise UsageError(f"{path}: not a configuration")
+    config = read_config(path)
     validate(config, settings_module.__name__)
     found = settings_of_run(config)
     if found is not None and found is not settings:
@@ -47,6 +42,18 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
         raise UsageError(f"{path}: {', '.join(missing)} missing; it is written when a run starts, and not to be edited")
     _refuse_earlier_version(config, path)
     return config
+
+
+def read_config(path: Path) -> DictConfig:
+    """A configuration as a run has written it, resolved: it may come from anywhere, and nothing in it is resolved again.
+
+    Raises:
+        ForeignError: it cannot be read, or holds what no run writes.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ForeignError(path, "not a configuration")
+    return OmegaConf.create(content)
 
 
 def _refuse_earlier_version(config: DictConfig, path: Path) -> None:

@@ -15,14 +15,16 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from asr.foreign.terminal import shown_lines
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.composition.compose import differing_keys
+from scripts.composition.compose import differing_keys, flat
+from scripts.composition.run_configuration import read_config
 
 # What may change when a run goes on: nothing that its numbers depend on, but for the last bits.
 FREE_KEYS = (
@@ -42,18 +44,23 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         return
     if not config.resume:
         raise UsageError(f"{folder} holds a run and resume=false would overwrite it; choose another name= or remove it")
-    earlier = OmegaConf.load(path)
-    assert isinstance(earlier, DictConfig)
-    differing = [
-        key
-        for key in differing_keys(earlier, config)
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
-    ]
+    earlier = read_config(path)
+    differing = [key for key in differing_keys(earlier, config) if not _is_free(key)]
     if differing:
         raise UsageError(
             f"{folder} holds a run with another configuration; it differs in {', '.join(differing)}: "
             "repeat its command to go on, or choose another name="
         )
+
+
+def settings_of(config: DictConfig) -> dict[str, Any]:
+    """What a run's checkpoints say of its configuration: all that its numbers depend on, by dotted key."""
+    settings = {key: value for key, value in flat(config).items() if key != "name" and not _is_free(key)}
+    return settings | {"the order of hooks": [str(name) for name in config.get("hooks") or {}]}
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
 
 
 @dataclass(slots=True)
@@ -139,7 +146,7 @@ def training_in(folder: Path, world: World) -> Iterator[Start]:
 def log_traceback(folder: Path, rank: int) -> None:
     """Write it to the learner's log file, if there is one: the terminal gets one line, or torch's own report."""
     with suppress(FileNotFoundError), RunFolder(folder).log_of(rank).open("a", encoding="utf-8") as file:
-        file.write(traceback.format_exc())
+        file.write(shown_lines(traceback.format_exc()))
 
 
 def _locked(file: TextIO) -> bool:

@@ -135,7 +135,8 @@ def line_for_people(error: Exception) -> "str | None":
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in PACKAGES:
         line = f"error: {sys.executable} has no package {error.name.split('.')[0]}: {REMEDY}\n"
         return line if _is_first_of_its_host() else ""
-    from distributed.errors import UsageError, UserError  # not before check_packages
+    from asr.foreign.terminal import shown_error  # not before check_packages
+    from distributed.errors import UsageError, UserError
     from distributed.learners.environment import LaunchError, Place, place
 
     try:
@@ -143,10 +144,10 @@ def line_for_people(error: Exception) -> "str | None":
     except LaunchError:  # perhaps the very error to report
         here = Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
     if isinstance(error, UsageError):
-        return f"error: {error}\n" if here.local_rank == 0 else ""
+        return f"error: {shown_error(error)}\n" if here.local_rank == 0 else ""
     who = f"error on learner {here.rank}" if here.size > 1 else "error"
     if isinstance(error, UserError):
-        return f"{who}: {error}\n"
+        return f"{who}: {shown_error(error)}\n"
     if isinstance(error, OSError):
-        return f"{who}: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n"
+        return f"{who}: {shown_error(error.strerror or error)}{f': {shown_error(error.filename)}' if error.filename else ''}\n"
     return None

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from asr.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
-from asr.runs.loggers import log_to_stderr
 from distributed.errors import UsageError
 from scripts.composition.build import training_texts
 from scripts.composition.compose import compose
@@ -27,9 +27,9 @@ def run(arguments: list[str]) -> None:
     tokenizer.save(partial)
     partial.rename(out)
     tokens = sum(len(tokenizer.encode(text)) for text in texts)
-    print(
+    say(
         f"{out}: {tokenizer.vocabulary_size} tokens from {len(texts)} texts, "
-        f"{sum(map(len, texts)) / tokens:.2f} characters per token\n"
+        f"{sum(map(len, texts)) / tokens:.2f} characters per token",
         f"use it: tokenizer=sentencepiece tokenizer.model={out} tokenizer.vocabulary_size={tokenizer.vocabulary_size} "
-        f"tokenizer.case={tokenizer.case}"
+        f"tokenizer.case={tokenizer.case}",
     )

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from asr.data.material import Speech
+from asr.foreign.tensors import refuse_non_finite
 from asr.models.speech_model import Recogniser, SpeechModel
 from asr.runs.checkpoint import (
     Checkpoint,
@@ -101,8 +102,11 @@ def load_trained(
     torch.set_num_threads(threads)
     config = load_run_config(folder)
     loaded = _of_checkpoints(folder, checkpoint, config) if weights is None else _of_folder(weights)
+    where = f"{folder}: {loaded.origin['checkpoint']}" if weights is None else f"weights={weights}"
+    refuse_non_finite(loaded.model.state_dict(), where)
     choose_matmul(config.launch.matmul)
     speech = build_speech(config, folder)
+    speech.corpus.writable = (Path(), Path("data"), folder)  # the run may come from anywhere; data is often a link
     if weights is not None:
         _check_suits(loaded, speech, config, f"weights={weights}")
     precision = precision_for_decoding(config.trainer.precision, loaded.model, folder, place)

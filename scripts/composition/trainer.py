@@ -52,6 +52,7 @@ from scripts.composition.build import (
     hooked_model,
     shuffled_batches,
 )
+from scripts.composition.run_start import settings_of
 from scripts.composition.search import with_language_models
 from scripts.composition.settings import settings_of_run, trains_on_text
 
@@ -122,6 +123,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
                 type(backend).__name__,
                 plan.fingerprint,
                 ModelParts(description, material.tokenizer),
+                settings_of(config),
             ),
             recorder=_recorder(config, run, horizon, refused_before=len(split.screened.refused)),
             memory=memory,

@@ -107,7 +107,7 @@ def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
         trainer.parts.run.model.state_dict(),
         parts=checkpoints.model,
         progress=trainer.progress,
-        run={"backend": checkpoints.backend, "plan": checkpoints.plan},
+        run={"backend": checkpoints.backend, "plan": checkpoints.plan, "settings": checkpoints.settings},
     )
 
 

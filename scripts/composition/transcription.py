@@ -7,8 +7,8 @@ from pathlib import Path
 from asr.data.audio import BadUtterance
 from asr.data.audio_files import AudioFiles, find_audio
 from asr.data.plan import Budgets
+from asr.foreign.terminal import log_to_stderr, say, shown
 from asr.parts import build
-from asr.runs.loggers import log_to_stderr
 from asr.training.evaluation import decode_batches
 from asr.training.inference import load
 from asr.training.measures import Decode
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
     for each in bad:
         tell(each)
     for file, text in transcribe(trained, decode, files, config.unit_utterances, bad):
-        print(f"{file}\t{text}", flush=True)
+        say(f"{shown(file)}\t{shown(text)}")
     if bad:
         raise UsageError(f"{len(bad)} of {given} files or folders could not be transcribed; each is named above")
 

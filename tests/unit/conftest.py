@@ -15,6 +15,7 @@ from asr.runs.progress import Progress
 from distributed.learners.launch import World
 from scripts.composition.build import build_material, build_model, describe, fit_tokenizer
 from scripts.composition.compose import compose
+from scripts.composition.run_start import settings_of
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def save_random_run(tmp_path: Path, alone: World) -> Callable[[str, DictConfig],
         state = model.state_dict()
         parts = ModelParts(describe(config, material, {}, None), material.tokenizer)
         retention = Retention(keep_last=1, keep_best=1)
-        checkpoints = CheckpointFolder(folder / "checkpoints", alone, retention, "Single", 1, parts)
+        checkpoints = CheckpointFolder(
+            folder / "checkpoints", alone, retention, "Single", 1, parts, settings_of(config)
+        )
         checkpoints.save(Progress(global_step=1, samples=1), {"model": state}, state, 0.5)
         return folder
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.audio import Header, header_defect
-from asr.data.corpus import Corpus, CorpusError, content_hash, make_once
+from asr.data.corpus import Corpus, CorpusError, content_hash
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.readers.markers import checked_markers, split_markers
-from asr.data.readers.tables import Defect
+from asr.data.readers.tables import Defect, read_json_lines
 from asr.data.screening import OnBad, read_headers
 from asr.data.tokenizer import Case, normalise_text
+from asr.foreign.json_text import read_json
 from distributed.errors import UsageError
 from distributed.ranges import Count
 
@@ -175,7 +176,7 @@ class TableCorpus(Corpus):
             (folder / "corpus.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
 
         folder = self.cache / content_hash(**parameters)
-        make_once(folder, make, key="data.cache")
+        self.make_once(folder, make, key="data.cache")
         self._tell(folder)
         return {split: folder / f"{split}.jsonl" for split in self.splits}
 
@@ -240,14 +241,20 @@ def _stamp(table: Path) -> tuple[str, int, int]:
 
 def read_refused(folder: Path, split: str) -> list[Defect]:
     """What a reader left out of a split when it wrote the manifests in ``folder``."""
-    lines = (folder / REFUSED_FILE).read_text(encoding="utf-8").split("\n")  # not splitlines(): U+2028 is no end here
-    records = [json.loads(line) for line in lines if line]
-    return [Defect(r["where"], r["utterance_id"], r["reason"], r["by_choice"]) for r in records if r["split"] == split]
+    records = [record for _, record in read_json_lines(folder / REFUSED_FILE)]
+    try:
+        return [
+            Defect(r["where"], r["utterance_id"], r["reason"], r["by_choice"]) for r in records if r["split"] == split
+        ]
+    except (KeyError, TypeError):
+        raise CorpusError(f"{folder / REFUSED_FILE}: damaged; delete the folder, which is then made anew") from None
 
 
 def read_removed(folder: Path, split: str) -> dict[str, int]:
     """How often each marker was taken out of the texts of a split, most frequent first."""
-    removed: dict[str, int] = json.loads((folder / REMOVED_FILE).read_text(encoding="utf-8"))[split]
+    removed = read_json(folder / REMOVED_FILE).get(split)
+    if not isinstance(removed, dict) or any(type(count) is not int for count in removed.values()):
+        raise CorpusError(f"{folder / REMOVED_FILE}: damaged; delete the folder, which is then made anew")
     return dict(sorted(removed.items(), key=lambda item: (-item[1], item[0])))
 
 

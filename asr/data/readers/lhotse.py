@@ -71,14 +71,14 @@ def cuts_of_supervisions(supervisions: Path, recordings: Path) -> Iterator[tuple
     """The cut that each supervision makes of its recording, and the lines that are none, as Defects."""
     known: dict[str, Any] = {}
     for where, recording in read_json_lines(recordings):
-        if isinstance(recording, dict) and "id" in recording:
+        if isinstance(recording, dict) and isinstance(recording.get("id"), (str, int)):
             if known.setdefault(recording["id"], recording) != recording:
                 reason = f"another recording has the id {recording['id']!r}; give every one its own id"
                 yield where, Defect(where, str(recording["id"]), reason)
         else:
             yield where, recording if isinstance(recording, Defect) else Defect(where, "", _strange("recording"))
     for where, spoken in read_json_lines(supervisions):
-        if not isinstance(spoken, dict) or not {"id", "recording_id", "start", "duration"} <= spoken.keys():
+        if not _is_supervision(spoken):
             yield where, spoken if isinstance(spoken, Defect) else Defect(where, "", _strange("supervision"))
         elif spoken["recording_id"] not in known:
             reason = f"{recordings.name} has no recording {spoken['recording_id']!r}; add it or remove the line"
@@ -87,6 +87,11 @@ def cuts_of_supervisions(supervisions: Path, recordings: Path) -> Iterator[tuple
             shared = {key: spoken[key] for key in ("id", "start", "duration")}
             own = {"channel": spoken.get("channel", 0), "recording": known[spoken["recording_id"]]}
             yield where, shared | own | {"supervisions": [spoken]}
+
+
+def _is_supervision(value: Any) -> bool:
+    needed = {"id", "recording_id", "start", "duration"}
+    return isinstance(value, dict) and needed <= value.keys() and isinstance(value["recording_id"], (str, int))
 
 
 def read_cut(cut: Any, audio_root: Path, where: str, channel: int | None) -> Entry | Defect:
@@ -101,7 +106,7 @@ def read_cut(cut: Any, audio_root: Path, where: str, channel: int | None) -> Ent
         if (wrong := unusable_cut(cut) or _channel_defect(cut, channel)) is not None:
             return Defect(where, name, wrong)
         return _entry(cut, audio_root, where, channel)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return Defect(where, name, f"{_strange('cut')} ({error!r})")
 
 

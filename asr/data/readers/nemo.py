@@ -8,6 +8,7 @@ docs.nvidia.com/nemo-framework: Preparing Custom ASR Data; nemo/collections/comm
 """
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from asr.data.corpus import CorpusError
 from asr.data.manifest import ManifestError, Utterance, parse_record
 from asr.data.readers.base import Entry, TableCorpus
 from asr.data.readers.tables import Defect, read_json_lines
+from asr.foreign.files import TRANSCRIPT, ForeignError, read_text
 from distributed.errors import UsageError
 
 Source = dict[str, Path | list[Path] | bool | float | None]  # NeMo's section; of its keys we take manifest_filepath
@@ -59,8 +61,9 @@ class NemoCorpus(TableCorpus):
         found: list[Entry | Defect] = []
         for manifest in self.tables(split):
             folder = manifest.parent if self.audio_root is None else Path(self.audio_root)
+            own = (folder, manifest.parent, self.root)
             for where, record in read_json_lines(manifest):
-                found.append(record if isinstance(record, Defect) else read_record(record, folder, where))
+                found.append(record if isinstance(record, Defect) else read_record(record, folder, where, own))
         return iter(with_folders(found))
 
 
@@ -85,13 +88,13 @@ class NamedByFile(Entry):
     """An utterance without an id of its own: ``id`` begins with the stem of its file."""
 
 
-def read_record(record: Any, folder: Path, where: str) -> Entry | Defect:
-    """The utterance of one line; relative paths are relative to ``folder``."""
+def read_record(record: Any, folder: Path, where: str, own: Sequence[Path]) -> Entry | Defect:
+    """The utterance of one line; relative paths are relative to ``folder``, files of texts lie in one of ``own``."""
     try:
-        utterance = parse_record(standard_keys(record, folder), folder, where)
+        utterance = parse_record(standard_keys(record, folder, own), folder, where)
     except ManifestError as error:
         return Defect(where, "", str(error).removeprefix(f"{where}: "))
-    except (OSError, UnicodeDecodeError) as error:
+    except ForeignError as error:
         return Defect(where, "", f"its text_filepath cannot be read: {error}; correct it or write the text")
     if "shard_id" in record:
         return Defect(where, utterance.id, f"has a shard_id: {UNPACK}")
@@ -108,11 +111,11 @@ def read_record(record: Any, folder: Path, where: str) -> Entry | Defect:
     )
 
 
-def standard_keys(record: Any, folder: Path) -> Any:
+def standard_keys(record: Any, folder: Path, own: Sequence[Path]) -> Any:
     """The record with audio_filepath and text, where NeMo finds them under its other keys.
 
     Raises:
-        OSError, UnicodeDecodeError: the file of the text cannot be read.
+        ForeignError: the file of the text cannot be read, or lies in none of the folders ``own``.
     """
     if not isinstance(record, dict):
         return record
@@ -120,10 +123,20 @@ def standard_keys(record: Any, folder: Path) -> Any:
     if "audio_filename" in record:
         standard.setdefault("audio_filepath", record["audio_filename"])
     if "text" not in record and isinstance(record.get("text_filepath"), str):
-        standard["text"] = (folder / record["text_filepath"]).read_text(encoding="utf-8-sig")
+        standard["text"] = _text_of(folder / record["text_filepath"], own)
     elif "normalized_text" in record:
         standard.setdefault("text", record["normalized_text"])
     return standard
+
+
+def _text_of(file: Path, own: Sequence[Path]) -> str:
+    """The text in a file of the corpus: a manifest from elsewhere must not copy other files into ours as texts."""
+    absolute, *folders = (Path(os.path.abspath(each)) for each in (file, *own))  # without '..'; links as they are
+    if not any(absolute.is_relative_to(folder) for folder in folders):
+        raise ForeignError(
+            file, f"lies outside {' and '.join(map(str, dict.fromkeys(own)))}; set data.root to a folder around it"
+        )
+    return read_text(file, TRANSCRIPT)
 
 
 def _times(utterance: Utterance) -> str:

@@ -4,17 +4,16 @@ Every row keeps its ``file:line``, so that a defect can be looked up. What is wr
 utterance that cannot be used; what is wrong with a whole file is a ``CorpusError``.
 """
 
-import codecs
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr.data.corpus import CorpusError
+from asr.foreign import files
+from asr.foreign.files import TABLE, ForeignError
+from asr.foreign.json_text import parse_json
 
 _BLANKS = re.compile(r"[ \t]+")  # not \s: a no-break space may belong to a path
 
@@ -53,21 +52,14 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """``file:line`` and content of every line that is not blank; of ``*.gz`` files after decompression.
 
     Raises:
-        CorpusError: the file is missing, damaged or not UTF-8.
+        CorpusError: the file is missing, damaged, not UTF-8, or larger than a table may be.
     """
     try:
-        stored = path.read_bytes()
-        text = (gzip.decompress(stored) if path.suffix == ".gz" else stored).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        wide = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        convert = f"iconv -f {'utf-16' if wide else 'latin1'} -t utf-8 {path.name}"
-        raise CorpusError(f"{path}:{number}: not UTF-8 ({error.reason}); convert it: {convert}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(f"{path}: cannot be read: {error}; copy it anew or correct data.root") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", line.rstrip("\r")
+        for number, line in files.read_lines(path, TABLE):
+            if line.strip():
+                yield f"{path}:{number}", line
+    except ForeignError as error:
+        raise CorpusError(f"{error}; if it was damaged, copy it anew, or correct data.root") from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -78,9 +70,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """
     for where, line in read_lines(path):
         try:
-            yield where, json.loads(line)
-        except json.JSONDecodeError as error:
-            yield where, Defect(where, "", f"not JSON: {error}; write one object per line")
+            yield where, parse_json(line)
+        except ValueError as error:
+            yield where, Defect(where, "", f"{error}; write one object per line")
 
 
 def name_of(value: object) -> str:

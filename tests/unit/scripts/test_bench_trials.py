@@ -33,7 +33,7 @@ class Runs:
 
     def save(self, run: Path, step: int, wer: float, weight: float = 0.0) -> None:
         folder = CheckpointFolder(
-            run / "checkpoints", self.world, Retention(keep_last=9, keep_best=1), "Single", 1, NO_MODEL
+            run / "checkpoints", self.world, Retention(keep_last=9, keep_best=1), "Single", 1, NO_MODEL, {}
         )
         weights = {"weight": torch.tensor([weight])}
         folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, wer)

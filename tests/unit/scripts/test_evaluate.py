@@ -5,8 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
 
+from asr.runs.model_folder import load_model, save_model
 from distributed.errors import UsageError
+from scripts.composition.compose import compose
+from scripts.composition.initial_weights import find_initial_weights
 from scripts.evaluate import main
 
 CONFORMER = (
@@ -159,3 +164,39 @@ def test_a_model_folder_that_hears_other_features_is_refused(random_run: Callabl
         UsageError, match=r"^weights=.*: that model hears other features than the run: normalise differ"
     ):
         main([f"run={run}", f"weights={folder}", "sets=[dev]"])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_run_from_elsewhere_has_nothing_written_outside(
+    random_run: Callable[..., Path], tiny_corpus: Path, tmp_path: Path, inside: bool
+) -> None:
+    run = random_run("run")
+    cache = (run if inside else tmp_path) / "cache"
+    chosen = ["data=nemo", f"data.root={tiny_corpus}", "data.train_ds.manifest_filepath=train.jsonl"]
+    data = compose("train", [*chosen, "data.sample_rate=8000", "data.case=keep", f"data.cache={cache}"]).data
+    config = OmegaConf.load(run / "config.yaml")
+    config.data = data
+    OmegaConf.save(config, run / "config.yaml")
+    if not inside:
+        with pytest.raises(UsageError, match=r"data\.cache=.*: the run's configuration would have files written there"):
+            main([f"run={run}", "sets=[train]"])
+    else:
+        main([f"run={run}", "sets=[train]"])
+    assert cache.exists() == inside
+
+
+def test_weights_that_are_no_numbers_are_named(
+    random_run: Callable[..., Path], small_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    run = random_run("run")
+    (folder,) = (run / "checkpoints").glob("step-*")
+    loaded = load_model(folder)
+    bad = sorted(loaded.model.state_dict())[:2]
+    with torch.no_grad():
+        loaded.model.state_dict()[bad[0]].view(-1)[0] = torch.nan
+        loaded.model.state_dict()[bad[1]].view(-1)[-1] = -torch.inf
+    save_model(loaded, tmp_path / "model")
+    with pytest.raises(UsageError, match=rf"weights=.*: NaN or infinite weights in {bad[0]}, {bad[1]}, of \d+ tensors"):
+        main([f"run={run}", "sets=[dev]", f"weights={tmp_path / 'model'}"])
+    with pytest.raises(UsageError, match=rf"init_from=.*: NaN or infinite weights in {bad[0]}, {bad[1]}"):
+        find_initial_weights(small_config(f"init_from={tmp_path / 'model'}"), loaded.tokenizer, [])

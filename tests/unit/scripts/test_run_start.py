@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 
 from distributed.errors import UsageError
 from distributed.learners.launch import World
-from scripts.composition.run_start import Start, log_traceback, training_in
+from scripts.composition.build import build_hooks
+from scripts.composition.run_start import Start, log_traceback, settings_of, training_in
+from scripts.composition.trainer import assemble
 
 
 def begin(folder: Path, rank: int) -> None:
@@ -149,3 +152,19 @@ def test_a_traceback_goes_to_a_log_that_is_there_and_makes_none(tmp_path: Path) 
     except ValueError:
         log_traceback(tmp_path, rank=0)
     assert "ValueError: why" in (tmp_path / "logs" / "rank-0.log").read_text()
+
+
+def test_checkpoints_tell_all_settings_but_those_that_may_change(
+    small_config: Callable[..., DictConfig], tmp_path: Path, alone: World
+) -> None:
+    own = ("backend=single", "hooks=[spec_augment]")
+    config = small_config(*own, "optimizer.lr=0.25")
+    trainer = assemble(config, tmp_path, alone, build_hooks(config))
+    told = trainer.parts.checkpoints.settings
+    assert told["optimizer.lr"] == 0.25
+    assert told["the order of hooks"] == ["spec_augment"]
+    assert "hooks.spec_augment.time_masks" in told
+    assert not [key for key in told if key.split(".")[0] in ("name", "exp_dir", "loader", "launch", "checkpoint")]
+    free = small_config(*own, "optimizer.lr=0.25", "launch.threads=7", "name=b", "trainer.log_every=3")
+    assert settings_of(free) == told
+    assert settings_of(small_config(*own, "optimizer.lr=0.5")) != told

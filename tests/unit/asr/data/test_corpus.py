@@ -176,3 +176,19 @@ def test_unknown_policy_is_refused(tmp_path: Path) -> None:
         ManifestCorpus(
             root=tmp_path, sample_rate=1, on_bad="ignore", resample=False, train=Path("a"), dev=None, test=None
         )  # type: ignore[arg-type]
+
+
+def test_a_corpus_that_a_run_names_is_made_below_some_folders_alone(tmp_path: Path) -> None:
+    corpus, made = manifests(tmp_path, train=Path("a.jsonl")), Maker(tmp_path / "marks")
+    corpus.writable = (tmp_path / "run",)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "link").symlink_to(tmp_path)
+    for place in ("a", "run/../a", "run/link/a"):
+        with pytest.raises(
+            CorpusError, match=r"data\.cache=.*: the run's configuration would have files written there"
+        ):
+            corpus.make_once(tmp_path / place, made, key="data.cache")
+    assert not list((tmp_path / "marks").iterdir())
+    corpus.make_once(tmp_path / "run" / "a", made, key="data.cache")
+    corpus.make_once(tmp_path / "run", made, key="data.cache")  # it is there: nothing would be written
+    assert len(list((tmp_path / "marks").iterdir())) == 1

@@ -34,7 +34,7 @@ def test_a_manifest_gives_its_texts_whether_or_not_its_sound_is_there(tmp_path: 
 
 
 def test_a_file_that_cannot_be_read_is_named_with_its_key(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"texts=.*none.txt: cannot read the sentences"):
+    with pytest.raises(CorpusError, match=r"texts=.*none.txt: cannot be read"):
         read_text(tmp_path / "none.txt", "texts")
 
 

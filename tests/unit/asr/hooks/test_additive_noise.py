@@ -98,7 +98,9 @@ def test_the_signal_that_was_given_is_not_written_to(write_recordings: Write, wa
 
 def test_bad_recordings_are_refused_when_training_starts_and_not_needed_to_use_a_model(tmp_path: Path) -> None:
     hook = make_hook(tmp_path / "none.jsonl")
-    with pytest.raises(RecordingsError, match=r"hooks\.additive_noise\.manifest: .*none\.jsonl: cannot read") as caught:
+    with pytest.raises(
+        RecordingsError, match=r"hooks\.additive_noise\.manifest: .*none\.jsonl: cannot be read"
+    ) as caught:
         hook.on_fit_start(None, resumed=False)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 

@@ -84,10 +84,10 @@ def test_a_broken_recogs_file_is_named_with_its_line(tmp_path: Path, line: str) 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("summary.json", "{", "is not JSON"),
+        ("summary.json", "{", "not JSON"),
         ("summary.json", "[]", "must hold a JSON object, got list"),
-        ("eval/test/wer-greedy.json", "", "is not JSON"),
-        ("config.yaml", "a: [1", "is no configuration that can be read"),
+        ("eval/test/wer-greedy.json", "", "not JSON"),
+        ("config.yaml", "a: [1", "config.yaml: cannot be read: "),
     ],
 )
 def test_a_broken_file_is_named(make_run, name: str, content: str, said: str) -> None:

@@ -15,11 +15,13 @@ from tests.model_parts import NO_MODEL
 
 @pytest.fixture
 def folder() -> Callable[..., CheckpointFolder]:
-    """``folder(root, world, keep_last=10, keep_best=0, plan=7)``: a folder of checkpoints."""
+    """``folder(root, world, keep_last=10, keep_best=0, plan=7, **settings)``: a folder of checkpoints."""
 
-    def make(root: Path, world: World, keep_last: int = 10, keep_best: int = 0, plan: int = 7) -> CheckpointFolder:
+    def make(
+        root: Path, world: World, keep_last: int = 10, keep_best: int = 0, plan: int = 7, **settings: object
+    ) -> CheckpointFolder:
         retention = Retention(keep_last=keep_last, keep_best=keep_best)
-        return CheckpointFolder(root, world, retention, "Single", plan, NO_MODEL)
+        return CheckpointFolder(root, world, retention, "Single", plan, NO_MODEL, settings)
 
     return make
 

@@ -48,10 +48,13 @@ class Clock:
         return ticking
 
     def torn(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        def ticking(value: Any, path: Path) -> None:
+        def ticking(value: Any, target: Any) -> None:
             killed = self.tick()
-            write(value, path)
+            write(value, target)
             if killed:
+                if not isinstance(target, Path):
+                    target.flush()
+                path = target if isinstance(target, Path) else Path(target.name)
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
                 raise Killed
 
@@ -60,7 +63,7 @@ class Clock:
 
 def save(root: Path, world: World, samples: int, figure: float | None = None) -> None:
     """Global steps are pairs of samples here: 4 and 5 share a name."""
-    checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL)
+    checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL, {})
     state = {"backend": {}, "samples": samples}
     checkpoints.save(Progress(samples=samples, global_step=samples // 2), state, {"w": torch.ones(2)}, figure)
 
@@ -68,7 +71,7 @@ def save(root: Path, world: World, samples: int, figure: float | None = None) ->
 def newest(root: Path, world: World) -> int:
     """Samples at which a resume goes on; nothing it sees may look like damage."""
     chosen, problems = CheckpointFolder(
-        root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL
+        root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL, {}
     ).newest()
     assert problems == []
     assert chosen is not None

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr.foreign.files import ForeignError
+from asr.runs import checkpoint_manifest
 from asr.runs.checkpoint import read_checkpoint
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.checkpoint_manifest import CheckpointError, read_manifest, write_manifest
+from asr.runs.files import sha256
 from distributed.learners.launch import World
 
 Folders = Callable[..., CheckpointFolder]
@@ -135,7 +138,7 @@ def test_a_manifest_of_another_format_stops(tmp_path: Path, alone: World, folder
     save(checkpoints, 1)
     path = save(checkpoints, 2) / "manifest.json"
     path.write_text(json.dumps({"format": 1, "shards": []}))
-    with pytest.raises(CheckpointError, match=r"step-00000002/manifest.json: format 1, this version reads 3"):
+    with pytest.raises(CheckpointError, match=r"step-00000002/manifest.json: format 1, this version reads 3 and 4"):
         checkpoints.newest()
     assert path.is_file()
 
@@ -159,3 +162,67 @@ def test_pickled_code_is_not_run(tmp_path: Path, alone: World, folder: Folders, 
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         read_checkpoint(written).learner_state(0, torch.device("cpu"))
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_their_keys(
+    tmp_path: Path, alone: World, folder: Folders, save: Save
+) -> None:
+    written = {"lr": 0.1, "gone": None, "floor": float("nan"), "hooks": ["a", "b"]}
+    save(folder(tmp_path, alone, **written), 1)
+    chosen, _ = folder(tmp_path, alone, **written).newest()
+    assert chosen is not None
+    with pytest.raises(CheckpointError, match=r"by a run with other settings: gone, hooks, lr, new differ;") as caught:
+        folder(tmp_path, alone, lr=0.2, new=1, floor=float("nan"), hooks=["b", "a"]).newest()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"s0, .*, s7 and 12 more differ"):
+        folder(tmp_path, alone, **written, **{f"s{n}": n for n in range(8)}, **{f"t{n}": n for n in range(12)}).newest()
+
+
+def test_a_checkpoint_that_does_not_tell_its_settings_is_taken(
+    tmp_path: Path, alone: World, folder: Folders, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = save(folder(tmp_path, alone), 1)
+    record = read_manifest(victim)
+    del record["settings"]
+    monkeypatch.setattr(checkpoint_manifest, "FORMAT", 3)
+    write_manifest(victim, record)
+    chosen, problems = folder(tmp_path, alone, lr=0.1).newest()
+    assert chosen is not None
+    assert chosen.settings is None
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"world_size": 10**12}, {"world_size": "1"}, {"world_size": -1}, {"files": []}, {"files": {"model.yaml": 1}},
+        {"figure": "0.1"}, {"figure": True}, {"plan": None}, {"backend": 1}, {"settings": []},
+        {"progress": {"step": "1"}}, {"progress": {"other": 1}}, {"progress": [1]}, {"unknown": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_signed_manifest_of_odd_values_is_passed_over(
+    tmp_path: Path, alone: World, change: dict[str, object], folder: Folders, save: Save
+) -> None:
+    checkpoints = folder(tmp_path, alone)
+    save(checkpoints, 1)
+    victim = save(checkpoints, 2)
+    write_manifest(victim, read_manifest(victim) | change)
+    check_passed_over(checkpoints)
+
+
+@pytest.mark.parametrize("stored", [b"", b"nonsense", b"PK\x03\x04", b"\x80\x02cos\nsystem\n(S'true'\ntR."])
+def test_a_signed_state_that_cannot_be_read_ends_in_one_line(
+    tmp_path: Path, alone: World, stored: bytes, folder: Folders, save: Save
+) -> None:
+    checkpoints = folder(tmp_path, alone)
+    victim = save(checkpoints, 1)
+    (victim / "learner-0.pt").write_bytes(stored)
+    record = read_manifest(victim)
+    record["files"]["learner-0.pt"] = sha256(victim / "learner-0.pt")
+    write_manifest(victim, record)
+    chosen, _ = checkpoints.newest()
+    assert chosen is not None
+    with pytest.raises(ForeignError, match=r"learner-0\.pt: cannot be read") as caught:
+        chosen.learner_state(0, alone.device)
+    assert "\n" not in str(caught.value)

@@ -148,11 +148,46 @@ def test_merge_while_a_learner_is_writing_leaves_its_torn_line_out(tmp_path: Pat
     assert samples_of(merge(tmp_path)) == [8, 16]
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "0.jsonl"
-    path.write_text('{"samples": 1}\n{"samp\n{"samples": 3}\n')
-    with pytest.raises(ValueError, match=r"0\.jsonl:2 is not a JSON object"):
-        read_rows(path)
+DAMAGED = (
+    b'{"samp', b"123", b"null", b"[]", b"{}", b"", b"\x00" * 40, b"\xff\xfe", b"[" * 5000, b'{"samples": "8"}',
+    b'{"samples": true}', b'{"samples": NaN}', b'{"samples": 1e999}', b'{"samples": ' + b"9" * 5000 + b"}",
+    b'{"samples": 8, "wall_seconds": null}', b'{"samples": 8, "train/loss": [1]}', b'{"samples": 8, "a": "\\ud800"}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_line_is_set_aside_and_the_run_goes_on(
+    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, 0, 8, 16).path
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + line + b"\n" + second)
+    assert samples_of(path) == [8, 16]
+    assert "0.jsonl: 1 damaged line passed over; line 2 " in caplog.text
+    assert samples_of(merge(tmp_path)) == [8, 16]
+    assert [row["samples"] for row in MetricsWriter(tmp_path, 0).cut(16)] == [8, 16]
+    assert "0.jsonl: 1 damaged line set aside in 0.damaged; line 2 " in caplog.text
+    assert path.read_bytes() == first + second
+    assert path.with_suffix(".damaged").read_bytes() == line + b"\n"
+    write(tmp_path, 0, 24)
+    assert samples_of(path) == [8, 16, 24]
+
+
+def test_what_is_set_aside_later_lies_behind_what_was_before(tmp_path: Path) -> None:
+    path = write(tmp_path, 0, 8).path
+    for line in ("one\n", "two\nthree\n"):
+        with path.open("a") as file:
+            file.write(line)
+        cut_rows(path, 8)
+    assert path.with_suffix(".damaged").read_text() == "one\ntwo\nthree\n"
+    assert samples_of(path) == [8]
+
+
+def test_a_file_of_another_name_is_no_learners(tmp_path: Path) -> None:
+    write(tmp_path, 0, 8)
+    for name in ("\u00b2.jsonl", "a.jsonl", "-1.jsonl"):
+        (tmp_path / "metrics" / name).write_text("nonsense\n")
+    assert samples_of(merge(tmp_path)) == [8]
 
 
 def test_kill_minus_nine_loses_no_finished_row(tmp_path: Path) -> None:

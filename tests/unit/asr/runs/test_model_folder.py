@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,13 +105,20 @@ def changed(folder: Path, **values: object) -> Path:
     return folder
 
 
+def without(folder: Path, part: str, key: str) -> dict[str, object]:
+    """The model of a description, of which a part lacks a key."""
+    model: dict[str, Any] = yaml.safe_load((folder / DESCRIPTION).read_text())["model"]
+    del model[part][key]
+    return model
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda f: (f / DESCRIPTION).unlink(), r"^model=.*: no model.yaml there; give a model folder"),
         (lambda f: (f / DESCRIPTION).write_text("model: ["), r"model.yaml: cannot be read: "),
         (lambda f: (f / DESCRIPTION).write_text("3"), r"model.yaml: cannot be read: "),
-        (lambda f: (f / DESCRIPTION).write_text("x" * (1 << 21)), r"model.yaml: larger than 1048576 bytes"),
+        (lambda f: (f / DESCRIPTION).write_text("x" * (1 << 21)), r"model.yaml: larger than the 0.5 MiB that a config"),
         (lambda f: changed(f, format=99), r"model.yaml: format 99, this version reads 1"),
         (lambda f: changed(f, unknown=1), r"model.yaml: cannot be read: .*unknown"),
         (lambda f: changed(f, model={"_target_": "os.system"}), r"_target_=os.system: must lie in one of the packages"),
@@ -131,6 +139,8 @@ def changed(folder: Path, **values: object) -> Path:
         (lambda f: changed(f, transforms=[{"_target_": "subprocess.run"}]), r"must lie in one of the packages"),
         (lambda f: (f / WEIGHTS).unlink(), r"model.safetensors: missing, truncated or altered"),
         (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), r"missing, truncated or altered"),
+        (lambda f: changed(f, model=without(f, "joiner", "combine")), r"model.yaml.*combine"),
+        (lambda f: changed(f, model=without(f, "encoder", "_partial_")), r"model.yaml.*feature_dimension"),
         (lambda f: changed(f, tokenizer="other"), r"tokenizer: not the tokenizer that model.yaml names"),
     ],
 )

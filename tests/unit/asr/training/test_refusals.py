@@ -34,6 +34,21 @@ def test_a_resume_takes_back_what_was_known_then(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["0.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "line", ["123", "[]", '{"samples": 5}', '{"samples": "5", "id": "x"}', '{"samples": 5, "id": []}', "\0"]
+)
+def test_a_damaged_line_is_set_aside(tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = noted(tmp_path, "a", "b").path
+    whole = path.read_text()
+    path.write_text(f"{line}\n{whole}")
+    refusals = Refusals(tmp_path, 0, 2)
+    refusals.start(10)
+    assert refusals.loading == {"a", "b"}
+    assert path.read_text() == whole
+    assert path.with_suffix(".damaged").read_text() == f"{line}\n"
+    assert "1 damaged line set aside in 0.damaged; line 1 " in caplog.text
+
+
 def test_a_kill_while_the_list_is_cut_leaves_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = noted(tmp_path, "a", "b", "c").path
     whole = path.read_text()

@@ -21,7 +21,7 @@ WERS = {100: 0.5, 200: 0.1, 300: 0.4, 400: None, 500: 0.2}
 @pytest.fixture
 def checkpoints(tmp_path: Path, alone: World) -> Path:
     """Checkpoints at steps 200 (the best), 400 and 500 of a run that keeps two and the best."""
-    folder = CheckpointFolder(tmp_path, alone, Retention(keep_last=2, keep_best=1), "Single", 1, NO_MODEL)
+    folder = CheckpointFolder(tmp_path, alone, Retention(keep_last=2, keep_best=1), "Single", 1, NO_MODEL, {})
     for step, wer in WERS.items():
         weights = {"weight": torch.tensor([float(step)]), "count": torch.tensor(step)}
         folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, wer)
@@ -44,7 +44,7 @@ def test_best_last_and_the_newest_are_chosen(checkpoints: Path) -> None:
 
 def test_a_mean_is_summed_in_double_precision(tmp_path: Path, alone: World) -> None:
     """In float32, 2^24 + 1 is 2^24."""
-    folder = CheckpointFolder(tmp_path, alone, Retention(keep_last=4, keep_best=0), "Single", 1, NO_MODEL)
+    folder = CheckpointFolder(tmp_path, alone, Retention(keep_last=4, keep_best=0), "Single", 1, NO_MODEL, {})
     for step, value in enumerate((1.0, 2.0**24, 1.0, 0.0), start=1):
         weights = {"weight": torch.tensor([value])}
         folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, None)

@@ -129,3 +129,14 @@ def test_manifests_of_shards_are_refused(refusal: Refusal) -> None:
 def test_sections(corpus: Callable[..., Corpus], override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         corpus("nemo", override)
+
+
+@pytest.mark.parametrize("named", ["/etc/passwd", "../../../../../../etc/passwd", "wav/../../secret.txt"])
+def test_a_text_outside_the_corpus_is_not_copied_into_ours(
+    named: str, write_bytes: Write, refusal: Refusal, tmp_path: Path
+) -> None:
+    (tmp_path.parent / "secret.txt").write_text("swordfish")
+    write_bytes("m.json", LINE.replace(b'"text": "Hello"', f'"text_filepath": "{named}"'.encode()))
+    message = refusal("nemo", "train_ds.manifest_filepath=m.json")
+    assert "m.json:1: its text_filepath cannot be read: " in message
+    assert f"lies outside {tmp_path}; set data.root to a folder around it" in message

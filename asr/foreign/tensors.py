@@ -1,0 +1,60 @@
+"""Weights that may come from anywhere: safetensors files, which hold no code, and learners' states read without any."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from asr.foreign.files import ForeignError, Kind, opened
+
+TENSORS = Kind("file of weights", 1 << 40)
+NAMED = 3  # tensors in an error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ForeignError: it is no such file, or damaged.
+    """
+    with opened(path, TENSORS):
+        pass  # a regular file: it is read by its name
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ForeignError(path, f"cannot be read: {' '.join(str(error).split())}") from None
+
+
+def read_state(path: Path, device: torch.device, *, mmap: bool = False) -> dict[str, Any]:
+    """A learner's state, as torch.save wrote it; nothing in it is executed.
+
+    Raises:
+        ForeignError: it is no such file, or damaged, or would need code.
+    """
+    with opened(path, TENSORS):
+        pass
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+    except (pickle.UnpicklingError, OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise ForeignError(path, f"cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(state, dict):
+        raise ForeignError(path, f"must hold a learner's state, got {type(state).__name__}")
+    return state
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise ForeignError if a number is NaN or infinite: a model with one writes nothing or nonsense, and says no word."""
+    bad = [
+        name for name, each in sorted(tensors.items()) if each.is_floating_point() and not bool(each.isfinite().all())
+    ]
+    if bad:
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        names = ", ".join(bad[:NAMED]) + more
+        raise ForeignError(
+            where, f"NaN or infinite weights in {names}, of {len(tensors)} tensors; choose another checkpoint or model"
+        )
