@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from asr.foreign.terminal import say
 from distributed.errors import UsageError
 from scripts.composition.startup import REPOSITORY, print_last
 
@@ -50,7 +51,7 @@ def launch_options(arguments: Sequence[str], usage: str) -> Launch | None:
     own = next((index for index, each in enumerate(arguments) if each in LAUNCHED), len(arguments))
     options = parser.parse_args(arguments[:own])
     if options.help:
-        print(usage.strip())
+        say(*usage.strip().splitlines())
         return None
     if own == len(arguments):
         raise UsageError(f"what shall be started is not said: one of {', '.join(LAUNCHED)}, then its own arguments")
