@@ -21,6 +21,7 @@ from asr.data.resampling import resampler
 from distributed.errors import UsageError, UserError
 
 # A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
+LARGEST_SAMPLE = 1e15  # its square, times that of a frame's length, is still a number in single precision
 TOLERANCE_SECONDS = 0.05
 TOLERANCE_FRACTION = 0.01
 
@@ -183,4 +184,9 @@ def read_audio(utterance: Utterance, sample_rate: int, *, resample: bool) -> Ten
     if not np.isfinite(samples).all():
         position = int(np.flatnonzero(~np.isfinite(samples))[0])
         raise bad(f"sample {position} is {samples[position]}, not a number to train on; write the file anew")
+    if (largest := float(np.abs(samples).max())) > LARGEST_SAMPLE:
+        raise bad(
+            f"holds a sample of {largest:.3g}, whose power features cannot hold (full scale is 1, and {LARGEST_SAMPLE:g} the "
+            "most that is read); write the file anew"
+        )
     return resampler(header.sample_rate, sample_rate)(torch.from_numpy(samples))

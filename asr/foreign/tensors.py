@@ -13,7 +13,7 @@ from torch import Tensor
 from asr.foreign.files import ForeignError, Kind, opened
 
 TENSORS = Kind("file of weights", 1 << 40)
-NAMED = 3  # tensors in an error
+NAMED = 3  # tensors in a line
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr.foreign.tensors import read_state, read_tensors
+from asr.foreign.files import ForeignError
+from asr.foreign.tensors import read_state, read_tensors, refuse_non_finite
 from asr.runs.checkpoint_manifest import CheckpointError, FormatError, read_manifest
 from asr.runs.files import sha256
 from asr.runs.model_folder import DESCRIPTION, WEIGHTS, Description, is_model_folder, read_description
@@ -77,6 +78,13 @@ class Checkpoint:
     def consensus(self) -> dict[str, Tensor]:
         """Weights of the consensus model, and of the modules that train with it."""
         return self.model_state() | (read_tensors(self.folder / AUXILIARIES) if AUXILIARIES in self.files else {})
+
+    def refuse_non_finite(self) -> None:
+        """Raise ForeignError unless all weights of the consensus model and of every learner are finite."""
+        refuse_non_finite(self.consensus(), self.folder / WEIGHTS)
+        for learner in range(self.world_size):
+            file = self.folder / learner_file(learner)
+            refuse_non_finite(read_state(file, torch.device("cpu"), mmap=True).get("model", {}), file)
 
     def damaged_file(self) -> Path | None:
         """The first file that is missing or differs from the manifest's hash; None if all are as written."""
@@ -153,7 +161,7 @@ def _readable(folders: Iterable[Path]) -> tuple[list[Checkpoint], dict[Path, str
 
 
 def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """The newest checkpoint whose files all match their hashes, and what is wrong with each newer one, by folder.
+    """The newest checkpoint whose files all match their hashes and whose weights are finite; why not each newer one, by folder.
 
     Raises:
         FormatError: one was written by another version of this program.
@@ -161,10 +169,16 @@ def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
     found, problems = list_checkpoints(root)
     for checkpoint in reversed(found):
         damaged = checkpoint.damaged_file()
-        if damaged is None:
+        if damaged is not None:
+            problems[checkpoint.folder] = f"{damaged}: missing, truncated or altered (SHA-256 differs)"
+            continue
+        try:
+            checkpoint.refuse_non_finite()
+        except ForeignError as error:
+            problems[checkpoint.folder] = str(error)
+        else:
             newer = {folder: why for folder, why in problems.items() if folder.name > checkpoint.folder.name}
             return checkpoint, newer
-        problems[checkpoint.folder] = f"{damaged}: missing, truncated or altered (SHA-256 differs)"
     return None, problems
 
 

@@ -7,7 +7,7 @@ bad_batches/step-00000012-learner-0.safetensors   features, lengths and targets 
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,13 @@ class TrainingDivergedError(UserError, RuntimeError):
 class BadSteps:
     """Watches the steps of one learner."""
 
-    def __init__(self, folder: Path, learner: int, maximum_in_a_row: int) -> None:
+    def __init__(
+        self, folder: Path, learner: int, maximum_in_a_row: int, gather: Callable[[int], list[int]] | None = None
+    ) -> None:
         self.folder = RunFolder(folder).bad_batches
         self.learner = learner
         self.maximum_in_a_row = maximum_in_a_row
+        self.gather = gather  # the values of all learners, where all of them find a step bad together
         self.total = 0
         self.in_a_row = 0
 
@@ -57,10 +60,18 @@ class BadSteps:
         log.warning("step %d skipped: loss or gradient is not finite; its utterances: %s", progress.step, ids)
         if self.in_a_row >= self.maximum_in_a_row:
             raise TrainingDivergedError(
-                f"{self.in_a_row} steps in a row had a non-finite loss or gradient "
+                f"{self.in_a_row} steps in a row had a non-finite loss or gradient{self._culprits(losses)} "
                 f"(trainer.max_bad_steps={self.maximum_in_a_row}, learning rate {lr:g}); "
                 f"the batches are in {self.folder}: look at the newest, or lower optimizer.lr"
             )
+
+    def _culprits(self, losses: list[float]) -> str:
+        """The learners whose own losses are not finite, where that is not all of them."""
+        if self.gather is None:
+            return ""
+        flags = self.gather(int(not all(map(math.isfinite, losses))))
+        named = ", ".join(str(rank) for rank, flag in enumerate(flags) if flag)
+        return f", of learner {named} alone" if named and not all(flags) else ""
 
     def _dump(
         self, report: GradientReport, progress: Progress, batches: list[Batch], losses: list[float], lr: float

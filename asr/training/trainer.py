@@ -4,63 +4,31 @@ The loop knows hooks and a backend; no method adds a branch to it. Its order is 
 """
 
 import itertools
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from asr.data.batch import Batch
-from asr.data.pipeline import UnitBatches, unit_loader
-from asr.data.plan import BatchPlan
+from asr.data.pipeline import unit_loader
 from asr.runs.checkpoint import Checkpoint
-from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
-from asr.training.bad_steps import BadSteps
-from asr.training.evaluation import Evaluator
-from asr.training.hook import Hook, Run
+from asr.training.bad_steps import BadSteps, TrainingDivergedError
+from asr.training.health import ailment
 from asr.training.idle import drop_gradients, left_alone
-from asr.training.memory import MemoryGuard
 from asr.training.meter import meter_of
-from asr.training.objective import Objective
-from asr.training.parts import LoaderOptions, TrainerOptions
+from asr.training.parts import TrainerOptions
 from asr.training.probe import Probe, probe_memory
-from asr.training.recorder import Recorder
+from asr.training.run_parts import Parts
 from asr.training.state import copied, gradients_dropped, untouched
 from asr.training.step_result import StepResult
-from asr.training.units import Step, UnitSource, global_step, total_samples
+from asr.training.units import Step, global_step, total_samples
 from distributed.backend import Backend
-from distributed.learners.launch import World
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a trainer is made of, built by the caller in the order that asr/training/hook.py gives."""
-
-    run: Run
-    objective: Objective
-    optimizer: Optimizer
-    hooks: Mapping[str, Hook]
-    units: UnitSource
-    dataset: UnitBatches
-    evaluator: Evaluator
-    checkpoints: CheckpointFolder
-    recorder: Recorder
-    memory: MemoryGuard
-    loader: LoaderOptions
-
-    @property
-    def world(self) -> World:
-        """The learners of the run."""
-        return self.run.world
-
-    @property
-    def plan(self) -> BatchPlan:
-        """The plan of the run."""
-        return self.run.plan
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -75,7 +43,9 @@ class Trainer:
         self.units = 0  # of the plan, processed by this learner
         self.logged_step = 0  # global step at which this learner last looked whether a row is due
         self.unlogged: StepResult | None = None  # of the newest step, where no row has told of it yet
-        self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps)
+        self.checkpoint_put_off = False  # one was due, and no learner's state could be kept then
+        gather = parts.world.gather if self.backend.synchronous else None
+        self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps, gather)
         self.total_samples = total_samples(options, parts.plan)
 
     # ------------------------------------------------------------------ the run
@@ -247,7 +217,8 @@ class Trainer:
         if self._finished or self._crossed(before, self.options.evaluate_every):
             figure = self._evaluate()
         improved = figure is not None and self.parts.checkpoints.among_best(figure)
-        if self._finished or improved or self._crossed(before, self.options.checkpoint_every):
+        due = improved or self.checkpoint_put_off or self._crossed(before, self.options.checkpoint_every)
+        if self._finished or due:
             self.save(figure)
 
     def _evaluate(self) -> float | None:
@@ -261,11 +232,26 @@ class Trainer:
     # ------------------------------------------------------------------ checkpoints
 
     def save(self, figure: float | None) -> None:
-        """Write a checkpoint of this point of the run; called by all learners together."""
+        """Write a checkpoint of this point of the run; called by all learners together.
+
+        It is put off where a learner holds numbers that are not finite, or is in a streak of bad steps: a checkpoint of it
+        would push out those that a run can go on from.
+
+        Raises:
+            TrainingDivergedError: the run has ended with such numbers.
+        """
         for hook in self.parts.hooks.values():
             hook.on_checkpoint(self.progress)
         self.backend.drain()
         state = self.state_dict()
+        unfit = self.parts.world.first_failure(ailment(state, 0 if self._finished else self.bad_steps.in_a_row))
+        self.checkpoint_put_off = unfit is not None
+        if unfit is not None:
+            line = f"no checkpoint of step {self.progress.global_step}: learner {unfit[0]} {unfit[1]}"
+            if self._finished:
+                raise TrainingDivergedError(f"{line}; the run has ended, and the checkpoints before it are its best")
+            log.warning("%s; the next one is written once that is over", line)
+            return
         with self.backend.consensus():
             consensus = self.parts.run.model.state_dict() if self.parts.world.rank == 0 else None
             self.parts.checkpoints.save(self.progress, state, consensus, figure)

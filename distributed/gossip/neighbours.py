@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch.distributed import ProcessGroup, Work
 
+from distributed.gossip.finite import refuse_non_finite
 from distributed.gossip.packing import Message
 from distributed.learners.traffic import Traffic
 
@@ -45,11 +46,17 @@ class NeighbourExchange:
         self.traffic.count(message_bytes * len(recipients), message_bytes * len(self._received))
 
     def wait(self) -> dict[int, Message]:
-        """The messages that came in, by sender; the caller may overwrite them."""
+        """The messages that came in, by sender; the caller may overwrite them.
+
+        Raises:
+            NonFiniteWeightsError: one of them is not finite; it names the learner that sent it.
+        """
         for learner, work in self._works:
             with _naming(learner):
                 work.wait()
         self._works = []
+        for sender, message in self._received.items():
+            refuse_non_finite(message, self.learners[sender])
         return self._received
 
     def _like(self, message: Message) -> Message:

@@ -20,6 +20,7 @@ import torch
 from torch.distributed import ProcessGroup, Work
 
 from distributed.errors import UserError
+from distributed.gossip.finite import refuse_non_finite
 from distributed.gossip.packing import Message, Packing
 from distributed.gossip.pending import PendingMixing
 
@@ -89,6 +90,7 @@ class Pairwise:
             _wait(works)
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
+        refuse_non_finite(buffers.other, peer)
         buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
         self.on_exchange(payload_bytes=buffers.nbytes, initiated=True)
 
@@ -116,6 +118,7 @@ class Pairwise:
             _wait(works)
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
+        refuse_non_finite(buffers.other, peer)
         buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
         self.on_exchange(payload_bytes=buffers.nbytes, initiated=False)
         return True

@@ -9,6 +9,7 @@ by its last step alone: w_i - mean = -lr (g_i - mean g). Source: Algorithm 4 of 
 import torch
 from torch.distributed import ProcessGroup, Work
 
+from distributed.gossip.finite import NonFiniteWeightsError, is_finite
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.packing import Message
 from distributed.learners.launch import World
@@ -40,6 +41,10 @@ class DelayByOne(LockstepMixing):
 
     def _finish_round(self, snapshot: Message) -> Message:
         self.drain()
+        if not is_finite(self._sums):  # which all learners find alike
+            flags = self.world.gather(int(not is_finite(snapshot)))
+            culprits = [str(rank) for rank, flag in enumerate(flags) if flag]
+            raise NonFiniteWeightsError(f"learner {', '.join(culprits)}" if culprits else "all learners together")
         return [total.div_(self.world.size).sub_(part) for part, total in zip(snapshot, self._sums, strict=True)]
 
     def drain(self) -> None:

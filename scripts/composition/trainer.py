@@ -34,8 +34,9 @@ from asr.training.parts import LoaderOptions, TrainerOptions
 from asr.training.precision import Precision
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
+from asr.training.run_parts import Parts
 from asr.training.schedule import Horizon, LearningRate
-from asr.training.trainer import Parts, Trainer
+from asr.training.trainer import Trainer
 from asr.training.typical import run_typical
 from asr.training.units import LockstepUnits, PooledUnits, UnitSource, global_step, total_samples
 from distributed.backend import Backend

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torchaudio
 
@@ -148,3 +149,10 @@ def test_audio_suffixes_are_those_of_the_formats_that_have_a_header() -> None:
     assert {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".sph", ".au"} <= audio_suffixes()
     assert ".raw" not in audio_suffixes()
     assert ".txt" not in audio_suffixes()
+
+
+def test_samples_whose_power_overflows_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, np.array([0.0, 1e30] * 800, dtype=np.float32), 8000, subtype="FLOAT")
+    with pytest.raises(BadUtterance, match=r"loud.* holds a sample of 1e\+30, whose power features cannot hold"):
+        read_audio(Utterance("loud", path, 0.2, "x"), 8000, resample=False)

@@ -221,8 +221,8 @@ def test_a_signed_state_that_cannot_be_read_ends_in_one_line(
     record = read_manifest(victim)
     record["files"]["learner-0.pt"] = sha256(victim / "learner-0.pt")
     write_manifest(victim, record)
-    chosen, _ = checkpoints.newest()
-    assert chosen is not None
-    with pytest.raises(ForeignError, match=r"learner-0\.pt: cannot be read") as caught:
-        chosen.learner_state(0, alone.device)
+    with pytest.raises(ForeignError, match=r"learner-0\.pt: cannot be read"):
+        read_checkpoint(victim).learner_state(0, alone.device)
+    with pytest.raises(CheckpointError, match=r"learner-0\.pt: cannot be read") as caught:
+        checkpoints.newest()
     assert "\n" not in str(caught.value)

@@ -1,0 +1,35 @@
+"""Whether a learner's state is worth a checkpoint: a run cannot go on from numbers that are not finite."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from asr.foreign.tensors import NAMED
+
+
+def ailment(state: Mapping[str, Any], bad_in_a_row: int) -> str | None:
+    """What is wrong with a learner's state, of ``Trainer.state_dict``, as the rest of a sentence about the learner; or None.
+
+    Looked at are weights, buffers, and what the optimizer and the backend keep of earlier steps.
+    """
+    bad = [name for part in ("model", "optimizer", "backend") for name in _not_finite(part, state[part])]
+    if bad:
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        return f"holds numbers that are not finite, in {', '.join(bad[:NAMED])}{more}"
+    if bad_in_a_row:
+        return f"has had a loss or gradient that is not finite in its last {bad_in_a_row} steps"
+    return None
+
+
+def _not_finite(name: str, value: object) -> Iterator[str]:
+    """Names of the floating tensors within nested containers that hold a NaN or an infinity."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            yield name
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _not_finite(f"{name}.{key}", each)
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _not_finite(f"{name}.{index}", each)

@@ -1,0 +1,45 @@
+"""What a trainer is made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from asr.data.pipeline import UnitBatches
+from asr.data.plan import BatchPlan
+from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.training.evaluation import Evaluator
+from asr.training.hook import Hook, Run
+from asr.training.memory import MemoryGuard
+from asr.training.objective import Objective
+from asr.training.parts import LoaderOptions
+from asr.training.recorder import Recorder
+from asr.training.units import UnitSource
+from distributed.learners.launch import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a trainer is made of, built by the caller in the order that asr/training/hook.py gives."""
+
+    run: Run
+    objective: Objective
+    optimizer: Optimizer
+    hooks: Mapping[str, Hook]
+    units: UnitSource
+    dataset: UnitBatches
+    evaluator: Evaluator
+    checkpoints: CheckpointFolder
+    recorder: Recorder
+    memory: MemoryGuard
+    loader: LoaderOptions
+
+    @property
+    def world(self) -> World:
+        """The learners of the run."""
+        return self.run.world
+
+    @property
+    def plan(self) -> BatchPlan:
+        """The plan of the run."""
+        return self.run.plan

@@ -1,0 +1,25 @@
+"""Weights that are not finite are not mixed: one message of them would make every learner's weights so in a few rounds."""
+
+from distributed.errors import UserError
+from distributed.gossip.packing import Message
+
+
+class NonFiniteWeightsError(UserError, RuntimeError):
+    """A learner holds, or has sent, weights that are not finite; the message names it."""
+
+    def __init__(self, learners: str) -> None:
+        super().__init__(
+            f"{learners} sent weights that are not finite; the run ends before they spread: the same command goes on from the "
+            "newest checkpoint; where it happens again, look at that learner's host and log, or lower optimizer.lr"
+        )
+
+
+def is_finite(message: Message) -> bool:
+    """Whether all numbers of a message are finite, by their sum: one pass over it."""
+    return all(bool(part.sum().isfinite()) for part in message)
+
+
+def refuse_non_finite(message: Message, learner: int) -> None:
+    """Raise NonFiniteWeightsError unless what ``learner`` has sent is finite."""
+    if not is_finite(message):
+        raise NonFiniteWeightsError(f"learner {learner}")
