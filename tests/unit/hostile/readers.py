@@ -20,7 +20,8 @@ from asr.data.screening import read_headers
 from asr.data.text_units import read_text
 from asr.data.tokenizer import CharacterTokenizer, SentencePieceRecipe, load_tokenizer
 from asr.parts import build, validate
-from asr.runs.metrics import MetricsWriter, merge, metrics_file, read_rows
+from asr.runs.metrics import MetricsWriter, merge, read_rows
+from asr.runs.run_folder import RunFolder
 from asr.training.refusals import Refusals
 from scripts.composition.compose import CONF
 from tests.unit.asr.data.readers.test_every_layout import LAYOUTS, Layout
@@ -113,7 +114,7 @@ def _make_metrics(folder: Path) -> None:
 
 def _go_on(folder: Path) -> object:
     """As a report reads the figures, and as a resume takes them back."""
-    read = read_rows(metrics_file(folder, 0)), merge(folder)
+    read = read_rows(RunFolder(folder).metrics_of(0)), merge(folder)
     kept = MetricsWriter(folder, 0).cut(8)
     (folder / "metrics" / "0.damaged").unlink(missing_ok=True)
     assert all(row["samples"] <= 8 for row in kept)
