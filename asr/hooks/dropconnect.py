@@ -11,7 +11,6 @@ module's list of operands is exchanged during a forward.
 """
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from asr.models.dropout import dropout
 from asr.models.speech_model import SpeechModel
 from asr.training.hook import Hook
-from distributed.errors import UsageError
+from distributed.parameters.patterns import settings_by_pattern
 from distributed.ranges import Probability
 
 
@@ -65,11 +64,11 @@ def matching_lstms(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.LS
         ValueError: a pattern matches none.
     """
     lstms = {name: module for name, module in model.named_modules() if isinstance(module, nn.LSTM)}
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in lstms):
-            there = f"its LSTMs are {', '.join(lstms)}" if lstms else "it has none: leave the hook out"
-            raise UsageError(f"hooks.dropconnect.modules: no LSTM of the model matches {pattern!r}; {there}")
-    return {name: lstm for name, lstm in lstms.items() if any(fnmatchcase(name, each) for each in patterns)}
+    named = {name: [name] for name in lstms}
+    found = settings_by_pattern(
+        [(each, True) for each in patterns], named, key="hooks.dropconnect.modules", kind="LSTM"
+    )
+    return {name: lstms[name] for name in found}
 
 
 class DropConnect(Hook):

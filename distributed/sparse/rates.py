@@ -7,11 +7,11 @@ often it is used (distributed/sparse/uses.py). Source: ScaleCom, arXiv 2104.1112
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
 from distributed.errors import UsageError
+from distributed.parameters.patterns import settings_by_pattern
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -30,32 +30,26 @@ def rates_of(
     Raises:
         ValueError: a pattern's rate is below 1, or it matches no parameter, as a misspelt one would.
     """
-    names, defaults = _all_names(model), default_rates(model, rate)
+    defaults = default_rates(model, rate)
     for pattern, own in patterns:
         if own < 1:
             raise UsageError(f"backend.rates: {pattern!r} has rate {own}; a rate is at least 1, which sends everything")
-        if not any(fnmatchcase(name, pattern) for own_names in names.values() for name in own_names):
-            raise UsageError(
-                f"backend.rates: {pattern!r} matches no parameter of the model, which has names like "
-                f"{max(defaults, key=len, default='')!r}; correct the pattern or leave it out"
-            )
     fixed = {id(parameter) for parameter in uncompressed}
-    rates = {}
-    for name, parameter in model.named_parameters():
-        matching = (own for pattern, own in patterns if any(fnmatchcase(n, pattern) for n in names[id(parameter)]))
-        rates[name] = 1 if id(parameter) in fixed else next(matching, defaults[name])
-    return rates
+    dense = {name for name, parameter in model.named_parameters() if id(parameter) in fixed}
+    rates = defaults | settings_by_pattern(patterns, _all_names(model), key="backend.rates", kind="parameter")
+    return rates | dict.fromkeys(dense, 1)
 
 
-def _all_names(model: nn.Module) -> dict[int, list[str]]:
-    """Names of every parameter by its id: several where it is tied."""
-    names: dict[int, list[str]] = {}
+def _all_names(model: nn.Module) -> dict[str, list[str]]:
+    """All names of every parameter by its first one: a tied parameter has several."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    names: dict[str, list[str]] = {name: [] for name in first.values()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+        names[first[id(parameter)]].append(name)
     return names
 
 
-def default_rates(model: nn.Module, rate: int | Mapping[str, int]) -> Mapping[str, int]:
+def default_rates(model: nn.Module, rate: int | Mapping[str, int]) -> dict[str, int]:
     """The rate of every parameter where no pattern says another one."""
     convolutions = (module for module in model.modules() if isinstance(module, CONVOLUTIONS))
     first = next(convolutions, nn.Identity())
