@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.data.manifest import Utterance
@@ -181,12 +182,20 @@ def read_audio(utterance: Utterance, sample_rate: int, *, resample: bool) -> Ten
         raise bad(f"breaks off after {seconds:.3f} of {expected:.3f} s; write the file anew")
     if len(samples) == 0:
         raise bad("the segment has zero length; correct the manifest's offset and duration")
+    if defect := sample_defect(samples):
+        raise bad(defect)
+    return resampler(header.sample_rate, sample_rate)(torch.from_numpy(samples))
+
+
+def sample_defect(samples: NDArray[np.float32]) -> str | None:
+    """Why samples, (N,) or (N, channels) with full scale at 1, cannot become features; None if they can."""
     if not np.isfinite(samples).all():
-        position = int(np.flatnonzero(~np.isfinite(samples))[0])
-        raise bad(f"sample {position} is {samples[position]}, not a number to train on; write the file anew")
-    if (largest := float(np.abs(samples).max())) > LARGEST_SAMPLE:
-        raise bad(
+        place = tuple(np.argwhere(~np.isfinite(samples))[0])
+        return f"sample {place[0]} is {samples[place]}, not a number to compute with; write the file anew"
+    largest = float(np.abs(samples).max(initial=0.0))
+    if largest > LARGEST_SAMPLE:
+        return (
             f"holds a sample of {largest:.3g}, whose power features cannot hold (full scale is 1, and {LARGEST_SAMPLE:g} the "
             "most that is read); write the file anew"
         )
-    return resampler(header.sample_rate, sample_rate)(torch.from_numpy(samples))
+    return None

@@ -11,12 +11,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
-from asr.data.audio import BadUtterance, audio_suffixes, read_header
+from asr.data.audio import BadUtterance, audio_suffixes, read_header, sample_defect
 from asr.data.batch import Batch, RawBatch, Unit
 from asr.data.features import LogMel
 from asr.data.pipeline import collate
@@ -122,8 +121,8 @@ def read_any(file: Path, sample_rate: int) -> Tensor:
         raise bad(str(error)) from None
     except soundfile.SoundFileError as error:
         raise bad(f"breaks off while it is read ({error}); write the file anew") from None
-    if not np.isfinite(samples).all():
-        raise bad("holds samples that are not finite numbers; write the file anew")
+    if defect := sample_defect(samples):
+        raise bad(defect)
     if samples.shape[1] > 1:
         log.info("%s: averaging its %d channels", file, samples.shape[1])
     waveform = torch.from_numpy(samples.mean(axis=1))

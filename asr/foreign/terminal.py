@@ -12,7 +12,9 @@ import sys
 from typing import Any, TextIO
 
 # C0 but for the tab, DEL and C1; line and paragraph separators; marks that turn text round; halves of characters.
-_CONTROL = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    "[\0-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 LONGEST_ERROR = 3000  # characters
 

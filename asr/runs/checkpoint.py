@@ -234,7 +234,7 @@ def warn_of_unreadable(problems: Mapping[Path, str]) -> None:
 
 
 def checkpoint_name(global_step: int) -> str:
-    """Of the folder."""
+    """Name of the checkpoint folder of a global step."""
     return f"step-{global_step:08d}"
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from asr.foreign.tensors import NAMED
 
 
-def ailment(state: Mapping[str, Any], bad_in_a_row: int) -> str | None:
+def ailment(state: Mapping[str, Any]) -> str | None:
     """What is wrong with a learner's state, of ``Trainer.state_dict``, as the rest of a sentence about the learner; or None.
 
     Looked at are weights, buffers, and what the optimizer and the backend keep of earlier steps.
@@ -17,8 +17,6 @@ def ailment(state: Mapping[str, Any], bad_in_a_row: int) -> str | None:
     if bad:
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         return f"holds numbers that are not finite, in {', '.join(bad[:NAMED])}{more}"
-    if bad_in_a_row:
-        return f"has had a loss or gradient that is not finite in its last {bad_in_a_row} steps"
     return None
 
 

@@ -54,6 +54,7 @@ from asr.data.batch import Batch, RawBatch, Stage
 from asr.data.manifest import Utterance
 from asr.data.plan import BatchPlan
 from asr.data.tokenizer import Tokenizer
+from asr.foreign.tensors import refuse_non_finite
 from asr.runs.checkpoint import model_folder_of
 from asr.runs.model_folder import LoadedModel, load_model
 from asr.runs.progress import Progress
@@ -104,9 +105,10 @@ class Run:
         """A trained model, as a teacher: of a model folder, or the best one of the run in ``folder``; on the CPU, frozen.
 
         Raises:
-            UsageError: there is none, or it is damaged; it calls the folder ``key``.
+            UsageError: there is none, or it is damaged, or has weights that are not finite; it calls the folder ``key``.
         """
         loaded = load_model(model_folder_of(folder, key), key)
+        refuse_non_finite(loaded.model.state_dict(), f"{key}={folder}")
         loaded.model.requires_grad_(False)
         return loaded
 
@@ -122,7 +124,7 @@ class ParameterGroup:
     compress: bool = True  # may be sparsified by a compressing backend
     schedule: bool = True  # follow the learning-rate schedule
     idle: Callable[[Progress], bool] | None = None
-    """Whether the step that follows leaves them as they are; the same on learners of the same progress. None: never.
+    """Whether the step that follows leaves them as they are, a function of progress alone; None: never.
 
     Of what a compressing backend keeps back of a gradient some would come due in such a step: needs ``compress=False``.
     """
@@ -195,9 +197,10 @@ class Hook:
         """Runs before each step."""
 
     def passes(self, progress: Progress) -> Sequence[ForwardPass] | None:
-        """Runs before each step: several forwards and backwards of every unit; None: the ordinary one.
+        """Which forwards and backwards a step makes of every unit; None: the ordinary one.
 
-        The same on learners of the same progress. At most one hook of a run may ask for passes.
+        A function of ``progress`` alone: it is asked before each step, after ``on_step_start``, and once before the first,
+        for the probe of memory, which thus measures the passes of that step. At most one hook of a run may ask for passes.
         """
         return None
 

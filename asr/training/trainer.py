@@ -43,7 +43,7 @@ class Trainer:
         self.units = 0  # of the plan, processed by this learner
         self.logged_step = 0  # global step at which this learner last looked whether a row is due
         self.unlogged: StepResult | None = None  # of the newest step, where no row has told of it yet
-        self.checkpoint_put_off = False  # one was due, and no learner's state could be kept then
+        self.checkpoint_put_off = False  # to the end of a streak of bad steps
         gather = parts.world.gather if self.backend.synchronous else None
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps, gather)
         self.total_samples = total_samples(options, parts.plan)
@@ -234,23 +234,25 @@ class Trainer:
     def save(self, figure: float | None) -> None:
         """Write a checkpoint of this point of the run; called by all learners together.
 
-        It is put off where a learner holds numbers that are not finite, or is in a streak of bad steps: a checkpoint of it
-        would push out those that a run can go on from.
+        It is left out where a learner holds numbers that are not finite, and put off to the end of a streak of bad steps: a
+        checkpoint of either would push out those that a run can go on from.
 
         Raises:
             TrainingDivergedError: the run has ended with such numbers.
         """
+        self.checkpoint_put_off = self.parts.world.any(self.bad_steps.in_a_row > 0) and not self._finished
+        if self.checkpoint_put_off:
+            return
         for hook in self.parts.hooks.values():
             hook.on_checkpoint(self.progress)
         self.backend.drain()
         state = self.state_dict()
-        unfit = self.parts.world.first_failure(ailment(state, 0 if self._finished else self.bad_steps.in_a_row))
-        self.checkpoint_put_off = unfit is not None
+        unfit = self.parts.world.first_failure(ailment(state))
         if unfit is not None:
             line = f"no checkpoint of step {self.progress.global_step}: learner {unfit[0]} {unfit[1]}"
             if self._finished:
                 raise TrainingDivergedError(f"{line}; the run has ended, and the checkpoints before it are its best")
-            log.warning("%s; the next one is written once that is over", line)
+            log.warning("%s; the next is tried after trainer.checkpoint_every steps", line)
             return
         with self.backend.consensus():
             consensus = self.parts.run.model.state_dict() if self.parts.world.rank == 0 else None

@@ -5,21 +5,30 @@ from distributed.gossip.packing import Message
 
 
 class NonFiniteWeightsError(UserError, RuntimeError):
-    """A learner holds, or has sent, weights that are not finite; the message names it."""
+    """A learner has weights that are not finite, or has sent such; the message names it.
+
+    ``learners`` begins the message: which learners, and whether they hold or have sent them.
+    """
 
     def __init__(self, learners: str) -> None:
         super().__init__(
-            f"{learners} sent weights that are not finite; the run ends before they spread: the same command goes on from the "
+            f"{learners} weights that are not finite; the run ends before they spread: the same command goes on from the "
             "newest checkpoint; where it happens again, look at that learner's host and log, or lower optimizer.lr"
         )
 
 
 def is_finite(message: Message) -> bool:
-    """Whether all numbers of a message are finite, by their sum: one pass over it."""
-    return all(bool(part.sum().isfinite()) for part in message)
+    """Whether all numbers of a message are finite, by their sum; one that overflows is looked at again, number by number."""
+    return all(bool(part.sum().isfinite()) or bool(part.isfinite().all()) for part in message)
 
 
 def refuse_non_finite(message: Message, learner: int) -> None:
     """Raise NonFiniteWeightsError unless what ``learner`` has sent is finite."""
     if not is_finite(message):
-        raise NonFiniteWeightsError(f"learner {learner}")
+        raise NonFiniteWeightsError(f"learner {learner} sent")
+
+
+def check_own(message: Message, learner: int) -> None:
+    """Raise NonFiniteWeightsError unless what this learner is about to send is finite: then the error is its own."""
+    if not is_finite(message):
+        raise NonFiniteWeightsError(f"learner {learner} holds")

@@ -22,6 +22,7 @@ import torch
 
 from distributed.backend import State
 from distributed.base import GossipBackend
+from distributed.gossip.finite import check_own
 from distributed.gossip.moments import flatten_moments, has_all_moments, require_moments
 from distributed.gossip.packing import Message, Packing
 from distributed.learners.launch import World
@@ -64,6 +65,7 @@ class LockstepMixing(GossipBackend):
             self._pack(with_moments=self._moments_join())
             assert self._packing is not None
             self._packing.take_snapshot(self._snapshot)
+            check_own(self._snapshot, self.world.rank)
             self._start_round(self._snapshot)
             self._in_flight = True
         # Not the weight that was loaded: to know everybody's, all learners would wait for each other.

@@ -51,11 +51,11 @@ class NeighbourExchange:
         Raises:
             NonFiniteWeightsError: one of them is not finite; it names the learner that sent it.
         """
-        for learner, work in self._works:
+        arrived, self._works = self._works, []
+        for learner, work in arrived:
             with _naming(learner):
                 work.wait()
-        self._works = []
-        for sender, message in self._received.items():
+        for sender, message in self._received.items() if arrived else ():  # what was handed out may be overwritten
             refuse_non_finite(message, self.learners[sender])
         return self._received
 

@@ -20,7 +20,7 @@ import torch
 from torch.distributed import ProcessGroup, Work
 
 from distributed.errors import UserError
-from distributed.gossip.finite import refuse_non_finite
+from distributed.gossip.finite import NonFiniteWeightsError, check_own, refuse_non_finite
 from distributed.gossip.packing import Message, Packing
 from distributed.gossip.pending import PendingMixing
 
@@ -84,10 +84,13 @@ class Pairwise:
         try:
             works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.other)]
             taken_at = self.mixing.snapshot(buffers.own)
+            check_own(buffers.own, self.group.rank())
             header = torch.tensor([_EXCHANGE, weight], dtype=torch.float64)
             works.append(self.group.send([header], peer, _HEADER))
             works += [self.group.send([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.own)]
             _wait(works)
+        except NonFiniteWeightsError:
+            raise
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
         refuse_non_finite(buffers.other, peer)
@@ -114,8 +117,11 @@ class Pairwise:
         try:
             works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.other)]
             taken_at = self.mixing.snapshot(buffers.own)
+            check_own(buffers.own, self.group.rank())
             works += [self.group.send([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.own)]
             _wait(works)
+        except NonFiniteWeightsError:
+            raise
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
         refuse_non_finite(buffers.other, peer)

@@ -167,12 +167,13 @@ class Centre(Liveness):
     def _meet(self, peer: Peer, line: str) -> None:
         """Let a learner in that says who it is, knows the secret, and is awaited."""
         word, rank, nonce, claimed = (line.split(" ") + [""] * 4)[:4]
-        if word != "learner" or not proves(claimed, self._secret, "member", peer.nonce, nonce, rank):
+        port = str(self.port)  # in both proofs, so that they hold at this door alone
+        if word != "learner" or not proves(claimed, self._secret, "member", peer.nonce, nonce, rank, port):
             return
         if int(rank) not in self._to_come:
             return
         peer.rank = int(rank)
-        peer.send(f"welcome {self.launch_id} {proof(self._secret, 'centre', peer.nonce, nonce, self.launch_id)}")
+        peer.send(f"welcome {self.launch_id} {proof(self._secret, 'centre', peer.nonce, nonce, self.launch_id, port)}")
         self._to_come.discard(peer.rank)
         if self._news is not None:
             peer.send(self._news)

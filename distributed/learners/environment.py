@@ -112,7 +112,10 @@ def leave_word(line: str, own: bool) -> bool:
     if file:
         extra = {"timestamp": str(int(time.time())), "nanoseconds": time.time_ns(), "own": own}
         message = {"message": line, "extraInfo": extra}
-        Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
+        try:
+            Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
+        except OSError:  # a full disk, or no such folder any more: the line is printed here then
+            return False
     restarts = [os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS")]
     return bool(file) and _LAUNCHER in os.environ and restarts[0] == restarts[1]
 

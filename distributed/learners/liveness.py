@@ -152,13 +152,17 @@ class Member(Liveness):
 
     def _introduce(self, centre: Peer) -> None:
         word, _, theirs = centre.next_line(self.patience_seconds).partition(" ")
-        own, rank = drawn(), str(self.rank)
-        centre.send(f"learner {rank} {own} {proof(self._secret, 'member', theirs, own, rank)}")
+        own, rank, port = (
+            drawn(),
+            str(self.rank),
+            str(self._address[1]),
+        )  # of the door that was knocked at: no relay has it
+        centre.send(f"learner {rank} {own} {proof(self._secret, 'member', theirs, own, rank, port)}")
         answer = centre.next_line(self.patience_seconds).split(" ")
         if (
             word != "challenge"
             or len(answer) != 3
-            or not proves(answer[2], self._secret, "centre", theirs, own, answer[1])
+            or not proves(answer[2], self._secret, "centre", theirs, own, answer[1], port)
         ):
             raise StrangerError
         self.launch_id = answer[1]

@@ -64,11 +64,13 @@ def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(drawn())
-    with suppress(FileExistsError):
-        os.link(own, path)
-    own.unlink()
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(drawn())
+        with suppress(FileExistsError):
+            os.link(own, path)
+    finally:
+        own.unlink()
 
 
 def proof(secret: bytes, *said: str) -> str:

@@ -126,7 +126,7 @@ class Watch:
         while (left := self._deadline - time.monotonic()) > 0:
             store.set_timeout(timedelta(seconds=left))
             try:
-                host, port, signed = json.loads(store.get(_KEY))
+                host, port, signed = _address(store.get(_KEY))
             except DistStoreError:
                 break
             if not proves(signed, secret, _KEY, host, str(port)):
@@ -235,3 +235,15 @@ def own_address(master: str, one_host: bool) -> tuple[str, str]:
         return own, own
     # This is the rendezvous' own host, and the route the loopback. Others have reached it under its name.
     return (LOOPBACK, LOOPBACK) if master in ("localhost", LOOPBACK) else (master, "")
+
+
+def _address(entry: bytes) -> tuple[str, int, str]:
+    """Host, port and signature of learner 0 as the store holds them; StrangerError if it holds anything else."""
+    try:
+        found = json.loads(entry)
+    except (ValueError, RecursionError):
+        raise StrangerError from None
+    if not (isinstance(found, list) and [type(each) for each in found] == [str, int, str]):
+        raise StrangerError
+    host, port, signed = found
+    return host, port, signed

@@ -41,10 +41,8 @@ class DelayByOne(LockstepMixing):
 
     def _finish_round(self, snapshot: Message) -> Message:
         self.drain()
-        if not is_finite(self._sums):  # which all learners find alike
-            flags = self.world.gather(int(not is_finite(snapshot)))
-            culprits = [str(rank) for rank, flag in enumerate(flags) if flag]
-            raise NonFiniteWeightsError(f"learner {', '.join(culprits)}" if culprits else "all learners together")
+        if not is_finite(self._sums):  # of finite snapshots: numbers that are too large, or were changed on their way
+            raise NonFiniteWeightsError("the sum over learners has")
         return [total.div_(self.world.size).sub_(part) for part, total in zip(snapshot, self._sums, strict=True)]
 
     def drain(self) -> None:

@@ -100,11 +100,14 @@ def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
     """Under gossip each learner's weights are its own: those of the survivors are worth keeping."""
     if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank:
         return
-    checkpoints = trainer.parts.checkpoints
+    checkpoints, weights = trainer.parts.checkpoints, trainer.parts.run.model.state_dict()
+    if not all(bool(each.isfinite().all()) for each in weights.values()):
+        log.error("this learner's weights are not finite: they are in no emergency checkpoint")
+        return
     save_mean(
         checkpoints.root,
         Survivor(rank=world.rank, world_size=world.size, launch_id=world.watch.launch_id, loss=loss),
-        trainer.parts.run.model.state_dict(),
+        weights,
         parts=checkpoints.model,
         progress=trainer.progress,
         run={"backend": checkpoints.backend, "plan": checkpoints.plan, "settings": checkpoints.settings},

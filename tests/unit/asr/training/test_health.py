@@ -131,16 +131,16 @@ def test_a_resume_passes_over_a_checkpoint_of_such_weights(
 
 def test_an_ailment_is_named_by_the_tensors_that_have_it() -> None:
     fit = {"model": {"a": torch.ones(2)}, "optimizer": {"state": {0: {"m": torch.ones(1), "step": 3}}}, "backend": {}}
-    assert ailment(fit, 0) is None
-    assert ailment(fit, 2) == "has had a loss or gradient that is not finite in its last 2 steps"
+    assert ailment(fit) is None
     sick = fit | {
         "backend": {"memory": [torch.tensor([torch.nan])]},
         "optimizer": {"state": {0: {"m": torch.tensor([torch.inf])}}},
     }
-    assert ailment(sick, 2) == "holds numbers that are not finite, in optimizer.state.0.m, backend.memory.0"
+    assert ailment(sick) == "holds numbers that are not finite, in optimizer.state.0.m, backend.memory.0"
 
 
 def test_a_sum_tells_whether_a_message_is_finite() -> None:
     for value, finite in ((1e30, True), (torch.inf, False), (-torch.inf, False), (torch.nan, False)):
         assert is_finite([torch.ones(3), torch.tensor([0.0, value])]) == finite
     assert not is_finite([torch.tensor([torch.inf, -torch.inf])])
+    assert is_finite([torch.full((400,), 1e36)]), "of which the sum overflows"

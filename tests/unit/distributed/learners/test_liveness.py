@@ -67,7 +67,7 @@ def introduced(centre: Liveness, rank: int) -> socket.socket:
     connection = socket.create_connection((LOOPBACK, centre.port), timeout=5)
     peer = Peer(connection)
     theirs = peer.next_line(5).removeprefix("challenge ")
-    peer.send(f"learner {rank} mine {proof(SECRET, 'member', theirs, 'mine', str(rank))}")
+    peer.send(f"learner {rank} mine {proof(SECRET, 'member', theirs, 'mine', str(rank), str(centre.port))}")
     assert peer.next_line(5).startswith("welcome ")
     return connection
 
@@ -124,12 +124,12 @@ def test_silence_is_a_loss_after_the_patience(group: Group) -> None:
 
 def welcomed(listener: socket.socket) -> socket.socket:
     """What learner 0 does when a member connects."""
-    peer = Peer(listener.accept()[0])
+    peer, port = Peer(listener.accept()[0]), str(listener.getsockname()[1])
     peer.connection.settimeout(5)
     peer.send("challenge theirs")
     _, rank, nonce, claimed = peer.next_line(5).split(" ")
-    assert claimed == proof(SECRET, "member", "theirs", nonce, rank)
-    peer.send(f"welcome launch {proof(SECRET, 'centre', 'theirs', nonce, 'launch')}")
+    assert claimed == proof(SECRET, "member", "theirs", nonce, rank, port)
+    peer.send(f"welcome launch {proof(SECRET, 'centre', 'theirs', nonce, 'launch', port)}")
     return peer.connection
 
 
@@ -218,9 +218,19 @@ def assert_told_nothing(connection: socket.socket) -> None:
 def test_a_proof_is_worth_nothing_to_who_has_heard_it(group: Group) -> None:
     learners = group(1, awaited=2)
     assert isinstance(learners[0], Centre)
-    said = f"learner 1 mine {proof(SECRET, 'member', 'of another time', 'mine', '1')}"
+    said = f"learner 1 mine {proof(SECRET, 'member', 'of another time', 'mine', '1', str(learners[0].port))}"
     with socket.create_connection((LOOPBACK, learners[0].port)) as connection:
         connection.sendall(f"{said}\n".encode())
+        assert_told_nothing(connection)
+
+
+def test_a_proof_is_worth_nothing_at_another_door(group: Group) -> None:
+    learners = group(1, awaited=2)
+    assert isinstance(learners[0], Centre)
+    with socket.create_connection((LOOPBACK, learners[0].port)) as connection:
+        peer = Peer(connection)
+        theirs = peer.next_line(5).removeprefix("challenge ")
+        peer.send(f"learner 1 mine {proof(SECRET, 'member', theirs, 'mine', '1', str(learners[0].port + 1))}")
         assert_told_nothing(connection)
 
 

@@ -125,6 +125,15 @@ def test_an_address_that_somebody_without_the_secret_has_put_there_is_refused() 
         watch.start(store=store, master="localhost", secret=b"one", patience_seconds=0.7)
 
 
+@pytest.mark.parametrize("entry", ["garbage", "5", '["h", 1, null]', '["h", "1", "x"]', "[" * 5000])
+def test_what_is_no_address_is_refused_in_one_line(entry: str) -> None:
+    store = HashStore()
+    store.set("liveness", entry)
+    watch = Watch(Place(1, 2, 1, 2, launched=True), join_seconds=30.0, grace_seconds=30.0)
+    with pytest.raises(StrangerError):
+        watch.start(store=store, master="localhost", secret=b"one", patience_seconds=0.7)
+
+
 @pytest.mark.parametrize("what", ["late", "cut"])
 def test_a_start_without_learner_0_is_a_join_error_with_its_name(what: str) -> None:
     watch = Watch(Place(1, 2, 1, 2, launched=True), join_seconds=0.3, grace_seconds=30.0)
