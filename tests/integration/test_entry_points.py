@@ -162,7 +162,7 @@ def test_bad_audio_met_while_training_stops_the_run_and_names_the_file(launcher:
     manifest = launcher.folder / "train.jsonl"
     manifest.write_text("\n".join(map(json.dumps, records)))
     output = launcher.train(1, *RUN, "backend=single", f"data.train={manifest}", expect=1)
-    assert f"{bad}: sample 0 is nan, not a number to train on; write the file anew" in output
+    assert f"{bad}: sample 0 is nan, not a number to compute with; write the file anew" in output
     output = launcher.train(1, "name=skipping", "backend=single", f"data.train={manifest}", "data.on_bad=skip")
     rows = launcher.rows("skipping", 0)
     assert max(row.get("data/skipped", 0) for row in rows) == 1, "met once an epoch, counted once"
