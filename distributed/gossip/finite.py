@@ -15,7 +15,7 @@ class NonFiniteWeightsError(UserError, RuntimeError):
 
 
 def is_finite(message: Message) -> bool:
-    """Whether all numbers of a message are finite, by their sum: one pass over it."""
+    """Whether all numbers of a message are finite; tested on their sum, which takes one pass over memory."""
     return all(bool(part.sum().isfinite()) for part in message)
 
 

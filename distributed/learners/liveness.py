@@ -40,8 +40,8 @@ class Liveness(ABC):
         self.patience_seconds = patience_seconds
         self.period_seconds = min(patience_seconds / _BEATS, _LONGEST_PERIOD_SECONDS)
         self._on_loss = on_loss
-        self._together = threading.Event()  # all have come
-        self._connected = threading.Event()  # all are connected with each other
+        self._together = threading.Event()  # set once all learners have come
+        self._connected = threading.Event()  # set once all are connected with each other
         self._known = threading.Event()
         self._loss: Loss | None = None
         self._closing = threading.Event()
@@ -49,11 +49,11 @@ class Liveness(ABC):
 
     @property
     def loss(self) -> Loss | None:
-        """The first loss that this learner heard of; what follows from it is not told."""
+        """The first loss that this learner heard of; losses that follow from it are not reported."""
         return self._loss
 
     def wait_for_loss(self) -> Loss | None:
-        """Whoever is lost by now is known when this returns; None if all are alive."""
+        """Wait for one patience; return the loss that is known by then, None if all learners are alive."""
         self._known.wait(self.patience_seconds + 2 * self.period_seconds)
         return self._loss
 
@@ -72,7 +72,7 @@ class Liveness(ABC):
             raise LearnerLostError(self._loss)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the watching thread."""
         self._thread.start()
 
     def close(self) -> None:

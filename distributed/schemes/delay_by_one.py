@@ -26,7 +26,7 @@ class DelayByOne(LockstepMixing):
 
     @property
     def group(self) -> ProcessGroup:
-        """A group of its own, made on first use: the sums travel while others use the group of all learners."""
+        """A separate group, made on first use: sums are in flight while other code uses the group of all learners."""
         if self._own_group is None:
             self._own_group = self.world.new_group("delay-by-one", range(self.world.size))
         return self._own_group
@@ -41,7 +41,7 @@ class DelayByOne(LockstepMixing):
 
     def _finish_round(self, snapshot: Message) -> Message:
         self.drain()
-        if not is_finite(self._sums):  # which all learners find alike
+        if not is_finite(self._sums):  # the sums, and so this decision, are the same on all learners
             flags = self.world.gather(int(not is_finite(snapshot)))
             culprits = [str(rank) for rank, flag in enumerate(flags) if flag]
             raise NonFiniteWeightsError(f"learner {', '.join(culprits)}" if culprits else "all learners together")
