@@ -92,7 +92,7 @@ def merge(folder: Path) -> Path:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics file, without a last line that was cut short; other damaged lines are skipped and logged."""
+    """The rows of a metrics file; a last line that was cut short is skipped, other damaged lines are also logged."""
     return [{key: _from_json(value) for key, value in row.items()} for _, row in _lines(path)]
 
 

@@ -51,7 +51,7 @@ def built_on_meta(build: Callable[[], nn.Module], largest: int | None = None) ->
 
 
 def refuse_misfit(build: Callable[[], nn.Module], weights: Shapes, where: str) -> None:
-    """Raise UsageError, one line that begins with ``where``, unless ``weights`` fit the model that ``build`` returns."""
+    """Raise UsageError, one line that begins with ``where``, unless ``weights`` fit the model that ``build`` makes."""
     try:
         state = built_on_meta(build, len(weights)).state_dict()
     except UsageError as error:
