@@ -11,7 +11,7 @@
     backend.synchronise(resumed)                       # may rehearse a step, which leaves no trace either
     while samples are left:
         hook.on_step_start(progress)
-        passes = hook.passes(progress)                 # over every unit; one ordinary pass unless a hook asks for others
+        passes = hook.passes(progress)                 # over every unit; one ordinary pass unless a hook asks for more
         idle = group.idle(progress)                    # for each hook's groups: gradients are 0, nothing is updated
         divisor = backend.begin_step(local_weight, planned_weight)
         for unit in units:

@@ -18,7 +18,7 @@ TOKEN = 1  # any token but blank; every vocabulary has this one
 
 
 def typical_batch(model: SpeechModel, plan: BatchPlan, feature_dimension: int) -> Batch:
-    """One utterance (1, T, F) of the plan's median frames and tokens, or one segment where the loss is over segments."""
+    """One utterance (1, T, F) of the plan's median frames and tokens, or one segment for a loss over segments."""
     median_frames = round(statistics.median(plan.frames.tolist()))
     frames = min(median_frames, model.unroll_frames or median_frames)
     tokens = round(statistics.median(plan.target_lengths.tolist()))
