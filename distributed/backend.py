@@ -36,7 +36,7 @@ class GradientReport(NamedTuple):
 
 
 class Backend(ABC):
-    """How learners agree. Built before the model; called in the order of the methods below."""
+    """The scheme by which learners agree. Built before the model; called in the order of the methods below."""
 
     synchronous: ClassVar[bool]
     """True where every learner holds the same weights and takes the same steps: loss and finiteness are global."""
@@ -81,8 +81,8 @@ class Backend(ABC):
         Args:
             local_weight: weight of the units that this learner has loaded for the step, which only it knows: schemes
                 that average gradients divide by the mean over learners, for which they ask all of them.
-            planned_weight: a learner's share of the step's weight according to the plan, known to everybody without a
-                message: gossip divides by it. It counts also what could not be loaded.
+            planned_weight: a learner's share of the step's weight according to the plan, known to all learners without
+                a message: gossip divides by it. It includes utterances that could not be loaded.
         """
 
     @abstractmethod

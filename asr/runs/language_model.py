@@ -23,7 +23,7 @@ def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, k
     """Load a language model for evaluation, without gradients: a model folder, or a run of train_lm.py (its best one).
 
     ``tokenizer`` is the recogniser's, whose tokens the model must read; ``key`` is what errors call the folder.
-    No text is looked at, and torch's generator is left as it was.
+    No text is read, and torch's generator is left as it was.
 
     Raises:
         UsageError: the folder holds no such model, or none that is intact, or it reads other tokens.

@@ -219,7 +219,7 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
         model = description.build()
     except UsageError:
         raise
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # it may be anybody's, and lack anything
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # a foreign folder may have any defect
         raise UsageError(f"{folder / DESCRIPTION}: builds no model: {' '.join(str(error).split())}") from error
     model.load_state_dict(weights)
     features: LogMel | None = None if description.features is None else build(description.features)

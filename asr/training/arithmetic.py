@@ -3,7 +3,7 @@
 Not every processor can make an LSTM in bf16 (asr/models/recurrence.py). Models with one are then trained in fp32: with the
 LSTM alone in fp32 they would run, at several times the time. The choice follows what processors can do and never how fast
 they are; all learners make the same one, and a run that was begun in fp32 goes on in it, which ``arithmetic.json`` in its
-folder says. Of bf16 that runs but is slower than fp32, people are only told.
+folder says. Where bf16 runs but is slower than fp32, a warning is logged and the run keeps bf16.
 """
 
 import json

@@ -126,7 +126,7 @@ def even_ranges(size: int, number: int) -> list[tuple[int, int]]:
 class MemoryGuard:
     """Decides in how many parts this learner runs a unit, and counts those run in more than one.
 
-    ``available_bytes`` is what forward and backward may take; infinite until the probe has looked.
+    ``available_bytes`` is what forward and backward may take; infinite until the probe has measured.
     """
 
     def __init__(self, *, subsampling: int, budgets: Budgets) -> None:

@@ -1,9 +1,10 @@
 """The units that a learner processes in each of its steps: in lockstep with the others, or from a common pool.
 
-In lockstep a step of one learner is a step of all: they share the plan's global batches in turn. From a pool each
-learner takes the next units of the same plan as soon as it is free, so that a fast one takes more. Learners then come
-together only at marks (evaluation, checkpoint, end): a mark closes a stretch of the plan, and each finds it when
-the stretch has no units left. So there is nothing claimed and unprocessed at a mark, and a resume is a seek either way.
+Why a plan: the batches of a run are fixed before it starts, the same on all learners, so that they need no messages to
+share the data and a resume is a seek. In lockstep a step of one learner is a step of all: they divide each global batch
+of the plan among them. From a pool each learner takes the next units of the same plan as soon as it is free, so that a
+fast one takes more. Learners then meet only at marks (evaluation, checkpoint, end): a mark closes a stretch of the
+plan, and a learner reaches it when the stretch has no units left. So no unit is claimed but unprocessed at a mark.
 """
 
 import math

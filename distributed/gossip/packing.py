@@ -13,7 +13,7 @@ Message = list[Tensor]  # one tensor of shape (elements,) per dtype
 
 
 class Packing:
-    """Where each of ``buffers``, shapes (elements,), lies in a message.
+    """Layout of ``buffers``, shapes (elements,), in a message: copies them in and out.
 
     Each tensor of a message is filled up with zeros to a multiple of ``shares`` elements, so that it can be cut into
     equal parts.

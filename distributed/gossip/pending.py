@@ -31,8 +31,8 @@ class PendingMixing:
         self.updates = 0  # number of updates by this learner's own optimizer
         self._pending = self.packing.message()  # differences, which count ``_scale`` times
         self._scale = 1.0
-        self._in_flight: Counter[int] = Counter()  # exchanges by ``updates`` when their snapshot was taken
-        self._arrived: Counter[int] = Counter()  # likewise, of those whose differences are in pending
+        self._in_flight: Counter[int] = Counter()  # exchanges in flight, by ``updates`` when their snapshot was taken
+        self._arrived: Counter[int] = Counter()  # exchanges whose differences are in pending, by the same key
         self._staleness: Counter[int] = Counter()
         self._changed = threading.Condition()
 

@@ -77,7 +77,7 @@ class Centre(Liveness):
                     self._beat(missed_seconds=now - last_beat - self.period_seconds)
                     self._drop_strangers(selector)
                     last_beat = now
-            for _ in range(3):  # who has just connected, and said who it is, shall hear how this ends
+            for _ in range(3):  # a few more rounds, so that learners that have just connected hear how this ends
                 self._serve(selector, 0.0)
             self._tell_own_failure()
             for peer in self._peers:

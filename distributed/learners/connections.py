@@ -3,10 +3,10 @@
 An operation of gloo waits for its peer as long as its group's timeout says, and nothing in its interface ends it
 earlier. Closing the connection beneath it does: the operation then fails as it does when a peer has ended.
 
-A gloo device listens for as long as its group lives, although nobody has a reason to come once all are connected, and a
-process that is out of descriptors for those who come all the same is aborted (listener.cc). There is no way in its
-interface to close the socket, and it does not survive that somebody else does. So the kernel is told to drop what
-arrives at it (a filter, on Linux): the port stays, but no connection to it is made any more.
+A gloo device listens for as long as its group lives, although no learner connects once all are connected. Foreign
+connections can then use up the process's file descriptors, on which gloo aborts the process (listener.cc). Its
+interface has no way to close the listening socket, and gloo does not survive that other code closes it. So a socket
+filter (on Linux) makes the kernel drop what arrives there: the port stays open, but accepts no new connection.
 """
 
 import ctypes

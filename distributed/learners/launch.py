@@ -104,8 +104,8 @@ class World:
         if not any(failed):
             return None
         text = torch.zeros(LONGEST_LINE, dtype=torch.uint8)
-        said = encoded(line or "")
-        text[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
+        own = encoded(line or "")
+        text[: len(own)] = torch.tensor(list(own), dtype=torch.uint8)
         self.broadcast(text, source=failed.index(1))
         return failed.index(1), bytes(text.tolist()).partition(b"\n")[0].decode(errors="replace")
 

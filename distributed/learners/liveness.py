@@ -1,10 +1,10 @@
-"""Signs of life: which learner is lost, said within seconds, whatever the others are waiting for.
+"""Signs of life: a lost learner is named within seconds, whatever the others are waiting for.
 
 Learners that wait for one that was stopped, killed or cut off would do so until the timeout of a collective, minutes
 later, and then know an address at best. So each has a thread that sends a sign of life once a period to learner 0,
 which answers with its own (a star: 2 (L - 1) short messages per period). A closed connection, or silence for longer
-than the patience, is a *loss*: learner 0 tells it to all. Learner 0's own loss everybody sees for itself. A learner
-that ends with an error says so first. A process that was itself suspended accuses nobody of the time it missed.
+than the patience, is a *loss*: learner 0 announces it to all. Every learner notices the loss of learner 0 by itself. A
+learner that ends with an error announces it first. A process that was itself suspended does not count that time.
 
 Who connects to learner 0 has come, and from then on is watched, before there is any process group: see centre.py.
 """
@@ -76,7 +76,7 @@ class Liveness(ABC):
         self._thread.start()
 
     def close(self) -> None:
-        """End the watch; the others are told that this learner is done, unless it said that it failed."""
+        """End the watch; tells the others that this learner is done, unless it has announced a failure."""
         self._closing.set()
         self._thread.join()
 
@@ -90,7 +90,7 @@ class Liveness(ABC):
 
     @abstractmethod
     def _watch(self) -> None:
-        """What the thread does until ``close``."""
+        """Body of the watching thread; runs until ``close``."""
 
     def _lose(self, loss: Loss) -> None:
         if self._loss is None and not self._closing.is_set():

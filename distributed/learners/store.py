@@ -15,7 +15,7 @@ from distributed.learners.environment import Meeting, Place
 from distributed.learners.liveness import LOOPBACK
 from distributed.learners.signs import LearnerLostError, late
 
-RETRY_SECONDS = 0.1  # between two tries to reach somebody
+RETRY_SECONDS = 0.1  # pause between two attempts to connect
 _TRY_SECONDS = 5.0  # for one try: packets to a host that does not exist may be lost without an answer
 
 
@@ -43,7 +43,7 @@ def meet(place: Place, where: Meeting, join_seconds: float) -> Store:
 
     Raises:
         LearnerError: this is learner 0, and its port is taken.
-        LearnerLostError: nobody opens it in time.
+        LearnerLostError: the store is not opened in time.
     """
     host = LOOPBACK if place.one_host and not where.hosted else where.address
     if place.rank == 0 and not where.hosted:

@@ -12,7 +12,7 @@ def all_reduce_bytes(payload_bytes: int, learners: int) -> int:
 
 
 def broadcast_copies_sent(rank: int, source: int, learners: int) -> int:
-    """How many copies learner ``rank`` sends in gloo's broadcast, a binomial tree that starts at ``source``.
+    """Number of copies that learner ``rank`` sends in gloo's broadcast, a binomial tree that starts at ``source``.
 
     In round k the first 2^k learners hand the buffer to the next 2^k.
     """

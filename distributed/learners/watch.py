@@ -64,7 +64,7 @@ class Watch:
 
     @property
     def launch_id(self) -> str:
-        """The same on all learners, another one at each start."""
+        """Id of this launch: the same on all learners, a new one at each start."""
         return self.liveness.launch_id
 
     @contextmanager
@@ -190,7 +190,7 @@ class Watch:
             return None
         else:
             lost = LearnerLostError(loss)
-        self.connections.hang_up()  # nobody shall wait for this learner, which may have weights to write
+        self.connections.hang_up()  # so that no learner waits for this one, which may have weights to write
         return lost
 
     def _loss_behind(self) -> Loss | None:

@@ -208,7 +208,7 @@ class AsynchronousGossip(GossipBackend):
     # The end, and what must not be disturbed
 
     def drain(self) -> None:
-        """Called by all learners together: nothing is in flight anywhere afterwards, until somebody's next step."""
+        """Collective: afterwards no learner has anything in flight, until one of them begins its next step."""
         if self.world.size == 1 or not self._threads:
             return
         with self._changed:

@@ -199,11 +199,11 @@ class ScaleCom(SparseFeedback):
 
     @torch.no_grad()
     def selection_figures(self, gradient: Tensor) -> dict[str, float]:
-        """What the next leader's choice would be worth, were ``gradient`` this learner's next; changes nothing.
+        """Metrics of the quality of the next leader's choice, were ``gradient`` this learner's next; no side effects.
 
-        Collective. ``gradient``: clipped, shape (trainable elements,), in the order of the model's parameters. Figures under
-        ``comm/*``, of the parameters that are compressed (none where there are none), equal on all learners but for the
-        seconds that its own choice took.
+        Collective. ``gradient``: clipped, shape (trainable elements,), in the order of the model's parameters. Metrics
+        under ``comm/*``, over the compressed parameters (empty where there are none), equal on all learners but for the
+        seconds that the learner's own choice took.
         """
         sparse = [segment for segment in self.segments if segment.rate != 1]
         if not sparse:

@@ -6,7 +6,7 @@ Gradients accumulate in the flat buffer; nothing is sent before the last backwar
 to max_norm * sqrt(L) before it is compressed: the mean of L independent gradients is sqrt(L) times shorter than one. This
 is the rule of Deep Gradient Compression (arXiv 1712.01887, section 3.2), |g_i| / L <= max_norm / sqrt(L), whose gradients
 carry the 1/L already. Clipping afterwards would break what error feedback conserves. A learner whose gradient is not
-finite sends NaN instead, so that all find the step bad without a further message; then nobody's state changes.
+finite sends NaN instead, so that all find the step bad without a further message; then no learner's state changes.
 """
 
 import math

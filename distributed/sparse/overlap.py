@@ -3,9 +3,10 @@
     backward has filled buckets 0 ... b   ->   offsets of b are broadcast
     offsets of b have arrived             ->   values of b are all-reduced, before the offsets of b + 1 are sent
 
-When a learner issues a collective depends on its own pace; in which order does not. Nothing waits before backward has
-ended. The values of the last bucket are sent last and say whether the whole gradient was usable: no memory may change
-before they are agreed upon.
+Why: the exchange of the first buckets is hidden behind the computation of the others. Collectives are matched by the
+order in which they are issued, so that this order must be the same on all learners; the time depends on each one's
+pace. Nothing waits before backward has ended. The values of the last bucket are sent last and say whether the whole
+gradient was usable: no memory may change before they are agreed upon.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,8 +1,8 @@
 """Segments: stretches of the flat buffers that are compressed at one rate, and the messages that are made of them.
 
-Parameters of the same rate lie together (``FlatParameters``' order), so that one pass over a stretch selects for all of
-them; a chunk may reach from one parameter into the next. What is chosen of a stretch is an index: positions of shape
-(k,), or ``EVERYTHING`` where its rate is 1.
+Why: a model has hundreds of parameters but few rates. Parameters of one rate lie together (``FlatParameters``' order),
+so that one pass per segment selects for all of them; a chunk may reach from one parameter into the next. The choice of
+entries of a segment is an index: positions of shape (k,), or ``EVERYTHING`` where its rate is 1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

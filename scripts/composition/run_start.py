@@ -127,7 +127,7 @@ def training_in(folder: Path, world: World) -> Iterator[Start]:
         UsageError: another process trains there; learners may outlive a launcher that was killed.
     """
     start = Start(folder, world.rank, _existing(folder))
-    world.barrier()  # nobody makes anything before all have looked
+    world.barrier()  # all learners must have listed what exists before any of them creates something
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(folder).lock.open("a") if world.rank == 0 else nullcontext() as lock:

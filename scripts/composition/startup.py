@@ -34,7 +34,7 @@ class WrongPythonError(RuntimeError):
 
 
 class WrongPackageError(RuntimeError):
-    """One of our packages is somebody else's of the same name."""
+    """One of our package names resolves to a foreign package."""
 
 
 def check_python() -> None:
@@ -108,7 +108,7 @@ def _left_to_the_launcher(line: "str", error: "Exception") -> "bool":
 
 def print_last(line: "str") -> None:
     """Flush standard output, then print on standard error: both may go to one file."""
-    with suppress(OSError):  # nobody reads it any more
+    with suppress(OSError):  # the reader of standard output has gone
         sys.stdout.flush()
     print(line, file=sys.stderr, end="", flush=True)
 

@@ -88,7 +88,7 @@ def load_trained(
     device: Literal["auto", "cpu", "cuda"] = "cpu",
     weights: Path | None = None,
 ) -> Trained:
-    """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not looked at.
+    """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not read.
 
     The model lies on the ``device``. ``weights`` is a model folder that takes the place of the checkpoint, as what a pass
     has made of it.
