@@ -34,11 +34,11 @@ class Lines:
     rows: Sequence[tuple[str, dict[str, Any]]]  # (line without its end, parsed row)
     damaged: Sequence[Damaged]
 
-    def say(self, what: str) -> None:
-        """Log how many lines are damaged, if any, and ``what`` became of them."""
+    def log_damaged(self, outcome: str) -> None:
+        """Log how many lines are damaged, if any, and ``outcome``, what was done with them."""
         if self.damaged:
             first, count = self.damaged[0], len(self.damaged)
-            lines = f"{count} damaged line{'s' * (count > 1)} {what}"
+            lines = f"{count} damaged line{'s' * (count > 1)} {outcome}"
             log.warning("%s: %s; line %d %s", self.path, lines, first.number, first.reason)
 
 
@@ -75,7 +75,7 @@ def keep(lines: Lines, kept: Sequence[str]) -> None:
         aside = lines.path.with_suffix(".damaged")
         with aside.open("ab") as file:
             file.writelines(each.line for each in lines.damaged)
-        lines.say(f"set aside in {aside.name}")
+        lines.log_damaged(f"set aside in {aside.name}")
     text = "".join(f"{line}\n" for line in kept)
     if lines.path.stat().st_size != len(text.encode()):
         write_atomically(lines.path, text)

@@ -179,7 +179,7 @@ class CheckpointFolder:
             if figure is None and earlier.progress.samples == progress.samples:
                 figure = earlier.figure
             elif figure is not None and earlier.figure < figure:
-                log.info("%s stays: its figure is lower than after %d samples", final, progress.samples)
+                log.info("%s is kept: its metric is lower than the one after %d samples", final, progress.samples)
                 shutil.rmtree(temporary)
                 return
         weights = [each for each in (WEIGHTS, AUXILIARIES) if (temporary / each).exists()]

@@ -116,7 +116,7 @@ def _from_json(value: Any) -> Any:
 def _lines(path: Path) -> Sequence[tuple[str, Row]]:
     """The complete lines of a file that hold rows, each with its parsed row; other lines are logged."""
     lines = read_appended(path, _defect)
-    lines.say("passed over")
+    lines.log_damaged("passed over")
     return lines.rows
 
 

@@ -154,12 +154,12 @@ class Hook:
 
     @property
     def lengthens(self) -> float:
-        """Largest fraction by which ``on_batch`` lengthens an utterance; ``batch.frame_margin`` must cover it."""
+        """Largest fraction by which ``on_batch`` lengthens an utterance; ``batch.frame_margin`` makes room for it."""
         return 0.0
 
     @property
     def lengthens_targets(self) -> float:
-        """Largest fraction, rounded up, of tokens that ``on_batch`` adds; ``batch.target_margin`` must cover it."""
+        """Largest fraction of tokens, rounded up, that ``on_batch`` adds; ``batch.target_margin`` has room for them."""
         return 0.0
 
     def transforms(self) -> list[dict[str, Any]]:

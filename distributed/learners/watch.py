@@ -163,7 +163,7 @@ class Watch:
 
     def _end(self, loss: Loss) -> NoReturn:
         lost = LearnerLostError(loss) if self._joined else JoinError(loss)
-        log.error("error on learner %d: %s; ended while it still waited for it", self.place.rank, lost)
+        log.error("error on learner %d: %s; this process was ended while still waiting", self.place.rank, lost)
         logging.shutdown()
         os._exit(1)
 

@@ -68,9 +68,7 @@ class SparseFeedback(CompressedBackend):
         self.rates = rates
         self.values = values
         self.beta = beta
-        self.rate_by_uses: dict[
-            str, int
-        ] = {}  # under ``auto``: rate of every parameter, before patterns and dense ones
+        self.rate_by_uses: dict[str, int] = {}  # under ``auto``: every parameter's rate by its uses alone
         self.rates_found: dict[str, int] = {}  # the rate finally used for every trained parameter
         self._named: dict[str, nn.Parameter] = {}
         self.segments: list[Segment] = []

@@ -75,4 +75,4 @@ def summary(model: nn.Module, rates: Mapping[str, int]) -> str:
         sizes = [parameters[name].numel() for name, own in rates.items() if own == rate]
         what = "all" if rate == 1 else f"1 in {rate}"
         parts.append(f"{what} of {len(sizes)} parameters ({sum(sizes):,} entries)")
-    return "of the gradient are sent: " + ", ".join(parts)
+    return "gradient entries sent: " + ", ".join(parts)
