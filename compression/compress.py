@@ -1,4 +1,4 @@
-"""What makes another model of a trained one without a training loop: a pass from a model folder to a model folder.
+"""Compresses a trained model without a training loop: a pass reads one model folder and writes another.
 
 Passes are chained by their folders: prune, then quantise, then pack. Each reads what the one before has written.
 """
@@ -16,16 +16,16 @@ Batches = Callable[[str], Iterable[Batch]]
 
 
 class Pass(Protocol):
-    """One way to make a model small: an option of conf/passes."""
+    """One way to make a model smaller; each option of conf/passes builds one."""
 
     def __call__(self, loaded: LoadedModel, batches: Batches) -> LoadedModel:
-        """Another model of a trained one, which it may overwrite; ``batches`` is what it may look at."""
+        """Return the changed model; ``loaded`` may be changed in place, ``batches`` gives the data that may be read."""
 
 
 def compress(apply: Pass, loaded: LoadedModel, batches: Batches, folder: Path, name: str) -> LoadedModel:
-    """Run a pass and write what it makes as the model folder ``folder``, which says what it is made of.
+    """Run a pass and write its result as the model folder ``folder``, whose model.yaml records the source model.
 
-    ``name`` is what the pass is called there.
+    ``name`` is the name under which model.yaml records the pass.
     """
     origin = dict(loaded.origin)
     made = apply(loaded, batches)

@@ -8,5 +8,5 @@ class Rewrite:
     """Changes nothing."""
 
     def __call__(self, loaded: LoadedModel, batches: Batches) -> LoadedModel:
-        """The model itself."""
+        """Returns the model unchanged."""
         return loaded

@@ -28,15 +28,15 @@ State = dict[str, Any]  # tensors, numbers, strings and containers of them: load
 
 
 class GradientReport(NamedTuple):
-    """What came out of the reduction of one step's gradients."""
+    """The result of reducing the gradients of one step."""
 
-    norm: float  # before clipping: of the gradient that the optimizer will see, or of the learner's own that is compressed
+    norm: float  # before clipping: of the reduced gradient, or of the learner's own one where gradients are compressed
     clipped: bool
-    finite: bool  # agreed between learners in synchronous schemes, local in gossip
+    finite: bool  # the same on all learners in synchronous schemes, this learner's own in gossip
 
 
 class Backend(ABC):
-    """How learners agree. Built before the model; called in the order of the methods below."""
+    """The scheme by which learners agree. Built before the model; called in the order of the methods below."""
 
     synchronous: ClassVar[bool]
     """True where every learner holds the same weights and takes the same steps: loss and finiteness are global."""
@@ -79,23 +79,23 @@ class Backend(ABC):
         """Start what overlaps the computation; return the number that divides this learner's summed loss.
 
         Args:
-            local_weight: of what this learner has loaded for the step, which only it knows: schemes that average gradients
-                divide by the mean over learners, for which they ask all of them.
-            planned_weight: a learner's share of the step's weight according to the plan, known to everybody without a
-                message: gossip divides by it. It counts also what could not be loaded.
+            local_weight: weight of the units that this learner has loaded for the step, which only it knows: schemes
+                that average gradients divide by the mean over learners, for which they ask all of them.
+            planned_weight: a learner's share of the step's weight according to the plan, known to all learners without
+                a message: gossip divides by it. It includes utterances that could not be loaded.
         """
 
     @abstractmethod
     def accumulating(self) -> AbstractContextManager[None]:
-        """Around the forward and backward of a unit that is not the last of its step: nothing is communicated."""
+        """Wraps the forward and backward of every unit but the last of a step: nothing is communicated inside."""
 
     @abstractmethod
     def reduce_gradients(self, max_norm: float | None) -> GradientReport:
-        """Let the gradients agree and clip them to ``max_norm`` (groups with ``clip=False`` are left alone)."""
+        """Reduce the gradients over learners, then clip to ``max_norm`` all but those of groups with ``clip=False``."""
 
     @abstractmethod
     def updating(self, apply: bool) -> AbstractContextManager[None]:
-        """Around the optimizer's step, entered also when the step is skipped: folds in mixing that has arrived."""
+        """Wraps the optimizer's step, also one that is skipped: adds the mixing that has arrived to the weights."""
 
     @abstractmethod
     def zero_grad(self) -> None:
@@ -109,7 +109,7 @@ class Backend(ABC):
     def consensus(self) -> AbstractContextManager[dict[str, float]]:
         """Entered by all learners together: the model holds their mean inside, exactly its own weights afterwards.
 
-        Gives figures of how far learners are apart, under ``consensus/*``; none where they hold the same weights.
+        Yields metrics of the distance between learners, under ``consensus/*``; empty where all hold the same weights.
         """
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Backend(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Figures since the last call, under ``comm/*`` and ``time/comm_exposed``."""
+        """Metrics accumulated since the last call, under ``comm/*`` and ``time/comm_exposed``."""
 
     @abstractmethod
     def state_dict(self) -> State:

@@ -23,7 +23,7 @@ from distributed.parameters.gradients import clip_gradients
 
 
 class UnequalStartError(UsageError):
-    """Learners do not begin alike where they must; the message names those that differ."""
+    """Learners start with different states where the scheme needs equal ones; the message names those that differ."""
 
 
 class FlatBackend(Backend):
@@ -31,19 +31,19 @@ class FlatBackend(Backend):
 
     def __init__(self, *, world: World) -> None:
         self.world = world
-        self.traffic = world.traffic  # which already counts what the world's own methods send
+        self.traffic = world.traffic  # shared with the world, whose own messages it already counts
         self._flat: FlatParameters | None = None
         self._model: nn.Module | None = None
         self._optimizer: Optimizer | None = None
-        self._own: list[tuple[Tensor, Tensor]] | None = None  # within consensus(): what is averaged, and its own values
+        self._own: list[tuple[Tensor, Tensor]] | None = None  # within consensus(): (averaged tensor, saved own value)
 
     # The model
 
     def examine(self, model: nn.Module, forward: Callable[[], object]) -> None:
-        """Nothing to learn, unless a subclass says so."""
+        """Does nothing, unless a subclass overrides it."""
 
     def check_clipping(self, max_norm: float | None) -> None:
-        """Every norm will do, unless a subclass says so."""
+        """Accepts every norm, unless a subclass overrides it."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
         self._model, self._flat = model, FlatParameters(model, gradients=True)
@@ -113,10 +113,10 @@ class FlatBackend(Backend):
 
     @abstractmethod
     def _averaged(self) -> list[Tensor]:
-        """What the mean model of an evaluation averages."""
+        """The tensors that are averaged over learners for the model of an evaluation."""
 
     def _disagreement(self, own: Sequence[Tensor]) -> dict[str, float]:
-        """How far learners are apart, as figures, while the model holds the mean; ``own``: the weights before."""
+        """Metrics of the distance between learners, taken while the model holds the mean; ``own``: their weights."""
         return {}
 
     @contextmanager
@@ -160,10 +160,10 @@ class FlatBackend(Backend):
     # The end and the log
 
     def drain(self) -> None:
-        """Nothing is in flight between steps, unless a subclass says so."""
+        """Does nothing, as nothing is in flight between steps, unless a subclass overrides it."""
 
     def close(self) -> None:
-        """Nothing to release, unless a subclass says so."""
+        """Does nothing, unless a subclass overrides it."""
 
     def metrics(self) -> dict[str, float]:
         return self.traffic.take()
@@ -172,7 +172,7 @@ class FlatBackend(Backend):
         return {}
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
-        """No state, unless a subclass says so."""
+        """Does nothing, as there is no state, unless a subclass overrides it."""
 
 
 class SynchronousBackend(FlatBackend):
@@ -183,7 +183,7 @@ class SynchronousBackend(FlatBackend):
     def begin_step(self, local_weight: float, planned_weight: float) -> float:
         self.traffic.steps += 1
         (global_weight,) = self._sum(local_weight)
-        # Without any weight there is no loss either, and whatever divides it is right.
+        # Where the total weight is 0 the loss is 0 as well, and any divisor gives the right result.
         return global_weight / self.world.size if global_weight > 0 else 1.0
 
     def global_mean(self, total: float, weight: float) -> float:
@@ -203,7 +203,7 @@ class SynchronousBackend(FlatBackend):
 
 
 class GossipBackend(FlatBackend):
-    """Every learner holds weights of its own, which are mixed with those of others; figures are local."""
+    """Every learner holds weights of its own, which are mixed with those of others; metrics are this learner's own."""
 
     synchronous = False
 
@@ -211,7 +211,7 @@ class GossipBackend(FlatBackend):
         return _mean(total, weight)
 
     def _check_resumed(self) -> None:
-        """Every learner keeps what its own checkpoint says."""
+        """Checks nothing: every learner keeps the weights of its own checkpoint."""
 
     def _averaged(self) -> list[Tensor]:
         return [*self.flat.flat, *self._floating_buffers()]

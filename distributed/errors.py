@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What its reader can mend. Entry points print the message alone; any other exception is a bug, with a traceback."""
+    """An error that the user can mend. Entry points print its message alone; other exceptions end in a traceback."""
 
     exit_code = 2
 

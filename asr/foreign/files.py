@@ -20,14 +20,14 @@ from distributed.errors import UsageError
 
 MEBIBYTE = 1 << 20
 LONGEST_LINE_BYTES = 16 * MEBIBYTE
-LARGEST_RATIO = 100  # of unpacked to packed bytes; tables are packed 5 to 30 times smaller
-WITHOUT_RATIO_BYTES = MEBIBYTE  # unpacked, before the ratio is looked at
+LARGEST_RATIO = 100  # largest allowed ratio of unpacked to packed bytes; tables have ratios of 5 to 30
+WITHOUT_RATIO_BYTES = MEBIBYTE  # unpacked bytes up to which the ratio is not checked
 _NUL_REASON = "holds a NUL character, which no text has; write the file anew"
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of files, as errors call it, and how large one may be, unpacked."""
+    """A kind of file: its name in error messages, and the largest unpacked size."""
 
     name: str
     limit_bytes: int
@@ -43,7 +43,7 @@ TOKENS = Kind("tokenizer", 64 * MEBIBYTE)
 
 
 class ForeignError(UsageError):
-    """Something from elsewhere that cannot be used: ``where`` (a file, or file:line) and why."""
+    """Foreign content that cannot be used; the message gives the place (a file, or file:line) and the reason."""
 
     def __init__(self, where: object, reason: str) -> None:
         super().__init__(where, reason)  # both, so that it travels between processes
@@ -55,7 +55,7 @@ class ForeignError(UsageError):
 
 @contextmanager
 def opened(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
-    """A file, open for reading; what goes wrong while it is read is told in one line as well.
+    """A file, open for reading; errors while it is read are reported in one line as well.
 
     Raises:
         ForeignError: it is missing, no regular file, or larger than its kind may be.
@@ -76,7 +76,7 @@ def opened(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
 
 
 def read_bytes(path: Path, kind: Kind) -> bytes:
-    """The content of a file, which is not unpacked.
+    """The bytes of a file as it is stored: a packed file is not unpacked.
 
     Raises:
         ForeignError: see ``opened``.
@@ -89,7 +89,7 @@ def read_bytes(path: Path, kind: Kind) -> bytes:
 
 
 def read_text(path: Path, kind: Kind) -> str:
-    """A whole text, without its byte order mark.
+    """The whole text of a file, without its byte order mark.
 
     Raises:
         ForeignError: see ``opened``; or it is not UTF-8, or holds a NUL character.
@@ -106,7 +106,7 @@ def read_text(path: Path, kind: Kind) -> str:
 
 
 def read_lines(path: Path, kind: Kind) -> Iterator[tuple[int, str]]:
-    """Number and content of every line, without its end, be it of Unix or Windows; of ``*.gz`` files as they are unpacked.
+    """Yields number and content of every line, without its Unix or Windows end; ``*.gz`` files are unpacked.
 
     Raises:
         ForeignError: see ``read_text``; or a line is too long, or the file unpacks to more than it may.
@@ -124,7 +124,7 @@ def read_lines(path: Path, kind: Kind) -> Iterator[tuple[int, str]]:
 
 
 def read_byte_lines(path: Path, kind: Kind) -> Iterator[bytes]:
-    """Every line as it stands, its end included; of ``*.gz`` files as they are unpacked.
+    """Yields every line unchanged, its end included; ``*.gz`` files are unpacked.
 
     Raises:
         ForeignError: see ``opened``; or a line is too long, or the file unpacks to more than it may.

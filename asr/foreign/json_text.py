@@ -11,14 +11,14 @@ from typing import Any
 
 from asr.foreign.files import RECORD, ForeignError, Kind, read_text
 
-DEEPEST = 64  # brackets inside each other
-MOST_DIGITS = 30  # of an integer; a float holds it
+DEEPEST = 64  # deepest nesting of brackets
+MOST_DIGITS = 30  # most digits of an integer; a float can hold it
 
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MOST_DIGITS + 1}}}")
 
 
 def parse_json(text: str) -> Any:
-    """The value of a text.
+    """Parse a JSON text within the limits.
 
     Raises:
         ValueError: it is not JSON, or beyond a limit; one line that says which.
@@ -38,7 +38,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: Path, kind: Kind = RECORD) -> dict[str, Any]:
-    """The object in a file.
+    """Read a file that holds one JSON object.
 
     Raises:
         ForeignError: the file cannot be read, or holds anything else; one line that names it.

@@ -13,7 +13,7 @@ from torch import Tensor
 from asr.foreign.files import ForeignError, Kind, opened
 
 TENSORS = Kind("file of weights", 1 << 40)
-NAMED = 3  # tensors in a line
+NAMED = 3  # most tensors that an error names
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_state(path: Path, device: torch.device, *, mmap: bool = False) -> dict[str, Any]:
-    """A learner's state, as torch.save wrote it; nothing in it is executed.
+    """Read a learner's state that torch.save wrote; no code in it is executed.
 
     Raises:
         ForeignError: it is no such file, or damaged, or would need code.
@@ -48,7 +48,7 @@ def read_state(path: Path, device: torch.device, *, mmap: bool = False) -> dict[
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Raise ForeignError if a number is NaN or infinite: a model with one writes nothing or nonsense, and says no word."""
+    """Raise ForeignError if a number is NaN or infinite: a model with one writes nonsense without any error."""
     bad = [
         name for name, each in sorted(tensors.items()) if each.is_floating_point() and not bool(each.isfinite().all())
     ]

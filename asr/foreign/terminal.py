@@ -20,18 +20,18 @@ LONGEST_ERROR = 3000  # characters
 
 
 def shown(text: object) -> str:
-    """A text as one line in which every control character is written out: ``\\x1b[2J``."""
+    """Return ``text`` as one line in which every control character is written out: ``\\x1b[2J``."""
     return _escaped(str(text)).replace("\t", "\\t")
 
 
 def shown_error(error: object) -> str:
-    """As ``shown``, of an error's message: of a very long one, as an id of a megabyte makes it, the middle is left out."""
+    """``shown`` for an error's message; the middle of a very long one (an id may be a megabyte) is left out."""
     line = shown(error)
     return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR // 2]} [...] {line[-LONGEST_ERROR // 2 :]}"
 
 
 def shown_lines(text: str) -> str:
-    """As ``shown``, of a text whose lines and tabs are ours, such as a traceback."""
+    """``shown`` for a text of our own with several lines, such as a traceback: line ends and tabs stay."""
     return "\n".join(_escaped(line) for line in text.split("\n"))
 
 
@@ -41,14 +41,14 @@ def say(*lines: str, file: TextIO | None = None) -> None:
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """The log of an entry point that has no run folder: messages alone, on standard error."""
+    """Set up the log of an entry point without a run folder: bare messages on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ShownFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
 
 
 class ShownFormatter(logging.Formatter):
-    """A message is one line, whatever its arguments hold; only a traceback, or a warning of Python's, has several."""
+    """Formats each message as one line, whatever its arguments hold; tracebacks and Python's warnings have several."""
 
     def format(self, record: logging.LogRecord) -> str:
         own = copy.copy(record)

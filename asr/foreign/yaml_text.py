@@ -12,7 +12,7 @@ import yaml
 
 from asr.foreign.files import CONFIGURATION, ForeignError, read_text
 
-DEEPEST = 32  # mappings and lists inside each other
+DEEPEST = 32  # deepest nesting of mappings and lists
 MOST_NODES = 15_000
 LONGEST_NUMBER = 64  # characters
 
@@ -20,7 +20,7 @@ _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a file: plain values, lists, and mappings whose keys are texts.
+    """Read the YAML value in a file: plain values, lists, and mappings whose keys are texts.
 
     Raises:
         ForeignError: the file cannot be read, or holds what this program never writes; one line that names it.
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: object) -> Any:
-    """As ``read_yaml``, of a text; errors begin with ``where``."""
+    """``read_yaml`` for a text; error messages begin with ``where``."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as error:
@@ -37,7 +37,7 @@ def parse_yaml(text: str, where: object) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts what it composes, and constructs plain values alone."""
+    """Counts the composed nodes, and constructs plain values only."""
 
     depth = 0
     nodes = 0

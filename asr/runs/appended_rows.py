@@ -1,7 +1,7 @@
 """Files of JSON lines that a run appends to, metrics and refusals: a damaged line costs that line, not the run.
 
-A power cut, a full disk or an editor may leave anything in them. What is no row is kept beside the file, in
-``<name>.damaged``, once the run writes the file anew; whoever only reads passes it over. Both say so.
+A power cut, a full disk or an editor may leave anything in them. Damaged lines are moved to ``<name>.damaged`` beside
+the file when the run rewrites it; readers skip them. Both log how many there are.
 """
 
 import logging
@@ -19,31 +19,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A line that is no row."""
+    """A line that does not hold a row."""
 
     number: int
-    line: bytes  # its end included
+    line: bytes  # with its line end
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The complete lines of a file; one that a kill has torn, the last, is in neither list."""
+    """The complete lines of a file; a last line that a kill has cut short is in neither list."""
 
     path: Path
-    rows: Sequence[tuple[str, dict[str, Any]]]  # each line without its end, and what it holds
+    rows: Sequence[tuple[str, dict[str, Any]]]  # (line without its end, parsed row)
     damaged: Sequence[Damaged]
 
-    def say(self, what: str) -> None:
-        """Log how many lines are damaged, if any, and ``what`` became of them."""
+    def log_damaged(self, outcome: str) -> None:
+        """Log how many lines are damaged, if any, and ``outcome``, what was done with them."""
         if self.damaged:
             first, count = self.damaged[0], len(self.damaged)
-            lines = f"{count} damaged line{'s' * (count > 1)} {what}"
+            lines = f"{count} damaged line{'s' * (count > 1)} {outcome}"
             log.warning("%s: %s; line %d %s", self.path, lines, first.number, first.reason)
 
 
 def read_appended(path: Path, defect: Callable[[dict[str, Any]], str | None]) -> Lines:
-    """The lines of a file; ``defect`` tells what is wrong with a row that is an object, or None.
+    """Read the lines of a file; ``defect`` returns what is wrong with a parsed object, or None.
 
     Raises:
         ForeignError: the file cannot be read at all, or has a line of megabytes.
@@ -67,15 +67,15 @@ def read_appended(path: Path, defect: Callable[[dict[str, Any]], str | None]) ->
 
 
 def keep(lines: Lines, kept: Sequence[str]) -> None:
-    """Write a file anew with the lines ``kept`` alone, whole or not at all; it is left alone where that changes nothing.
+    """Rewrite a file atomically with the lines ``kept`` only; it is not written where that changes nothing.
 
-    Damaged lines go to ``<name>.damaged`` beside it, behind those that are there.
+    Damaged lines are appended to ``<name>.damaged`` beside it.
     """
     if lines.damaged:
         aside = lines.path.with_suffix(".damaged")
         with aside.open("ab") as file:
             file.writelines(each.line for each in lines.damaged)
-        lines.say(f"set aside in {aside.name}")
+        lines.log_damaged(f"set aside in {aside.name}")
     text = "".join(f"{line}\n" for line in kept)
     if lines.path.stat().st_size != len(text.encode()):
         write_atomically(lines.path, text)

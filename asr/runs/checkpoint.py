@@ -5,7 +5,7 @@
     checkpoints/step-00001000/auxiliary.safetensors   consensus of the modules that train with it, where there are any
     checkpoints/step-00001000/manifest.json      SHA-256 of every file and of itself, where the run stood, figures
     checkpoints/damaged-step-00002000/           passed over by a resume, kept for inspection, used by nothing
-    checkpoints/emergency-...                    of survivors (emergency.py), used on request alone
+    checkpoints/emergency-...                    mean of survivors (emergency.py), used on request only
 
 A folder under its final name is complete: checkpoint_folder.py writes them so.
 """
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Which checkpoints are kept."""
+    """The rule that decides which checkpoints are kept."""
 
     keep_last: Count
     keep_best: Natural
@@ -56,18 +56,16 @@ class Checkpoint:
     world_size: int
     backend: str
     plan: int  # fingerprint of the batch plan
-    figure: float | None  # on the first evaluation set, lower is better, if it was evaluated at this point
+    figure: float | None  # metric of the first evaluation set, lower is better; None if not evaluated at this point
     files: Mapping[str, str]  # file name -> SHA-256
-    settings: Mapping[str, Any] | None = (
-        None  # of the run, by dotted key, see CheckpointFolder; None: an earlier version's
-    )
+    settings: Mapping[str, Any] | None = None  # the run's, by dotted key; None in checkpoints of an earlier version
 
     def learner_state(self, learner: int, device: torch.device) -> dict[str, Any]:
         """State of one learner of the run that wrote the checkpoint."""
         return read_state(self.folder / learner_file(learner), device)
 
     def backend_states(self) -> list[dict[str, Any]]:
-        """The backend's state of every learner, on the CPU; of the files, weights and moments are not read."""
+        """The backend's state of every learner, on the CPU; weights and moments in the files are not read."""
         files = [self.folder / learner_file(learner) for learner in range(self.world_size)]
         return [read_state(file, torch.device("cpu"), mmap=True)["backend"] for file in files]
 
@@ -116,7 +114,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _fits(checkpoint: Checkpoint) -> bool:
-    """Whether every field is of its kind; a number of learners must not stand for more files than are listed."""
+    """Whether every field has its type, and ``world_size`` is no larger than the number of listed files."""
     counts = (checkpoint.world_size, checkpoint.plan, *asdict(checkpoint.progress).values())
     return (
         all(type(count) is int for count in counts)
@@ -130,7 +128,7 @@ def _fits(checkpoint: Checkpoint) -> bool:
 
 
 def list_checkpoints(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
-    """Complete checkpoints below ``root``, oldest first, and what is wrong with those that cannot be read, by folder.
+    """Complete checkpoints below ``root``, oldest first, and the problem of each unreadable one, by folder.
 
     Raises:
         FormatError: one was written by another version of this program.
@@ -139,7 +137,7 @@ def list_checkpoints(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
 
 
 def list_emergencies(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
-    """Means of survivors below ``root``, oldest first, and what is wrong with those that cannot be read, by folder.
+    """Emergency checkpoints below ``root``, oldest first, and the problem of each unreadable one, by folder.
 
     Raises:
         FormatError: one was written by another version of this program.
@@ -161,7 +159,7 @@ def _readable(folders: Iterable[Path]) -> tuple[list[Checkpoint], dict[Path, str
 
 
 def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """The newest checkpoint whose files all match their hashes and whose weights are finite; why not each newer one, by folder.
+    """The newest checkpoint with matching hashes and finite weights, and the problem of each newer one, by folder.
 
     Raises:
         FormatError: one was written by another version of this program.
@@ -183,30 +181,30 @@ def newest_intact(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
 
 
 def newest_description(root: Path) -> Description | None:
-    """What the model is made of according to the newest checkpoint that says so legibly; None if there is none.
+    """The model's description in the newest checkpoint in which it can be read; None if there is none.
 
     Raises:
         FormatError: a checkpoint was written by another version of this program.
     """
     for checkpoint in reversed(list_checkpoints(root)[0]):
-        with suppress(UsageError):  # whoever resumes from it is told that it is damaged
+        with suppress(UsageError):  # a resume from that checkpoint reports that it is damaged
             return read_description(checkpoint.folder)[0]
     return None
 
 
 def ranked_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Those that were evaluated, by their figure from the lowest on (the newer of equals first)."""
+    """The evaluated checkpoints, by ascending metric (the newer of equals first)."""
     evaluated = [(c.figure, c) for c in reversed(checkpoints) if c.figure is not None]
     return [c for _, c in sorted(evaluated, key=lambda pair: pair[0])]
 
 
 def best_checkpoint(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest figure; the newest if none was evaluated."""
+    """The checkpoint with the lowest metric; the newest if none was evaluated."""
     return next(iter(ranked_checkpoints(checkpoints) or checkpoints[-1:]), None)
 
 
 def model_folder_of(folder: Path, key: str) -> Path:
-    """The model folder that ``folder`` is, or of a run's folder that of its best checkpoint, found intact.
+    """``folder`` if it is a model folder, else the best checkpoint of the run in ``folder``; checked to be intact.
 
     Raises:
         UsageError: it is neither, or damaged; the message calls it ``key``.
@@ -228,7 +226,7 @@ def model_folder_of(folder: Path, key: str) -> Path:
 
 
 def warn_of_unreadable(problems: Mapping[Path, str]) -> None:
-    """Say which checkpoints took no part in a choice: one of them may have been meant."""
+    """Log the checkpoints that a choice skipped because they are unreadable: the user may have meant one of them."""
     for problem in problems.values():
         log.warning("checkpoint passed over: %s", problem)
 

@@ -46,7 +46,7 @@ from asr.runs.model_folder import WEIGHTS, ModelParts, write_description, write_
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
 
-NAMED_SETTINGS = 8  # that differ, in an error
+NAMED_SETTINGS = 8  # most differing settings that an error names
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class CheckpointFolder:
         model: ModelParts,
         settings: Mapping[str, Any],
     ) -> None:
-        """``settings`` by dotted key are all of the run's that its numbers depend on: plain values, equal on all resumes."""
+        """``settings``, by dotted key: all on which the run's numbers depend; plain values, equal in every resume."""
         self.root = root
         self.world = world
         self.retention = retention
@@ -123,7 +123,7 @@ class CheckpointFolder:
     def save(
         self, progress: Progress, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None, figure: float | None
     ) -> Path:
-        """Write one checkpoint; ``consensus`` is given by learner 0 alone.
+        """Write one checkpoint; only learner 0 gives ``consensus``.
 
         A last, smaller global batch may end in the same global step as the one before, hence under the same name.
         Then the checkpoint with the lower ``figure`` stays; one without takes that of the same number of samples.
@@ -149,7 +149,7 @@ class CheckpointFolder:
 
     @contextmanager
     def _together(self, doing: str, remedy: str) -> Iterator[None]:
-        """Do a part of the work on every learner; fail on all if it failed on one, whatever the reason."""
+        """Wraps work done on every learner: if it fails on one, for whatever reason, it fails on all."""
         failure: Exception | None = None
         try:
             yield
@@ -159,8 +159,8 @@ class CheckpointFolder:
         if first is not None:
             if isinstance(failure, CheckpointError):
                 raise failure
-            told = f"learner {first[0]}: {first[1]}" if failure is None else one_line(failure)
-            raise CheckpointError(f"cannot {doing}: {told}; {remedy}") from failure
+            reason = f"learner {first[0]}: {first[1]}" if failure is None else one_line(failure)
+            raise CheckpointError(f"cannot {doing}: {reason}; {remedy}") from failure
 
     def _write_own(self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None) -> None:
         own = temporary / learner_file(self.world.rank)
@@ -179,7 +179,7 @@ class CheckpointFolder:
             if figure is None and earlier.progress.samples == progress.samples:
                 figure = earlier.figure
             elif figure is not None and earlier.figure < figure:
-                log.info("%s stays: its figure is lower than after %d samples", final, progress.samples)
+                log.info("%s is kept: its metric is lower than the one after %d samples", final, progress.samples)
                 shutil.rmtree(temporary)
                 return
         weights = [each for each in (WEIGHTS, AUXILIARIES) if (temporary / each).exists()]
@@ -203,12 +203,16 @@ class CheckpointFolder:
 
 
 def refuse_other_settings(folder: Path, theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, naming the keys, where a checkpoint was written under other settings than those of this run."""
-    one, other = ({key: json.dumps(value, sort_keys=True) for key, value in each.items()} for each in (theirs, own))
-    differing = sorted(key for key in one | other if one.get(key) != other.get(key))
+    """Raise CheckpointError, naming the keys, if ``theirs``, a checkpoint's settings, differ from the run's ``own``."""
+    differing = sorted(key for key in {*theirs, *own} if _canonical(theirs, key) != _canonical(own, key))
     if differing:
         more = f" and {len(differing) - NAMED_SETTINGS} more" if len(differing) > NAMED_SETTINGS else ""
         raise CheckpointError(
             f"{folder} was written by a run with other settings: {', '.join(differing[:NAMED_SETTINGS])}{more} differ; repeat that "
             "run's command to go on, or choose another name="
         )
+
+
+def _canonical(settings: Mapping[str, Any], key: str) -> str | None:
+    """JSON text of a setting, in which tuples equal lists; None where the setting is missing."""
+    return json.dumps(settings[key], sort_keys=True) if key in settings else None

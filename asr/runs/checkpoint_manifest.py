@@ -12,7 +12,7 @@ from asr.runs.files import write_atomically
 from distributed.errors import UserError
 
 FORMAT = 4
-READABLE = (3, FORMAT)  # 3 did not tell the settings of the run
+READABLE = (3, FORMAT)  # format 3 does not contain the settings of the run
 MANIFEST = "manifest.json"
 
 
@@ -31,7 +31,7 @@ def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The record of a checkpoint, as it was written.
+    """Read the record of a checkpoint.
 
     Raises:
         FormatError: it was written by another version of this program.
@@ -57,14 +57,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _digest(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a record, in a form of JSON that does not depend on layout."""
+    """SHA-256 of a record's JSON text with sorted keys, which does not depend on the layout of the file."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without line breaks; with its kind, unless that is one whose messages stand alone.
+    """An error's message without line breaks, preceded by its type unless it is an OSError or RuntimeError.
 
-    Where torch could not write a file the message is that of the system, whatever torch made of it.
+    Where torch could not write a file, the operating system's message is taken instead of torch's.
     """
     cause: BaseException | None = None if isinstance(error, UserError) else error
     while cause is not None:

@@ -21,7 +21,7 @@ from asr.foreign.terminal import shown
 from asr.runs.loggers import Logger
 from asr.runs.metrics import SHOWN, Row
 
-# What a step's line is made of: the figure and how it reads.
+# The parts of a step's line: the key of a metric, and its format.
 STEP_PARTS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("train/loss", "loss {:.2f}".format),
     ("train/lr", "lr {:.1e}".format),
@@ -31,19 +31,19 @@ STEP_PARTS: tuple[tuple[str, Callable[[float], str]], ...] = (
 )
 
 
-PACE_ROWS = 64  # newest rows whose pace is taken for that of what is left
+PACE_ROWS = 64  # number of newest rows from whose pace the remaining time is estimated
 
 
 class Way:
-    """How far a run is, and how long it still takes at the pace of its newest rows, evaluations included."""
+    """Progress of a run and its remaining time, at the pace of the newest rows; evaluations count too."""
 
     def __init__(self, total_samples: int, total_steps: int) -> None:
         self.total_samples = total_samples
         self.total_steps = total_steps
-        self._marks: deque[tuple[float, float]] = deque(maxlen=PACE_ROWS)  # samples, seconds
+        self._marks: deque[tuple[float, float]] = deque(maxlen=PACE_ROWS)  # (samples, wall seconds) of the newest rows
 
     def after(self, row: Row) -> str:
-        """Note a row and tell of it: ``50/1500  ETA 6:02``."""
+        """Take a row into account and return the progress after it: ``50/1500  ETA 6:02``."""
         samples, seconds = row["samples"], row["wall_seconds"]
         self._marks.append((samples, seconds))
         earlier_samples, earlier_seconds = self._marks[0]
@@ -62,17 +62,17 @@ def clock(seconds: float) -> str:
 
 
 def is_evaluation(row: Row) -> bool:
-    """Whether a row is of an evaluation rather than of a training step."""
+    """Whether a row holds an evaluation; otherwise it holds a training step."""
     return any(key.startswith("eval/") for key in row)
 
 
 def step_line(row: Row, way: str) -> str:
-    """One training step in one line; ``way`` is what ``Way`` tells of the row."""
+    """One training step as a line; ``way``: the progress that ``Way.after`` returned for the row."""
     return f"step {way}  {step_figures(row)}"
 
 
 def step_figures(row: Row) -> str:
-    """What a training step brought."""
+    """The metrics of a training step, as the rest of its line."""
     parts = [f"epoch {row['epoch']:.2f}"]
     parts += [text(row[key]) for key, text in STEP_PARTS if key in row]
     if "time/data_wait" in row and row.get("time/step"):
@@ -81,7 +81,7 @@ def step_figures(row: Row) -> str:
 
 
 def evaluation_line(row: Row, way: str) -> str:
-    """One evaluation in one line, set by set; ``way`` is what ``Way`` tells of the row."""
+    """One evaluation as a line, set by set; ``way``: the progress that ``Way.after`` returned for the row."""
     sets = dict.fromkeys(key.split("/")[1] for key in row if key.startswith("eval/"))
     parts = [f"evaluation at step {way}"]
     for name in sets:
@@ -93,13 +93,13 @@ def evaluation_line(row: Row, way: str) -> str:
 
 
 def console_logger(total_samples: int, total_steps: int, file: TextIO | None = None) -> Logger:
-    """A bar where ``file`` (standard output) is a terminal, plain lines otherwise."""
+    """A progress bar where ``file`` (standard output by default) is a terminal, plain lines otherwise."""
     console, way = Console(file=file or sys.stdout), Way(total_samples, total_steps)
     return ProgressLogger(way, console) if console.is_terminal else PlainLogger(way, file or sys.stdout)
 
 
 class PlainLogger:
-    """One line per row, flushed at once."""
+    """Prints one line per row, flushed at once."""
 
     def __init__(self, way: Way, file: TextIO) -> None:
         self.way = way
@@ -114,7 +114,7 @@ class PlainLogger:
 
 
 class ProgressLogger:
-    """A bar beside the steps and the remaining time, then the last figures; evaluations are printed above it."""
+    """A bar with steps, remaining time and the latest metrics; evaluations are printed above it."""
 
     def __init__(self, way: Way, console: Console) -> None:
         self.way = way
@@ -127,7 +127,7 @@ class ProgressLogger:
             expand=True,
         )
         self._task: TaskID | None = None
-        self._figure = ""  # the newest of the evaluations
+        self._figure = ""  # the metric of the newest evaluation
 
     def log(self, row: Row) -> None:
         way = self.way.after(row)

@@ -1,4 +1,4 @@
-"""What survives the loss of a learner under gossip: the mean of the others' weights, written without a word between them.
+"""Saves the mean of the survivors' weights when gossip loses a learner; the survivors exchange no messages for it.
 
     checkpoints/emergency-5f3a90c1/model.safetensors   mean of the survivors
                                    manifest.json       as of a checkpoint, of which no learner can resume
@@ -36,7 +36,7 @@ _LOOK_AGAIN_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survivor:
-    """One learner of a run that lost another one."""
+    """A learner that remains after another one was lost."""
 
     rank: int
     world_size: int
@@ -59,13 +59,13 @@ def save_mean(
     run: Mapping[str, object],
     wait_seconds: float = WAIT_SECONDS,
 ) -> Path | None:
-    """Leave this learner's weights; average those of all survivors if this is the first of them.
+    """Write this learner's weights; the first survivor then averages those of all.
 
     Args:
         root: folder of the run's checkpoints.
         model: this learner's weights and buffers.
         parts: what makes a model folder of the mean.
-        run: what the manifest says beside: backend, plan and settings.
+        run: further fields of the manifest: backend, plan and settings.
         wait_seconds: how long to wait for the weights of the others.
 
     Returns:
@@ -99,8 +99,8 @@ def _complete(
     files = [_own_file(folder, rank) for rank in learners]
     write_weights(folder / WEIGHTS, mean_of_models(files))
     names = [WEIGHTS, *write_description(folder, parts.description, parts.tokenizer)]
-    told = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
-    write_atomically(folder / "loss.json", json.dumps(told, indent=2))
+    loss_record = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
+    write_atomically(folder / "loss.json", json.dumps(loss_record, indent=2))
     without_learners = {"world_size": 0, "figure": None, "files": {name: sha256(folder / name) for name in names}}
     write_manifest(folder, {**record, **without_learners})
     for file in files:
@@ -113,7 +113,7 @@ def _own_file(folder: Path, rank: int) -> Path:
 
 
 def _wait_for(folder: Path, final: Path, ranks: Sequence[int], seconds: float) -> list[int]:
-    """Those whose weights are there when all are, or when the time is over; none if somebody has averaged them."""
+    """Wait at most ``seconds`` for the weights of ``ranks``; return the ranks present, none if already averaged."""
     deadline = time.monotonic() + seconds
     while not final.exists():
         there = [rank for rank in ranks if _own_file(folder, rank).exists()]

@@ -17,14 +17,14 @@ DELETED = ".deleted-"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file under another name, force it to disk and rename it: readers see the old or the new one, whole."""
+    """Write a file atomically (under another name, fsynced, renamed): readers see the old or the new one, whole."""
     _write_beside(path, text).replace(path)
 
 
 def create_atomically(path: Path, text: str) -> bool:
-    """Write a file that is not there yet, whole; False, and nothing changes, where it is.
+    """Create a file atomically; False, and nothing changes, where it already exists.
 
-    Of processes that do so together, on whichever hosts, exactly one is told True. The file system must know hard links.
+    Of processes that call this together, on any hosts, exactly one gets True. The file system must support hard links.
     """
     temporary = _write_beside(path, text)
     try:
@@ -90,7 +90,7 @@ def set_aside(folder: Path, prefix: str) -> Path:
 
 
 def restore_replaced(root: Path) -> None:
-    """Give folders their names back whose place was never taken, because a kill came first."""
+    """Rename back the folders that were moved aside for a replacement that a kill prevented."""
     for aside in root.glob(f"{REPLACED}*"):
         final = root / aside.name.removeprefix(REPLACED)
         if not final.exists():

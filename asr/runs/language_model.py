@@ -14,16 +14,16 @@ from distributed.errors import UsageError
 
 
 def origin_of_language_model(folder: Path, key: str) -> dict[str, Any]:
-    """What figures made with the language model in ``folder``, a model folder or that of a run, are of."""
+    """Identifies the language model in ``folder`` (a model folder or a run) in results: a name and SHA-256 digests."""
     chosen = model_folder_of(folder, key)
     return {"checkpoint": chosen.name, "weights_sha256": [read_description(chosen, key)[1]]}
 
 
 def load_token_model(folder: Path, device: torch.device, tokenizer: Tokenizer, key: str = "lm") -> TokenLanguageModel:
-    """The model of a model folder, or the best one of a run of scripts/train_lm.py, for evaluation: it takes no gradient.
+    """Load a language model for evaluation, without gradients: a model folder, or a run of train_lm.py (its best one).
 
     ``tokenizer`` is the recogniser's, whose tokens the model must read; ``key`` is what errors call the folder.
-    No text is looked at, and torch's generator is left as it was.
+    No text is read, and torch's generator is left as it was.
 
     Raises:
         UsageError: the folder holds no such model, or none that is intact, or it reads other tokens.

@@ -1,4 +1,4 @@
-"""Where metric rows go beside the JSONL files: sinks that show them elsewhere, and the run's text log.
+"""Sinks that show metric rows elsewhere than in the JSONL files, and the run's text log.
 
 A sink gets the very rows that ``MetricsWriter.write`` returned, keys and numbers untouched. Both sinks put
 ``global_step`` on the axis, so that runs with different numbers of learners lie over each other, and start at the
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
-    """A place where rows are shown."""
+    """A sink that shows rows."""
 
     def log(self, row: Row) -> None:
-        """Show one row: of an evaluation if it has keys under ``eval/``, else of a training step."""
+        """Show one row: an evaluation if it has keys under ``eval/``, else a training step."""
 
     def close(self) -> None:
-        """Write out what is left; safe to call twice."""
+        """Flush what is buffered; safe to call twice."""
 
 
 def figures(row: Row) -> dict[str, float]:
-    """The numbers of a row that make a curve: every key with a slash (train/loss, ...), and epoch."""
+    """The metrics of a row that are plotted as curves: every key with a slash (train/loss, ...), and epoch."""
     return {
         key: value
         for key, value in row.items()
@@ -159,7 +159,7 @@ class WandbLogger:
 
 
 def wandb_mode() -> Literal["online", "offline", "disabled"]:
-    """What wandb itself is set to, where its user chose; else online if it finds credentials, without asking anybody."""
+    """The mode set in wandb, where the user chose one; else online if wandb finds credentials. Never prompts."""
     import wandb
 
     configured = wandb.setup().settings.mode
@@ -175,7 +175,7 @@ def _run_id(path: Path) -> str:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is at that moment: a progress bar replaces it to print lines above itself."""
+    """Writes to the current ``sys.stderr``: a progress bar replaces that to print lines above itself."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

@@ -1,4 +1,4 @@
-"""The figures of a run on disk: metrics/<learner>.jsonl, one JSON object per logged step and per evaluation.
+"""The metrics of a run on disk: metrics/<learner>.jsonl, one JSON object per logged step and per evaluation.
 
 Every row has learner, step, global_step, samples, epoch and wall_seconds beside its figures. Rows are flushed one by
 one, so that a killed run loses at most the line it was writing; a resume cuts off what came after the checkpoint.
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 ROW_KEYS = ("step", "global_step", "samples", "epoch", "wall_seconds")
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-SHOWN: dict[str, Callable[[float], str]] = {  # how figures are written for people
+SHOWN: dict[str, Callable[[float], str]] = {  # format of each metric on the console and in reports
     "wer": lambda rate: f"WER {100 * rate:.2f} %",
     "frame_error": lambda rate: f"frame error {100 * rate:.2f} %",
     "perplexity": "perplexity {:.3f}".format,
@@ -65,9 +65,9 @@ class MetricsWriter:
 
 
 def cut_rows(path: Path, after_samples: float) -> None:
-    """Drop rows whose ``samples`` exceed ``after_samples``, and a last line torn by a kill; all or nothing.
+    """Drop rows whose ``samples`` exceed ``after_samples``, and a last line that a kill has cut short; atomic.
 
-    A file that needs no cut is left as it is; a missing one is empty. Damaged lines are set aside.
+    A file that needs no cut is not written; a missing file counts as empty. Damaged lines are set aside.
     """
     if not path.exists():
         return
@@ -92,7 +92,7 @@ def merge(folder: Path) -> Path:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics file; a torn last line is left out, any other damaged line is left out and said."""
+    """The rows of a metrics file; a last line that was cut short is skipped, other damaged lines are also logged."""
     return [{key: _from_json(value) for key, value in row.items()} for _, row in _lines(path)]
 
 
@@ -114,14 +114,14 @@ def _from_json(value: Any) -> Any:
 
 
 def _lines(path: Path) -> Sequence[tuple[str, Row]]:
-    """The complete lines of a file that are rows, each with what it holds; the others are said."""
+    """The complete lines of a file that hold rows, each with its parsed row; other lines are logged."""
     lines = read_appended(path, _defect)
-    lines.say("passed over")
+    lines.log_damaged("passed over")
     return lines.rows
 
 
 def _defect(row: Row) -> str | None:
-    """Why an object is no row of metrics, or None: its samples order it, and a resume reads its seconds."""
+    """Why an object is no row of metrics, or None. Rows are ordered by samples, and a resume reads their seconds."""
     for key in ("samples", "wall_seconds"):
         value = row.get(key, None if key == "samples" else 0.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -131,10 +131,10 @@ def _defect(row: Row) -> str | None:
 
 
 def metrics_files(folder: Path) -> list[Path]:
-    """The files of a run's learners, in their order."""
+    """The metrics files of a run's learners, by rank."""
     return sorted((path for path in RunFolder(folder).metrics.glob("*.jsonl") if path.stem.isdecimal()), key=learner_of)
 
 
 def learner_of(path: Path) -> int:
-    """Whose rows a file holds."""
+    """Rank of the learner whose rows a file holds."""
     return int(path.stem)

@@ -1,4 +1,4 @@
-"""Whether weights are those of a model's description, found without a byte of the model: it is built on the device meta.
+"""Checks that weights fit a model's description without allocating the model: it is built on the device meta.
 
 A model folder may come from anywhere, and a few digits in its description can ask for more than a machine holds.
 """
@@ -17,7 +17,7 @@ from distributed.errors import UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-PER_WEIGHT, ALWAYS = 4, 100  # parameters that a model may register while it is built: some are replaced by transforms
+PER_WEIGHT, ALWAYS = 4, 100  # a model may register 4 parameters per weight, and 100: transforms replace some
 
 
 class _TooManyError(Exception):
@@ -34,7 +34,7 @@ def shapes_in(path: Path) -> Shapes:
 
 
 def built_on_meta(build: Callable[[], nn.Module], largest: int | None = None) -> nn.Module:
-    """The model without its numbers; with ``largest``, one that registers many more parameters than that is refused.
+    """Build the model on the device meta; with ``largest``, refuse one that registers many more parameters.
 
     Raises:
         UsageError: it cannot be built, in one line.
@@ -51,7 +51,7 @@ def built_on_meta(build: Callable[[], nn.Module], largest: int | None = None) ->
 
 
 def refuse_misfit(build: Callable[[], nn.Module], weights: Shapes, where: str) -> None:
-    """Raise UsageError, one line that begins with ``where``, unless ``weights`` are those of the model built."""
+    """Raise UsageError, one line that begins with ``where``, unless ``weights`` fit the model that ``build`` makes."""
     try:
         state = built_on_meta(build, len(weights)).state_dict()
     except UsageError as error:
@@ -60,13 +60,13 @@ def refuse_misfit(build: Callable[[], nn.Module], weights: Shapes, where: str) -
     differing = sorted(name for name in needed | dict(weights) if needed.get(name) != weights.get(name))
     if differing:
         name, more = differing[0], f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
-        there, described = (shapes.get(name, "missing") for shapes in (weights, needed))
+        there, described = weights.get(name, "missing"), needed.get(name, "missing")
         raise UsageError(f"{where}: {name} is {there} among the weights and {described} by the description{more}")
 
 
 @contextmanager
 def _counting(largest: int | None) -> Iterator[None]:
-    """Inside, refuse the parameters of this thread that exceed what a model of ``largest`` weights needs."""
+    """Inside, raise _TooManyError when this thread registers more parameters than ``largest`` weights can need."""
     if largest is None:
         yield
         return

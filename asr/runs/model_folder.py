@@ -1,6 +1,6 @@
 """A model as a folder: everything that uses a trained model reads one, and every checkpoint and every export is one.
 
-    model.yaml          what it is made of: the node it is built from, transforms, features, the SHA-256 of its weights
+    model.yaml          description: the node it is built from, transforms, features, the SHA-256 of its weights
     model.safetensors   its weights
     tokenizer/          between texts and its tokens
 
@@ -36,7 +36,7 @@ WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer"
 
 Transform = Callable[[SpeechModel], SpeechModel]
-"""A persistent change of a model's module tree; what it returns has been built by a node of ``transforms``.
+"""A persistent change of a model's module tree, built from a node of ``transforms``; returns the changed model.
 
 It also changes a model on the device meta, whose weights have shapes alone: folders are checked so before they are loaded.
 """
@@ -44,14 +44,14 @@ It also changes a model on the device meta, whose weights have shapes alone: fol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a model is made of, apart from the numbers of its weights. Plain values alone."""
+    """How a model is built, apart from the values of its weights. Plain values only."""
 
     model: dict[str, Any]  # node of the model, sizes included
-    features: dict[str, Any] | None  # node of what it hears; None for a model of texts
-    tokenizer: str  # fingerprint
-    dtype: Literal["float32", "float64"] = "float32"  # of the weights
+    features: dict[str, Any] | None  # node of the acoustic features; None for a model of texts
+    tokenizer: str  # fingerprint of the tokenizer
+    dtype: Literal["float32", "float64"] = "float32"  # dtype of the weights
     transforms: list[dict[str, Any]] = field(default_factory=list)  # nodes, in the order in which they are applied
-    made_of: list[dict[str, Any]] = field(default_factory=list)  # the models that went into it: names and SHA-256
+    made_of: list[dict[str, Any]] = field(default_factory=list)  # the models it was made from: names and SHA-256
 
     def build(self) -> SpeechModel:
         """The model with weights drawn anew, in evaluation mode; torch's generator is left as it was."""
@@ -82,13 +82,13 @@ class Description:
         return before != after
 
     def refuse_misfit(self, weights: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-        """Raise UsageError unless these are names and shapes of the model's weights; nothing of it is allocated."""
+        """Raise UsageError unless ``weights`` are the names and shapes of the model's; the model is not allocated."""
         refuse_misfit(self.build, weights, f"{folder}: its weights do not fit {DESCRIPTION}")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelParts:
-    """What stands beside the weights in a model folder."""
+    """The parts of a model folder beside the weights."""
 
     description: Description
     tokenizer: Tokenizer
@@ -102,16 +102,16 @@ class LoadedModel:
     features: LogMel | None
     tokenizer: Tokenizer
     description: Description
-    origin: dict[str, Any]  # what figures made with it are of: a name, and digests of weights
+    origin: dict[str, Any]  # identifies the model in results: a name, and SHA-256 digests of weights
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder holds a model, be it a checkpoint's or an export's."""
+    """Whether a folder holds a model, as checkpoints and exports do."""
     return (folder / DESCRIPTION).is_file()
 
 
 def write_description(folder: Path, description: Description, tokenizer: Tokenizer) -> list[str]:
-    """Write what stands beside weights that are in ``folder`` already; returns the names of the files written."""
+    """Write description and tokenizer beside the weights that are in ``folder``; return the names of these files."""
     record = {"format": FORMAT, **asdict(description), "weights_sha256": sha256(folder / WEIGHTS)}
     write_atomically(folder / DESCRIPTION, yaml.dump(record, Dumper=_WithoutAliases, sort_keys=False))
     tokenizer.save(folder / TOKENIZER)
@@ -132,7 +132,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def save_model(loaded: LoadedModel, final: Path) -> None:
-    """Write a model as the folder ``final``, whole or not at all; a folder of this name is replaced.
+    """Write a model as the folder ``final`` atomically; a folder of this name is replaced.
 
     Raises:
         UsageError: the folder could not be read back: its description does not build this model. Nothing is replaced.
@@ -151,14 +151,14 @@ def save_model(loaded: LoadedModel, final: Path) -> None:
 
 
 class _WithoutAliases(yaml.SafeDumper):
-    """Writes what occurs twice twice."""
+    """Writes an object that occurs twice in full each time, instead of as an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def read_description(folder: Path, key: str = "model") -> tuple[Description, str]:
-    """The description in a model folder, its parts checked, and the SHA-256 that its weights must have.
+    """Read and check the description in a model folder; return it and the SHA-256 that the weights must have.
 
     Raises:
         UsageError: there is none, or it is damaged, of another version, or names code that is none of our parts.
@@ -183,7 +183,7 @@ def read_description(folder: Path, key: str = "model") -> tuple[Description, str
 
 
 def _check(description: Description, path: Path) -> None:
-    """Raise UsageError unless every field is of its kind and names parts of this project alone."""
+    """Raise UsageError unless every field has its type and names parts of this project only."""
     fits = (
         isinstance(description.tokenizer, str)
         and description.dtype in ("float32", "float64")
@@ -203,7 +203,7 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
     """The model of a folder; errors call the folder ``key``.
 
     Args:
-        weights: take the place of the folder's own, as a mean of several checkpoints' does.
+        weights: used instead of the folder's own, for example the mean of several checkpoints.
 
     Raises:
         UsageError: the folder holds no model, or it is damaged, or of another version.
@@ -219,7 +219,7 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
         model = description.build()
     except UsageError:
         raise
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # it may be anybody's, and lack anything
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # a foreign folder may have any defect
         raise UsageError(f"{folder / DESCRIPTION}: builds no model: {' '.join(str(error).split())}") from error
     model.load_state_dict(weights)
     features: LogMel | None = None if description.features is None else build(description.features)
@@ -227,7 +227,7 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
 
 
 def check_sizes(folder: Path, description: Description) -> None:
-    """Raise UsageError unless the weights of a model folder are those of its description; their header alone is read."""
+    """Raise UsageError unless the weights of a model folder fit its description; only their header is read."""
     description.refuse_misfit(shapes_in(folder / WEIGHTS), folder)
 
 

@@ -1,11 +1,11 @@
-"""Where a run stands: what a resume begins from, and what names a checkpoint."""
+"""Progress of a run: a resume starts from it, and it names checkpoints."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands. ``step`` counts this learner's own updates; ``samples`` those of all learners."""
+    """Progress of a run. ``step`` counts this learner's own updates; ``samples`` the utterances of all learners."""
 
     step: int = 0
     samples: int = 0  # utterances processed by all learners together

@@ -1,4 +1,4 @@
-"""The folder of a run: where everything lies that a run reads and writes. No other module spells these names.
+"""The folder of a run: paths of all files that a run reads and writes. No other module spells these names.
 
 config.yaml               resolved; a run is repeated with it            .lock      held while somebody trains there
 tokenizer/                between texts and tokens                       summary.json   at the end: figures, environment
@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths below the folder of a run; nothing is looked at or made."""
+    """Paths below the folder of a run; nothing is read or created."""
 
     path: Path
 
@@ -28,51 +28,51 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Locked by learner 0 while the run goes on."""
+        """The file that learner 0 holds locked while the run goes on."""
         return self.path / ".lock"
 
     @property
     def tokenizer(self) -> Path:
-        """A folder."""
+        """Folder of the tokenizer."""
         return self.path / "tokenizer"
 
     @property
     def metrics(self) -> Path:
-        """The folder of every learner's rows."""
+        """Folder of the metrics files of all learners."""
         return self.path / "metrics"
 
     def metrics_of(self, learner: int) -> Path:
-        """The rows of one learner."""
+        """Metrics file of one learner."""
         return self.metrics / f"{learner}.jsonl"
 
     @property
     def merged_metrics(self) -> Path:
-        """The rows of all learners."""
+        """The metrics of all learners in one file."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """A folder."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def bad_batches(self) -> Path:
-        """The folder of what made a step's loss or gradient not finite."""
+        """Folder of the batches whose loss or gradient was not finite."""
         return self.path / "bad_batches"
 
     @property
     def arithmetic(self) -> Path:
-        """What the run computes in, where that is not what its configuration says."""
+        """The precision that the run computes in, where it differs from the configured one."""
         return self.path / "arithmetic.json"
 
     @property
     def summary(self) -> Path:
-        """Final and best figures, written at the end."""
+        """Final and best metrics, written at the end."""
         return self.path / "summary.json"
 
     @property
     def logs(self) -> Path:
-        """A folder."""
+        """Folder of the text logs."""
         return self.path / "logs"
 
     def log_of(self, rank: int) -> Path:
@@ -81,11 +81,11 @@ class RunFolder:
 
     @property
     def screening(self) -> Path:
-        """Utterances that were refused before training."""
+        """List of the utterances that were refused before training."""
         return self.path / "refused" / "screening.jsonl"
 
     def refused_of(self, learner: int) -> Path:
-        """Utterances that one learner refused while it loaded them."""
+        """List of the utterances that one learner refused while it loaded them."""
         return self.path / "refused" / f"{learner}.jsonl"
 
     @property
@@ -98,16 +98,16 @@ class RunFolder:
         return Evaluation(self.evaluations / name, decode)
 
     def evaluated(self) -> "list[Evaluation]":
-        """Those whose figures are there."""
+        """The evaluations whose result files exist."""
         found = sorted(self.evaluations.glob("*/wer-*.json"))
         return [Evaluation(each.parent, each.stem.removeprefix("wer-")) for each in found]
 
     def evaluation_summary(self, decode: str) -> Path:
-        """One line for each set of the last call."""
+        """Summary with a line for each set of the last call."""
         return self.evaluations / f"summary-{decode}.txt"
 
     def export(self, name: str) -> Path:
-        """A model folder that a pass made of the run."""
+        """Model folder that a pass wrote from this run's model."""
         return self.path / "export" / name
 
     @property
@@ -121,35 +121,35 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page about this run alone."""
+        """The HTML page about this run."""
         return self.path / "report.html"
 
     @property
     def tensorboard(self) -> Path:
-        """A folder."""
+        """Folder of the TensorBoard event files."""
         return self.path / "tensorboard"
 
     @property
     def wandb(self) -> Path:
-        """A folder."""
+        """Folder of the Weights & Biases logger."""
         return self.path / "wandb"
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Paths of one set, decoded by one search; nothing is looked at or made."""
+    """Paths of the results of one set, decoded by one search; nothing is read or created."""
 
     folder: Path  # eval/<set>
     decode: str  # the name of the search
 
     @property
     def name(self) -> str:
-        """That of the set."""
+        """Name of the set."""
         return self.folder.name
 
     @property
     def transcripts(self) -> Path:
-        """What was said and what was recognised."""
+        """Reference and recognised text of each utterance."""
         return self.folder / f"recogs-{self.decode}.txt"
 
     @property
@@ -159,19 +159,19 @@ class Evaluation:
 
     @property
     def rates(self) -> Path:
-        """For people."""
+        """Error rates as text for people."""
         return self.folder / f"wer-{self.decode}.txt"
 
     @property
     def figures(self) -> Path:
-        """The same for programs, as JSON, and what they are of."""
+        """Error rates as JSON, with the search and model that they were measured with."""
         return self.folder / f"wer-{self.decode}.json"
 
     def against(self, other: str) -> Path:
-        """The comparison with another run."""
+        """Comparison with another run."""
         return self.folder / f"against-{other}-{self.decode}.json"
 
     @property
     def fusion(self) -> Path:
-        """What every setting of language models gave that scripts/tune_fusion.py tried."""
+        """Error rates of all language model weights that scripts/tune_fusion.py tried."""
         return self.folder / f"fusion-{self.decode}.json"

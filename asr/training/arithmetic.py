@@ -1,9 +1,9 @@
-"""Which arithmetic a run computes in: the one it asks for, or the nearest that its processors can make.
+"""The precision that a run computes in: the configured one, or fp32 where a processor cannot compute bf16.
 
 Not every processor can make an LSTM in bf16 (asr/models/recurrence.py). Models with one are then trained in fp32: with the
 LSTM alone in fp32 they would run, at several times the time. The choice follows what processors can do and never how fast
 they are; all learners make the same one, and a run that was begun in fp32 goes on in it, which ``arithmetic.json`` in its
-folder says. Of bf16 that runs but is slower than fp32, people are only told.
+folder says. Where bf16 runs but is slower than fp32, a warning is logged and the run keeps bf16.
 """
 
 import json
@@ -21,13 +21,13 @@ from asr.training.precision import Precision, onednn_usable
 from asr.training.processor import bf16_slowness, instruction_set
 from distributed.learners.launch import World
 
-SLOWER = 1.5  # of linear layers: below, a whole step need not be slower
+SLOWER = 1.5  # time of a linear layer in bf16 over fp32 from which to warn; below it a whole step may not be slower
 
 log = logging.getLogger(__name__)
 
 
 def agree_on_precision(wanted: Precision, model: nn.Module, folder: Path, world: World) -> Precision:
-    """What a run computes in, the same on all learners, who call it together before training; says what differs."""
+    """The precision that all learners compute in; collective, before training. Logs where it is not the wanted one."""
     if wanted != "bf16":
         return wanted
     unable = [rank for rank, flag in enumerate(world.gather(int(not bf16_possible(model, world.device)))) if flag]
@@ -35,7 +35,7 @@ def agree_on_precision(wanted: Precision, model: nn.Module, folder: Path, world:
     in_fp32 = world.any(world.rank == 0 and resumed and recorded(folder) == "fp32")
     if not unable and not in_fp32:
         if world.rank == 0:
-            RunFolder(folder).arithmetic.unlink(missing_ok=True)  # of a start that came to nothing
+            RunFolder(folder).arithmetic.unlink(missing_ok=True)  # left by a start that failed before training
         warn_if_slow(world)
         return "bf16"
     if unable:
@@ -56,7 +56,7 @@ def agree_on_precision(wanted: Precision, model: nn.Module, folder: Path, world:
 
 
 def precision_for_decoding(wanted: Precision, model: nn.Module, folder: Path, device: torch.device) -> Precision:
-    """What a trained run is decoded in: as it was trained, or in fp32 where the processor has no bf16, and says so."""
+    """The precision to decode a trained run in: as it was trained, or fp32 (logged) where the processor has no bf16."""
     if wanted != "bf16" or recorded(folder) == "fp32":
         return "fp32" if wanted == "bf16" else wanted
     if device.type == "cpu" and not (onednn_usable() and bf16_possible(model, device)):
@@ -66,7 +66,7 @@ def precision_for_decoding(wanted: Precision, model: nn.Module, folder: Path, de
 
 
 def recorded(folder: Path) -> str | None:
-    """The arithmetic of a run that computes in another one than configured."""
+    """The recorded precision of a run that computes in another one than configured; None for other runs."""
     path = RunFolder(folder).arithmetic
     return str(read_json(path).get("precision")) if path.exists() else None
 
@@ -77,7 +77,7 @@ def bf16_possible(model: nn.Module, device: torch.device) -> bool:
 
 
 def warn_if_slow(world: World) -> None:
-    """Say so where bf16 takes longer than fp32, by the slowest learner; called by all together."""
+    """Warn where bf16 takes longer than fp32 on the slowest learner; collective."""
     hundredths = world.gather(round(100 * bf16_slowness()) if world.device.type == "cpu" else 0)
     if (worst := max(hundredths) / 100) > SLOWER:
         where = f"the processor of learner {hundredths.index(max(hundredths))}" if world.size > 1 else "this processor"

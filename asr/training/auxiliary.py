@@ -1,4 +1,4 @@
-"""Modules of hooks that train with a model and are no part of it: they lie below ``model.auxiliary``.
+"""Auxiliary modules of hooks, below ``model.auxiliary``: they train with the model and are not part of it.
 
 Backends, optimizers and learners' checkpoints see their parameters as the model's; model folders do not.
 """
@@ -13,7 +13,7 @@ from asr.training.hook import Hook
 
 
 def attach_auxiliaries(model: SpeechModel, hooks: Mapping[str, Hook]) -> None:
-    """Ask every hook for its module, in the model's dtype; a model none of whose hooks has one stays as it is."""
+    """Attach the auxiliary module of every hook that has one, in the model's dtype; without any nothing changes."""
     parts = {name: part for name, hook in hooks.items() if (part := hook.on_auxiliary(model)) is not None}
     if parts:
         model.add_module(NAME, nn.ModuleDict(parts).to(next(model.parameters()).dtype))

@@ -37,14 +37,14 @@ class BadSteps:
         self.folder = RunFolder(folder).bad_batches
         self.learner = learner
         self.maximum_in_a_row = maximum_in_a_row
-        self.gather = gather  # the values of all learners, where all of them find a step bad together
+        self.gather = gather  # World.gather in synchronous schemes, where all learners find a step bad together
         self.total = 0
         self.in_a_row = 0
 
     def after_step(
         self, report: GradientReport, progress: Progress, batches: list[Batch], losses: list[float], lr: float
     ) -> None:
-        """Count the step that ``progress`` has just passed.
+        """Count the step that ended at ``progress``.
 
         Raises:
             TrainingDivergedError: ``trainer.max_bad_steps`` steps in a row were bad.
@@ -66,7 +66,7 @@ class BadSteps:
             )
 
     def _culprits(self, losses: list[float]) -> str:
-        """The learners whose own losses are not finite, where that is not all of them."""
+        """Names the learners whose own losses are not finite; empty where all or none are."""
         if self.gather is None:
             return ""
         flags = self.gather(int(not all(map(math.isfinite, losses))))
@@ -98,11 +98,11 @@ class BadSteps:
         save_file(tensors, path.with_suffix(".safetensors"))
 
     def state_dict(self) -> dict[str, int]:
-        """Counters."""
+        """The counters of bad steps."""
         return {"total": self.total, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back the counters."""
+        """Restore the counters."""
         self.total, self.in_a_row = state["total"], state["in_a_row"]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation during training: loss and errors of the consensus model, shared out between the learners."""
+"""Evaluation during training: loss and errors of the consensus model, with the sets divided among the learners."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class EvaluationSet:
     screened: Screened
 
     def batches(self) -> Iterator[Batch]:
-        """The whole set, loaded in this process."""
+        """The batches of the whole set, loaded in this process."""
         return load(self.dataset, self.units)
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What was said and what was recognised."""
+    """Reference and recognised texts, by utterance id."""
 
     references: Texts
     hypotheses: Texts
@@ -44,7 +44,7 @@ class Decoded:
 def decode_batches(
     inference: Inference[Recogniser], batches: Iterator[Batch], decode: Decode
 ) -> Iterator[tuple[Batch, list[Hypothesis]]]:
-    """Each batch with its hypotheses, in its order."""
+    """Each batch with its hypotheses, in the order of its utterances."""
     model = inference.model
     return inference.over(batches, lambda batch: decode(model, *states_of(model, batch)))
 
@@ -52,7 +52,7 @@ def decode_batches(
 def decode_set(
     inference: Inference[Recogniser], batches: Iterator[Batch], *, decode: Decode, tokenizer: Tokenizer
 ) -> Decoded:
-    """Texts of some batches."""
+    """Decode some batches; return references and hypotheses as texts."""
     decoded = Decoded({}, {})
     for batch, found in decode_batches(inference, batches, decode):
         references, written = texts(batch, found, tokenizer)
@@ -62,7 +62,7 @@ def decode_set(
 
 
 def measure_batch(model: SpeechModel, batch: Batch, measure: Measure) -> Tensor:
-    """Four sums of one batch, float64: loss, weight, errors, and what they are errors of."""
+    """Four sums of one batch, float64: loss, weight, errors, and the number of items the errors are counted against."""
     output = model(batch)
     errors, total = measure.count(model, batch, output)
     return torch.tensor([float(output.total), batch.weight, errors, total], dtype=torch.float64)
@@ -103,5 +103,5 @@ class Evaluator:
         return metrics
 
     def selecting_figure(self, metrics: Mapping[str, float]) -> float | None:
-        """The figure by which the best checkpoint is chosen, lower is better; None if nothing is evaluated."""
+        """The metric by which the best checkpoint is chosen, lower is better; None if nothing is evaluated."""
         return metrics[f"eval/{self.sets[0].name}/{self.measure.name}"] if self.sets else None

@@ -9,9 +9,9 @@ from asr.foreign.tensors import NAMED
 
 
 def ailment(state: Mapping[str, Any]) -> str | None:
-    """What is wrong with a learner's state, of ``Trainer.state_dict``, as the rest of a sentence about the learner; or None.
+    """Why ``state`` (of ``Trainer.state_dict``) must not be saved, as a phrase after "learner N"; None if it is sound.
 
-    Looked at are weights, buffers, and what the optimizer and the backend keep of earlier steps.
+    Checks weights, buffers, and the state of the optimizer and the backend.
     """
     bad = [name for part in ("model", "optimizer", "backend") for name in _not_finite(part, state[part])]
     if bad:

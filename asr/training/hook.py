@@ -1,22 +1,22 @@
-"""What happens around the training loop. The loop, with the points at which hooks run:
+"""Hooks: objects whose methods run at fixed points of the training loop. The loop with these points:
 
     for node in hook.transforms():  model = build(node)(model)    # persistent: every model folder names them
     model = hook.on_model(model)                       # attaches what training alone needs
     model.auxiliary = {name: hook.on_auxiliary(model)}            # modules that train with it and are in no model folder
     backend.examine(model, forward);  model = backend.wrap(model)
-    groups = hook.on_parameter_groups(model)           # parameters with rules of their own
+    groups = hook.on_parameter_groups(model)           # parameters with options of their own
     optimizer(groups);  backend.attach(optimizer);  load checkpoint
     hook.on_fit_start(run, resumed)
     a probe of memory                                  # forward, on_loss and backward of units that leave no trace
-    backend.synchronise(resumed)                       # may rehearse: the same
+    backend.synchronise(resumed)                       # may rehearse a step, which leaves no trace either
     while samples are left:
         hook.on_step_start(progress)
-        passes = hook.passes(progress)                 # of every unit; one ordinary pass where no hook asks for others
-        idle = group.idle(progress)                    # of each hook's groups: its gradients are 0 and it is not updated
+        passes = hook.passes(progress)                 # over every unit; one ordinary pass unless a hook asks for more
+        idle = group.idle(progress)                    # for each hook's groups: gradients are 0, nothing is updated
         divisor = backend.begin_step(local_weight, planned_weight)
         for unit in units:
             hook.on_batch(raw)                         # in the loader, at the hook's stage
-            for each in passes:                        # of one part after the other, where memory asks for it
+            for each in passes:                        # over the unit, or over its parts where memory is short
                 with each.context():
                     output = model(batch)
                     hook.on_loss(batch, output, terms)     # adds to the sum, or a per-step term
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a hook may know of the run it is part of."""
+    """The parts of a run that hooks may read."""
 
     model: "SpeechModel"  # the bare module, not the backend's wrapper
     backend: Backend
@@ -80,11 +80,11 @@ class Run:
     seed: int
     world: World
     plan: BatchPlan
-    utterances: Sequence[Utterance]  # that the plan's indices point into
+    utterances: Sequence[Utterance]  # the training split; the plan's indices point into it
     learning_rate: LearningRate
-    max_norm: float | None  # to which gradients are clipped; None: not at all
-    gradients: "LossGradients"  # measured where the hook asks for them, without a trace
-    precision: Precision  # that forwards are computed in
+    max_norm: float | None  # gradients are clipped to this norm; None: not clipped
+    gradients: "LossGradients"  # computes gradients on request, without any trace in the run
+    precision: Precision  # precision of forward passes
     tokenizer: Tokenizer
     batches: Callable[[str, int], Iterable[Batch]]
     """``batches(split, seed)``: all utterances of a split without augmentation, on the host, units in an order drawn from
@@ -92,20 +92,20 @@ class Run:
 
     @property
     def epochs(self) -> float:
-        """How many the run lasts."""
+        """Length of the run in epochs."""
         horizon = self.learning_rate.schedule.horizon
         return horizon.total_samples / horizon.epoch_samples
 
     @property
     def optimizer(self) -> Optimizer:
-        """To be read; what changes its state belongs into ``on_update``."""
+        """The optimizer, to be read; only ``on_update`` may change its state."""
         return self.learning_rate.optimizer
 
     def load_model(self, folder: Path, *, key: str) -> LoadedModel:
-        """A trained model, as a teacher: of a model folder, or the best one of the run in ``folder``; on the CPU, frozen.
+        """Load a trained model, for example a teacher: a model folder, or a run's best; on the CPU, frozen.
 
         Raises:
-            UsageError: there is none, or it is damaged, or has weights that are not finite; it calls the folder ``key``.
+            UsageError: there is none, or it is damaged, or not finite; the message calls the folder ``key``.
         """
         loaded = load_model(model_folder_of(folder, key), key)
         refuse_non_finite(loaded.model.state_dict(), f"{key}={folder}")
@@ -115,7 +115,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters that a hook wants treated by rules of their own."""
+    """Parameters with optimizer options of their own, as a hook requests."""
 
     names: tuple[str, ...]  # as in model.named_parameters()
     options: Mapping[str, Any] = field(default_factory=dict)  # for the optimizer: lr, weight_decay, maximize, ...
@@ -124,14 +124,14 @@ class ParameterGroup:
     compress: bool = True  # may be sparsified by a compressing backend
     schedule: bool = True  # follow the learning-rate schedule
     idle: Callable[[Progress], bool] | None = None
-    """Whether the step that follows leaves them as they are, a function of progress alone; None: never.
+    """Whether the next step leaves these parameters unchanged; depends on the progress alone. None: never.
 
-    Of what a compressing backend keeps back of a gradient some would come due in such a step: needs ``compress=False``.
+    Needs ``compress=False``: a compressing backend would send remembered gradients in such a step.
     """
 
     @staticmethod
     def of(model: nn.Module, part: nn.Module, **rules: Any) -> "ParameterGroup":
-        """All trainable parameters of a part of ``model``; ``rules`` are the fields above."""
+        """A group of all trainable parameters of ``part``, a module of ``model``; ``rules`` are the fields above."""
         own = {id(parameter) for parameter in part.parameters() if parameter.requires_grad}
         return ParameterGroup(tuple(name for name, each in model.named_parameters() if id(each) in own), **rules)
 
@@ -156,12 +156,12 @@ class Hook:
 
     @property
     def lengthens(self) -> float:
-        """How much longer ``on_batch`` makes an utterance at most, as a fraction; ``batch.frame_margin`` has room for it."""
+        """Largest fraction by which ``on_batch`` lengthens an utterance; ``batch.frame_margin`` makes room for it."""
         return 0.0
 
     @property
     def lengthens_targets(self) -> float:
-        """How many more tokens ``on_batch`` gives an utterance at most, as a fraction rounded up; for ``batch.target_margin``."""
+        """Largest fraction of tokens, rounded up, that ``on_batch`` adds; ``batch.target_margin`` has room for them."""
         return 0.0
 
     def transforms(self) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ class Hook:
     def on_model(self, model: "SpeechModel") -> "SpeechModel":
         """Runs once, before the backend and the optimizer see the model: attaches what training alone needs.
 
-        Parameters and modules that shall be in model folders are the matter of ``transforms``.
+        Parameters and modules that model folders must contain are added by ``transforms`` instead.
         """
         return model
 
@@ -191,7 +191,7 @@ class Hook:
         return []
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Runs once, after a checkpoint was loaded and before learners are made equal: the place to calibrate."""
+        """Runs once, after a checkpoint was loaded and before learners are made equal; calibrate here."""
 
     def on_step_start(self, progress: Progress) -> None:
         """Runs before each step."""
@@ -232,9 +232,9 @@ class Hook:
         """Runs every ``meets_every`` global steps, on all learners together: collectives of ``run.world`` are allowed."""
 
     def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
-        """Runs after an evaluation on all learners, while the model holds the consensus weights; may add to ``metrics``.
+        """Runs after an evaluation on all learners, while the model holds the consensus weights; may add ``metrics``.
 
-        ``backend.own_weights()`` puts this learner's own ones in for a while.
+        Inside ``backend.own_weights()`` the model holds this learner's own weights.
         """
 
     def on_checkpoint(self, progress: Progress) -> None:
@@ -250,8 +250,8 @@ class Hook:
         """Runs last, in any case."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs: tensors, numbers, strings and containers of them."""
+        """The state that a resume needs: tensors, numbers, strings and containers of them."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""

@@ -1,4 +1,4 @@
-"""Groups of parameters that some steps leave exactly as they are: neither gradient, nor decay, nor moments touch them."""
+"""Idle groups: parameters that some steps leave unchanged, without gradient, decay or update of their moments."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from asr.training.hook import ParameterGroup
 
 
 class IdleGroups:
-    """Which parameters a step leaves alone, as hooks' groups say."""
+    """Finds the parameters that a step leaves unchanged, from the ``idle`` rules of hooks' groups."""
 
     def __init__(self, model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
         self._groups = [
@@ -21,13 +21,13 @@ class IdleGroups:
         ]
 
     def at(self, progress: Progress) -> list[nn.Parameter]:
-        """Those that the step that follows ``progress`` leaves alone."""
+        """The parameters that the step after ``progress`` leaves unchanged."""
         return [each for idle, parameters in self._groups if idle(progress) for each in parameters]
 
 
 @torch.no_grad()
 def drop_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Zero the gradients of some parameters where they lie."""
+    """Zero the gradients of some parameters in place."""
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.zero_()
@@ -35,7 +35,7 @@ def drop_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 @contextmanager
 def left_alone(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Around an optimizer's step: it sees no gradient of these, and so does not touch them."""
+    """Wraps the optimizer's step: it finds no gradients of ``parameters``, and so does not update them."""
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None

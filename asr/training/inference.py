@@ -1,9 +1,9 @@
-"""Asking a model about batches: the one loop of whatever decodes, aligns or scores, on any device.
+"""Inference: the one loop over batches with which entry points decode, align or score, on any device.
 
-    load -> move to the model -> ask, without gradients and in the run's arithmetic -> count
+    load -> move to the model -> call the question, without gradients and in the run's precision -> count
 
-Who asks gives a function of a batch. Where the model computes, in which arithmetic, and how long its answers take is
-known here alone, so that no result depends on which entry point asks for it.
+The caller gives the question, a function of a batch. Device, precision and timing are handled here only, so that no
+result depends on which entry point asks for it.
 
 B utterances   T feature frames   S encoder states   D state dimension
 """
@@ -34,7 +34,7 @@ Answer = TypeVar("Answer")
 
 
 def chosen_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Where this process asks its model: ``auto`` is its own GPU where there are any, else the CPU.
+    """The device that this process runs its model on: ``auto`` is its own GPU where there are any, else the CPU.
 
     Raises:
         UsageError: this host has fewer GPUs than processes that want one.
@@ -51,14 +51,14 @@ def chosen_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 @dataclass(slots=True)
 class Statistics:
-    """What a model was asked. Loading, and what is made of the answers, take no part in the time."""
+    """Amount and time of inference. The time excludes loading and the processing of answers."""
 
     utterances: int = 0
     audio_seconds: float = 0.0
     seconds: float = 0.0
 
     def add(self, batch: Batch, seconds: float) -> None:
-        """Count a batch and the time that its answer took."""
+        """Count a batch and the time of its answer."""
         self.utterances += len(batch.utterance_ids)
         self.audio_seconds += batch.audio_seconds
         self.seconds += seconds
@@ -72,7 +72,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Inference(Generic[Model]):
-    """A model where it computes; batches come from anywhere. One for each row of figures: it counts what it is asked."""
+    """A model on its device, with statistics of the batches it has answered: make one for each row of results."""
 
     model: Model  # on ``device``
     device: torch.device
@@ -80,11 +80,11 @@ class Inference(Generic[Model]):
     statistics: Statistics = field(default_factory=Statistics)
 
     def over(self, batches: Iterable[Batch], question: Callable[[Batch], Answer]) -> Iterator[tuple[Batch, Answer]]:
-        """Each batch as it was loaded, and the answer to ``question`` about it; batches without utterances have none."""
+        """Yields each batch as loaded, with the answer to ``question``; batches without utterances are skipped."""
         return ((batch, self.ask(batch, question)) for batch in batches if batch.utterance_ids)
 
     def ask(self, batch: Batch, question: Callable[[Batch], Answer]) -> Answer:
-        """The answer about a batch, which ``question`` is given on the device, in the model's arithmetic."""
+        """The answer to ``question`` about a batch, which is moved to the device; in the model's precision."""
         started = time.perf_counter()
         with evaluating(self.model, self.device, self.precision):
             answer = question(self.moved_to_model(batch))
@@ -94,23 +94,23 @@ class Inference(Generic[Model]):
         return answer
 
     def moved_to_model(self, batch: Batch) -> Batch:
-        """The batch where the model is, its features as wide as the weights."""
+        """The batch on the model's device, its features in the dtype of the weights."""
         return batch.to(self.device, torch.float64 if self.precision == "fp64" else None)
 
     @property
     def arithmetic(self) -> str:
-        """For people: the precision and the device."""
+        """Precision and device, as text for people."""
         return f"{self.precision} on {self.device.type}"
 
 
 def states_of(model: Recogniser, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Encoder states (B, S, D) of a batch and their lengths (B,): what every search starts from."""
+    """Encoder states (B, S, D) of a batch and their lengths (B,), from which every search starts."""
     return model.encode(batch.features, batch.feature_lengths)
 
 
 @contextmanager
 def evaluating(model: SpeechModel, device: torch.device, precision: Precision) -> Iterator[None]:
-    """The model in evaluation mode, and back, without gradients and in the run's arithmetic."""
+    """Inside, the model is in evaluation mode, without gradients and in the run's precision; the mode is restored."""
     training = model.training
     model.eval()
     try:
@@ -121,7 +121,7 @@ def evaluating(model: SpeechModel, device: torch.device, precision: Precision) -
 
 
 def log_left_out(bad: BadUtterance) -> None:
-    """Warn of an utterance that takes no part, with file and reason."""
+    """Log a warning for an utterance that is left out, with file and reason."""
     log.warning("left out: %s", bad)
 
 
@@ -133,7 +133,7 @@ def load(
     prefetch: int = 1,
     on_refused: Callable[[BadUtterance], None] = log_left_out,
 ) -> Iterator[Batch]:
-    """The batches of ``units``, in their order (see ``unit_loader``); what is refused while loading goes to ``on_refused``."""
+    """The batches of ``units``, in order (see ``unit_loader``); utterances refused in loading go to ``on_refused``."""
     for batch in unit_loader(dataset, units, num_workers=num_workers, prefetch=prefetch):
         for bad in batch.refused:
             on_refused(bad)

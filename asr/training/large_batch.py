@@ -26,7 +26,7 @@ def _norms(tensors: list[Tensor]) -> Tensor:
 
 
 class LayerwiseOptimizer(Optimizer):
-    """What LARS and LAMB share: walking over groups, ascent, and which tensors are adapted."""
+    """The part that LARS and LAMB share: the loop over groups, ascent, and the choice of adapted tensors."""
 
     def __init__(self, groups: Sequence[dict[str, Any]], defaults: dict[str, Any]) -> None:
         super().__init__(list(groups), {"maximize": False, "scale_lr": True, **defaults})
@@ -74,7 +74,7 @@ class Lars(LayerwiseOptimizer):
 
     ratio = c ||w|| / (||g|| + b ||w||);   v <- m v + lr ratio (g + b w);   w <- w - v
 
-    The rate is inside the momentum, as in the paper: what was gathered at an earlier rate keeps that rate.
+    The rate is inside the momentum, as in the paper: gradients accumulated at an earlier rate keep that rate.
     """
 
     def __init__(
@@ -146,6 +146,6 @@ class Lamb(LayerwiseOptimizer):
         return list(torch._foreach_div(first, scales))
 
     def _count(self, weight: Tensor) -> int:
-        """Steps of this very tensor, this one included: one that missed steps is corrected by its own count."""
+        """Number of updates of this tensor, this one included: one that missed steps is corrected by its own count."""
         self.state[weight]["step"] = self.state[weight].get("step", 0) + 1
         return int(self.state[weight]["step"])

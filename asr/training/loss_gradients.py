@@ -1,4 +1,4 @@
-"""Gradients of the training loss at the weights that the model holds, for what measures them; they leave no trace.
+"""Gradients of the training loss at the model's current weights, for hooks that measure them; they leave no trace.
 
     g  =  gradient of  sum of the losses of all learners' units / sum of their weights  (+ per-step terms)
 
@@ -20,7 +20,7 @@ from distributed.learners.launch import World
 
 
 class LossGradients:
-    """Loads units and differentiates them, on all learners together."""
+    """Loads units and computes the gradients of their loss, on all learners together."""
 
     def __init__(self, *, model: SpeechModel, objective: Objective, dataset: UnitBatches, world: World) -> None:
         self.model = model
@@ -29,7 +29,7 @@ class LossGradients:
         self.world = world
 
     def load(self, units: Sequence[Unit]) -> list[Batch]:
-        """The batches of some units, as training gets them."""
+        """The batches of some units, loaded as for training."""
         return [self.dataset[unit] for unit in units]
 
     def mean(self, batches: Sequence[Batch]) -> Tensor:
@@ -48,10 +48,10 @@ class LossGradients:
         """
         weight = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
         divisor = self.world.all_reduce_sum(weight).item() / self.world.size
-        return self._own(batches, divisor or 1.0, clip)  # without any weight there is no loss either
+        return self._own(batches, divisor or 1.0, clip)  # where the total weight is 0 the loss is 0 as well
 
     def _own(self, batches: Sequence[Batch], divisor: float, clip: Callable[[], object] | None) -> Tensor:
-        """This learner's part: gradients accumulate where a step's would, without being sent, and are dropped there."""
+        """This learner's part: gradients accumulate in ``.grad`` as in a step, are not sent, and are then dropped."""
         objective, model = self.objective, self.model
         with (
             untouched(model, objective.hooks, self.world.device),

@@ -16,7 +16,7 @@ class LossTerms:
 
     summed: Tensor  # scalar: sum over the utterances of the unit, later divided by the global weight
     last: bool  # whether this is the learner's last pass of the step
-    per_step: Tensor | None = None  # scalar: counted once per step whatever the batch
+    per_step: Tensor | None = None  # scalar: counted once per step, independent of the batch
     sums: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached summed terms, by name
     regularisers: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached per-step terms, by name
     pass_name: str = ""  # where a step makes several passes over a unit
@@ -35,7 +35,7 @@ class LossTerms:
         self.regularisers[name] = value.detach()
 
     def objective(self, divisor: float) -> Tensor:
-        """What the backward starts from: the weighted sum over ``divisor``, and per-step terms undivided.
+        """The scalar whose backward is run: the weighted sum divided by ``divisor``, plus per-step terms undivided.
 
         A value that is not finite makes every gradient so, those of terms that have none included: what learners agree
         on is the gradient.
@@ -46,9 +46,9 @@ class LossTerms:
 
     @property
     def value(self) -> Tensor:
-        """The weighted sum, detached: what the unit's loss in the log is the sum of."""
+        """The weighted sum, detached: the logged loss of a unit is the sum of these over its passes."""
         return self.weight * self.summed.detach()
 
     def logged(self) -> dict[str, Tensor]:
-        """The summed terms under the names of their metrics: behind the name of the pass, where it has one."""
+        """The summed terms by the name of their metric, with the name of the pass in front where it has one."""
         return {f"{self.pass_name}/{name}" if self.pass_name else name: value for name, value in self.sums.items()}

@@ -1,4 +1,4 @@
-"""What an evaluation counts of a model's errors: the figure eval/<set>/<name>, which chooses the best checkpoint.
+"""Measures of a model's errors in an evaluation: the metric eval/<set>/<name>, which chooses the best checkpoint.
 
     figure = sum of errors / sum of what they are errors of        over all utterances of all learners; lower is better
 
@@ -23,7 +23,7 @@ from asr.models.token_lm import TokenLanguageModel
 
 Texts = dict[str, str]  # by utterance id
 
-LARGEST_EXPONENT = 700.0  # whose exponential is still a number; a model that is off by more has diverged
+LARGEST_EXPONENT = 700.0  # largest exponent without overflow in float64; a model beyond it has diverged
 
 
 class Decode(Protocol):
@@ -42,14 +42,14 @@ class Measure(ABC):
     """A way of counting errors."""
 
     name: ClassVar[str]
-    """Of the figure that chooses the best checkpoint, among those of ``figures``."""
+    """Name of the metric that chooses the best checkpoint, one of those of ``figures``."""
 
     @abstractmethod
     def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
-        """Errors in one batch, and what they are errors of; ``output`` is the model's for ``batch``."""
+        """Errors in one batch, and the number of items they are counted against; ``output``: the model's output."""
 
     def figures(self, errors: float, total: float) -> dict[str, float]:
-        """What is logged of a whole set, by name; 0 errors of nothing are none."""
+        """The metrics of a whole set, by name; an empty set has 0 errors."""
         return {self.name: errors / max(total, 1.0)}
 
 
@@ -75,7 +75,7 @@ class FrameErrors(Measure):
     name = "frame_error"
 
     def count(self, model: SpeechModel, batch: Batch, output: LossOutput) -> tuple[float, float]:
-        """What the model counted itself; nothing of an emptied batch."""
+        """The counts among the terms of the model's loss; 0 for an emptied batch."""
         if output.encoder_states is None:
             return 0.0, 0.0
         return float(output.terms["frame_errors"]), float(output.terms["frames"])
@@ -97,7 +97,7 @@ class Perplexity(Measure):
 
 
 def measure_of(model: SpeechModel, decode: Decode | None, tokenizer: Tokenizer) -> Measure:
-    """How ``model`` is judged: by word errors if it writes text, by its perplexity if it reads it, otherwise by frame errors.
+    """The measure for ``model``: word errors if it writes text, perplexity if it reads text, else frame errors.
 
     ``decode`` is needed where the model writes text.
 
@@ -114,14 +114,14 @@ def measure_of(model: SpeechModel, decode: Decode | None, tokenizer: Tokenizer) 
 
 
 def hypotheses(model: Recogniser, batch: Batch, output: LossOutput, decode: Decode) -> list[Hypothesis]:
-    """What a search finds in a batch from the states of its loss; nothing in an emptied one."""
+    """Hypotheses of a search over the encoder states that the loss has computed; none for an emptied batch."""
     if output.encoder_states is None:
         return []
     return decode(model, output.encoder_states, model.encoder.state_lengths(batch.feature_lengths))
 
 
 def texts(batch: Batch, found: Sequence[Hypothesis], tokenizer: Tokenizer) -> tuple[Texts, Texts]:
-    """References and hypotheses of a batch, as the tokenizer writes them."""
+    """References and hypotheses of a batch as texts."""
     targets = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
     references = [tokenizer.decode(tokens[:length]) for tokens, length in targets]
     written = [tokenizer.decode(hypothesis.tokens) for hypothesis in found]

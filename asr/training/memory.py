@@ -1,4 +1,4 @@
-"""Memory: how much a unit needs, in how many parts it is run, and what happens where that was not enough.
+"""Memory: how much a unit needs, in how many parts it is run, and what happens when memory runs out all the same.
 
 A unit's loss is a sum over utterances, so that a unit may be run in parts, each with a backward of its own: the
 gradient is the same sum. What a part needs is bounded from units that were measured (asr/training/probe.py). Where
@@ -30,7 +30,7 @@ class MemoryShortageError(UserError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the memory that a unit needs grows with, padding included."""
+    """The quantities with which the memory of a unit grows, padding included."""
 
     utterances: int  # B
     frames: int  # B x T
@@ -38,7 +38,7 @@ class Load:
     attention: int  # B x S x S, one head's scores
 
     def ratios(self, other: "Load") -> tuple[float, float, float]:
-        """Frames, cells and attention in multiples of those of another unit."""
+        """Frames, lattice cells and attention cells as multiples of those of another unit."""
         return self.frames / other.frames, self.cells / other.cells, self.attention / other.attention
 
     def __str__(self) -> str:
@@ -46,14 +46,14 @@ class Load:
 
 
 def load_of_rows(batch: Batch, start: int, stop: int, subsampling: int) -> Load:
-    """Of some utterances of a loaded unit, at least one."""
+    """Load of the utterances ``start`` to ``stop`` - 1 of a loaded unit, at least one."""
     rows = slice(start, stop)
     frames, tokens = int(batch.feature_lengths[rows].max()), int(batch.target_lengths[rows].max())
     return _load(stop - start, frames, -(-frames // subsampling), tokens)
 
 
 def load_of_unit(unit: Unit, plan: BatchPlan) -> Load:
-    """Of a unit that has not been loaded, as the plan knows it."""
+    """Load of a unit that has not been loaded yet, from the lengths in the plan."""
     rows = list(unit.utterances)
     columns = (plan.frames, plan.encoder_frames, plan.planned_targets)
     return _load(len(rows), *(int(column[rows].max()) for column in columns))
@@ -65,7 +65,7 @@ def _load(utterances: int, frames: int, states: int, tokens: int) -> Load:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What forward and backward of a unit took, beyond what is held between steps."""
+    """Measured peak memory of forward and backward of a unit, beyond what is held between steps."""
 
     load: Load
     peak_bytes: float
@@ -73,7 +73,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What is known of the memory that units need."""
+    """The measurements so far, and the bound of the memory of a unit that follows from them."""
 
     measured: tuple[Measured, ...] = ()
     constant_bytes: tuple[float, float] = (0.0, 0.0)  # taken by any unit, however small: at least, at most
@@ -89,7 +89,7 @@ class Needs:
         return constant + ratio * (measured.peak_bytes - constant)
 
     def including(self, new: Measured) -> "Needs":
-        """With one more measurement, and the widest range of the constant that any two of them give."""
+        """These needs with one more measurement, and the widest range of the constant that any two of them give."""
         measured = (*self.measured, new)
         ranges = [_constants(small, large) for small in measured for large in measured if small is not large]
         lows, highs = [each[0] for each in ranges if each], [each[1] for each in ranges if each]
@@ -101,12 +101,15 @@ def _constants(small: Measured, large: Measured) -> tuple[float, float] | None:
     ratios = small.load.ratios(large.load)
     if max(ratios) >= 1:
         return None
-    low, high = ((small.peak_bytes - r * large.peak_bytes) / (1 - r) for r in (max(ratios), min(ratios)))
-    return max(0.0, low), max(0.0, high)
+
+    def constant(r: float) -> float:
+        return max(0.0, (small.peak_bytes - r * large.peak_bytes) / (1 - r))
+
+    return constant(max(ratios)), constant(min(ratios))
 
 
 def attempt(function: Callable[[], Result]) -> Result | None:
-    """What ``function`` returns; None where the device's memory did not suffice, once what it took is free again."""
+    """Call ``function`` and return its result; None, with its memory freed, where the device ran out of memory."""
     try:
         return function()
     except torch.OutOfMemoryError:
@@ -116,14 +119,14 @@ def attempt(function: Callable[[], Result]) -> Result | None:
 
 
 def even_ranges(size: int, number: int) -> list[tuple[int, int]]:
-    """So many utterances, in their order, in ``number`` parts: where each begins and ends."""
+    """(start, stop) of ``number`` parts of ``size`` utterances, as even as possible and in order."""
     return list(pairwise(size * part // number for part in range(number + 1)))
 
 
 class MemoryGuard:
     """Decides in how many parts this learner runs a unit, and counts those run in more than one.
 
-    ``available_bytes`` is what forward and backward may take; infinite until the probe has looked.
+    ``available_bytes`` is what forward and backward may take; infinite until the probe has measured.
     """
 
     def __init__(self, *, subsampling: int, budgets: Budgets) -> None:
@@ -135,11 +138,11 @@ class MemoryGuard:
         self.exhausted = 0
 
     def load(self, batch: Batch) -> Load:
-        """What the memory of a unit grows with."""
+        """The load of a loaded unit."""
         return load_of_rows(batch, 0, len(batch.utterance_ids), self.subsampling)
 
     def parts(self, batch: Batch) -> list[Batch]:
-        """The unit, or the fewest even parts of it that fit for certain; single utterances where nothing does."""
+        """The unit, or the fewest even parts of it whose bound fits; single utterances where no part does."""
         size = len(batch.utterance_ids)
         ranges: list[tuple[int, int]] = []
         for number in range(1, size + 1):
@@ -150,16 +153,16 @@ class MemoryGuard:
         return [batch.part(start, stop) for start, stop in ranges] if len(ranges) > 1 else [batch]
 
     def forward(self, function: Callable[[], Result]) -> Result | None:
-        """A forward's result; None, and counted, where memory did not suffice."""
+        """Run a forward and return its result; None, and counted, where the device ran out of memory."""
         result = attempt(function)
         self.exhausted += result is None
         return result
 
     def halves(self, batch: Batch) -> list[Batch]:
-        """Two parts of what did not fit.
+        """Split a batch that did not fit into two.
 
         Raises:
-            MemoryShortageError: it is one utterance.
+            MemoryShortageError: it has only one utterance.
         """
         if len(batch.utterance_ids) < 2:
             raise MemoryShortageError(
@@ -170,7 +173,7 @@ class MemoryGuard:
 
     @contextmanager
     def backward(self, batch: Batch) -> Iterator[None]:
-        """Around a backward: half of its gradients may be summed, or sent, when memory runs out.
+        """Wraps a backward, which cannot be repeated after a shortage: some gradients may be summed or sent by then.
 
         Raises:
             MemoryShortageError: the device's memory did not suffice.
@@ -186,7 +189,7 @@ class MemoryGuard:
             ) from None
 
     def _remedy(self, load: Load) -> str:
-        """The budget that the unit fills the most, and half of what the unit takes of it."""
+        """Advice to lower the batch budget that the unit fills the most, to half of what the unit takes of it."""
         frames, cells = load.frames / self.budgets.frames, load.cells / self.budgets.cells
         key, budget, taken = (
             ("max_frames", self.budgets.frames, load.frames)
@@ -196,11 +199,11 @@ class MemoryGuard:
         return f"lower batch.{key}={budget} to {max(1, taken // 2)} or less"
 
     def count(self, split: bool) -> None:
-        """Note whether a unit was run in several parts."""
+        """Count a unit, ``split`` if it was run in several parts."""
         self.split_units += split
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call: units run in parts, and forwards that ran out of memory."""
+        """Numbers of units run in parts, and of forwards that ran out of memory, since the last call."""
         figures = {"memory/split_units": float(self.split_units), "memory/exhausted": float(self.exhausted)}
         self.split_units = self.exhausted = 0
         return figures

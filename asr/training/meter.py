@@ -1,4 +1,4 @@
-"""How much memory this process holds, its peak, and how much it may have: of a GPU, or of the host.
+"""Meters of memory, of a GPU or of the host: what this process holds, its peak, and the capacity.
 
 A GPU is asked through torch's allocator. On the host the resident set counts, since torch's allocator for the CPU keeps
 no books: Linux has its present size and its peak in /proc, where the peak can also be set back.
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-USABLE = 0.9  # of a device's memory: fragments, and what others on the device take later, need the rest
+USABLE = 0.9  # usable fraction of a device's memory; the rest is for fragmentation and for other processes
 
 STATUS = Path("/proc/self/status")
 CLEAR_PEAK = Path("/proc/self/clear_refs"), "5"  # proc(5): resets VmHWM
@@ -23,19 +23,19 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 class Meter(Protocol):
-    """What the probe asks of a device. All in bytes."""
+    """The interface through which the probe reads a device's memory. All values are in bytes."""
 
     def held(self) -> int:
-        """What this process holds now."""
+        """Memory that this process holds now."""
 
     def reset(self) -> None:
-        """Give back what is cached, and let the peak begin here."""
+        """Release cached memory, and restart the peak from the present value."""
 
     def peak(self) -> int:
-        """The most it has held since the last reset."""
+        """The most memory held since the last reset."""
 
     def capacity(self) -> int:
-        """What it may hold in all, where nobody says how much."""
+        """Memory that this process may hold in all, where no limit is configured."""
 
 
 class CudaMeter:
@@ -57,7 +57,7 @@ class CudaMeter:
         return torch.cuda.max_memory_allocated(self.device)
 
     def capacity(self) -> int:
-        """What is free, and what torch holds already."""
+        """The free memory, and what torch holds already."""
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(USABLE * (free + torch.cuda.memory_reserved(self.device)))
 
@@ -75,7 +75,7 @@ class ResidentMeter:
         return _status("VmRSS") or _all_time_peak()
 
     def reset(self) -> None:
-        # glibc keeps what was freed: taken again, it would not be seen.
+        # glibc keeps freed memory: using it again would not show in the peak.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
@@ -87,7 +87,7 @@ class ResidentMeter:
         return _status("VmHWM") or _all_time_peak()
 
     def capacity(self) -> int:
-        """Of the control group's limit or of the physical memory: the same in every run, however busy the host is."""
+        """This process's share of the control group's limit or of physical memory; independent of the host's load."""
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return int(USABLE * min([physical, *cgroup_limits()]) / self.learners)
 
@@ -98,7 +98,7 @@ def meter_of(device: torch.device, learners_on_host: int) -> Meter:
 
 
 def _status(field: str) -> int | None:
-    """A size in /proc/self/status."""
+    """A size in bytes from /proc/self/status; None where there is none."""
     if STATUS.is_file():
         for line in STATUS.read_text().splitlines():
             if line.startswith(f"{field}:"):

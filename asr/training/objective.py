@@ -1,7 +1,7 @@
-"""What training minimises: the loss of a unit with what hooks add to it, in as many parts as memory asks for.
+"""The training objective: the loss of a unit plus the terms of hooks, run in as many parts as memory requires.
 
-The loss is a sum over utterances, divided by what the backend says; the gradients of a unit's parts sum to the unit's,
-and so do those of the passes that a step makes over it.
+The loss is a sum over utterances, divided by the backend's divisor; the gradients of a unit's parts, and those of the
+passes that a step makes over it, add up to the unit's gradient.
 The trainer's step, the rehearsal, the probe of memory and measurements all come here, so that they run the same thing.
 """
 
@@ -28,8 +28,8 @@ class Objective:
 
     Args:
         module: the backend's wrapper around the model.
-        idle: groups that some steps leave alone.
-        seed: of the run; dropout is keyed by it, the unit and the pass.
+        idle: groups that some steps leave unchanged.
+        seed: the run's seed; dropout is keyed by it, the unit and the pass.
     """
 
     def __init__(
@@ -49,24 +49,24 @@ class Objective:
         self.hooks = hooks
         self.memory = memory
         self.idle_groups = idle
-        self.passes: Sequence[ForwardPass] = ORDINARY  # of the current step
-        self.idle: Sequence[nn.Parameter] = ()  # left alone by the current step
+        self.passes: Sequence[ForwardPass] = ORDINARY  # passes of the current step
+        self.idle: Sequence[nn.Parameter] = ()  # parameters that the current step leaves unchanged
         self.device = device
         self.precision = precision
         self.seed = seed
 
     def plan_step(self, progress: Progress) -> None:
-        """From now on do what the step that follows ``progress`` does."""
+        """Prepare for the step after ``progress``: find its passes and its idle parameters."""
         self.passes = passes_of(self.hooks, progress, self.backend.whole_last_backward)
         self.idle = self.idle_groups.at(progress)
 
     def backward(self, batch: Batch, divisor: float, last: bool) -> list[LossTerms]:
-        """Forward and backward of a unit, or of one part after the other: the gradient is the same sum."""
+        """Forward and backward of a unit, whole or part by part: the gradient is the same sum."""
         memory, done = self.memory, []
         waiting = [(part, each) for part in memory.parts(batch) for each in self.passes]
         while waiting:
             (part, each), *others = waiting
-            final = last and not others  # in however many parts: one backward of a step communicates
+            final = last and not others  # exactly one backward of a step communicates, in however many parts it runs
             with nullcontext() if final else self.backend.accumulating(), each.context():
                 terms = self.forward(part, each, final)
                 if terms is not None:
@@ -78,7 +78,7 @@ class Objective:
 
     def forward(self, batch: Batch, each: ForwardPass, last: bool) -> LossTerms | None:
         """The loss of a unit, or a part of one; None where the device's memory did not suffice for it."""
-        # Dropout depends on the unit and the pass alone: not on the number of learners, on evaluations or on a resume.
+        # Dropout depends only on the unit and the pass: not on the number of learners, on evaluations or on a resume.
         key = ("dropout", batch.unit, each.name) if each.name else ("dropout", batch.unit)
         torch.manual_seed(keyed_seed(self.seed, *key))
         batch = batch.to(self.device, torch.float64 if self.precision == "fp64" else None)
@@ -112,7 +112,7 @@ class Objective:
         return terms
 
     def _objective(self, terms: LossTerms, divisor: float) -> Tensor:
-        """What a backward starts from; in the last one of a step every idle parameter gets a gradient, which is 0."""
+        """The scalar whose backward is run; in the last one of a step every idle parameter gets a gradient of 0."""
         value = terms.objective(divisor)
         if not (terms.last and self.idle):
             return value

@@ -1,7 +1,7 @@
-"""Who gets which rule: every trainable parameter in exactly one group of the optimizer.
+"""The optimizer's parameter groups: every trainable parameter is in exactly one, with that group's options.
 
-Weights of two or more dimensions decay, biases and the weights of normalisation layers do not, and hooks take the
-parameters that they named in ``on_parameter_groups``. Each group carries the flags that others read:
+Weights of two or more dimensions decay, biases and the weights of normalisation layers do not, and hooks get groups of
+the parameters that they named in ``on_parameter_groups``. Each group carries flags that other modules read:
 ``clip`` (gradient clipping), ``scale_lr`` (linear scaling, trust ratios), ``compress`` (sparsification), ``schedule``.
 """
 
@@ -21,7 +21,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The groups for an optimizer: ``decayed``, ``not_decayed``, then those of hooks.
 
-    A hook's group is called by the hook's name, or ``<hook>-0``, ``<hook>-1``, ... where it has several. Empty groups are
+    A hook's group is named after the hook, or ``<hook>-0``, ``<hook>-1``, ... where it has several. Empty groups are
     left out. A hook's group does not decay unless its options say so.
 
     Raises:

@@ -8,7 +8,7 @@ from distributed.ranges import Count, Natural, NonNegative, Positive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderOptions:
-    """How units are read."""
+    """Settings of the data loader."""
 
     num_workers: Natural
     prefetch: Count
@@ -16,13 +16,13 @@ class LoaderOptions:
 
     @property
     def cache_gb_per_process(self) -> float:
-        """What each process that loads may keep: each meets all utterances, as the plan deals them."""
+        """Cache size of each loading process: every one of them meets all utterances, as the plan deals them out."""
         return self.cache_gb / max(1, self.num_workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationOptions:
-    """What is evaluated during training; the first set chooses the best checkpoint."""
+    """Settings of evaluations during training; the first set chooses the best checkpoint."""
 
     sets: list[str]
     unit_utterances: Count
@@ -30,7 +30,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
-    """Where and how a learner runs."""
+    """Settings of the processes: device, threads, and how learners meet."""
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Count
@@ -42,7 +42,7 @@ class LaunchOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerOptions:
-    """How long a run goes on, and what happens at which marks (in global steps)."""
+    """Settings of the training loop; intervals are in global steps."""
 
     epochs: Count
     max_steps: Count | None

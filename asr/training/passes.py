@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class ForwardPass:
     """One forward and backward of every unit of a step."""
 
-    name: str = ""  # of its terms in the log, and of its dropout; no two of a step have the same
-    weight: float = 1.0  # of its loss in the sum
+    name: str = ""  # prefix of its logged terms, and key of its dropout; unique among the passes of a step
+    weight: float = 1.0  # weight of its loss in the sum
     context: Callable[[], AbstractContextManager[object]] = nullcontext  # entered around forward, on_loss and backward
     complete: bool = True  # its backward reaches every trainable parameter
 
@@ -36,12 +36,13 @@ ORDINARY = (ForwardPass(),)
 
 
 def passes_of(hooks: Mapping[str, "Hook"], progress: Progress, whole_last: bool) -> Sequence[ForwardPass]:
-    """What a step makes of each unit: one ordinary pass, or those that the one hook asks for which asks for any.
+    """The passes of a step over each unit: one ordinary pass, or those that a hook asks for (at most one hook may).
 
     ``whole_last``: whether the backward that communicates must reach every parameter; complete passes come last.
 
     Raises:
-        UsageError: two hooks ask, or one asks for none, for two of one name, or for no complete one where that is needed.
+        UsageError: two hooks ask for passes, or one asks for none, for two of one name, or for no complete one where
+            ``whole_last`` needs one.
     """
     asked = {name: found for name, hook in hooks.items() if (found := hook.passes(progress)) is not None}
     if not asked:

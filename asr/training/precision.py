@@ -1,4 +1,4 @@
-"""Which arithmetic a run uses, chosen explicitly and said in one line.
+"""The arithmetic of a run, chosen explicitly and logged in one line.
 
 fp32 matrix products on a CPU have two paths in torch: MKL, its default, which takes slow kernels on processors that
 are not Intel's, and oneDNN, which torch enters only when told that bf16 precision would do. oneDNN then keeps full fp32
@@ -27,7 +27,7 @@ class MatmulChoice:
 
     path: MatmulPath
     reason: str
-    relative_error: float  # against fp64, Frobenius norm
+    relative_error: float  # error against fp64, in the Frobenius norm
 
     def __str__(self) -> str:
         return (
@@ -37,7 +37,7 @@ class MatmulChoice:
 
 
 def choose_matmul(mode: Literal["auto", "mkl", "onednn"]) -> MatmulChoice:
-    """Put the path of fp32 matrix products on the CPU in force for this process and say which one it is.
+    """Set the path of fp32 matrix products on the CPU for this process and return the choice with its reason.
 
     ``auto`` takes oneDNN on AMD processors, provided that it keeps fp32 accuracy here, and torch's default elsewhere.
     Only the CPU is touched: ``torch.set_float32_matmul_precision`` would switch GPUs to TF32 as well. The price is
@@ -92,7 +92,7 @@ def flush_denormals() -> bool:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Around a forward pass: mixed precision for ``bf16``; nothing for ``fp32`` and ``fp64``, which are the model's."""
+    """Wraps a forward pass: mixed precision for ``bf16``; no effect for ``fp32`` and ``fp64``, the model's dtypes."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

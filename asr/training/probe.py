@@ -1,10 +1,10 @@
-"""The probe: the worst units of the plan are run once before training, so that memory runs out then or never.
+"""The probe: the worst units of the plan are run once before training, so that a shortage of memory shows at once.
 
     warm-up on one utterance  ->  optimizer step  ->  that utterance, measured  ->  the worst units, measured
 
-The worst unit by frames, by lattice cells and by attention cells may be three different ones. None is run whole as long
-as what is known of smaller ones does not say that it fits. Everything happens on this learner alone, and nothing of it
-remains: neither weights, moments, gradients and buffers nor hook states and generators.
+The worst unit by frames, by lattice cells and by attention cells may be three different ones. None is run whole until
+measurements of smaller ones show that it fits. Everything happens on this learner alone and leaves no trace: weights,
+moments, gradients, buffers, hook states and generators are restored.
 """
 
 import logging
@@ -19,7 +19,7 @@ from asr.training.meter import Meter
 from asr.training.state import parameters_of, state_bytes, update_taken_back
 
 GIB = 2**30
-REFINEMENTS = 3  # of a unit too large to be run at once: larger parts of it, as more becomes known
+REFINEMENTS = 3  # most measurements of ever larger parts of a unit that is too large to be run whole
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def worst_units(units: Sequence[Unit], plan: BatchPlan) -> list[Unit]:
 
 
 class Probe:
-    """Measures units and tells the guard.
+    """Measures units and passes the measurements on to the guard.
 
     Args:
         run: forward and backward of a unit or part; None where the device's memory did not suffice in the forward.
@@ -49,8 +49,8 @@ class Probe:
         self.run = run
         self.limit_gb = limit_gb
         self.failed: list[Load] = []
-        self.held_bytes = 0.0  # between steps: weights, gradients, moments
-        self.update_bytes = 0.0  # what the optimizer's step takes beyond them
+        self.held_bytes = 0.0  # memory held between steps: weights, gradients, moments
+        self.update_bytes = 0.0  # further memory that the optimizer's step takes
 
     def measure(self, batches: Sequence[Batch], optimizer: Optimizer) -> None:
         """Measure the optimizer's step and the worst units.
@@ -64,7 +64,7 @@ class Probe:
         single = longest.part(row, row + 1)
         if attempt(lambda: self.run(single)) is None:  # also takes what is taken only once: workspaces, gradients
             self.guard.halves(single)
-        # Gradients that were not there before lie in a backend's buckets, which are, when it is training.
+        # Gradients made by this run lie, in training, in a backend's buckets, which exist already.
         extra_bytes = sum(parameter.grad.nbytes for parameter in missing if parameter.grad is not None)
         made_bytes = self._measure_update(optimizer)
         self.meter.reset()
@@ -78,7 +78,7 @@ class Probe:
             self._measure_largest_part(batch)
 
     def _measure_update(self, optimizer: Optimizer) -> int:
-        """Run the optimizer's step and take it back; the bytes of the moments that it made.
+        """Run the optimizer's step and undo it; return the bytes of the moments that it made.
 
         A resumed run has its moments, and perhaps no room for others beside them: there the step is left out.
         """
@@ -96,7 +96,7 @@ class Probe:
         return made_bytes
 
     def _measure_largest_part(self, batch: Batch) -> None:
-        """The whole unit where it is known to fit; otherwise larger and larger parts of it."""
+        """Measure the whole unit where it is known to fit; otherwise larger and larger parts of it."""
         largest = 0
         for _ in range(REFINEMENTS):
             part = max(self.guard.parts(batch), key=lambda part: len(part.utterance_ids))
@@ -109,7 +109,7 @@ class Probe:
             self._lower()
 
     def _measure(self, batch: Batch) -> bool:
-        """Run and note what it took; False where the device's memory did not suffice."""
+        """Run a batch and record its peak memory; False where the device ran out of memory."""
         self.meter.reset()
         before_bytes = self.meter.held()
         if attempt(lambda: self.run(batch)) is None:
@@ -119,7 +119,7 @@ class Probe:
         return True
 
     def _lower(self) -> None:
-        """What did not fit, although it was thought to, shall be split in training."""
+        """Lower the limit so that units that did not fit, against their bound, are split in training."""
         too_much = [0.99 * self.guard.needs.bound(load) for load in self.failed]
         self.guard.available_bytes = min([self.guard.available_bytes, *too_much])
 
@@ -134,7 +134,7 @@ class Probe:
 
 
 def report(probe: Probe, loads: Sequence[Load]) -> list[str]:
-    """What the probe found, for the log: the worst unit, and how many are run in parts."""
+    """Log lines with the probe's results: the worst unit, and how many units are run in parts."""
     guard = probe.guard
     worst = max(loads, key=guard.needs.bound)
     needed = probe.held_bytes + max(guard.needs.bound(worst), probe.update_bytes)
@@ -151,7 +151,7 @@ def report(probe: Probe, loads: Sequence[Load]) -> list[str]:
 def probe_memory(
     probe: Probe, plan: BatchPlan, epoch: int, load: Callable[[Unit], Batch], optimizer: Optimizer
 ) -> None:
-    """Measure the worst units of an epoch, which ``load`` reads, and say what was found."""
+    """Measure the worst units of an epoch, which ``load`` reads, and log the results."""
     units = [unit for batch in plan.epoch(epoch) for unit in batch]
     batches = [load(unit) for unit in worst_units(units, plan)]
     usable = [batch for batch in batches if batch.utterance_ids]  # the others were emptied while loading
@@ -159,4 +159,4 @@ def probe_memory(
         probe.measure(usable, optimizer)
         for line in report(probe, [load_of_unit(unit, plan) for unit in units]):
             log.info("%s", line)
-    probe.guard.metrics()  # what the probe has counted is no part of the run
+    probe.guard.metrics()  # resets the counts of the probe, which do not belong to the run

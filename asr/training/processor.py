@@ -1,4 +1,4 @@
-"""What the processor is, which instructions torch uses of it, and how fast bf16 is on it."""
+"""The processor: its maker, the instructions that torch uses, and the speed of bf16 on it."""
 
 import platform
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-# Of low precision, as /proc/cpuinfo calls them, beside what torch itself uses.
+# Instructions of low precision beside those that torch reports, by their names in /proc/cpuinfo.
 EXTENSIONS = {
     "AVX2": ("avx_vnni",),
     "AVX512": ("avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
@@ -21,7 +21,7 @@ def instruction_set() -> str:
 
 
 def extensions() -> list[str]:
-    """Which instructions of low precision the processor has beside them."""
+    """The processor's instructions of low precision beside ``instruction_set``."""
     flags = (cpu_info("flags") or "").split()
     return [each for each in EXTENSIONS.get(instruction_set(), ()) if each in flags]
 
@@ -32,7 +32,7 @@ def cpu_vendor() -> str:
 
 
 def cpu_info(field: str) -> str | None:
-    """A field of /proc/cpuinfo, of the first processor; None where there is no such thing."""
+    """A field of the first processor in /proc/cpuinfo; None where file or field is missing."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():

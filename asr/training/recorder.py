@@ -1,4 +1,4 @@
-"""Collects what a learner's steps cost between two log marks and writes one row to every sink."""
+"""Accumulates the metrics of a learner's steps between two rows and writes each row to every sink."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -41,13 +41,13 @@ class Window:
             self.add_hook_metrics(batch.metrics)
 
     def add_hook_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Average what hooks report over the times they reported it."""
+        """Add metrics of hooks; each is averaged over the number of times it was reported."""
         for name, value in metrics.items():
             total, count = self.hook_sums.get(name, (0.0, 0))
             self.hook_sums[name] = (total + value, count + 1)
 
     def row(self, comm_exposed_seconds: float) -> dict[str, float]:
-        """Figures per step of this window."""
+        """Metrics of this window, per step."""
         steps = max(self.steps, 1)
         wait = self.waited_seconds / steps
         step = self.step_seconds / steps
@@ -63,7 +63,7 @@ class Window:
 
 
 class Recorder:
-    """One learner's rows: to metrics/<learner>.jsonl always, to the other sinks where the caller gives any."""
+    """Writes one learner's rows to metrics/<learner>.jsonl, and to further sinks where the caller gives any."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Recorder:
         self.started = time.perf_counter()
 
     def start(self, samples: int) -> None:
-        """Begin or go on at ``samples``: rows written after that point by an interrupted run are cut."""
+        """Start or resume at ``samples``: rows that an interrupted run wrote after that point are cut."""
         kept = self.writer.cut(samples)
         for row in kept:
             self.latest |= {key: value for key, value in row.items() if "/" in key}
@@ -108,13 +108,13 @@ class Recorder:
         self.refusals.add((bad for batch in batches for bad in batch.refused), progress.samples)
 
     def log(self, progress: Progress, figures: Mapping[str, float]) -> None:
-        """Write a row of training figures and begin a new window."""
+        """Write a row of training metrics and start a new window."""
         costs = self.window.row(figures.get("time/comm_exposed", 0.0))
         self.window = Window()
         self._write(progress, {**figures, **costs, "data/skipped": float(self.refusals.total)})
 
     def log_evaluation(self, progress: Progress, figures: Mapping[str, float]) -> None:
-        """Write a row of evaluation figures."""
+        """Write a row of evaluation metrics."""
         self._write(progress, figures)
 
     def _write(self, progress: Progress, figures: Mapping[str, float]) -> None:
@@ -132,7 +132,7 @@ class Recorder:
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of training, those before an interruption included."""
+        """Seconds of training, including those before an interruption."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Utterances that a run leaves out: counted once each, listed with file and reason, whatever found them.
 
-refused/screening.jsonl    what headers and texts told before training, by split (learner 0)
-refused/<learner>.jsonl    what turned out while loading, once per utterance, with the samples processed by then
+refused/screening.jsonl    utterances refused before training for their headers or texts, by split (learner 0)
+refused/<learner>.jsonl    utterances refused while loading, once each, with the samples processed by then
 """
 
 import json
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def write_screening(folder: Path, refused: Mapping[str, Sequence[Refusal]]) -> None:
-    """List what the screening of each split refused; nothing is written where it refused nothing."""
+    """Write the list of utterances that the screening of each split refused; no file where it refused none."""
     lines = [
         json.dumps({"split": split, "id": each.utterance_id, "file": str(each.file), "reason": each.reason})
         for split, refusals in refused.items()
@@ -42,11 +42,11 @@ class Refusals:
 
     @property
     def total(self) -> int:
-        """Distinct utterances left out, as far as this learner knows."""
+        """Number of distinct utterances left out, as far as this learner knows."""
         return self.screened + len(self.loading)
 
     def start(self, samples: int) -> None:
-        """Take back what was known after ``samples`` samples; damaged lines are set aside."""
+        """Restore the refusals of the first ``samples`` samples; damaged lines are set aside."""
         if self.path.is_file():
             lines = read_appended(self.path, _defect)
             kept = [(line, row) for line, row in lines.rows if row["samples"] <= samples]
@@ -54,7 +54,7 @@ class Refusals:
             self.loading = {row["id"] for _, row in kept}
 
     def add(self, refused: Iterable[BadUtterance], samples: int) -> None:
-        """Note what a step left out; an utterance that is met again in a later epoch is not counted again."""
+        """Record the utterances that a step left out; one that is met again in a later epoch is not counted again."""
         for bad in refused:
             if bad.utterance_id in self.loading:
                 continue

@@ -1,4 +1,4 @@
-"""What a trainer is made of."""
+"""The parts that a trainer is built from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from distributed.learners.launch import World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a trainer is made of, built by the caller in the order that asr/training/hook.py gives."""
+    """The parts of a trainer, built by the caller in the order that asr/training/hook.py gives."""
 
     run: Run
     objective: Objective
@@ -41,5 +41,5 @@ class Parts:
 
     @property
     def plan(self) -> BatchPlan:
-        """The plan of the run."""
+        """The batch plan of the run."""
         return self.run.plan

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from distributed.errors import UsageError
 from distributed.ranges import Count, Fraction, Natural, Positive, Range
 
-Warmup = Annotated[float, Range(low=0, high=1, open_high=True)]  # a part of the run, never all of it
+Warmup = Annotated[float, Range(low=0, high=1, open_high=True)]  # fraction of the run, below 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,16 @@ class Schedule(ABC):
 
     @property
     def peak_scale(self) -> float:
-        """Linear scaling of the peak: 32 for a batch of 8192 where the rate is given for 256; 1 without reference."""
+        """Linear scaling of the peak: 32 for a batch of 8192 where ``reference_batch`` is 256; 1 without one."""
         return self.horizon.batch_samples / self.reference_batch if self.reference_batch else 1.0
 
     @abstractmethod
     def factor(self, samples: float) -> float:
-        """What multiplies the peak rate after ``samples`` samples."""
+        """The factor on the peak rate after ``samples`` samples."""
 
 
 class Constant(Schedule):
-    """The peak rate, always."""
+    """The peak rate throughout."""
 
     def factor(self, samples: float) -> float:
         return 1.0
@@ -147,7 +147,7 @@ class WarmupAnneal(Schedule):
 
 
 class LearningRate:
-    """Sets the rate of every group from its own peak, ``initial_lr``, which it notes at first sight.
+    """Sets the rate of every group from its own peak, which it stores as ``initial_lr`` when it is built.
 
     Groups with ``schedule=False`` keep a constant rate, groups with ``scale_lr=False`` are not scaled with the batch.
     """
@@ -175,5 +175,5 @@ class LearningRate:
 
     @property
     def current(self) -> float:
-        """The rate of the first group in this learner's last step; learners without lockstep have different ones."""
+        """The rate of the first group in this learner's last step; it differs between learners without lockstep."""
         return float(self.optimizer.param_groups[0]["lr"])

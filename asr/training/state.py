@@ -14,7 +14,7 @@ from asr.training.hook import Hook
 
 
 def copied(value: Any) -> Any:
-    """A copy on the CPU of nested containers with tensors."""
+    """A copy of nested containers, with their tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -26,7 +26,7 @@ def copied(value: Any) -> Any:
 
 @contextmanager
 def untouched(model: nn.Module, hooks: Mapping[str, Hook], device: torch.device) -> Iterator[None]:
-    """Buffers, hook states and generators are afterwards what they were."""
+    """Restores buffers, hook states and generators on leaving."""
     states = {name: copy.deepcopy(hook.state_dict()) for name, hook in hooks.items()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -40,7 +40,7 @@ def untouched(model: nn.Module, hooks: Mapping[str, Hook], device: torch.device)
 
 @contextmanager
 def gradients_dropped(model: nn.Module) -> Iterator[None]:
-    """Gradients, zero between steps or not yet there, are afterwards the same tensors, and zero."""
+    """Drops the gradients made inside: on leaving, parameters have the gradient tensors of before, zeroed."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     yield
     for parameter, gradient in gradients:
@@ -48,13 +48,13 @@ def gradients_dropped(model: nn.Module) -> Iterator[None]:
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
-    """All that an optimizer updates."""
+    """The parameters that an optimizer updates."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @contextmanager
 def update_taken_back(optimizer: Optimizer) -> Iterator[None]:
-    """Weights and the optimizer's state are afterwards what they were; inside, that state is a fresh one."""
+    """Restores weights and the optimizer's state on leaving; inside, that state starts empty."""
     parameters = parameters_of(optimizer)
     weights = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     state, optimizer.state = optimizer.state, defaultdict(dict)
@@ -66,5 +66,5 @@ def update_taken_back(optimizer: Optimizer) -> Iterator[None]:
 
 
 def state_bytes(state: Mapping[Any, Mapping[str, Any]]) -> int:
-    """Size of the tensors of an optimizer's state."""
+    """Size of the tensors in an optimizer's state, in bytes."""
     return sum(value.nbytes for each in state.values() for value in each.values() if isinstance(value, Tensor))

@@ -1,4 +1,4 @@
-"""What one update of one learner gave, for the log and for the watch over bad steps."""
+"""The result of one step of one learner, for the log and for the watch over bad steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from distributed.backend import GradientReport
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step of one learner gave. It may be kept until a row tells of it: nothing here holds a graph."""
+    """The result of one step of one learner. It is kept until a row is written, so no tensor here holds a graph."""
 
     report: GradientReport
     losses: list[float]  # summed loss of each unit
-    weight: float  # of all units: usable utterances
+    weight: float  # total weight of the units: number of usable utterances
     sums: Sequence[Mapping[str, Tensor]]  # summed terms of each unit, or each part of one, by name
     regularisers: Mapping[str, Tensor]  # per-step terms, by name
 

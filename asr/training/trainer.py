@@ -40,10 +40,10 @@ class Trainer:
         self.backend: Backend = parts.run.backend
         self.progress = Progress()
         self.marked_step = 0  # global step at which all learners were last together
-        self.units = 0  # of the plan, processed by this learner
-        self.logged_step = 0  # global step at which this learner last looked whether a row is due
-        self.unlogged: StepResult | None = None  # of the newest step, where no row has told of it yet
-        self.checkpoint_put_off = False  # to the end of a streak of bad steps
+        self.units = 0  # number of units that this learner has processed
+        self.logged_step = 0  # global step at which this learner last checked whether a row is due
+        self.unlogged: StepResult | None = None  # result of the newest step until it is written in a row
+        self.checkpoint_put_off = False  # whether a due checkpoint waits for the end of a streak of bad steps
         gather = parts.world.gather if self.backend.synchronous else None
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps, gather)
         self.total_samples = total_samples(options, parts.plan)
@@ -57,7 +57,7 @@ class Trainer:
             for hook in hooks:
                 closing.callback(hook.close)
             closing.callback(self.backend.close)
-            closing.enter_context(self.parts.world.naming_the_lost())  # the others hear of an error before the closing
+            closing.enter_context(self.parts.world.naming_the_lost())  # announces an error before parts are closed
             try:
                 self._start(resume_from)
                 for step, batches, waited_seconds in self._steps():
@@ -146,17 +146,17 @@ class Trainer:
             losses=torch.stack(sums).double().tolist(),
             weight=weight,
             sums=[terms.logged() for terms in parts_of_all],
-            regularisers=parts_of_all[-1].regularisers,  # they are of the last part alone
+            regularisers=parts_of_all[-1].regularisers,  # only the last part has per-step terms
         )
 
     def _rehearse(self) -> None:
-        """Forward and backward on the first unit, of which only gradients remain: the backend drops them."""
+        """Forward and backward on the first unit; leaves only gradients, which the backend drops."""
         parts, first = self.parts, self.parts.plan.epoch(0)[0][self.parts.world.rank]
         with untouched(parts.run.model, parts.hooks, parts.world.device):
             parts.objective.rehearse(parts.dataset[first])
 
     def _probe(self) -> None:
-        """Run the worst units of the epoch on this learner alone; nothing of it remains but what memory they took."""
+        """Run the worst units of the epoch on this learner alone; keeps only their memory measurements."""
         parts, model, device = self.parts, self.parts.run.model, self.parts.world.device
         meter = meter_of(device, parts.world.local_size)
         probe = Probe(parts.memory, meter, parts.objective.trial, self.options.memory_limit_gb)
@@ -183,9 +183,9 @@ class Trainer:
         return self.progress.global_step // every > before // every
 
     def _log_if_due(self) -> None:
-        """Write a row where an interval has ended, or the run, and this learner has made a step since its last row.
+        """Write a row if an interval or the run has ended and this learner has made a step since its last row.
 
-        Without lockstep others may have ended it: then this learner finds out after its own next step, or at a mark.
+        Without lockstep other learners may have ended it: this one notices after its own next step, or at a mark.
         """
         before, self.logged_step = self.logged_step, self.progress.global_step
         if self.unlogged is not None and (self._finished or self._crossed(before, self.options.log_every)):
@@ -206,7 +206,7 @@ class Trainer:
         )
 
     def _marks(self, step: Step) -> None:
-        """Evaluate and write a checkpoint where it is time; all learners are here together."""
+        """Evaluate and write a checkpoint where they are due; collective."""
         self._stand_at(step)
         self._log_if_due()
         before, self.marked_step = self.marked_step, self.progress.global_step
@@ -232,7 +232,7 @@ class Trainer:
     # ------------------------------------------------------------------ checkpoints
 
     def save(self, figure: float | None) -> None:
-        """Write a checkpoint of this point of the run; called by all learners together.
+        """Write a checkpoint; collective.
 
         It is left out where a learner holds numbers that are not finite, and put off to the end of a streak of bad steps: a
         checkpoint of either would push out those that a run can go on from.
@@ -259,7 +259,7 @@ class Trainer:
             self.parts.checkpoints.save(self.progress, state, consensus, figure)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything of this learner that a resume needs, copied."""
+        """A copy of this learner's state, all that a resume needs."""
         state = {
             "model": self.parts.run.model.state_dict(),
             "optimizer": self.parts.optimizer.state_dict(),
@@ -272,7 +272,7 @@ class Trainer:
         return copied(state)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take back a checkpoint; with another number of learners all start from the consensus model."""
+        """Restore a checkpoint; with another number of learners all start from the consensus model."""
         rank, size, device = self.parts.world.rank, self.parts.world.size, self.parts.world.device
         same = checkpoint.world_size == size
         own = checkpoint.learner_state(rank if same else 0, device)
@@ -283,6 +283,6 @@ class Trainer:
             hook.load_state_dict(own["hooks"][name])
         self.bad_steps.load_state_dict(own["bad_steps"])
         self.progress = checkpoint.progress
-        self.progress.step = own["step"]  # where learners have a pace of their own it differs
+        self.progress.step = own["step"]  # differs between learners without lockstep
         self.units = own.get("units", 0) if same else 0  # checkpoints of earlier versions do not have it
         self.marked_step = self.logged_step = self.progress.global_step

@@ -1,4 +1,4 @@
-"""The typical sample: the loss of one utterance of a plan's median length, for those who ask how a model computes.
+"""The typical sample: the loss of one utterance of a plan's median length, run to examine how a model computes.
 
 Its features and tokens are made up, so that nothing is read and all learners run the same; it leaves no trace.
 
@@ -14,11 +14,11 @@ from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
 from asr.training.state import untouched
 
-TOKEN = 1  # any that is not blank: every vocabulary has it
+TOKEN = 1  # any token but blank; every vocabulary has this one
 
 
 def typical_batch(model: SpeechModel, plan: BatchPlan, feature_dimension: int) -> Batch:
-    """One sample: an utterance (1, T, F) of the plan's median frames and tokens, or a segment where the loss is one of those."""
+    """One utterance (1, T, F) of the plan's median frames and tokens, or one segment for a loss over segments."""
     median_frames = round(statistics.median(plan.frames.tolist()))
     frames = min(median_frames, model.unroll_frames or median_frames)
     tokens = round(statistics.median(plan.target_lengths.tolist()))
@@ -37,7 +37,7 @@ def typical_batch(model: SpeechModel, plan: BatchPlan, feature_dimension: int) -
 
 
 def run_typical(model: SpeechModel, plan: BatchPlan, feature_dimension: int) -> None:
-    """The loss of the typical sample, in evaluation mode; modules, buffers and generators are as before afterwards."""
+    """Compute the loss of the typical sample in evaluation mode; restores modules, buffers and generators."""
     batch = typical_batch(model, plan, feature_dimension)
     modes = {module: module.training for module in model.modules()}
     with untouched(model, {}, batch.features.device):

@@ -1,9 +1,10 @@
-"""Which units a learner processes in each of its steps: in lockstep with the others, or from a common pool.
+"""The units that a learner processes in each of its steps: in lockstep with the others, or from a common pool.
 
-In lockstep a step of one learner is a step of all: they share the plan's global batches in turn. From a pool each
-learner takes the next units of the same plan as soon as it is free, so that a fast one takes more. Learners then come
-together only at marks (evaluation, checkpoint, end): a mark closes a stretch of the plan, and each finds it when
-the stretch has no units left. So there is nothing claimed and unprocessed at a mark, and a resume is a seek either way.
+Why a plan: the batches of a run are fixed before it starts, the same on all learners, so that they need no messages to
+share the data and a resume is a seek. In lockstep a step of one learner is a step of all: they divide each global batch
+of the plan among them. From a pool each learner takes the next units of the same plan as soon as it is free, so that a
+fast one takes more. Learners then meet only at marks (evaluation, checkpoint, end): a mark closes a stretch of the
+plan, and a learner reaches it when the stretch has no units left. So no unit is claimed but unprocessed at a mark.
 """
 
 import math
@@ -22,16 +23,16 @@ from asr.training.parts import TrainerOptions
 class Step:
     """One step of one learner. Samples are utterances of all learners together, in the plan's order."""
 
-    units: list[Unit]  # this learner's; none where a stretch of the pool has run out
-    samples_before: int  # what the learning rate follows
-    samples: int  # after these units
-    position: tuple[int, int]  # (epoch, batch) that follows
-    together: bool  # every learner stands at this very point afterwards: marks are acted upon
+    units: list[Unit]  # this learner's units; empty where a stretch of the pool has run out
+    samples_before: int  # samples before this step; the learning rate follows them
+    samples: int  # samples after these units
+    position: tuple[int, int]  # (epoch, batch) of the next step
+    together: bool  # whether every learner is at this point after the step: only then are marks acted upon
     planned_weight: float  # a learner's share of what the plan gives such a step: what gossip divides a loss by
 
 
 class UnitSource(Protocol):
-    """Gives a learner its work."""
+    """Yields the steps of a learner."""
 
     def steps(self, start: Progress) -> Iterator[Step]:
         """All steps from ``start`` on until the run's samples are processed."""
@@ -48,7 +49,7 @@ class GlobalBatch:
 
 
 def global_step(plan: BatchPlan, samples: int) -> int:
-    """How many nominal global batches so many utterances are; the remedy against rounding is far below a sample."""
+    """Number of nominal global batches in ``samples`` utterances; the guard against rounding is far below a sample."""
     return math.floor(samples / plan.nominal_batch + 1e-9)
 
 
@@ -90,8 +91,8 @@ class PooledUnits:
     Args:
         share: units of one step, G / L.
         marks: global steps between points at which learners must meet, for each reason to meet.
-        claim: (name, number) -> the first of ``number`` things of that name that nobody else is given; ``World.claim``.
-        pool: what this run's claims are called; another each time that learners start.
+        claim: (name, number) -> index of the first of ``number`` units that no other learner gets; ``World.claim``.
+        pool: name of this run's claims; a new one each time that learners start.
     """
 
     plan: BatchPlan
@@ -126,13 +127,13 @@ class PooledUnits:
             yield self._step(units_claimed, samples[first], samples[end], position, together=False)
 
     def _step(self, units: list[Unit], before: int, samples: int, position: tuple[int, int], together: bool) -> Step:
-        # The nominal weight, whatever these units weigh: a small unit must not become as large a step as others.
+        # The nominal weight, not that of these units: dividing by the latter would give a small unit as large a step.
         planned = self.plan.nominal_batch / (self.plan.units // self.share)
         return Step(units, before, samples, position, together, planned)
 
 
 def samples_of_steps(plan: BatchPlan, steps: int, epochs: int) -> int:
-    """Utterances in the first ``steps`` global batches of a run, or in all of its ``epochs`` if those are fewer."""
+    """Number of utterances in the first ``steps`` global batches of a run, or in its ``epochs`` if those are fewer."""
     samples = 0
     for epoch in range(epochs):
         batches = plan.epoch(epoch)[:steps]
@@ -144,7 +145,7 @@ def samples_of_steps(plan: BatchPlan, steps: int, epochs: int) -> int:
 
 
 def total_samples(options: TrainerOptions, plan: BatchPlan) -> int:
-    """Utterances that a run processes, by all learners together."""
+    """Number of utterances that all learners of a run process together."""
     samples = options.epochs * plan.utterances
     if options.max_steps is None:
         return samples

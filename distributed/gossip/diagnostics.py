@@ -21,13 +21,13 @@ from torch import Tensor
 
 
 def effective_learning_rate(alpha: float, step_gradient: Tensor, loss_gradient: Tensor) -> float:
-    """alpha_e: how far a step of ``alpha * step_gradient`` goes along ``loss_gradient``, per unit of it; NaN if that is 0."""
+    """alpha_e: the length of ``alpha * step_gradient`` along ``loss_gradient``, in units of it; NaN where that is 0."""
     inner, squared_norm = _dot(step_gradient, loss_gradient), _dot(loss_gradient, loss_gradient)
     return alpha * inner / squared_norm if squared_norm else float("nan")
 
 
 def noise_strength(alpha: float, step_gradient: Tensor, loss_gradient: Tensor) -> float:
-    """Delta: the squared length of what of ``alpha * step_gradient`` is orthogonal to ``loss_gradient``.
+    """Delta: the squared length of the component of ``alpha * step_gradient`` that is orthogonal to ``loss_gradient``.
 
     Computed from the difference, not from norms that cancel where the two directions agree.
     """
@@ -37,7 +37,7 @@ def noise_strength(alpha: float, step_gradient: Tensor, loss_gradient: Tensor) -
 
 
 def landscape_noise(alpha: float, step_gradient: Tensor, superbatch_gradient: Tensor) -> float:
-    """Delta(2): what the gradient gains by being taken at the learners' own weights instead of their mean."""
+    """Delta(2): the noise added by taking gradients at the learners' own weights instead of at their mean."""
     gained = step_gradient.double() - superbatch_gradient.double()
     return alpha**2 * _dot(gained, gained)
 
@@ -48,7 +48,10 @@ def weight_variance(consensus_distance: float, learners: int) -> float:
 
 
 def staleness_figures(exchanges: Mapping[int, int]) -> dict[str, float]:
-    """Mean, maximum and histogram of exchanges counted by their staleness, under ``comm/staleness*``; none of none."""
+    """Mean, maximum and histogram of the staleness of exchanges, under ``comm/staleness*``; empty without exchanges.
+
+    ``exchanges``: number of exchanges by staleness, in this learner's own updates.
+    """
     total = sum(exchanges.values())
     if not total:
         return {}
@@ -61,14 +64,14 @@ def staleness_figures(exchanges: Mapping[int, int]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class StepGradients:
-    """The gradients of one step, averaged over learners; of one shape."""
+    """The gradients of one step, averaged over learners; all three have the same shape."""
 
     at_own_weights: Tensor  # g_a: every learner's own mini-batch at its own weights
     at_mean_weights: Tensor  # g_0: the same mini-batches at the mean weights
     of_loss: Tensor  # g: a large independent batch at the mean weights
 
     def diagnostics(self, alpha: float) -> dict[str, float]:
-        """The figures under their keys in the metrics, but for sigma_w2."""
+        """All diagnostics but sigma_w2, by the key of their metric."""
         return {
             "diagnostics/alpha_e": effective_learning_rate(alpha, self.at_own_weights, self.of_loss),
             "diagnostics/delta": noise_strength(alpha, self.at_own_weights, self.of_loss),

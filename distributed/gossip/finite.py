@@ -18,7 +18,7 @@ class NonFiniteWeightsError(UserError, RuntimeError):
 
 
 def is_finite(message: Message) -> bool:
-    """Whether all numbers of a message are finite, by their sum; one that overflows is looked at again, number by number."""
+    """Whether all numbers of a message are finite: tested on their sum, and one by one where that overflows."""
     return all(bool(part.sum().isfinite()) or bool(part.isfinite().all()) for part in message)
 
 

@@ -29,7 +29,7 @@ from distributed.learners.launch import World
 
 
 class LockstepMixing(GossipBackend):
-    """One round of mixing per step, on all learners. Subclasses say what travels and what comes of it."""
+    """One round of mixing per step, on all learners. Subclasses define what is sent and how it is mixed."""
 
     def __init__(self, *, mix_moments: bool, world: World) -> None:
         super().__init__(world=world)
@@ -43,21 +43,21 @@ class LockstepMixing(GossipBackend):
 
     @property
     def shares(self) -> int:
-        """Into how many equal parts a message is cut."""
+        """Number of equal parts that a message is cut into."""
         return 1
 
     @property
     def mixes(self) -> bool:
-        """Whether there is anybody to mix with."""
+        """Whether there are other learners to mix with."""
         return self.world.size > 1
 
     @abstractmethod
     def _start_round(self, snapshot: Message) -> None:
-        """Launch what sends ``snapshot`` and brings those of others; returns at once."""
+        """Start sending ``snapshot`` and receiving the snapshots of others; returns at once."""
 
     @abstractmethod
     def _finish_round(self, snapshot: Message) -> Message | None:
-        """Wait for what is in flight; return sum_j T_ij s_j - s_i, to be added to the buffers. None: nothing came."""
+        """Wait for the round; return sum_j T_ij s_j - s_i, to be added to the buffers. None: nothing was received."""
 
     def begin_step(self, local_weight: float, planned_weight: float) -> float:
         self.traffic.steps += 1
@@ -68,19 +68,19 @@ class LockstepMixing(GossipBackend):
             check_own(self._snapshot, self.world.rank)
             self._start_round(self._snapshot)
             self._in_flight = True
-        # Not the weight that was loaded: to know everybody's, all learners would wait for each other.
+        # Not the loaded weight: a mean of it over learners would make all of them wait for each other in every step.
         return planned_weight
 
     def _moments_join(self) -> bool:
-        """Whether from this step on moments are mixed; asks all learners until they are, normally twice."""
+        """Whether moments are mixed from this step on; asks all learners in each step until they are, usually twice."""
         if not self.mix_moments or self._with_moments:
             return False
-        # Before the snapshots leave: behind them the answer would wait for them.
+        # Asked before the snapshots are sent: the answer would otherwise queue behind them.
         (ready,) = self._sum(float(has_all_moments(self.optimizer)))
         return ready == self.world.size
 
     def _pack(self, with_moments: bool) -> None:
-        """Decide what a message holds: once, and again when the moments join."""
+        """Lay out the message: once at the start, and again when the moments are mixed too."""
         if self._packing is None or with_moments:
             moments = flatten_moments(self.optimizer, self.flat).values() if with_moments else ()
             self._packing = Packing([*self.flat.flat, *itertools.chain(*moments)], self.shares)

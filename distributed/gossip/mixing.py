@@ -1,4 +1,4 @@
-"""What one learner's weights gain from those of its neighbours, apart from how these travel.
+"""The change of one learner's weights by mixing with its neighbours', independent of how the weights are sent.
 
 w_i  +=  sum_j T_ij (s_j - s_i)        T doubly stochastic; s: snapshots, as they were really sent
 """
@@ -13,8 +13,8 @@ from distributed.gossip.packing import Message
 def weighted_difference(own: Tensor, received: Sequence[tuple[float, Tensor]]) -> Tensor:
     """sum_j T_ij (s_j - s_i), computed in the first of the received buffers; all of these are overwritten.
 
-    As differences: learners that agree stay bitwise where they are, and where T is symmetric, what one end of an edge
-    gains is bitwise what the other end loses.
+    Differences are summed, not weights: learners that agree keep their weights bitwise, and where T is symmetric, one
+    end of an edge gains bitwise what the other end loses.
 
     Args:
         own: s_i, shape (elements,).
@@ -28,7 +28,7 @@ def weighted_difference(own: Tensor, received: Sequence[tuple[float, Tensor]]) -
 
 
 def mixed_in(own: Message, received: Mapping[int, Message], row: Mapping[int, float]) -> Message | None:
-    """What ``own`` gains from the messages of its neighbours, by the weights of ``row``; None if it has none."""
+    """The difference to add to ``own``, from its neighbours' messages weighted by ``row``; None without neighbours."""
     if not received:
         return None
     return [

@@ -28,7 +28,7 @@ def moment_names(optimizer: Optimizer) -> list[str]:
 
 
 def has_all_moments(optimizer: Optimizer) -> bool:
-    """Whether every parameter that is trained has its moments: those that came later would lie outside the buffers."""
+    """Whether every trained parameter has its moments: moments made later would lie outside the flat buffers."""
     trained = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
     return bool(moment_names(optimizer)) and all(optimizer.state.get(parameter) for parameter in trained)
 

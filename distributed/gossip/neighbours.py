@@ -27,7 +27,7 @@ class NeighbourExchange:
         self.traffic = traffic
         self._received: dict[int, Message] = {}  # by sender
         self._spare: list[Message] = []  # buffers of earlier rounds
-        self._works: list[tuple[int, Work]] = []  # in flight, with the learner at the other end
+        self._works: list[tuple[int, Work]] = []  # (learner at the other end, operation in flight)
 
     def start(self, message: Message, senders: Collection[int], recipients: Collection[int]) -> None:
         """Launch the messages; returns at once. ``message`` must stay as it is until ``wait``, which must follow.
@@ -60,7 +60,7 @@ class NeighbourExchange:
         return self._received
 
     def _like(self, message: Message) -> Message:
-        """Buffers for a message of the same shape as ``message``; those of earlier rounds where they fit."""
+        """Buffers of the same shapes as ``message``; reuses those of earlier rounds where they fit."""
         while self._spare:
             spare = self._spare.pop()
             if [part.shape for part in spare] == [part.shape for part in message]:
@@ -70,7 +70,7 @@ class NeighbourExchange:
 
 @contextmanager
 def _naming(learner: int) -> Iterator[int]:
-    """Say in the error which learner the transport lost; gloo tells only its address."""
+    """Name the lost learner in the error; gloo's own message has only its address."""
     try:
         yield learner
     except RuntimeError as error:

@@ -13,7 +13,7 @@ Message = list[Tensor]  # one tensor of shape (elements,) per dtype
 
 
 class Packing:
-    """Where each of ``buffers``, shapes (elements,), lies in a message.
+    """Layout of ``buffers``, shapes (elements,), in a message: copies them in and out.
 
     Each tensor of a message is filled up with zeros to a multiple of ``shares`` elements, so that it can be cut into
     equal parts.
@@ -22,7 +22,7 @@ class Packing:
     def __init__(self, buffers: Sequence[Tensor], shares: int = 1) -> None:
         self.buffers = buffers
         self._pinned = any(buffer.is_cuda for buffer in buffers)
-        self._places: list[tuple[int, int]] = []  # of each buffer: which tensor of the message, first element
+        self._places: list[tuple[int, int]] = []  # for each buffer: (tensor of the message, first element in it)
         self._lengths: dict[torch.dtype, int] = {}
         for buffer in buffers:
             start = self._lengths.get(buffer.dtype, 0)
@@ -41,7 +41,7 @@ class Packing:
             part.copy_(buffer)
 
     def take_sum(self, message: Message, differences: Message, scale: float) -> None:
-        """Copy the buffers with ``scale`` x ``differences`` added into a message; on the host in one pass over memory."""
+        """Write buffers + ``scale`` x ``differences`` into ``message``; on the host this is one pass over memory."""
         for buffer, part, difference in zip(self.buffers, self._parts(message), self._parts(differences), strict=True):
             if buffer.is_cuda:
                 part.copy_(buffer).add_(difference, alpha=scale)
@@ -49,7 +49,7 @@ class Packing:
                 torch.add(buffer, difference, alpha=scale, out=part)
 
     def add(self, differences: Message, scale: float = 1.0) -> None:
-        """Add ``scale`` x a message to the buffers; it has been read when this returns, and may be overwritten."""
+        """Add ``scale`` x ``differences`` to the buffers; the message may be overwritten once this returns."""
         for buffer, part in zip(self.buffers, self._parts(differences), strict=True):
             buffer.add_(part.to(buffer.device), alpha=scale)
 

@@ -26,7 +26,7 @@ from distributed.gossip.pending import PendingMixing
 
 _HEADER, _ASKING, _ANSWER = 0, 1 << 10, 2 << 10  # tags; those of the payloads are followed by the buffer's number
 _EXCHANGE, _END = 0, 1
-_IDLE = timedelta(days=365)  # that the answering thread may wait for a request: silence is no failure
+_IDLE = timedelta(days=365)  # longest wait of the answering thread for a request: a quiet neighbour is no failure
 
 
 class ExchangeError(UserError, ConnectionError):
@@ -34,14 +34,14 @@ class ExchangeError(UserError, ConnectionError):
 
 
 class OnExchange(Protocol):
-    """Told of every exchange that came to its end."""
+    """Called after every completed exchange."""
 
     def __call__(self, *, payload_bytes: int, initiated: bool) -> None:
-        """``payload_bytes`` were sent, and as many received."""
+        """Count ``payload_bytes`` sent and as many received; ``initiated``: this learner began the exchange."""
 
 
 class Buffers:
-    """Memory for one exchange at a time: what is sent and what comes in."""
+    """Memory for one exchange at a time: the message to send and the message to receive."""
 
     def __init__(self) -> None:
         self._packing: Packing | None = None
@@ -49,7 +49,7 @@ class Buffers:
         self.other: Message = []
 
     def fit(self, packing: Packing) -> None:
-        """Make room for messages of ``packing``, where there is not."""
+        """Allocate messages of ``packing`` unless the present ones fit."""
         if self._packing is not packing:
             self._packing, self.own, self.other = packing, packing.message(), packing.message()
 
@@ -60,7 +60,7 @@ class Buffers:
 
     @torch.no_grad()
     def difference(self) -> Message:
-        """s' - s, in place of what came in."""
+        """s' - s, computed in the received message, which it overwrites."""
         return [other.sub_(own) for own, other in zip(self.own, self.other, strict=True)]
 
 
@@ -98,10 +98,10 @@ class Pairwise:
         self.on_exchange(payload_bytes=buffers.nbytes, initiated=True)
 
     def answer(self, buffers: Buffers) -> bool:
-        """Wait for somebody's request and serve it; False if it was the end.
+        """Wait for a request and serve it; False if the message ends the exchanges.
 
         Raises:
-            ExchangeError: a learner was lost, while this one waited or in the exchange.
+            ExchangeError: a learner was lost while this one waited, or during the exchange.
         """
         header = torch.zeros(2, dtype=torch.float64)
         try:
@@ -149,11 +149,11 @@ class Background:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def join(self, seconds: float) -> None:
-        """Wait for its end, but no longer than this: a thread may be stuck with a learner that is gone."""
+        """Wait at most ``seconds`` for the thread to end: it may be stuck in an exchange with a lost learner."""
         self._thread.join(seconds)
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""What the thread that trains and the threads that communicate share: the weights, and what waits to be folded in.
+"""What the training thread and the communication threads share: the weights, and differences not yet added to them.
 
 A communication thread never writes parameters: between forward and backward that would give the gradients of no model
 at all. It sends ``weights + pending`` and adds what it has learned to ``pending``; the training thread folds pending
@@ -28,11 +28,11 @@ class PendingMixing:
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.packing = Packing(weights)
         self._nonnegative: Sequence[Tensor] = ()
-        self.updates = 0  # of the weights by this learner's own optimizer
+        self.updates = 0  # number of updates by this learner's own optimizer
         self._pending = self.packing.message()  # differences, which count ``_scale`` times
         self._scale = 1.0
-        self._in_flight: Counter[int] = Counter()  # exchanges by ``updates`` when their snapshot was taken
-        self._arrived: Counter[int] = Counter()  # likewise, of those whose differences are in pending
+        self._in_flight: Counter[int] = Counter()  # exchanges in flight, by ``updates`` when their snapshot was taken
+        self._arrived: Counter[int] = Counter()  # exchanges whose differences are in pending, by the same key
         self._staleness: Counter[int] = Counter()
         self._changed = threading.Condition()
 
@@ -83,7 +83,7 @@ class PendingMixing:
             self._changed.wait_for(lambda: failed() or self.updates - min(self._in_flight, default=self.updates) < age)
 
     def wake(self) -> None:
-        """Have the waiting thread look again whether something failed."""
+        """Wake the waiting thread, which then calls ``failed`` again."""
         with self._changed:
             self._changed.notify_all()
 
@@ -91,7 +91,7 @@ class PendingMixing:
     def updating(self) -> Iterator[float]:
         """Fold pending into the weights; the caller's update follows inside, with snapshots excluded.
 
-        Gives the seconds that were waited for a snapshot to end.
+        Yields the seconds that this call waited for a snapshot to end.
         """
         started = time.perf_counter()
         with self._changed:
@@ -117,7 +117,7 @@ class PendingMixing:
         self._arrived.clear()
 
     def take_staleness(self) -> Counter[int]:
-        """Exchanges folded in since the last call, by their staleness."""
+        """Number of exchanges folded in since the last call, by staleness."""
         with self._changed:
             taken, self._staleness = self._staleness, Counter()
         return taken

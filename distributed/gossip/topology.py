@@ -26,10 +26,10 @@ class Topology(ABC):
 
     @abstractmethod
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """What learner ``rank`` mixes in: weight by learner, itself included. The weights sum to 1."""
+        """Row ``rank`` of T: the learners whose weights ``rank`` mixes in, itself included. Their weights sum to 1."""
 
     def column(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """Who mixes in learner ``rank``, with what weight: to these it sends. The row, as T is symmetric unless said."""
+        """Column ``rank`` of T: the learners that ``rank`` sends to, with their weights. T is symmetric unless said."""
         return self.row(rank, size, round)
 
     def mixing_matrix(self, size: int, round: int) -> Tensor:
@@ -42,7 +42,7 @@ class Topology(ABC):
 
 
 class FixedRing(Topology):
-    """One third each of oneself, the left and the right neighbour; the factor is (1/3 + 2/3 cos(2 pi / L))^2.
+    """Weight 1/3 each for the learner itself, its left and its right neighbour; factor (1/3 + 2/3 cos(2 pi / L))^2.
 
     With two learners left and right are the same one, which then weighs 2/3; alone, a learner keeps what it has.
     """
@@ -63,14 +63,14 @@ class RandomRing(Topology):
         self.ring = FixedRing()
 
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """The ring's row at this round's place of ``rank``."""
+        """The ring's row at the place that ``rank`` has in this round's permutation."""
         seats = seating(self.seed, size, round)
         ring_row = self.ring.row(seats.place_of[rank], size, round)
         return {seats.learner_at[place]: weight for place, weight in ring_row.items()}
 
 
 class RandomPairwise(Topology):
-    """Half of oneself, half of a random partner; one learner of an odd number keeps what it has.
+    """Weight 1/2 each for the learner itself and a random partner; with an odd L one learner keeps its weights.
 
     The factor is on average (L-2) / (2 (L-1)) for even L and 1/2 for odd L above 1.
     """
@@ -79,7 +79,7 @@ class RandomPairwise(Topology):
         self.seed = seed
 
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """Those at places 0 and 1 are partners, 2 and 3, and so on."""
+        """The learners at places 0 and 1 of the permutation are partners, those at 2 and 3, and so on."""
         seats = seating(self.seed, size, round)
         partner_place = seats.place_of[rank] ^ 1
         if partner_place >= size:
@@ -94,7 +94,7 @@ class Exponential(Topology):
     """
 
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """Half of oneself, half of the learner ``shift`` places back."""
+        """Weight 1/2 each for the learner itself and the one ``shift`` places back."""
         return {rank: 1.0} if size == 1 else {rank: 0.5, (rank - _shift(size, round)) % size: 0.5}
 
     def column(self, rank: int, size: int, round: int) -> dict[int, float]:
@@ -103,10 +103,10 @@ class Exponential(Topology):
 
 
 class Complete(Topology):
-    """1/L of everybody: exact agreement in one round, at L-1 messages. delay_by_one reaches the same by all-reduce."""
+    """Weight 1/L for every learner: exact agreement in one round of L-1 messages; delay_by_one uses an all-reduce."""
 
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
-        """The same weight for all."""
+        """The same weight for all learners."""
         return dict.fromkeys(range(size), 1 / size)
 
 

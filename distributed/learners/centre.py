@@ -1,4 +1,4 @@
-"""Learner 0's side of the signs of life: it hears all the others, tells them of losses, and knows who has not come.
+"""Learner 0's side of the signs of life: it hears all the others, announces losses, and knows who has not connected.
 
 All learners have to come to it, and then to be connected with each other, within ``launch.join_seconds``, counted
 from its own start; those who have not are a loss like any other. It listens until the last one is connected.
@@ -15,7 +15,7 @@ from distributed.learners.secret import drawn, proof, proves
 from distributed.learners.signs import UNREACHABLE, Loss, Peer, late, loss_in
 
 _BACKLOG = 1024  # all learners may come at once
-_STRANGERS = 256  # connections of which nobody has said yet who it is
+_STRANGERS = 256  # most connections that have not introduced themselves yet
 
 
 def _listener(interface: str) -> socket.socket:
@@ -28,11 +28,11 @@ def _listener(interface: str) -> socket.socket:
 
 
 class Centre(Liveness):
-    """Learner 0: hears all the others and tells them of losses. Listens from its construction on.
+    """Learner 0: hears all the others and announces losses to them. Listens from its construction on.
 
     Args:
-        size: how many learners there are, this one included.
-        join_seconds: by when all must have come, and be connected.
+        size: number of learners, this one included.
+        join_seconds: seconds until all learners must have come and be connected.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Centre(Liveness):
         self.port: int = self._listener.getsockname()[1]
         self._peers: list[Peer] = []
         self._own_failure: str | None = None
-        self._news: str | None = None  # the line of the first loss, for those who come later
+        self._news: str | None = None  # the line of the first loss, sent also to learners that connect later
 
     def _say_joined(self) -> None:
         self._to_join.discard(0)
@@ -77,7 +77,7 @@ class Centre(Liveness):
                     self._beat(missed_seconds=now - last_beat - self.period_seconds)
                     self._drop_strangers(selector)
                     last_beat = now
-            for _ in range(3):  # who has just connected, and said who it is, shall hear how this ends
+            for _ in range(3):  # a few more rounds, so that learners that have just connected hear how this ends
                 self._serve(selector, 0.0)
             self._tell_own_failure()
             for peer in self._peers:
@@ -87,7 +87,7 @@ class Centre(Liveness):
                 peer.close(over - time.monotonic())
 
     def _gather(self, selector: selectors.BaseSelector) -> None:
-        """Say when all have come; listen no more when all are connected; name those who are not in time."""
+        """Announce when all learners have come, stop listening once all are connected, name those that are late."""
         if self._connected.is_set():
             return
         if not self._to_join:
@@ -165,7 +165,7 @@ class Centre(Liveness):
         self._peers.remove(peer)
 
     def _meet(self, peer: Peer, line: str) -> None:
-        """Let a learner in that says who it is, knows the secret, and is awaited."""
+        """Admit a learner that introduces itself, knows the secret and is awaited."""
         word, rank, nonce, claimed = (line.split(" ") + [""] * 4)[:4]
         port = str(self.port)  # in both proofs, so that they hold at this door alone
         if word != "learner" or not proves(claimed, self._secret, "member", peer.nonce, nonce, rank, port):
@@ -186,7 +186,7 @@ class Centre(Liveness):
                 self._lose(Loss(peer.rank, self._silent()))
 
     def _drop_strangers(self, selector: selectors.BaseSelector) -> None:
-        """Who has not introduced itself in all the time is no learner."""
+        """Drop connections that did not introduce themselves in time: they are no learners."""
         for peer in [each for each in self._peers if each.rank is None]:
             if time.monotonic() - peer.heard > self.patience_seconds:
                 self._drop(peer, selector)

@@ -3,10 +3,10 @@
 An operation of gloo waits for its peer as long as its group's timeout says, and nothing in its interface ends it
 earlier. Closing the connection beneath it does: the operation then fails as it does when a peer has ended.
 
-A gloo device listens for as long as its group lives, although nobody has a reason to come once all are connected, and a
-process that is out of descriptors for those who come all the same is aborted (listener.cc). There is no way in its
-interface to close the socket, and it does not survive that somebody else does. So the kernel is told to drop what
-arrives at it (a filter, on Linux): the port stays, but no connection to it is made any more.
+A gloo device listens for as long as its group lives, although no learner connects once all are connected. Foreign
+connections can then use up the process's file descriptors, on which gloo aborts the process (listener.cc). Its
+interface has no way to close the listening socket, and gloo does not survive that other code closes it. So a socket
+filter (on Linux) makes the kernel drop what arrives there: the port stays open, but accepts no new connection.
 """
 
 import ctypes
@@ -24,15 +24,15 @@ _RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # struct sock_filter: BPF_
 
 
 class Connections:
-    """Remembers the TCP sockets that were opened while groups were made."""
+    """Records the TCP sockets that were opened while groups were made."""
 
     def __init__(self) -> None:
         self._inodes: set[int] = set()
-        self._before: frozenset[int] | None = None  # what was open when the recording under way began
+        self._before: frozenset[int] | None = None  # sockets open when the present recording began
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Remember those that are opened within; nobody else may open any in the meantime."""
+        """Record the sockets that are opened inside; other code may not open any in the meantime."""
         self._before = frozenset(_sockets())
         try:
             yield
@@ -40,16 +40,16 @@ class Connections:
             self._inodes, self._before = self._known(), None
 
     def cut(self) -> int:
-        """Let those that are still open read their end, as if the peer had closed them; returns how many."""
+        """End reading on the recorded sockets, as if the peer had closed them; returns how many were still open."""
         # Their writing end stays: gloo's thread may be about to write.
         return self._shut_down(socket.SHUT_RD)
 
     def hang_up(self) -> int:
-        """Close them for the peers too; returns how many. No operation may be under way that shall succeed."""
+        """Close the recorded sockets, for the peers too; returns how many. Operations under way on them fail."""
         return self._shut_down(socket.SHUT_RDWR)
 
     def close_doors(self) -> int:
-        """Let nobody connect to those that listen any more; returns how many. Elsewhere than on Linux they stay open."""
+        """Refuse new connections to the listening sockets; returns how many. They stay open elsewhere than on Linux."""
         number = 0
         for descriptor in self._open() if sys.platform == "linux" else ():
             with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as listener:
@@ -59,12 +59,12 @@ class Connections:
         return number
 
     def _known(self) -> set[int]:
-        """The sockets that were recorded; where that is under way, those opened until now too."""
+        """The recorded sockets, those of a recording under way included."""
         return self._inodes if self._before is None else self._inodes | (_sockets().keys() - self._before)
 
     def _open(self) -> list[int]:
-        """Descriptors of those that are still open."""
-        # Descriptors are given out again, a socket's inode is not: somebody else's socket stays as it is.
+        """Descriptors of the recorded sockets that are still open."""
+        # Compared by inode: descriptors are reused, so that one may belong to another socket by now.
         known = self._known()
         return [descriptor for inode, descriptor in _sockets().items() if inode in known]
 
@@ -79,13 +79,13 @@ class Connections:
 
 
 def _drop_what_arrives(listener: socket.socket) -> None:
-    """Connections that were accepted before do not notice."""
+    """Drop all packets that arrive at a listening socket; connections accepted before are not affected."""
     program = ctypes.create_string_buffer(_RETURN_NOTHING)
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
 def allow_all_descriptors() -> None:
-    """As many open files as the system lets this process have: until doors are closed, strangers may take some."""
+    """Raise the limit of open files to what the system allows: until doors are closed, strangers may use some."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):  # macOS grants less than it says

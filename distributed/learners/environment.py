@@ -1,4 +1,4 @@
-"""What learners are told through environment variables, and what they tell torch: the only module that reads or sets any.
+"""The environment variables that learners read and that they set for torch: no other module reads or sets any.
 
 A launcher (torchrun, scripts/launch.py, srun) gives RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
 MASTER_PORT. ``MURMURATION_SECRET`` is what the learners of a launch prove to each other that they know: see
@@ -15,7 +15,7 @@ from pathlib import Path
 from distributed.errors import UsageError
 
 SECRET = "MURMURATION_SECRET"
-_LAUNCHER = "MURMURATION_LAUNCHER"  # set by ours, which prints the last error itself
+_LAUNCHER = "MURMURATION_LAUNCHER"  # set by scripts/launch.py, which prints the last error itself
 
 
 class LaunchError(UsageError):
@@ -30,7 +30,7 @@ class Place:
     size: int
     local_rank: int
     local_size: int
-    launched: bool  # by torchrun or alike; False for a process started by hand, which is then alone
+    launched: bool  # whether a launcher such as torchrun started it; a process started by hand is alone
 
     @property
     def one_host(self) -> bool:
@@ -40,15 +40,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Where the learners find each other."""
+    """The address at which the learners find each other."""
 
     address: str
     port: int
-    hosted: bool  # by the launcher's agent; False: learner 0 opens it
+    hosted: bool  # whether the launcher's agent hosts the store; otherwise learner 0 opens it
 
 
 def place() -> Place:
-    """Read from the environment which learner this is; LaunchError where the launcher left it half said."""
+    """Read from the environment which learner this is; LaunchError where some of the variables are missing."""
     if "RANK" not in os.environ:
         return Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
     rank, size = _integer("RANK"), _integer("WORLD_SIZE")
@@ -62,39 +62,39 @@ def place() -> Place:
 
 
 def meeting() -> Meeting:
-    """Where the launcher says that the learners meet; LaunchError where it does not."""
+    """Read the learners' meeting address from the environment; LaunchError where it is missing."""
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
     return Meeting(_text("MASTER_ADDR"), _integer("MASTER_PORT"), hosted)
 
 
 def secret_given() -> str | None:
-    """The launch's secret, where it came through the environment."""
+    """The launch's secret from the environment; None where it is not set."""
     return os.environ.get(SECRET) or None
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what they can make anew."""
+    """The user's cache folder, for files that can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def prepare_for_learners(secret: str) -> None:
-    """What a launcher of ours tells the learners that it starts."""
+    """Set the environment variables that scripts/launch.py passes on to the learners that it starts."""
     os.environ.setdefault(SECRET, secret)
     os.environ[_LAUNCHER] = "1"
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told in one line, not in stack frames
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is reported in one line, without stack frames
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, but for its warning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun sets the same, and warns
 
 
 def stay_on_this_host() -> None:
-    """Before the first group is made: torch's transports shall listen on the loopback, unless somebody chose otherwise."""
+    """Make torch's transports listen on the loopback, unless the user chose otherwise; call before the first group."""
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, loopback)
 
 
 def without_recorder() -> None:
-    """Before the first group is made: no flight recorder.
+    """Switch torch's flight recorder off; call before the first group is made.
 
     Its map of groups has no lock (torch 2.11: ``all_pg_status_``, FlightRecorderDetail.hpp), so that the first
     operation of a group, while another thread has one of its own, can crash or hang the process.
@@ -103,10 +103,10 @@ def without_recorder() -> None:
 
 
 def leave_word(line: str, own: bool) -> bool:
-    """Leave the line that this learner ends with to its launcher's agent, which tells it in its summary.
+    """Write the last line of this learner to the file from which its launcher's agent reports it.
 
     ``own``: the error is this learner's own, not the loss of another one.
-    Returns whether the launcher prints it: one of ours does, unless it starts the learners again.
+    Returns whether the launcher prints it: scripts/launch.py does, unless it starts the learners again.
     """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:

@@ -55,7 +55,7 @@ class World:
 
     @property
     def joined(self) -> ProcessGroup:
-        """The group of all learners, where there must be one."""
+        """The group of all learners; ValueError where there is none."""
         if self.group is None:
             raise ValueError("this needs a process group; launch.start makes one, also for a single learner")
         return self.group
@@ -92,20 +92,20 @@ class World:
         return self.all_reduce_sum(values).tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether any learner says so: lets all of them stop together when one has met an error."""
+        """Whether ``flag`` is true on any learner: lets all of them stop together when one has met an error."""
         return any(self.gather(int(flag)))
 
     def first_failure(self, line: str | None) -> tuple[int, str] | None:
-        """Who has failed, the lowest rank of several, and its line; None if nobody has: all then end with the reason of one.
+        """Lowest rank that has failed, and its line, so that all learners end with one reason; None if none has failed.
 
-        ``line`` is None on a learner that has done its part.
+        ``line``: this learner's error, None if it has not failed.
         """
         failed = self.gather(int(line is not None))
         if not any(failed):
             return None
         text = torch.zeros(LONGEST_LINE, dtype=torch.uint8)
-        said = encoded(line or "")
-        text[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
+        own = encoded(line or "")
+        text[: len(own)] = torch.tensor(list(own), dtype=torch.uint8)
         self.broadcast(text, source=failed.index(1))
         return failed.index(1), bytes(text.tolist()).partition(b"\n")[0].decode(errors="replace")
 
@@ -114,7 +114,7 @@ class World:
         self.gather(0)
 
     def claim(self, name: str, number: int) -> int:
-        """Take the next ``number`` of a row of things, counted from 0, that all learners share; returns the first.
+        """Claim the next ``number`` of the things called ``name`` that learners share; returns the first one's index.
 
         Not collective: every learner calls it as it likes. One message to the rendezvous store and back.
         """
@@ -145,7 +145,7 @@ class World:
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
-        """Around what this learner does: an error that comes of the loss of another one becomes LearnerLostError."""
+        """Wraps this learner's work: an error caused by the loss of another learner becomes LearnerLostError."""
         with nullcontext() if self.watch is None else self.watch.naming_the_lost():
             yield
 
@@ -265,7 +265,7 @@ def leave(status: int) -> NoReturn:
 
 
 def chosen_device(place: Place, device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Where a process computes; ``auto`` is its own GPU where there are any.
+    """The device that a process computes on; ``auto`` is its own GPU where there are any.
 
     Raises:
         LaunchError: this host has fewer GPUs than learners.

@@ -1,10 +1,10 @@
-"""Signs of life: which learner is lost, said within seconds, whatever the others are waiting for.
+"""Signs of life: a lost learner is named within seconds, whatever the others are waiting for.
 
 Learners that wait for one that was stopped, killed or cut off would do so until the timeout of a collective, minutes
 later, and then know an address at best. So each has a thread that sends a sign of life once a period to learner 0,
 which answers with its own (a star: 2 (L - 1) short messages per period). A closed connection, or silence for longer
-than the patience, is a *loss*: learner 0 tells it to all. Learner 0's own loss everybody sees for itself. A learner
-that ends with an error says so first. A process that was itself suspended accuses nobody of the time it missed.
+than the patience, is a *loss*: learner 0 announces it to all. Every learner notices the loss of learner 0 by itself. A
+learner that ends with an error announces it first. A process that was itself suspended does not count that time.
 
 Who connects to learner 0 has come, and from then on is watched, before there is any process group: see centre.py.
 """
@@ -40,8 +40,8 @@ class Liveness(ABC):
         self.patience_seconds = patience_seconds
         self.period_seconds = min(patience_seconds / _BEATS, _LONGEST_PERIOD_SECONDS)
         self._on_loss = on_loss
-        self._together = threading.Event()  # all have come
-        self._connected = threading.Event()  # all are connected with each other
+        self._together = threading.Event()  # set once all learners have come
+        self._connected = threading.Event()  # set once all are connected with each other
         self._known = threading.Event()
         self._loss: Loss | None = None
         self._closing = threading.Event()
@@ -49,11 +49,11 @@ class Liveness(ABC):
 
     @property
     def loss(self) -> Loss | None:
-        """The first loss that this learner heard of; what follows from it is not told."""
+        """The first loss that this learner heard of; losses that follow from it are not reported."""
         return self._loss
 
     def wait_for_loss(self) -> Loss | None:
-        """Whoever is lost by now is known when this returns; None if all are alive."""
+        """Wait for one patience; return the loss that is known by then, None if all learners are alive."""
         self._known.wait(self.patience_seconds + 2 * self.period_seconds)
         return self._loss
 
@@ -72,11 +72,11 @@ class Liveness(ABC):
             raise LearnerLostError(self._loss)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the watching thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End the watch; the others are told that this learner is done, unless it said that it failed."""
+        """End the watch; tells the others that this learner is done, unless it has announced a failure."""
         self._closing.set()
         self._thread.join()
 
@@ -90,7 +90,7 @@ class Liveness(ABC):
 
     @abstractmethod
     def _watch(self) -> None:
-        """What the thread does until ``close``."""
+        """Body of the watching thread; runs until ``close``."""
 
     def _lose(self, loss: Loss) -> None:
         if self._loss is None and not self._closing.is_set():

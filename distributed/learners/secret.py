@@ -23,12 +23,12 @@ _SHORTEST = 16  # characters
 
 
 def drawn() -> str:
-    """A new secret, or nonce."""
+    """A new random text, used as a secret or as a nonce."""
     return secrets.token_hex(32)
 
 
 def shared_secret() -> bytes:
-    """What all learners of a launch know, and nobody else.
+    """The secret that only the learners of this launch know.
 
     Raises:
         LaunchError: it is too short, cannot be kept, or others can read it.
@@ -42,7 +42,7 @@ def shared_secret() -> bytes:
 
 
 def _kept(path: Path) -> str:
-    """The content of the user's file, which is made where there is none."""
+    """The secret in the user's file; the file is created where there is none."""
     try:
         if not path.exists():
             _make(path)
@@ -60,7 +60,7 @@ def _kept(path: Path) -> str:
 
 
 def _make(path: Path) -> None:
-    """Whole or not at all, and of several that begin together one: others read what that one has drawn."""
+    """Create the file atomically. Of several processes that start together one succeeds; the others read its file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -74,10 +74,10 @@ def _make(path: Path) -> None:
 
 
 def proof(secret: bytes, *said: str) -> str:
-    """That its author knows the secret, and says this now: one of ``said`` is a nonce of the other side."""
+    """Proves that the sender knows the secret and sends ``said`` now: one of these is a nonce of the other side."""
     return hmac.new(secret, "|".join(said).encode(), "sha256").hexdigest()
 
 
 def proves(claimed: str, secret: bytes, *said: str) -> bool:
-    """Whether a proof is one, compared in constant time."""
+    """Whether ``claimed`` is the proof of ``said``, compared in constant time."""
     return hmac.compare_digest(claimed.encode(), proof(secret, *said).encode())

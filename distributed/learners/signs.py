@@ -28,12 +28,12 @@ class Loss:
 
     @property
     def line(self) -> str:
-        """As one learner tells it to another."""
+        """The line that announces the loss to another learner."""
         return f"lost {self.learner} {self.what}"
 
 
 def late(ranks: Iterable[int], what: str, seconds: float, why: str = "") -> Loss:
-    """The loss, in one, of all who have not done ``what`` when the learners should have met."""
+    """One loss that names all learners that had not done ``what`` when the learners should have met."""
     first, *others = sorted(ranks)
     also = f", nor ha{'ve learners' if others[1:] else 's learner'} {', '.join(map(str, others))}" if others else ""
     return Loss(first, f"has not {what} within {seconds:g} seconds (launch.join_seconds){also}{why}")
@@ -68,10 +68,10 @@ class Peer:
         self.done = False
         self.nonce = ""  # with which the other side shall prove that it knows the secret
         self._unfinished = b""
-        self._waiting: list[str] = []  # came with a line that was asked for
+        self._waiting: list[str] = []  # complete lines that arrived together with the one read by next_line
 
     def send(self, line: str) -> None:
-        """Send a line. What cannot be sent is left: the peer's silence will tell."""
+        """Send a line. A line that cannot be sent is dropped: the peer's silence is then noticed."""
         with suppress(OSError):
             self.connection.sendall(encoded(line))
 
@@ -95,7 +95,7 @@ class Peer:
         self.connection.close()
 
     def next_line(self, seconds: float) -> str:
-        """The next line. OSError if none comes in so long."""
+        """The next line; OSError if none arrives within ``seconds``."""
         deadline = time.monotonic() + seconds
         while not self._waiting:
             if time.monotonic() > deadline:
@@ -106,7 +106,7 @@ class Peer:
         return self._waiting.pop(0)
 
     def read(self) -> list[str] | None:
-        """The lines that came in; None at the end of the connection, or if it does not speak this language."""
+        """The lines that have arrived; None at the end of the connection, or if the peer breaks the protocol."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             return waiting
@@ -124,12 +124,12 @@ class Peer:
 
 
 def encoded(text: str) -> bytes:
-    """A line that ends where it must, cut where it is too long."""
+    """The text as one line of at most LONGEST_LINE bytes, cut where it is longer."""
     return " ".join(text.split()).encode()[: LONGEST_LINE - 1] + b"\n"
 
 
 def loss_in(line: str) -> Loss | None:
-    """The loss that a line tells of; None for other lines."""
+    """The loss that a line announces; None for other lines."""
     kind, _, rest = line.partition(" ")
     rank, _, what = rest.partition(" ")
     return Loss(int(rank), what) if kind == "lost" and rank.isdecimal() else None

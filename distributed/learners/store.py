@@ -15,8 +15,8 @@ from distributed.learners.environment import Meeting, Place
 from distributed.learners.liveness import LOOPBACK
 from distributed.learners.signs import LearnerLostError, late
 
-RETRY_SECONDS = 0.1  # between two tries to reach somebody
-_TRY_SECONDS = 5.0  # for one try: packets to a host that is not there may just be lost
+RETRY_SECONDS = 0.1  # pause between two attempts to connect
+_TRY_SECONDS = 5.0  # for one try: packets to a host that does not exist may be lost without an answer
 
 
 def listening_store(interface: str, port: int, size: int, timeout: timedelta) -> TCPStore:
@@ -43,7 +43,7 @@ def meet(place: Place, where: Meeting, join_seconds: float) -> Store:
 
     Raises:
         LearnerError: this is learner 0, and its port is taken.
-        LearnerLostError: nobody opens it in time.
+        LearnerLostError: the store is not opened in time.
     """
     host = LOOPBACK if place.one_host and not where.hosted else where.address
     if place.rank == 0 and not where.hosted:
@@ -61,7 +61,7 @@ def meet(place: Place, where: Meeting, join_seconds: float) -> Store:
 
 
 def _seconds_left_when_reached(host: str, port: int, seconds: float) -> float:
-    """Torch's own attempts take up to two and a half times as long as they are told."""
+    """Seconds left of ``seconds`` once the store answers; torch's own attempts exceed their timeout up to 2.5 times."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -12,7 +12,7 @@ def all_reduce_bytes(payload_bytes: int, learners: int) -> int:
 
 
 def broadcast_copies_sent(rank: int, source: int, learners: int) -> int:
-    """How many copies learner ``rank`` sends in gloo's broadcast, a binomial tree that starts at ``source``.
+    """Number of copies that learner ``rank`` sends in gloo's broadcast, a binomial tree that starts at ``source``.
 
     In round k the first 2^k learners hand the buffer to the next 2^k.
     """
@@ -27,7 +27,7 @@ class Traffic:
 
     bytes_sent: int = 0
     bytes_received: int = 0
-    control_bytes_sent: int = 0  # part of the above: what is not the exchange of a step
+    control_bytes_sent: int = 0  # the part of the above that does not belong to the exchange of a step
     control_bytes_received: int = 0
     rounds: int = 0  # of agreement: gradient reductions, or exchanges of weights
     steps: int = 0
@@ -45,7 +45,7 @@ class Traffic:
 
     @contextmanager
     def control(self) -> Iterator[None]:
-        """Around communication that is not the exchange of a step: starts, agreements, models of evaluations."""
+        """Wraps communication outside the exchange of a step: starts, agreements, models of evaluations."""
         sent, received = self.bytes_sent, self.bytes_received
         try:
             yield
@@ -55,7 +55,7 @@ class Traffic:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around communication that computation waits for, slower learners included."""
+        """Wraps communication that computation waits for; the wait for slower learners counts too."""
         start = time.perf_counter()
         try:
             yield
@@ -63,7 +63,7 @@ class Traffic:
             self.exposed_seconds += time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """The figures for the log, and start anew. Bytes and rounds are totals, the others averages per step."""
+        """Return the metrics and reset the counters. Bytes and rounds are totals, the others averages per step."""
         figures: dict[str, float] = {
             "comm/bytes_sent": self.bytes_sent,
             "comm/bytes_received": self.bytes_received,

@@ -1,4 +1,4 @@
-"""What a learner does about a lost one: name it, stop waiting for it, and end in any case.
+"""What a learner does when another one is lost: it names it, stops waiting for it, and ends in any case.
 
 The thread that trains may be deep in an operation that waits for the lost learner. Its connections are cut, so that it
 comes out with an error; that error, which knows an address at best, is then replaced by one that names the learner. A
@@ -30,8 +30,8 @@ from distributed.learners.store import RETRY_SECONDS
 log = logging.getLogger(__name__)
 
 _KEY = "liveness"
-_JOINING_GRACE_SECONDS = 5.0  # in which a learner that joins computes nothing
-_ALARM_SECONDS = 1.0  # after the deadline, which those who do not hang keep by themselves
+_JOINING_GRACE_SECONDS = 5.0  # shorter than grace_seconds, as a learner that is joining computes nothing
+_ALARM_SECONDS = 1.0  # after the deadline, at which learners that do not hang give up by themselves
 
 
 class Watch:
@@ -51,25 +51,25 @@ class Watch:
         self.connections = Connections()
         self._deadline = time.monotonic() + join_seconds
         self._joined = False
-        self._heard = threading.Event()  # the thread that trains waits for nobody any more
+        self._heard = threading.Event()  # set once the training thread waits for no other learner any more
         self._liveness: Liveness | None = None
-        self._absent: Loss | None = None  # learner 0, of which nothing was heard in time
+        self._absent: Loss | None = None  # the loss of learner 0, where it did not answer in time
 
     @property
     def liveness(self) -> Liveness:
-        """Who is alive."""
+        """The watch over the other learners; RuntimeError before ``start``."""
         if self._liveness is None:
             raise RuntimeError("watch.start(...) comes first")
         return self._liveness
 
     @property
     def launch_id(self) -> str:
-        """The same on all learners, another one at each start."""
+        """Id of this launch: the same on all learners, a new one at each start."""
         return self.liveness.launch_id
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Around all that a learner does until it is connected to the others: JoinError if that does not come to pass.
+        """Wraps all that a learner does until it is connected to the others: JoinError if it does not get there.
 
         Until it has met learner 0 only the clock can tell that the wait is over; then learner 0 does.
         """
@@ -83,7 +83,7 @@ class Watch:
         except LearnerLostError as lost:
             raise JoinError(lost.loss) from lost
         except (RuntimeError, OSError) as error:
-            if isinstance(error, UserError) or not of_a_connection(error):
+            if isinstance(error, UserError) or not may_be_a_lost_connection(error):
                 raise
             what = f"cannot connect to the others ({' '.join(str(error).split())}): {UNREACHABLE}"
             raise JoinError(Loss(self.place.rank, what)) from error
@@ -121,7 +121,7 @@ class Watch:
         self.liveness.wait_for_all()
 
     def _met(self, store: Store, secret: bytes, patience_seconds: float) -> Member:
-        """Reach learner 0. Where a launcher has started all anew, the store may still tell of the one before."""
+        """Connect to learner 0. After a restart by the launcher the store may still hold an earlier address."""
         loss = late([0], "come", self.join_seconds)
         while (left := self._deadline - time.monotonic()) > 0:
             store.set_timeout(timedelta(seconds=left))
@@ -163,13 +163,13 @@ class Watch:
 
     def _end(self, loss: Loss) -> NoReturn:
         lost = LearnerLostError(loss) if self._joined else JoinError(loss)
-        log.error("error on learner %d: %s; ended while it still waited for it", self.place.rank, lost)
+        log.error("error on learner %d: %s; this process was ended while still waiting", self.place.rank, lost)
         logging.shutdown()
         os._exit(1)
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
-        """Around what the thread that trains does: an error that comes of a loss becomes LearnerLostError; others are told."""
+        """Wraps the training thread: an error caused by a loss becomes LearnerLostError; other errors are announced."""
         try:
             yield
         except BaseException as error:
@@ -179,18 +179,18 @@ class Watch:
             raise lost from error
 
     def _explained(self, error: BaseException) -> LearnerLostError | None:
-        """The loss that an error comes of. An error of this learner's own is told to the others, and nothing here."""
-        told = self._heard.is_set()
+        """The loss that caused ``error``; None for an error of this learner's own, which is announced to the others."""
+        already_heard = self._heard.is_set()
         self._heard.set()
         if isinstance(error, LearnerLostError):
             lost = error
-        elif told or not of_a_connection(error) or (loss := self._loss_behind()) is None:
+        elif already_heard or not may_be_a_lost_connection(error) or (loss := self._loss_behind()) is None:
             if self._liveness is not None:
                 self._liveness.failed(str(error) or type(error).__name__)
             return None
         else:
             lost = LearnerLostError(loss)
-        self.connections.hang_up()  # nobody shall wait for this learner, which may have weights to write
+        self.connections.hang_up()  # so that no learner waits for this one, which may have weights to write
         return lost
 
     def _loss_behind(self) -> Loss | None:
@@ -200,19 +200,19 @@ class Watch:
         return self._absent or (Loss(0, CLOSED) if self.place.rank != 0 else None)
 
     def check(self) -> None:
-        """Raise LearnerLostError if somebody is: for those who compute without waiting for others."""
+        """Raise LearnerLostError if a learner is lost: for code that computes without waiting for others."""
         if self.liveness.loss is not None:
             raise LearnerLostError(self.liveness.loss)
 
     def close(self) -> None:
-        """This learner leaves."""
+        """End the watch: this learner leaves."""
         self._heard.set()
         if self._liveness is not None:
             self._liveness.close()
 
 
-def of_a_connection(error: BaseException | None) -> bool:
-    """Whether an error may come of the loss of another learner: it is one of torch's transports, or caused by one."""
+def may_be_a_lost_connection(error: BaseException | None) -> bool:
+    """Whether the loss of another learner may have caused ``error``: a transport of torch's raised it or its cause."""
     while error is not None:
         if isinstance(error, DistError | ConnectionError) or "gloo" in str(error).lower():
             return True
@@ -221,9 +221,9 @@ def of_a_connection(error: BaseException | None) -> bool:
 
 
 def own_address(master: str, one_host: bool) -> tuple[str, str]:
-    """By what address the other learners reach this host, and on which of its addresses to listen ("": all).
+    """The address by which other learners reach this host, and the one of its addresses to listen on ("": all).
 
-    ``master`` is how all of them reach the rendezvous.
+    ``master`` is the host name by which all learners reach the rendezvous.
     """
     if one_host:
         return LOOPBACK, LOOPBACK

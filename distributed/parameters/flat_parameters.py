@@ -59,7 +59,7 @@ class FlatParameters:
                 parameter.grad = wanted
 
     def views_of(self, buffers: Sequence[Tensor]) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Every parameter with the view, in ``buffers`` of the shapes of ``flat``, of the elements that belong to it."""
+        """Every parameter with the view of its elements in ``buffers``, which have the shapes of ``flat``."""
         return zip(self._named.values(), self._carve(buffers), strict=True)
 
     def named_views(self, buffers: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ class GradientAverage:
         self._last_bucket_seconds: float | None = None  # clock reading when the last bucket of a backward was full
 
     def wrap(self, model: nn.Module, group: ProcessGroup) -> nn.Module:
-        """The module to call from now on: its backward averages over ``group``. Gradients are views of buckets."""
+        """Return the module to call from now on: its backward averages over ``group``. Gradients view its buckets."""
         self._group = group
         self._wrapper = DistributedDataParallel(
             model,
@@ -53,7 +53,7 @@ class GradientAverage:
         return self._wrapper
 
     def rehearse(self, rehearsal: Callable[[], None]) -> None:
-        """Bring the buckets to their final grouping; the gradients that remain are the caller's to drop."""
+        """Bring the buckets to their final grouping; the caller drops the gradients that this leaves."""
         with self.traffic.control():
             rehearsal()  # its backward records the order in which gradients become ready
             with self.accumulating():
@@ -61,11 +61,11 @@ class GradientAverage:
         self._last_bucket_seconds = None
 
     def accumulating(self) -> AbstractContextManager[None]:
-        """Around a forward and backward whose gradients stay with this learner."""
+        """Wraps a forward and backward whose gradients are not communicated."""
         return self.wrapper.no_sync()
 
     def finish(self) -> None:
-        """After the last backward, and with it the last bucket's average: what it waited for was exposed."""
+        """Call after the last backward of a step: counts the wait for the last bucket's average as exposed time."""
         if self._last_bucket_seconds is not None:
             self.traffic.exposed_seconds += time.perf_counter() - self._last_bucket_seconds
             self._last_bucket_seconds = None

@@ -28,8 +28,8 @@ from distributed.learners.launch import World
 from distributed.learners.traffic import Traffic
 from distributed.ranges import Count, Natural, Positive
 
-_LOOK_SECONDS = 1.0  # how often a wait for a request looks whether who should ask is lost
-_END_SECONDS = 5.0  # that a thread is given to end; one that is stuck with a lost learner does not
+_LOOK_SECONDS = 1.0  # how often a wait for a request checks whether the learner that should ask is lost
+_END_SECONDS = 5.0  # longest wait for a thread to end; one that is stuck with a lost learner never does
 
 
 def initiated(topology: Topology, rank: int, size: int, round: int) -> dict[int, float]:
@@ -78,20 +78,20 @@ class AsynchronousGossip(GossipBackend):
         self.rounds_per_step = rounds_per_step
         self.max_staleness = max_staleness
         self.mix_moments = mix_moments
-        self.round = 0  # of this learner's own gossip
+        self.round = 0  # this learner's own gossip round
         self._mixing: PendingMixing | None = None
         self._with_moments = False
         self._moments_unchecked = mix_moments  # until the optimizer's first step
         self._pairwise: Pairwise | None = None
         self._threads: list[Background] = []
         self._changed = threading.Condition()  # guards what follows
-        self._traffic = Traffic()  # of the threads: the other one belongs to the thread that trains
-        self._running = False  # between a step's beginning and the next drain: rounds may be initiated
+        self._traffic = Traffic()  # counted by the threads; self.traffic belongs to the training thread
+        self._running = False  # True from a step's beginning to the next drain, while rounds may be initiated
         self._ended = False
-        self._told_to_end = False  # by the learner before this one, whose work is done
-        self._allowed = 0.0  # rounds that may still be initiated
+        self._told_to_end = False  # whether the learner before this one has said that its work is done
+        self._allowed = 0.0  # number of rounds that may still be initiated
         self._in_round = False
-        self._initiated = torch.zeros(world.size, dtype=torch.int64)  # exchanges begun here, by the learner asked
+        self._initiated = torch.zeros(world.size, dtype=torch.int64)  # number of exchanges begun here with each learner
         self._answered = 0
 
     # The start
@@ -129,7 +129,7 @@ class AsynchronousGossip(GossipBackend):
         self.traffic.steps += 1
         with self._changed:
             self._running = True
-            # What is left over of earlier steps is kept up to a whole round: 1.5 shall be 1 and 2 in turn.
+            # Up to one unused round of earlier steps is kept: rounds_per_step=1.5 makes 1 and 2 rounds in turn.
             self._allowed = min(self._allowed, 1.0) + self.rounds_per_step
             self._changed.notify_all()
         with self.traffic.waiting():
@@ -192,7 +192,7 @@ class AsynchronousGossip(GossipBackend):
                 self._changed.notify_all()
 
     def _wake(self) -> None:
-        """A thread has ended with an error: whoever waits for it must look."""
+        """Called when a thread has ended with an error: wakes the threads that wait, which then check for it."""
         self.mixing.wake()
         with self._changed:
             self._changed.notify_all()
@@ -208,7 +208,7 @@ class AsynchronousGossip(GossipBackend):
     # The end, and what must not be disturbed
 
     def drain(self) -> None:
-        """Called by all learners together: nothing is in flight anywhere afterwards, until somebody's next step."""
+        """Collective: afterwards no learner has anything in flight, until one of them begins its next step."""
         if self.world.size == 1 or not self._threads:
             return
         with self._changed:
@@ -216,10 +216,10 @@ class AsynchronousGossip(GossipBackend):
             self._changed.wait_for(lambda: self._failed() or not self._in_round)
             initiated_by_all = self._initiated.clone()
         self._raise_failure()
-        # From here on nobody initiates, and the sum says how often each learner has been asked.
+        # From here on no learner initiates, and the sum says how often each learner has been asked.
         asked = int(self.world.all_reduce_sum(initiated_by_all)[self.world.rank])
         with self._changed:
-            # A learner that is lost asks no more, and nothing wakes the thread that would answer it.
+            # A lost learner sends no request, so that nothing wakes the thread that would answer it.
             while not self._changed.wait_for(lambda: self._failed() or self._answered >= asked, _LOOK_SECONDS):
                 self.world.check()
         if self._answered < asked:  # otherwise a learner may be gone because its work is done
@@ -228,7 +228,7 @@ class AsynchronousGossip(GossipBackend):
         self._join_moments()
 
     def _join_moments(self) -> None:
-        """Where all learners are together with nothing in flight, and all have moments: mix these as well."""
+        """Start to mix moments once all learners have them; called with all together and nothing in flight."""
         if self.world.size == 1 or not self.mix_moments or self._with_moments:
             return
         if self.world.any(not has_all_moments(self.optimizer)):
@@ -237,13 +237,13 @@ class AsynchronousGossip(GossipBackend):
         squares = [buffer for name, buffers in moments.items() if name in SQUARES for buffer in buffers]
         self.mixing.repack([*self.flat.flat, *itertools.chain(*moments.values())], squares)
         self._with_moments = True
-        self.world.barrier()  # nobody asks before everybody knows what a message holds
+        self.world.barrier()  # no learner may send a request before all have the new layout of messages
 
     @contextmanager
     def consensus(self) -> Iterator[dict[str, float]]:
         with super().consensus() as disagreement:
             yield disagreement
-        self.world.barrier()  # before anybody's next step asks a learner that still holds the mean
+        self.world.barrier()  # otherwise a fast learner's next step could ask one that still holds the mean
 
     def close(self) -> None:
         if not self._threads:
@@ -260,8 +260,8 @@ class AsynchronousGossip(GossipBackend):
         self._threads = []
 
     def _end_neighbour(self) -> None:
-        """Nobody can send to itself: each learner ends the answering thread of the next one."""
-        with suppress(RuntimeError):  # it is lost, and what ended it is reported by others
+        """End the answering thread of the next learner, as no learner can send a message to itself."""
+        with suppress(RuntimeError):  # that learner is lost, which others report
             self.pairwise.end((self.world.rank + 1) % self.world.size)
 
     def metrics(self) -> dict[str, float]:

@@ -26,7 +26,7 @@ class DelayByOne(LockstepMixing):
 
     @property
     def group(self) -> ProcessGroup:
-        """A group of its own, made on first use: the sums travel while others use the group of all learners."""
+        """A separate group, made on first use: sums are in flight while other code uses the group of all learners."""
         if self._own_group is None:
             self._own_group = self.world.new_group("delay-by-one", range(self.world.size))
         return self._own_group
@@ -41,7 +41,7 @@ class DelayByOne(LockstepMixing):
 
     def _finish_round(self, snapshot: Message) -> Message:
         self.drain()
-        if not is_finite(self._sums):  # of finite snapshots: numbers that are too large, or were changed on their way
+        if not is_finite(self._sums):  # although every snapshot was: they are too large, or were changed on their way
             raise NonFiniteWeightsError("the sum over learners has")
         return [total.div_(self.world.size).sub_(part) for part, total in zip(snapshot, self._sums, strict=True)]
 

@@ -20,11 +20,11 @@ class DecentralisedSgd(LockstepMixing):
         super().__init__(mix_moments=mix_moments, world=world)
         self.topology = make_topology(topology, seed)
         self._exchange: NeighbourExchange | None = None
-        self._row: dict[int, float] = {}  # of the round in flight, without this learner
+        self._row: dict[int, float] = {}  # the row of T of the round in flight, without this learner
 
     @property
     def exchange(self) -> NeighbourExchange:
-        """The messages; their group of its own, so that they never mix with collectives, is made on first use."""
+        """The exchange with neighbours; its separate group keeps messages apart from collectives. Made on first use."""
         if self._exchange is None:
             learners = range(self.world.size)
             group = self.world.new_group("gossip", learners)

@@ -1,4 +1,4 @@
-"""All-reduce of gradients in half precision: a ratio of two, without any memory. What torch's fp16 hook does.
+"""All-reduce of gradients in half precision: half the bytes, without error feedback. The same as torch's fp16 hook.
 
 Gradients are divided by L before they are rounded, so that their sum does not overflow where they do not; a sum that
 does all the same is not finite, and the step is skipped by all.

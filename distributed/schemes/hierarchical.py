@@ -59,7 +59,7 @@ class Hierarchical(LockstepMixing):
         self._average = GradientAverage(bucket_mb=bucket_mb, traffic=self.traffic)
         self._inside: ProcessGroup | None = None
         self._exchange: NeighbourExchange | None = None
-        self._row: dict[int, float] = {}  # weight by group, of the round in flight, without this one
+        self._row: dict[int, float] = {}  # weight of each other group in the round in flight
 
     @property
     def shares(self) -> int:
@@ -114,7 +114,7 @@ class Hierarchical(LockstepMixing):
 
     @property
     def exchange(self) -> NeighbourExchange:
-        """Messages between the same members of all groups, made on first use."""
+        """The exchange between the members of the same number in all groups, made on first use."""
         if self._exchange is None:
             learners = range(self.member, self.world.size, self.group_size)
             group = self.world.new_group(f"between-{self.member}", learners)
@@ -140,7 +140,7 @@ class Hierarchical(LockstepMixing):
         return gathered
 
     def _share(self, message: Message) -> Message:
-        """This member's part."""
+        """The part of a message that this member exchanges."""
         return [part.chunk(self.group_size)[self.member] for part in message]
 
     def drain(self) -> None:

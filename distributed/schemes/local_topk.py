@@ -1,4 +1,4 @@
-"""Local top-k: every learner sends its own largest entries, which all gather. The baseline that builds up.
+"""Local top-k: every learner sends its own largest entries, which all gather. A baseline: its traffic grows with L.
 
     g  =  (1/L) sum_i p_i at positions of learner i's own        positions and values of all learners travel to all
 
@@ -20,7 +20,7 @@ from distributed.sparse.segments import EVERYTHING, Entries, Index, Offsets, ent
 class LocalTopK(SparseFeedback):
     """Dense segments are averaged by all-reduce; of the others values and offsets are gathered."""
 
-    _offsets: Offsets | None = None  # chosen in this step
+    _offsets: Offsets | None = None  # layout of the offsets chosen in this step
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
         self._offsets = Offsets(self.segments, gradient[0].device)

@@ -92,7 +92,8 @@ class PowerSgd(CompressedBackend):
         right = self._mean({name: matrix.T @ left[name] for name, matrix in matrices.items()}, usable, 0)
         if right is None:
             return False
-        gradient, memory = (self.flat.named_views(each) for each in (self.flat.flat_grad, self.memory))
+        gradient = self.flat.named_views(self.flat.flat_grad)
+        memory = self.flat.named_views(self.memory)
         for name in rest:
             gradient[name].copy_(means[name])
             memory[name].zero_()
@@ -100,14 +101,14 @@ class PowerSgd(CompressedBackend):
             approximation = left[name] @ right[name].T
             gradient[name].copy_(approximation.view_as(gradient[name]))
             memory[name].copy_(matrix.sub_(approximation).view_as(memory[name]))
-        # A zero factor spans nothing to iterate on; means are equal on all learners, and so is what they keep.
+        # A zero factor spans nothing to iterate on: the old one is kept, on all learners alike since means are equal.
         self.factors |= {name: torch.where(q.any(), q, self.factors[name]) for name, q in right.items()}
         return True
 
     def _mean(
         self, tensors: Mapping[str, Tensor], usable: bool, uncompressed_elements: int
     ) -> dict[str, Tensor] | None:
-        """Means over learners of all ``tensors``, in one message of their widest dtype; None if not finite."""
+        """Means of ``tensors`` over learners, sent as one message of their widest dtype; None if not finite."""
         if not tensors:
             return {}
         message = torch.cat([tensor.flatten() for tensor in tensors.values()])
@@ -129,7 +130,7 @@ class PowerSgd(CompressedBackend):
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         super().load_state_dict(states, rank, world_size)
         restore_memory(self.flat.named_views(self.memory), [state["memory"] for state in states], rank, world_size)
-        # What was not compressed, or at another rank, begins anew.
+        # Factors of parameters that were not compressed, or at another rank, start again from the initial ones.
         for name, old in states[0]["factors"].items():
             if name in self.factors and self.factors[name].shape == old.shape:
                 self.factors[name] = old.to(self.factors[name])

@@ -43,7 +43,7 @@ class RandomK(SparseFeedback):
 
 
 def random_positions(segment: Segment, generator: torch.Generator) -> Tensor:
-    """One position (k,) of every chunk, each entry of a chunk being as likely."""
+    """Positions (k,), one drawn uniformly from each chunk."""
     offsets = torch.randint(segment.rate, (segment.chosen,), generator=generator)
     if segment.chosen:
         last_chunk = segment.length - (segment.chosen - 1) * segment.rate

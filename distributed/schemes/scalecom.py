@@ -62,13 +62,13 @@ class ScaleCom(SparseFeedback):
         super().__init__(rate=rate, rates=rates, values=values, beta=beta, warmup_steps=warmup_steps, world=world)
         self.overlap = overlap
         self.bucket_mb = bucket_mb
-        self.ages: Ages | None = None  # since somebody asked for them
+        self.ages: Ages | None = None  # None until count_ages is called
         self._filling: Filling | None = None
-        self._overlapped: OverlappedStep | None = None  # the current step, where it sends during backward
+        self._overlapped: OverlappedStep | None = None  # the current step where it sends during backward, else None
 
     @property
     def leader(self) -> int:
-        """Whose choice the current step follows."""
+        """Rank of the learner whose choice of entries all send in the current step."""
         return self.step % self.world.size
 
     # Overlap with backward
@@ -114,13 +114,13 @@ class ScaleCom(SparseFeedback):
         return True
 
     def start_offsets(self, segments: Sequence[Segment]) -> tuple[Offsets, Work | None]:
-        """Broadcast the leader's choice of some segments."""
+        """Start to broadcast the leader's choice of entries of ``segments``."""
         offsets = self._own_offsets(segments)
         return offsets, self.exchange.start_broadcast_indices(offsets.message, self.leader)
 
     @torch.no_grad()
     def start_values(self, segments: Sequence[Segment], indices: list[Index], usable: bool) -> Sent:
-        """Sum what learners have there."""
+        """Start to sum over learners the values at ``indices``; NaN where the gradient is not ``usable``."""
         message, unsent = self._taken(segments, indices)
         if not usable:
             message.fill_(torch.nan)
@@ -128,11 +128,14 @@ class ScaleCom(SparseFeedback):
         return Sent(segments, indices, message, unsent, work)
 
     def wait(self, work: Work | None) -> None:
-        """Until something started has arrived."""
+        """Wait until a started collective has ended."""
         self.exchange.wait(work)
 
     def _buckets(self, trained: Sequence[str]) -> dict[str, int]:
-        """With overlap buckets of ``bucket_mb``, the last parameters first, whose gradients backward has first."""
+        """Bucket of each parameter; with overlap, buckets of ``bucket_mb`` MiB from the last parameter on.
+
+        Backward computes the gradients of the last parameters first, so that their bucket can be sent first.
+        """
         if not self.overlap:
             return super()._buckets(trained)
         buckets, filled_bytes, place = {}, 0, 0
@@ -165,7 +168,7 @@ class ScaleCom(SparseFeedback):
         return offsets.indices(self.exchange.broadcast_indices(offsets.message, self.leader))
 
     def _own_offsets(self, segments: Sequence[Segment]) -> Offsets:
-        """The leader's choice; on other learners, room for it."""
+        """The offsets that this learner chooses if it is the leader, else an empty message to receive them."""
         offsets = Offsets(segments, self.memory[0].device)
         if self.world.rank == self.leader:
             offsets.write(largest_offsets(segments, self.memory, self.flat.flat_grad))
@@ -188,19 +191,19 @@ class ScaleCom(SparseFeedback):
             self.ages.after_step(segments, indices)
 
     def count_ages(self) -> None:
-        """From now on know when each entry was last sent; ``selection_figures`` then says for how long they wait.
+        """Record from now on when each entry was last sent; ``selection_figures`` then reports how long entries wait.
 
-        That is not in checkpoints, in which it would take as much room as the memory does: a resumed run counts anew.
+        Checkpoints do not contain the ages, which would take as much space as the memory: a resumed run counts anew.
         """
         self.ages = Ages(self.flat.flat_grad)
 
     @torch.no_grad()
     def selection_figures(self, gradient: Tensor) -> dict[str, float]:
-        """What the next leader's choice would be worth, were ``gradient`` this learner's next; changes nothing.
+        """Metrics of the quality of the next leader's choice, were ``gradient`` this learner's next; no side effects.
 
-        Collective. ``gradient``: clipped, shape (trainable elements,), in the order of the model's parameters. Figures under
-        ``comm/*``, of the parameters that are compressed (none where there are none), equal on all learners but for the
-        seconds that its own choice took.
+        Collective. ``gradient``: clipped, shape (trainable elements,), in the order of the model's parameters. Metrics
+        under ``comm/*``, over the compressed parameters (empty where there are none), equal on all learners but for the
+        seconds that the learner's own choice took.
         """
         sparse = [segment for segment in self.segments if segment.rate != 1]
         if not sparse:
@@ -229,14 +232,14 @@ class ScaleCom(SparseFeedback):
         }
 
     def _age_figures(self) -> dict[str, float]:
-        """Of the parameters that are compressed; the gaps between them, which nobody wants, are left out."""
+        """Metrics of the ages of compressed entries; the padding between parameters is left out."""
         if self.ages is None:
             return {}
         views = self.flat.named_views(self.ages.sent_at)
         return self.ages.figures([view for name, view in views.items() if self.rates_found.get(name, 1) != 1])
 
     def _laid_out(self, gradient: Tensor) -> list[Tensor]:
-        """A gradient in the order of the model's parameters, as it lies in the flat buffers."""
+        """Rearrange a gradient in the order of the model's parameters into the layout of the flat buffers."""
         flat = [torch.zeros_like(buffer) for buffer in self.flat.flat_grad]
         views = self.flat.named_views(flat)
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -246,12 +249,12 @@ class ScaleCom(SparseFeedback):
 
 
 def _now(device: torch.device) -> float:
-    """Seconds of a clock, once the device has done what it was given."""
+    """Clock reading in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def _positions(indices: Sequence[Index]) -> list[Tensor]:
-    """Of the sparse segments."""
+    """The positions of the sparse segments; dense ones have none."""
     return [index for index in indices if isinstance(index, Tensor)]

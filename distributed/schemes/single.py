@@ -1,4 +1,4 @@
-"""One learner, no communication: what every scheme must equal when it is alone."""
+"""One learner, no communication: every other scheme must give the same result with one learner."""
 
 from distributed.base import SynchronousBackend
 from distributed.errors import UsageError
@@ -6,7 +6,7 @@ from distributed.learners.launch import World
 
 
 class Single(SynchronousBackend):
-    """Trains alone."""
+    """Trains one learner without communication."""
 
     def __init__(self, *, world: World) -> None:
         if world.size > 1:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distributed.sparse.segments import Index, Segment
 
-PARTS = {"p50": 0.5, "p95": 0.95, "max": 1.0}  # of the entries, that are so old or younger
+PARTS = {"p50": 0.5, "p95": 0.95, "max": 1.0}  # percentiles, as the fraction of entries of at most that age
 
 
 class Ages:
@@ -25,13 +25,13 @@ class Ages:
         self.sent_at = [torch.zeros_like(buffer, dtype=torch.int32) for buffer in buffers]
 
     def after_step(self, segments: Sequence[Segment], indices: Sequence[Index]) -> None:
-        """Note what a step has sent of each segment."""
+        """Record the entries that a step has sent of each segment."""
         self.steps += 1
         for segment, index in zip(segments, indices, strict=True):
             segment.of(self.sent_at)[index] = self.steps
 
     def figures(self, sent_at: Sequence[Tensor]) -> dict[str, float]:
-        """Under ``comm/age_*`` the ages of these parts of ``self.sent_at``: percentiles by nearest rank, and the largest."""
+        """``comm/age_*``: percentiles (nearest rank) and maximum of ages of ``sent_at``, parts of ``self.sent_at``."""
         entries_by_age = torch.bincount(self.steps - torch.cat([part.flatten() for part in sent_at]))
         younger = entries_by_age.cumsum(0)
         ranks = torch.tensor([math.ceil(part * int(younger[-1])) for part in PARTS.values()], device=younger.device)

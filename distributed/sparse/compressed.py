@@ -6,7 +6,7 @@ Gradients accumulate in the flat buffer; nothing is sent before the last backwar
 to max_norm * sqrt(L) before it is compressed: the mean of L independent gradients is sqrt(L) times shorter than one. This
 is the rule of Deep Gradient Compression (arXiv 1712.01887, section 3.2), |g_i| / L <= max_norm / sqrt(L), whose gradients
 carry the 1/L already. Clipping afterwards would break what error feedback conserves. A learner whose gradient is not
-finite sends NaN instead, so that all find the step bad without a further message; then nobody's state changes.
+finite sends NaN instead, so that all find the step bad without a further message; then no learner's state changes.
 """
 
 import math
@@ -28,31 +28,31 @@ from distributed.sparse.exchange import Exchange
 
 
 class CompressedBackend(SynchronousBackend):
-    """Gradients travel uncompressed for ``warmup_steps`` steps, then as the subclass says."""
+    """Sends gradients uncompressed for ``warmup_steps`` steps, then compressed by the subclass."""
 
     def __init__(self, *, warmup_steps: int, world: World) -> None:
         super().__init__(world=world)
         self.warmup_steps = warmup_steps
-        self.step = 0  # of all learners, skipped ones included
+        self.step = 0  # number of steps, the same on all learners, skipped ones included
         self.exchange = Exchange(world)
         self.uncompressed: list[Tensor] = []  # the parameters of optimizer groups with ``compress=False``
-        self._dense_bytes = 0  # that the steps since the last figures would have sent uncompressed
+        self._dense_bytes = 0  # bytes that the steps since the last metrics would have sent uncompressed
 
     def attach(self, optimizer: Optimizer) -> None:
-        """What groups say now counts for the whole run: loading a checkpoint puts its flags over theirs."""
+        """Reads the groups' ``compress`` flags once for the whole run: loading a checkpoint overwrites those flags."""
         super().attach(optimizer)
         groups = optimizer.param_groups
         self.uncompressed = [p for group in groups if not group.get("compress", True) for p in group["params"]]
 
     @abstractmethod
     def _reduce(self, usable: bool) -> bool:
-        """Put into the flat gradients what the learners agree on; whether everybody's were ``usable``.
+        """Write the agreed mean into the flat gradients; return whether the gradients of all learners were ``usable``.
 
-        If not, no state changes, and the gradients are of no use.
+        If not, no state changes, and the flat gradients hold no meaningful values.
         """
 
     def reduce_gradients(self, max_norm: float | None) -> GradientReport:
-        """Norm and clipping are of this learner's own gradient, as it goes into the compression."""
+        """Clips this learner's own gradient before it is compressed; the reported norm is that gradient's."""
         report = self.clip_own_gradients(max_norm)
         self.traffic.rounds += 1
         self._dense_bytes += sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
@@ -61,7 +61,7 @@ class CompressedBackend(SynchronousBackend):
         return report._replace(finite=finite)
 
     def clip_own_gradients(self, max_norm: float | None) -> GradientReport:
-        """Clip this learner's gradients to max_norm * sqrt(L), as each step does; its own norm, and whether it is finite."""
+        """Clip this learner's gradients to max_norm * sqrt(L), as each step does; report their norm and finiteness."""
         limit = None if max_norm is None else max_norm * math.sqrt(self.world.size)
         return clip_gradients(self.optimizer.param_groups, limit)
 
@@ -69,9 +69,9 @@ class CompressedBackend(SynchronousBackend):
         return all(self._average(each, usable, each.numel()) is not None for each in self._messages())
 
     def _messages(self) -> Iterator[Tensor]:
-        """All gradients that are sent, as one contiguous tensor per flat buffer, to be changed in place.
+        """Yields the gradients that are sent, as one contiguous tensor per flat buffer, to be changed in place.
 
-        Where some are frozen it is a copy of the others, whose changes reach the buffer before the next one is taken.
+        With frozen parameters it is a copy of the other gradients, written back before the next one is yielded.
         """
         for gradient in self.flat.flat_grad:
             pairs = [(p, view) for p, view in self.flat.views_of(self.flat.flat_grad) if _same_kind(view, gradient)]
@@ -87,16 +87,16 @@ class CompressedBackend(SynchronousBackend):
     def _average(
         self, message: Tensor, usable: bool, uncompressed_elements: int, dtype: torch.dtype | None = None
     ) -> Tensor | None:
-        """Mean over learners, in ``dtype``, or else in place; None where it is not finite.
+        """Mean of ``message`` over learners, in ``dtype``, or in place without one; None where it is not finite.
 
-        It is not if anybody's ``message`` is not ``usable``. ``uncompressed_elements``: as in ``Exchange``.
+        It is not finite if any learner's ``message`` is not ``usable``. ``uncompressed_elements``: as in ``Exchange``.
         """
         if not usable:
             message.fill_(math.nan)
         return self._mean_of(self.exchange.all_reduce_sum(message, uncompressed_elements), dtype)
 
     def _mean_of(self, total: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
-        """What ``_average`` makes of a sum over learners, or of each of its terms; may overwrite it."""
+        """The mean, as of ``_average``, from a sum over learners or one term of it; may overwrite ``total``."""
         mean = total.to(dtype or total.dtype).div_(self.world.size)
         return mean if bool(torch.isfinite(mean).all()) else None
 
@@ -123,5 +123,5 @@ class CompressedBackend(SynchronousBackend):
 
 
 def _same_kind(one: Tensor, other: Tensor) -> bool:
-    """Whether they lie in the same flat buffer."""
+    """Whether two parameters lie in the same flat buffer: it holds one dtype of one device."""
     return one.dtype == other.dtype and one.device == other.device

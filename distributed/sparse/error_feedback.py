@@ -68,14 +68,14 @@ class SparseFeedback(CompressedBackend):
         self.rates = rates
         self.values = values
         self.beta = beta
-        self.rate_by_uses: dict[str, int] = {}  # of every parameter under ``auto``, before patterns and what is dense
-        self.rates_found: dict[str, int] = {}  # in the end, of every parameter that is trained
+        self.rate_by_uses: dict[str, int] = {}  # under ``auto``: every parameter's rate by its uses alone
+        self.rates_found: dict[str, int] = {}  # the rate finally used for every trained parameter
         self._named: dict[str, nn.Parameter] = {}
         self.segments: list[Segment] = []
-        self.memory: list[Tensor] = []  # m, one buffer of shape (elements,) for each of the flat gradients
+        self.memory: list[Tensor] = []  # m: one buffer of shape (elements,) for each buffer of flat gradients
 
     def examine(self, model: nn.Module, forward: Callable[[], object]) -> None:
-        """Under ``auto`` count uses; all learners take the counts of learner 0."""
+        """Under ``auto``, count the uses of parameters; all learners take the counts of learner 0."""
         if self.rate == "auto":
             counted = count_uses(model, forward)
             uses = torch.tensor(list(counted.values()), dtype=torch.float64)
@@ -102,7 +102,7 @@ class SparseFeedback(CompressedBackend):
         return {name for name, parameter in self._named.items() if parameter.requires_grad}
 
     def _lay_out(self) -> None:
-        """Find out what is sent at which rate, and put parameters, gradients and memory into flat buffers by it."""
+        """Determine the rate of every parameter, and lay out parameters, gradients and memory in flat buffers by it."""
         if self.rate == "auto" and not self.rate_by_uses:
             raise RuntimeError("with backend.rate=auto, backend.examine(model, forward) comes before wrap")
         rate = self.rate_by_uses if self.rate == "auto" else self.rate
@@ -121,25 +121,25 @@ class SparseFeedback(CompressedBackend):
             copy_views(before.named_views(memory), self._flat.named_views(self.memory))
 
     def _buckets(self, trained: Sequence[str]) -> dict[str, int]:
-        """Which parameters are sent together, by numbers in the order of sending; here all of them."""
+        """Bucket of each parameter: those of a bucket are sent together, buckets in order. Here all are in bucket 0."""
         return dict.fromkeys(trained, 0)
 
     @abstractmethod
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
-        """What this learner sends of each segment; may communicate."""
+        """The entries that this learner sends of each segment; may communicate."""
 
     def _agree(self, indices: Sequence[Index], message: Tensor, usable: bool) -> list[Entries] | None:
-        """What all apply, as entries to be added up; None: somebody's were not ``usable``.
+        """The entries that all learners apply, to be added up; None if the gradient of any learner was not ``usable``.
 
-        ``message`` are this learner's own entries at ``indices``, and may be overwritten. Here: learners have chosen
-        the same, and each entry is the mean of theirs.
+        ``message`` holds this learner's own entries at ``indices`` and may be overwritten. This method takes the mean
+        of each entry, for schemes in which all learners have chosen the same ones.
         """
         mean = self._average(message, usable, elements_sent_whole(self.segments), self._dtype)
         return None if mean is None else entries(self.segments, indices, mean)
 
     @property
     def _dtype(self) -> torch.dtype:
-        """The widest of the gradients', in which means are taken; sums over learners are in that of messages."""
+        """The widest dtype of the gradients, in which means are taken; sums over learners are in that of messages."""
         return reduce(torch.promote_types, (gradient.dtype for gradient in self.flat.flat_grad))
 
     @torch.no_grad()
@@ -152,13 +152,13 @@ class SparseFeedback(CompressedBackend):
         return agreed is not None
 
     def _taken(self, segments: Sequence[Segment], indices: Sequence[Index]) -> tuple[Tensor, Tensor]:
-        """This learner's p at the chosen positions, as it travels, and what of it does not."""
+        """This learner's p at the chosen positions, rounded as it is sent, and the rest that rounding takes from it."""
         values = gathered(segments, self.memory, indices).add_(gathered(segments, self.flat.flat_grad, indices))
         message = values.to(torch.bfloat16 if self.values == "bfloat16" else values.dtype, copy=True)
         return message, values.sub_(message)
 
     def _apply(self, unsent: Sequence[Entries], agreed: Sequence[Entries]) -> None:
-        """Remember what was not sent, and make the gradient what all have agreed upon."""
+        """Update the memory with what was not sent, and set the gradient to the agreed entries."""
         gradient = self.flat.flat_grad
         for segment, index, rounding in unsent:
             own = segment.of(self.memory)
@@ -182,7 +182,7 @@ class SparseFeedback(CompressedBackend):
 
 
 def copy_views(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Copy what lies by name in one layout of the same parameters into another."""
+    """Copy tensors by name from one layout of the same parameters into another."""
     for name, view in target.items():
         view.copy_(source[name])
 
@@ -190,9 +190,9 @@ def copy_views(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> No
 def restore_memory(
     views: Mapping[str, Tensor], memories: Sequence[Mapping[str, Tensor]], rank: int, world_size: int
 ) -> None:
-    """Put a learner's own old memory into ``views``; if their number changed, each begins with the mean of all.
+    """Copy a learner's saved memory into ``views``; if the number of learners changed, each gets the mean of all.
 
-    That keeps what the learners together still owe the weights, the mean of m_i / beta.
+    The mean keeps the total that the learners have not yet sent, the mean of m_i / beta.
     """
     sources = [memories[rank]] if len(memories) == world_size else memories
     for name, view in views.items():

@@ -18,7 +18,7 @@ from distributed.learners.traffic import broadcast_copies_sent
 
 @dataclass(slots=True)
 class Payload:
-    """Bytes by what they are."""
+    """Number of payload bytes by their kind."""
 
     values: int = 0
     indices: int = 0
@@ -26,7 +26,7 @@ class Payload:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Bytes of all kinds."""
         return self.values + self.indices + self.uncompressed
 
 
@@ -35,10 +35,10 @@ class Exchange:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.payload = Payload()  # since ``take_payload``
+        self.payload = Payload()  # counted since the last ``take_payload``
 
     def take_payload(self) -> Payload:
-        """What was counted so far; from now on anew."""
+        """Return the payload counted so far and reset the count."""
         taken, self.payload = self.payload, Payload()
         return taken
 
@@ -75,7 +75,7 @@ class Exchange:
         return self.world.joined.broadcast(tensor, source)
 
     def wait(self, work: Work | None) -> None:
-        """Until something started has arrived; that is what computation waits for."""
+        """Wait until a started collective has ended; the time is counted as exposed communication."""
         if work is not None:
             with self.world.traffic.waiting():
                 work.wait()
@@ -86,7 +86,7 @@ class Exchange:
         return self._all_gather(tensor)
 
     def all_gather_indices(self, tensor: Tensor) -> Tensor:
-        """The same of bytes."""
+        """As ``all_gather_values``, for tensors of bytes that hold indices."""
         self.payload.indices += tensor.nbytes * self.world.size
         return self._all_gather(tensor)
 

@@ -3,9 +3,10 @@
     backward has filled buckets 0 ... b   ->   offsets of b are broadcast
     offsets of b have arrived             ->   values of b are all-reduced, before the offsets of b + 1 are sent
 
-When a learner issues a collective depends on its own pace; in which order does not. Nothing waits before backward has
-ended. The values of the last bucket are sent last and say whether the whole gradient was usable: no memory may change
-before they are agreed upon.
+Why: the exchange of the first buckets is hidden behind the computation of the others. Collectives are matched by the
+order in which they are issued, so that this order must be the same on all learners; the time depends on each one's
+pace. Nothing waits before backward has ended. The values of the last bucket are sent last and say whether the whole
+gradient was usable: no memory may change before they are agreed upon.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from distributed.sparse.segments import Index, Offsets, Segment
 
 
 class Filling:
-    """Tells how many buckets, from the first on, have all gradients of a step: those of its last backward."""
+    """Counts how many buckets, from the first on, have all their gradients from the last backward of a step."""
 
     def __init__(self, bucket_of: Mapping[str, int], parameters: Mapping[str, nn.Parameter]) -> None:
         self.buckets = len(set(bucket_of.values()))
@@ -34,17 +35,17 @@ class Filling:
         ]
 
     def start(self, listener: Callable[[int], None]) -> None:
-        """From now on tell ``listener`` after every gradient."""
+        """Call ``listener`` with the number of filled buckets after every gradient from now on."""
         self._missing = [set(names) for names in self._names]
         self._listener = listener
 
     def stop(self) -> None:
-        """The step has all its gradients."""
+        """Stop calling the listener: the step has all its gradients."""
         self._listener = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around a backward that others of the step follow."""
+        """Wraps a backward that is not the last one of its step: its gradients are not counted."""
         self._paused += 1
         try:
             yield
@@ -52,7 +53,7 @@ class Filling:
             self._paused -= 1
 
     def remove(self) -> None:
-        """Look at the parameters no longer."""
+        """Remove the hooks from the parameters."""
         for handle in self._handles:
             handle.remove()
 
@@ -67,26 +68,26 @@ class Filling:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a learner has sent of some segments; ``message`` becomes the sum of all learners'."""
+    """The values that a learner has sent of some segments; ``message`` becomes the sum over learners."""
 
     segments: Sequence[Segment]
     indices: list[Index]
     message: Tensor
-    unsent: Tensor  # rounding: of the entries, what the message did not hold
+    unsent: Tensor  # part of the entries that was lost to rounding in the message
     work: Work | None
 
 
 class Sender(Protocol):
-    """What a scheme can start; both are collective."""
+    """The collectives that a scheme starts for a bucket; every learner calls them in the same order."""
 
     def start_offsets(self, segments: Sequence[Segment]) -> tuple[Offsets, Work | None]:
-        """Of segments whose gradients are there."""
+        """Start to broadcast the offsets chosen in segments whose gradients are complete."""
 
     def start_values(self, segments: Sequence[Segment], indices: list[Index], usable: bool) -> Sent:
-        """At the positions that all have agreed upon; NaN where the gradient is not ``usable``."""
+        """Start to sum the values at the agreed positions; NaN where the gradient is not ``usable``."""
 
     def wait(self, work: Work | None) -> None:
-        """Until something started has arrived."""
+        """Wait until a started collective has ended."""
 
 
 class OverlappedStep:
@@ -96,10 +97,10 @@ class OverlappedStep:
         self.buckets = buckets
         self.sender = sender
         self.sent: list[Sent] = []
-        self._offsets: tuple[Offsets, Work | None] | None = None  # of the next bucket, on their way
+        self._offsets: tuple[Offsets, Work | None] | None = None  # offsets of the next bucket, in flight
 
     def advance(self, filled: int) -> None:
-        """Issue what needs no waiting, ``filled`` buckets having their gradients."""
+        """Start all collectives that need no waiting, given that ``filled`` buckets have all their gradients."""
         while len(self.sent) < filled:
             if self._offsets is None:
                 self._offsets = self.sender.start_offsets(self.buckets[len(self.sent)])
@@ -109,7 +110,7 @@ class OverlappedStep:
             self._send_values(usable=True)
 
     def finish(self, usable: bool) -> list[Sent]:
-        """Issue the rest, and wait for all of it. The last values are NaN where the gradient is not ``usable``."""
+        """Start the rest and wait for all collectives. The last values are NaN where the gradient is not ``usable``."""
         while len(self.sent) < len(self.buckets):
             if self._offsets is None:
                 self._offsets = self.sender.start_offsets(self.buckets[len(self.sent)])

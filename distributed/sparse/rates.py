@@ -1,4 +1,4 @@
-"""At which rate each parameter is compressed: by patterns of names, and what is small or first not at all.
+"""The rate at which each parameter is compressed: by patterns of names; small and first parameters are not compressed.
 
 One entry in ``rate`` of a parameter is sent; 1 sends all. The first pattern that matches a name decides. Where none
 does, parameters of fewer than two dimensions (biases, normalisation) and those of the first convolution, which reads
@@ -24,8 +24,8 @@ def rates_of(
 ) -> dict[str, int]:
     """The rate of every parameter by name; those in ``uncompressed`` are dense whatever patterns say.
 
-    ``rate``: that of all to which nothing else applies, or of each of them by name. A pattern sees all names of a tied
-    parameter; the result has the first of them.
+    ``rate``: the rate of all parameters to which nothing else applies, one for all or by name. A pattern is matched
+    against all names of a tied parameter; the result has the first of these names.
 
     Raises:
         ValueError: a pattern's rate is below 1, or it matches no parameter, as a misspelt one would.
@@ -50,7 +50,7 @@ def _all_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def default_rates(model: nn.Module, rate: int | Mapping[str, int]) -> dict[str, int]:
-    """The rate of every parameter where no pattern says another one."""
+    """The rate of every parameter before patterns are applied."""
     convolutions = (module for module in model.modules() if isinstance(module, CONVOLUTIONS))
     first = next(convolutions, nn.Identity())
     dense = {id(parameter) for parameter in first.parameters()}  # of which a parametrisation may make the weight
@@ -62,11 +62,11 @@ def default_rates(model: nn.Module, rate: int | Mapping[str, int]) -> dict[str, 
 
 
 def summary(model: nn.Module, rates: Mapping[str, int]) -> str:
-    """How much of the model is sent at which rate, in one line."""
+    """One line with the number of parameters and entries that are sent at each rate."""
     parameters = dict(model.named_parameters())
     parts = []
     for rate in sorted(set(rates.values())):
         sizes = [parameters[name].numel() for name, own in rates.items() if own == rate]
         what = "all" if rate == 1 else f"1 in {rate}"
         parts.append(f"{what} of {len(sizes)} parameters ({sum(sizes):,} entries)")
-    return "of the gradient are sent: " + ", ".join(parts)
+    return "gradient entries sent: " + ", ".join(parts)

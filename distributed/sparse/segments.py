@@ -1,8 +1,8 @@
-"""Stretches of flat buffers that are compressed at one rate, and the messages that are made of them.
+"""Segments: stretches of the flat buffers that are compressed at one rate, and the messages that are made of them.
 
-Parameters of the same rate lie together (``FlatParameters``' order), so that one pass over a stretch selects for all of
-them; a chunk may reach from one parameter into the next. What is chosen of a stretch is an index: positions of shape
-(k,), or ``EVERYTHING`` where its rate is 1.
+Why: a model has hundreds of parameters but few rates. Parameters of one rate lie together (``FlatParameters``' order),
+so that one pass per segment selects for all of them; a chunk may reach from one parameter into the next. The choice of
+entries of a segment is an index: positions of shape (k,), or ``EVERYTHING`` where its rate is 1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from distributed.sparse.selection import chunks, largest_of_chunks, offset_dtype
 
 EVERYTHING = slice(None)
 Index = Tensor | slice
-Entries = tuple["Segment", Index, Tensor]  # of a segment: which, and their values (k,)
+Entries = tuple["Segment", Index, Tensor]  # (segment, index of its chosen entries, their values (k,))
 MESSAGE_ALIGNMENT_BYTES = 4
-NEVER_SENT = 1 << 62  # in place of a rate, behind all of them
+NEVER_SENT = 1 << 62  # in place of a rate, larger than all: sorts frozen parameters behind the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class Segment:
     start: int
     length: int
     rate: int
-    bucket: int = 0  # of those that are sent one after the other
+    bucket: int = 0  # number of the bucket; buckets are sent one after the other
 
     def of(self, buffers: Sequence[Tensor]) -> Tensor:
-        """The stretch of ``buffers``, a view of shape (length,)."""
+        """This segment's part of ``buffers``, a view of shape (length,)."""
         return buffers[self.buffer][self.start : self.start + self.length]
 
     @property
     def chosen(self) -> int:
-        """How many entries are sent."""
+        """Number of entries that are sent."""
         return chunks(self.length, self.rate)
 
 
@@ -47,7 +47,7 @@ def segments_of(flat: FlatParameters, rates: Mapping[str, int], buckets: Mapping
     Parameters without a rate lie behind the others, and in no segment; those without a bucket are in bucket 0.
     """
     found = []
-    starts: dict[tuple[int, int, int], int] = {}  # of each (buffer, rate, bucket)
+    starts: dict[tuple[int, int, int], int] = {}  # first element, by (buffer, rate, bucket)
     places = {buffer.data_ptr(): index for index, buffer in enumerate(flat.flat)}
     for name, view in flat.named_views(flat.flat).items():
         buffer = places[view.untyped_storage().data_ptr()]
@@ -63,7 +63,7 @@ def segments_of(flat: FlatParameters, rates: Mapping[str, int], buckets: Mapping
 
 
 def largest_offsets(segments: Sequence[Segment], memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Tensor]:
-    """Of each sparse segment the offsets (k,) of the largest |m + g| of its chunks."""
+    """For each sparse segment, the offsets (k,) of the entry with the largest |m + g| in each chunk."""
     return [
         largest_of_chunks(segment.of(memory), segment.of(gradient), segment.rate)
         for segment in segments
@@ -77,12 +77,12 @@ def gathered(segments: Sequence[Segment], buffers: Sequence[Tensor], indices: Se
 
 
 def entries(segments: Sequence[Segment], indices: Sequence[Index], values: Tensor) -> list[Entries]:
-    """A vector that ``gathered`` made, cut into what each segment has of it."""
+    """Split a vector made by ``gathered`` into the entries of each segment."""
     return list(zip(segments, indices, values.split([segment.chosen for segment in segments]), strict=True))
 
 
 def elements_sent_whole(segments: Sequence[Segment]) -> int:
-    """How many of what is chosen of all segments are of those with rate 1."""
+    """Number of chosen entries that belong to dense segments, those of rate 1."""
     return sum(segment.length for segment in segments if segment.rate == 1)
 
 
@@ -100,12 +100,12 @@ class Offsets:
         self.message = torch.zeros(size, dtype=torch.uint8, device=device)
 
     def write(self, offsets: Sequence[Tensor]) -> None:
-        """Put in the offsets (k,) of each sparse segment."""
+        """Write the offsets (k,) of each sparse segment into the message."""
         for (_, part), own in zip(self._sparse_parts(self.message), offsets, strict=True):
             part.copy_(own)
 
     def indices(self, message: Tensor) -> list[Index]:
-        """What a message of this layout chooses of each segment."""
+        """The index of each segment that a message of this layout encodes."""
         sparse = (positions_of(part.long(), segment.rate) for segment, part in self._sparse_parts(message))
         return [EVERYTHING if segment.rate == 1 else next(sparse) for segment in self._segments]
 

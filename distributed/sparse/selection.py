@@ -1,4 +1,4 @@
-"""Which entries of a gradient are sent: the largest of every chunk, and what is remembered of the others.
+"""Which entries of a gradient are sent, the largest of every chunk, and the memory of those that are not.
 
 A flat vector is cut into chunks of ``rate`` entries (the last one may be shorter) and the entry of the largest
 magnitude of each is chosen: exactly ceil(N / rate) of N, in O(N) without sorting, and an index is an offset below
@@ -14,7 +14,7 @@ BLOCK_ENTRIES = 1 << 16  # on a CPU temporaries of this size stay in its cache: 
 
 
 def chunks(length: int, rate: int) -> int:
-    """How many chunks a vector of ``length`` entries has."""
+    """Number of chunks of a vector of ``length`` entries."""
     return -(-length // rate)
 
 
@@ -39,15 +39,15 @@ def _largest(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
 
 
 def positions_of(offsets: Tensor, rate: int) -> Tensor:
-    """Positions (k,) within the vector of entries that offsets name, one of every chunk."""
+    """Positions (k,) in the vector, from the offsets (k,) within its chunks."""
     return torch.arange(0, len(offsets) * rate, rate, device=offsets.device).add_(offsets)
 
 
 def update_memory(memory: Tensor, gradient: Tensor, index: Tensor | slice, unsent: Tensor, beta: float) -> None:
     """m  <-  (1 - beta) m + beta (m + g - sent), in place.
 
-    ``unsent`` is m + g - sent where ``index`` says, shape (k,), and sent is zero elsewhere: there m += beta g. So where
-    everything was sent as it was, nothing of it remains, not even a rounding.
+    ``unsent``, shape (k,), is m + g - sent at the positions ``index``; elsewhere sent is zero, and m += beta g. So
+    where an entry was sent without rounding, ``unsent`` is exactly 0 and no rounding error remains in the memory.
     """
     kept = memory[index].mul(1.0 - beta).add_(unsent, alpha=beta)
     memory.add_(gradient, alpha=beta)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def index_overlap(chosen: Sequence[Tensor], means: Sequence[Tensor]) -> float:
-    """The part of the chosen positions that are among as many with the largest magnitudes of the same vector."""
+    """Fraction of the chosen positions that are also among the k largest magnitudes of the same vector."""
     found = [
         int(torch.isin(positions, mean.abs().topk(len(positions)).indices).sum())
         for positions, mean in zip(chosen, means, strict=True)
@@ -25,7 +25,7 @@ def index_overlap(chosen: Sequence[Tensor], means: Sequence[Tensor]) -> float:
 
 
 def contraction(chosen: Sequence[Tensor], means: Sequence[Tensor]) -> float:
-    """gamma: the part of the squared norm of all vectors that is not at the chosen positions; NaN if it is zero."""
+    """gamma: fraction of the squared norm of all vectors outside the chosen positions; NaN if the norm is zero."""
     total = sum(_energy(mean) for mean in means)
     sent = sum(_energy(mean[positions]) for positions, mean in zip(chosen, means, strict=True))
     return 1.0 - sent / total if total else math.nan
@@ -48,7 +48,7 @@ def units(vectors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def union(choices: Sequence[Tensor], chosen: Sequence[Tensor]) -> float:
-    """How many times more positions than chosen are so by anybody; ``choices`` (N,): by how many learners."""
+    """Positions chosen by any learner, as a multiple of those in ``chosen``; ``choices`` (N,): by how many learners."""
     return sum(int(each.count_nonzero()) for each in choices) / sum(len(positions) for positions in chosen)
 
 

@@ -25,7 +25,7 @@ RATES_BY_USES = ((196, 25), (128, 50), (0, 400))  # (uses from which on, rate): 
 
 
 def rate_by_uses(uses: float) -> int:
-    """The paper's rate for a parameter that one sample uses so often."""
+    """The paper's rate for a parameter that is used ``uses`` times for one sample."""
     return next(rate for least, rate in RATES_BY_USES if uses >= least)
 
 
@@ -50,7 +50,7 @@ class _Counter(TorchDispatchMode):
         self.uses: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         self._extents: list[tuple[int, int, str]] = []  # (begin, end, name) of parameters and their copies, in order
-        self._copies: list[Tensor] = []  # kept, so that nothing else gets their addresses
+        self._copies: list[Tensor] = []  # kept alive, so that no other tensor gets their addresses
         for name, parameter in parameters:
             self.uses[name], self._sizes[name] = 0.0, parameter.numel()
             if parameter.dim() >= 2:  # an addend of a product, such as a bias, takes no part in its multiplications
@@ -74,7 +74,7 @@ class _Counter(TorchDispatchMode):
     def _multiplications(
         self, name: str, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
     ) -> float:
-        """Those of an operator with a parameter that is among its arguments."""
+        """Number of multiplications of an operator with the parameter ``name``, which is among its arguments."""
         if operator is aten.embedding:
             return args[1].numel() * self._sizes[name] / len(args[0])
         if operator is aten.mkldnn_rnn_layer:  # the CPU's LSTM of one layer and direction, over inputs (T, B, F)
@@ -84,7 +84,7 @@ class _Counter(TorchDispatchMode):
         return 0.0
 
     def _named(self, args: Sequence[Any]) -> list[str]:
-        """Parameters among the arguments."""
+        """Names of the parameters among the arguments."""
         tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.numel()]
         return [name for tensor in tensors if (name := self._name_of(tensor)) is not None]
 

@@ -1,1 +1,1 @@
-"""What entry points do: one module each, imported once their questions (--help) are answered."""
+"""The work of the entry points, a module for each; imported only after --help has been answered."""

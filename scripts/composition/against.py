@@ -1,4 +1,4 @@
-"""The results of another evaluation, which a new one is compared with utterance by utterance."""
+"""Comparison of a new evaluation with the results of an earlier one, utterance by utterance."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from scripts.composition.search import language_model_origins, search_of
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What was recognised in one set before."""
+    """The earlier results of one set."""
 
     checkpoint: str
     references: Mapping[str, str]
@@ -31,7 +31,7 @@ class Earlier:
 
 
 def method_of(config: DictConfig) -> dict[str, Any]:
-    """What two evaluations must share: search, normalisation of texts, and the weights of language models as they are now.
+    """The settings that two evaluations must share: search, text normalisation, and the language models' weights.
 
     Raises:
         UsageError: there is no language model where the search names one.
@@ -44,9 +44,9 @@ def method_of(config: DictConfig) -> dict[str, Any]:
 def read_earlier(
     run: Path, sets: Sequence[str], decode: str, method: Mapping[str, Any], command: str
 ) -> dict[str, Earlier]:
-    """The results of ``run`` by set, read before the new ones are made: they may be of the same folder.
+    """The results of ``run`` by set, read before new ones are written, which may replace them in the same folder.
 
-    ``method`` is what must have been the same; ``command`` evaluates that run so.
+    ``method``: the settings that must be equal; ``command``: the command that evaluates ``run`` with them.
 
     Raises:
         UsageError: some set was not evaluated, or in another way; the line ends with the command to run.
@@ -82,15 +82,15 @@ def _read(run: Path, name: str, decode: str, method: Mapping[str, Any], remedy: 
 
 
 def _shown(value: Any) -> str:
-    """A node without its target; what was evaluated before this was recorded is unknown."""
+    """A node without its ``_target_``; "unknown" for results of versions that did not record it."""
     if not isinstance(value, dict):
         return "unknown"
-    told = ((key, f"({_shown(each)})" if isinstance(each, dict) else each) for key, each in value.items())
-    return " ".join(f"{key}={each}" for key, each in told if key != "_target_")
+    shown = ((key, f"({_shown(each)})" if isinstance(each, dict) else each) for key, each in value.items())
+    return " ".join(f"{key}={each}" for key, each in shown if key != "_target_")
 
 
 def write_against(files: Evaluation, run: Path, earlier: Earlier, result: SetResult, checkpoint: str) -> str:
-    """Compare a set with what another run recognised in it, save that and return it as a line.
+    """Compare the results of a set with those of another run, save the comparison and return it as a line.
 
     Raises:
         UsageError: the two evaluations are not of the same utterances and references.
@@ -102,7 +102,7 @@ def write_against(files: Evaluation, run: Path, earlier: Earlier, result: SetRes
 
 
 def check_same(run: Path, name: str, references: Mapping[str, str], others: Mapping[str, str]) -> None:
-    """Refuse to compare evaluations of different texts; white space does not count."""
+    """Raise UsageError if two evaluations have different utterances or references; white space is ignored."""
     what = f"against={run}: cannot be compared on {name!r}:"
     lonely = sorted(references.keys() ^ others.keys())
     if lonely:

@@ -1,4 +1,4 @@
-"""torch's elastic agent for one host, on the loopback alone, and saying in one line when it starts the learners again."""
+"""torch's elastic agent for one host: it uses only the loopback, and reports a restart of the learners in one line."""
 
 import sys
 import uuid
@@ -13,14 +13,14 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 
 from distributed.learners.liveness import LOOPBACK
 from distributed.learners.store import listening_store
-from scripts.composition.launcher import first_failure, told
+from scripts.composition.launcher import failure_line, first_failure
 from scripts.composition.startup import print_last
 
-_STORE_SECONDS = 60.0  # for a request to the store, which is in this very process
+_STORE_SECONDS = 60.0  # timeout of a request to the store, which runs in this process
 
 
 class OneHost(RendezvousHandler):
-    """The agent is the only one: what it gives the learners is a store on the loopback, a new one for each attempt."""
+    """Rendezvous of a single agent: gives the learners a store on the loopback, a new one for each attempt."""
 
     def __init__(self, learners: int) -> None:
         self._learners = learners
@@ -41,7 +41,7 @@ class OneHost(RendezvousHandler):
         return False
 
     def set_closed(self) -> None:
-        """Nobody else is told."""
+        """Does nothing: there are no other agents to notify."""
 
     def num_nodes_waiting(self) -> int:
         return 0
@@ -54,24 +54,25 @@ class OneHost(RendezvousHandler):
 
 
 class Agent(LocalElasticAgent):
-    """Keeps the learners: ends all when one fails, and starts them again as often as it may."""
+    """Supervises the learners: ends all of them when one fails, and restarts them up to the allowed number of times."""
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
         if result.is_failed() and self._remaining_restarts > 0:
             most = worker_group.spec.max_restarts
-            why = told(*first_failure(result.failures)) if result.failures else "error: a learner does not answer"
+            failures = result.failures
+            why = failure_line(*first_failure(failures)) if failures else "error: a learner does not answer"
             print_last(f"{why}; restart {most - self._remaining_restarts + 1} of {most}\n")
         return result
 
     def exit_codes(self) -> list[int | None]:
-        """Of the learners that were started last; None for one that still runs."""
+        """Exit codes of the learners that were started last; None for one that is still running."""
         handlers: dict[int, SubprocessHandler] = getattr(self._pcontext, "subprocess_handlers", {})
         return [each.proc.poll() for each in handlers.values()]
 
 
 def agent_of(learners: int, restarts: int, line: Sequence[str], folder: str) -> Agent:
-    """An agent that runs ``python <line>`` for each learner; ``folder`` takes the words that they leave."""
+    """An agent that runs ``python <line>`` for each learner; they write their last lines into ``folder``."""
     spec = WorkerSpec(
         role="learner",
         local_world_size=learners,

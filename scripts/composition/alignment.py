@@ -1,4 +1,4 @@
-"""Alignment of a corpus with a trained run: the class of each of the model's states, in every utterance."""
+"""Alignment of a corpus with a trained run: a class for every encoder state of every utterance."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
-    """Splits, and overrides; one line for each split."""
+    """Align the splits given in ``arguments`` (beside overrides) and print one line for each."""
     log_to_stderr()
     overrides, named = split_arguments(arguments)
     config = compose("align", overrides)
@@ -40,10 +40,10 @@ def run(arguments: list[str]) -> None:
 
 
 def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:
-    """As ``alignable``, of a set of which something can be aligned.
+    """As ``alignable``, but an error where no utterance can be aligned.
 
     Raises:
-        UsageError: nothing can.
+        UsageError: no utterance can be aligned.
     """
     found = alignable(trained, evaluated, method)
     if not found:
@@ -54,7 +54,7 @@ def align_set(trained: Trained, evaluated: EvaluationSet, method: Method) -> dic
 
 
 def alignable(trained: Trained, evaluated: EvaluationSet, method: Method) -> dict[str, Tensor]:
-    """The class of each state of every utterance, by id, in the manifest's order; what cannot be aligned is said."""
+    """The class of each state of every utterance, by id in the manifest's order; logs those that cannot be aligned."""
     inference = trained.inference()
     found: dict[str, Tensor] = {}
     for batch, paths in inference.over(evaluated.batches(), lambda batch: align_batch(inference.model, batch, method)):
@@ -68,7 +68,7 @@ def alignable(trained: Trained, evaluated: EvaluationSet, method: Method) -> dic
 
 
 def summary(classes: dict[str, Tensor], frame_seconds: float, usable: int) -> str:
-    """What was aligned, and the share of blank: the frame error of a model that knows nothing is the rest."""
+    """Line with the amount aligned and the share of blank; a model that always says blank errs on the rest."""
     everything = torch.cat(list(classes.values()))
     blank = float((everything == BLANK).double().mean())
     return (

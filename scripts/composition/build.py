@@ -48,7 +48,7 @@ def _texts_to_learn(config: DictConfig) -> list[str]:
 
 
 def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
-    """Put the tokenizer into a run's folder: made anew until the run is established by its config.yaml."""
+    """Write the tokenizer into a run's folder; it is made again until config.yaml establishes the run."""
     run = RunFolder(folder)
     if world.rank == 0 and not run.config.is_file():
         unfinished = run.tokenizer.with_name(f".{run.tokenizer.name}")
@@ -68,19 +68,19 @@ def build_speech(config: DictConfig, folder: Path) -> Speech:
 
 
 def build_text_sources(config: DictConfig) -> TextSources:
-    """Where a language model's texts come from."""
+    """The sources of a language model's texts."""
     return TextSources(build(config.data), config.transcripts, [Path(each) for each in config.texts])
 
 
 def build_material(config: DictConfig, folder: Path) -> Material:
-    """What the run's model is trained on, with the tokenizer that lies in the run's folder."""
+    """The training material of the run's model, with the tokenizer in the run's folder."""
     if trains_on_text(config):
         return Text(build_text_sources(config), load_tokenizer(RunFolder(folder).tokenizer))
     return build_speech(config, folder)
 
 
 def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Collection[Hook]) -> BatchPlan:
-    """The batch plan of the training split, with room for what the hooks make of it."""
+    """The batch plan of the training split, with margins for the frames and tokens that hooks add."""
     plan: BatchPlan = build(
         config.batch,
         frames=split.screened.frames,
@@ -96,7 +96,7 @@ def build_plan(config: DictConfig, split: Split, model: SpeechModel, hooks: Coll
 
 
 def build_model(config: DictConfig, material: Material) -> SpeechModel:
-    """The model with its initial weights, which depend on the seed alone."""
+    """The model with its initial weights, which depend only on the seed."""
     torch.manual_seed(config.seed)
     model: SpeechModel = build(config.model, **material.sizes)
     if model.reads_frame_targets and config.frame_targets is None:
@@ -110,10 +110,10 @@ def build_model(config: DictConfig, material: Material) -> SpeechModel:
 def describe(
     config: DictConfig, material: Material, hooks: Mapping[str, Hook], earlier: Description | None
 ) -> Description:
-    """What the run's model is made of, for the model folder of every checkpoint.
+    """The description of the run's model, for the model folder of every checkpoint.
 
     Args:
-        earlier: the same of a run that goes on, which began from what was there then.
+        earlier: the description in a resumed run's checkpoint: it names the weights that the run really started from.
     """
     settled = plain(config)["transforms"]
     return Description(
@@ -131,8 +131,8 @@ def hooked_model(
 ) -> SpeechModel:
     """The model to train, with the weights of ``init_from`` where it is set and no checkpoint brings others.
 
-    They are loaded where the transforms applied so far are those of the model that they come from: a model that was not
-    changed gives its weights before the hooks change this one, one that was changed in the same way after it.
+    The weights are loaded when this model has gone through the same transforms as their source: those of an unchanged
+    model before the hooks' transforms, those of a model that was changed in the same way after them.
     """
     model = build_model(config, material)
     initial = None if resumed else find_initial_weights(config, material.tokenizer, description.transforms)
@@ -152,7 +152,7 @@ def build_hooks(config: DictConfig) -> dict[str, Hook]:
 
 
 def build_backend(config: DictConfig, world: World) -> Backend:
-    """How the learners agree."""
+    """The backend of the configuration."""
     backend: Backend = build(config.backend, world=world)
     return backend
 

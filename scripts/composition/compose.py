@@ -29,7 +29,7 @@ from scripts.composition.sweeps import refuse_sweeps
 
 CONF = REPOSITORY / "conf"
 SYNTAX = "write key=value (quote lists: 'hooks=[a,b]')"
-SEVERAL = ("hooks", "logger")  # groups of which any number of options is chosen, or none
+SEVERAL = ("hooks", "logger")  # groups in which any number of options may be chosen, also none
 
 
 def print_help(config_name: str, arguments: Sequence[str], usage: str) -> bool:
@@ -45,9 +45,9 @@ def print_help(config_name: str, arguments: Sequence[str], usage: str) -> bool:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Overrides and paths. What exists is a path, even with an '=' in its name, as folders of runs often have.
+    """Split into overrides and paths. Whatever exists is a path, also with an '=' in its name, as in many run folders.
 
-    A flag is left among the overrides, to be refused.
+    Flags stay among the overrides, which refuse them.
     """
     overrides = [each for each in arguments if ("=" in each or each.startswith("-")) and not Path(each).exists()]
     return overrides, [Path(each) for each in arguments if each not in overrides]
@@ -93,7 +93,7 @@ def _compose(config_name: str, overrides: Sequence[str], typed: Sequence[str]) -
 
 
 def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
-    """Refuse what Hydra meets with a traceback or with words about its own defaults lists."""
+    """Refuse overrides that Hydra answers with a traceback, or with a message about its own defaults lists."""
     known = groups(config_name)
     refuse_sweeps(config_name, overrides, set(known) - set(SEVERAL), lambda key: _check_key(config_name, key))
     for override in _parsed(overrides):
@@ -133,7 +133,7 @@ def _check_suits(config_name: str, group: str, option: str) -> None:
 
 @cache
 def _content(path: Path) -> Mapping[str, Any]:
-    """What a file of conf/ says itself, read once per process: every composition looks at all files of its groups."""
+    """The content of a file of conf/, read once per process: every composition reads all files of its groups."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
@@ -143,10 +143,10 @@ def _is_group(key: str) -> bool:
 
 
 def _leave_out_unchosen(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Remove what an experiment says of hooks or loggers that the command does not choose: ``hooks=[]`` takes it back.
+    """Remove an experiment's settings of hooks or loggers that the command does not choose: ``hooks=[]`` removes all.
 
     Raises:
-        UsageError: the command itself says something of one of them, or puts a value in the place of an option.
+        UsageError: the command itself sets a key of one that is not chosen, or a value in the place of an option.
     """
     for group in SEVERAL:
         chosen = config.get(group)
@@ -249,7 +249,7 @@ def _first_line(error: Exception) -> str:
 
 
 def run_folder(config: DictConfig, arguments: Sequence[str]) -> Path:
-    """The folder of a training run: of its name, or of one made from its arguments."""
+    """The folder of a training run, from its name or from one made of its arguments."""
     return Path(config.exp_dir) / (str(config.name) if config.name is not None else run_name(arguments))
 
 
@@ -270,14 +270,14 @@ def differing_keys(one: DictConfig, other: DictConfig) -> list[str]:
     """Dotted names of the values in which two configurations differ; hooks also differ by their order."""
     flat_one, flat_other = flat(one), flat(other)
     differing = sorted(key for key in flat_one | flat_other if flat_one.get(key) != flat_other.get(key))
-    hooks_one, hooks_other = (list(config.get("hooks") or {}) for config in (one, other))
+    hooks_one, hooks_other = list(one.get("hooks") or {}), list(other.get("hooks") or {})
     if hooks_one != hooks_other and set(hooks_one) == set(hooks_other):
         differing.append("the order of hooks")
     return differing
 
 
 def flat(node: DictConfig) -> dict[str, Any]:
-    """Every value of a configuration by its dotted name; what is empty is a value too."""
+    """Every value of a configuration by its dotted name; empty lists and mappings count as values."""
 
     def walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value:

@@ -1,4 +1,4 @@
-"""A pass over a run's model: from one of its checkpoints, or what an earlier pass made, to a model folder of its own."""
+"""Runs a compression pass on a run's checkpoint, or on an earlier pass's result, and writes a new model folder."""
 
 import re
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from scripts.composition.trained import load_trained
 
 
 def run(arguments: list[str]) -> None:
-    """Overrides; one line about the folder that is made."""
+    """Run the pass that the overrides in ``arguments`` choose and print one line about the folder written."""
     log_to_stderr()
     written = [re.sub(r"^pass(?=[=.])", "passes", argument) for argument in arguments]  # `pass` is a word of Python's
     chosen = next((each.partition("=")[2] for each in reversed(written) if each.startswith("passes=")), None)

@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Pieces:
-    """What became of a set: pieces to train on, and what is too long and could not be cut, with the reason."""
+    """The result of cutting a set: pieces to train on, and utterances or pieces left out, with the reason."""
 
     kept: list[Utterance] = field(default_factory=list)
     lost: list[tuple[Utterance, str]] = field(default_factory=list)
-    cut: int = 0  # utterances of which there are several pieces
+    cut: int = 0  # number of utterances cut into several pieces
 
     def add(self, pieces: Sequence[Utterance], max_seconds: float) -> None:
-        """The pieces of one utterance."""
+        """Add the pieces of one utterance."""
         self.cut += len(pieces) > 1
         for piece in pieces:
             if piece.duration <= max_seconds:
@@ -44,7 +44,7 @@ class Pieces:
 
 
 def run(arguments: list[str]) -> None:
-    """Sets, and overrides; one line for each set."""
+    """Cut the sets given in ``arguments`` (beside overrides) and print one line for each."""
     log_to_stderr()
     overrides, named = split_arguments(arguments)
     config = compose("cut", overrides)
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> None:
 
 
 def output_path(out: Path, name: str) -> Path:
-    """Where the pieces of a set go, which must be free: another file there may be the only manifest of its corpus.
+    """Path of the manifest of a set's pieces. It must not exist: it could be the only manifest of a corpus.
 
     Raises:
         UsageError: there is a file already.
@@ -82,7 +82,7 @@ def output_path(out: Path, name: str) -> Path:
 
 
 def cut_set(trained: Trained, evaluated: EvaluationSet, cutter: Cutter, method: Method) -> Pieces:
-    """The pieces of every utterance, in the manifest's order; only what is too long is aligned."""
+    """Pieces of every utterance, in the manifest's order; only utterances that are too long are aligned."""
     usable = evaluated.screened.usable
     units = list(only(evaluated.units, {at for at, each in enumerate(usable) if each.duration > cutter.max_seconds}))
     paths = alignable(trained, replace(evaluated, units=units), method) if units else {}
@@ -103,7 +103,7 @@ def cut_set(trained: Trained, evaluated: EvaluationSet, cutter: Cutter, method: 
 
 
 def only(units: Iterable[Unit], wanted: set[int]) -> Iterable[Unit]:
-    """The units without the utterances that are not wanted, and no unit that would be empty."""
+    """Restrict units to the wanted utterances; units that would be empty are left out."""
     for unit in units:
         if kept := tuple(index for index in unit.utterances if index in wanted):
             yield replace(unit, utterances=kept)
@@ -121,7 +121,7 @@ def pieces_of(trained: Trained, utterance: Utterance, path_S: Tensor, cutter: Cu
 
 
 def summary(pieces: Pieces, utterances: int) -> str:
-    """How many pieces of how many utterances, and what is left out."""
+    """Line with the numbers of pieces, utterances and pieces left out."""
     hours, lost = (
         sum(each.duration for each in some) / 3600 for some in (pieces.kept, [each for each, _ in pieces.lost])
     )

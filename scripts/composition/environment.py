@@ -1,4 +1,4 @@
-"""What a result was made with: machine, versions, commit and command, recorded beside every figure."""
+"""The environment of a result: machine, versions, commit and command, recorded beside every figure."""
 
 import platform
 import shlex

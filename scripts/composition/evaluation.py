@@ -81,7 +81,7 @@ def evaluate_set(
 
 
 def write_summary(root: RunFolder, decode: str, results: Sequence[SetResult]) -> None:
-    """Write eval/summary-<decode>.txt, the sets of this call; print it too where there are several."""
+    """Write eval/summary-<decode>.txt with the sets of this call; print it where there are several."""
     if results:
         table = summary_table(results)
         root.evaluation_summary(decode).write_text(table, encoding="utf-8")
@@ -90,12 +90,12 @@ def write_summary(root: RunFolder, decode: str, results: Sequence[SetResult]) ->
 
 
 def check_names(sets: Sequence[str]) -> None:
-    """Results lie in eval/<name>: refuse sets that would overwrite those of another one, of this call or of any other."""
+    """Refuse sets whose results in eval/<name> would overwrite those of another set, of this call or an earlier one."""
     refuse_doubles("sets", sets, [manifest_name(each) for each in sets], SPLITS)
 
 
 def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSet:
-    """A split of the run's corpus, or a manifest of the user's, named by its file."""
+    """The set called ``name``: a split of the run's corpus, or a manifest given by its path."""
     config: DictConfig = trained.config.copy()
     with open_dict(config):
         config.evaluation.unit_utterances = unit_utterances

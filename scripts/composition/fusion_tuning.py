@@ -1,4 +1,4 @@
-"""A grid search for the weights of language models: lists are made and scored once, every setting chooses from these."""
+"""Grid search for the weights of language models: n-best lists are made and scored once, then rescored per setting."""
 
 import itertools
 import json
@@ -38,12 +38,12 @@ from scripts.composition.trained import Trained, load_configured
 log = logging.getLogger(__name__)
 
 NO_MODELS = Weights(0.0, 0.0, 0.0)
-TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that an evaluation has not
+TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that evaluate.py does not have
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The list of one utterance."""
+    """The n-best list of one utterance, with its scores."""
 
     hypotheses: list[Hypothesis]  # best first
     external: Tensor  # log probabilities (N,), zeros without a model
@@ -52,7 +52,7 @@ class Listed:
 
 
 def run(arguments: list[str]) -> None:
-    """Print the table and the best setting, and save all of them."""
+    """Print the table and the best setting, and save the results of all settings."""
     log_to_stderr()
     config = compose("tune_fusion", arguments)
     named, normalise = build(config.decode), build(config.text)
@@ -87,7 +87,7 @@ def run(arguments: list[str]) -> None:
 
 
 def grid(config: DictConfig, named: BeamSearch) -> list[Weights]:
-    """Every setting; a model that is not named has no weight. No language models at all is always one of them."""
+    """All settings of the grid; a model that is not named has weight 0. Always contains the one without any model."""
     external = config.external_weights if named.fusion.external is not None else [0.0]
     source = config.source_weights if named.fusion.source is not None else [0.0]
     settings = [Weights(*map(float, each)) for each in itertools.product(external, source, config.label_bonuses)]
@@ -95,7 +95,7 @@ def grid(config: DictConfig, named: BeamSearch) -> list[Weights]:
 
 
 def without_models(config: DictConfig) -> BeamSearch:
-    """The search of the configuration, by the recogniser alone."""
+    """The search of the configuration, with the recogniser only."""
     decode = config.decode.copy()
     decode.fusion.update(external=None, source=None, label_bonus=0.0)
     search: BeamSearch = build(decode)
@@ -105,7 +105,7 @@ def without_models(config: DictConfig) -> BeamSearch:
 def collect(
     trained: Trained, config: DictConfig, named: BeamSearch, alone: BeamSearch, normalise: TextNormalisation
 ) -> dict[str, Listed]:
-    """The list of each utterance, made ``alone``, and scored by the language models of the ``named`` search."""
+    """The n-best list of each utterance, from the search ``alone``, scored by the language models of ``named``."""
     models = language_models(named.fusion, trained.model, trained.speech.tokenizer)
     evaluated = named_set(trained, config.set, config.unit_utterances)
     inference, listed = trained.inference(), dict[str, Listed]()
@@ -130,7 +130,7 @@ def collect(
 def by_list(
     model: TokenModel | None, lists: Sequence[Sequence[Hypothesis]], end_of_text: bool, like: Tensor
 ) -> list[Tensor]:
-    """log p (N,) of each list's texts by a language model, which reads where and as wide as ``like``; zeros without one."""
+    """log p (N,) of each list's texts by a language model, in device and dtype of ``like``; zeros without a model."""
     sizes = [len(each) for each in lists]
     if model is None:
         return [torch.zeros(size, dtype=torch.float64) for size in sizes]
@@ -141,14 +141,14 @@ def by_list(
 def word_counts(
     trained: Trained, normalise: TextNormalisation, reference: tuple[list[int], int], found: Sequence[Hypothesis]
 ) -> list[ErrorCounts]:
-    """Errors of each hypothesis, against the first so many tokens of a padded row."""
+    """Errors of each hypothesis against ``reference``, a padded row of tokens and its length."""
     decode, (row, length) = trained.speech.tokenizer.decode, reference
     spoken = normalise(decode(row[:length]))
     return [count_errors(spoken, normalise(decode(each.tokens))) for each in found]
 
 
 def as_lists(listed: Sequence[Listed]) -> Lists:
-    """Padded tensors."""
+    """The lists as padded tensors."""
     scores = [torch.tensor([each.score for each in one.hypotheses], dtype=torch.float64) for one in listed]
     labels = [torch.tensor([len(each.tokens) for each in one.hypotheses], dtype=torch.float64) for one in listed]
     errors = [torch.tensor([each.errors for each in one.errors], dtype=torch.float64) for one in listed]
@@ -162,7 +162,7 @@ def as_lists(listed: Sequence[Listed]) -> Lists:
 
 
 def against_none(listed: dict[str, Listed], chosen_U: Tensor, without_U: Tensor) -> Comparison:
-    """A setting against no language models, utterance by utterance."""
+    """Compares a setting with the search without language models, utterance by utterance."""
     ours, other = (
         {name: one.errors[place] for (name, one), place in zip(listed.items(), places.tolist(), strict=True)}
         for places in (chosen_U, without_U)
@@ -173,7 +173,7 @@ def against_none(listed: dict[str, Listed], chosen_U: Tensor, without_U: Tensor)
 def report(
     settings: Sequence[Weights], rates: Sequence[float], best: int, comparison: Comparison, oracle: float
 ) -> None:
-    """Word error rates over both weights, at the best bonus, and what the best setting gains."""
+    """Print word error rates over both weights at the best bonus, and the gain of the best setting."""
     winner = settings[best]
     at_bonus = {
         (each.external, each.source): rate
@@ -195,7 +195,7 @@ def report(
 
 
 def command(arguments: Sequence[str], setting: Weights) -> str:
-    """The line that evaluates as ``arguments`` tuned, with a setting, in the search itself."""
+    """The evaluate.py command that uses ``setting`` during the search, with the run and set of ``arguments``."""
     weights = {
         "decode.fusion.external_weight": setting.external,
         "decode.fusion.source_weight": setting.source,

@@ -24,23 +24,23 @@ from scripts.composition.compose import differing_keys
 
 log = logging.getLogger(__name__)
 
-WITHOUT_TOKENS = "encoder"  # the module whose weights mean the same whatever the tokens; it alone hears the features
-DIMENSIONS = ("num_mels", "deltas", "stack")  # of the features' settings, those that a weight's shape depends on
+WITHOUT_TOKENS = "encoder"  # the module whose weights do not depend on the tokens; only it reads the features
+DIMENSIONS = ("num_mels", "deltas", "stack")  # settings of the features that determine the shape of weights
 
 
 @dataclass(frozen=True, slots=True)
 class InitialWeights:
-    """What ``init_from`` names, found and checked, before the model is there."""
+    """The weights that ``init_from`` names, found and checked before the model is built."""
 
     folder: Path
     weights: Mapping[str, Tensor]
-    modules: Sequence[str] | None  # None: all
-    transforms: int  # of this run's, those that what the weights come from has gone through as well
-    differing: Mapping[str, Any]  # settings of its features that differ from this run's, as they are there
-    where: str  # what errors call it
+    modules: Sequence[str] | None  # modules to load; None: all
+    transforms: int  # number of this run's transforms that the source model has gone through as well
+    differing: Mapping[str, Any]  # the source model's feature settings that differ from this run's
+    where: str  # name of the source in error messages
 
     def load_into(self, model: nn.Module) -> None:
-        """Overwrite ``model``, or its modules; UsageError if they have other parameters."""
+        """Overwrite the weights of ``model``, or of ``modules``; UsageError if names or shapes differ."""
         try:
             loaded = select(self.weights, model.state_dict(), self.modules, self.where)
         except UsageError as error:
@@ -101,7 +101,7 @@ def find_initial_weights(
 
 
 def made_of(config: DictConfig) -> list[dict[str, Any]]:
-    """What a run's model folders say of the model that ``init_from`` names: its folder and the SHA-256 of its weights."""
+    """The entry ``made_of`` of a run's model folders: the folder that ``init_from`` names and its weights' SHA-256."""
     if config.init_from is None:
         return []
     folder = model_folder_of(Path(config.init_from), "init_from")
@@ -111,7 +111,7 @@ def made_of(config: DictConfig) -> list[dict[str, Any]]:
 
 
 def _differing_features(description: Description, config: DictConfig) -> dict[str, Any]:
-    """The settings in which a model hears other features than ``config``, as they are there; none where one hears nothing."""
+    """A model's feature settings that differ from those of ``config``; empty where either has no features."""
     heard, hears = description.features, config.get("features")
     if heard is None or hears is None:
         return {}
@@ -145,13 +145,17 @@ def select(
                 raise UsageError(f"{where} init_modules=[{module}]: {owner} has no such weights; it has {known}")
     inner = {name for name in (*own, *theirs) if modules is None or any(_within(name, each) for each in modules)}
     for name in sorted(inner):
-        ours, found = (tuple(state[name].shape) if name in state else None for state in (own, theirs))
+        ours, found = _shape_in(own, name), _shape_in(theirs, name)
         if ours != found:
             raise UsageError(
                 f"{where}: {name} is {_shown(found)} in that model and {_shown(ours)} here; use its settings of the "
                 "model, features and tokens, or name the modules that agree: init_modules=[...]"
             )
     return {name: tensor for name, tensor in theirs.items() if name in inner}
+
+
+def _shape_in(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
 
 
 def _shown(shape: tuple[int, ...] | None) -> str:

@@ -1,7 +1,7 @@
-"""Learners of one host as processes, kept by torch's elastic agent: what scripts/launch.py does.
+"""scripts/launch.py: the learners of one host as processes, supervised by torch's elastic agent.
 
-Beside torchrun: the rendezvous' store listens on the loopback and is a new one for each attempt, the learners are given
-a secret of their own, and the error of the learner that failed is the last line, instead of the agent's report.
+Unlike torchrun, the rendezvous' store listens on the loopback and is a new one for each attempt, the learners get a
+secret of their own, and the error of the learner that failed is the last line, instead of the agent's report.
 """
 
 import logging
@@ -25,7 +25,7 @@ LAUNCHED = ("train", "train_lm", "make_nbest")  # the entry points that several 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is started, and how often."""
+    """The checked command line of scripts/launch.py."""
 
     learners: int
     restarts: int
@@ -39,10 +39,10 @@ class _Parser(ArgumentParser):
 
 
 def launch_options(arguments: Sequence[str], usage: str) -> Launch | None:
-    """The command line, checked; None if it asked for help.
+    """Parse and check the command line; None if it asked for help.
 
     Raises:
-        UsageError: what is wrong, in one line.
+        UsageError: the command line is wrong.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
@@ -63,7 +63,7 @@ def launch_options(arguments: Sequence[str], usage: str) -> Launch | None:
 
 
 def launch(options: Launch) -> int:
-    """Run the learners to their end; the exit code."""
+    """Run the learners to their end and return the exit code."""
     from torch.distributed.elastic.multiprocessing import SignalException  # seconds to import
 
     from distributed.learners.connections import allow_all_descriptors
@@ -72,8 +72,8 @@ def launch(options: Launch) -> int:
     from scripts.composition.agent import agent_of
 
     prepare_for_learners(drawn())
-    allow_all_descriptors()  # of the store, which strangers may connect to
-    logging.disable(logging.CRITICAL)  # the agent's own report
+    allow_all_descriptors()  # foreign connections to the store may use some
+    logging.disable(logging.CRITICAL)  # suppresses the agent's own report
     with tempfile.TemporaryDirectory(prefix="launch-") as folder:
         script = str(REPOSITORY / "scripts" / f"{options.entry_point}.py")
         line = ("-u", script, *options.arguments)
@@ -86,19 +86,19 @@ def launch(options: Launch) -> int:
     if not result.is_failed():
         return 0
     rank, failure = first_failure(result.failures)
-    print_last(f"{told(rank, failure)}\n")
+    print_last(f"{failure_line(rank, failure)}\n")
     return failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
 
 
 def agreed(codes: Iterable[int | None]) -> int | None:
-    """The exit code of all learners, where they have come to an end of their own and agree."""
+    """The common exit code, if all learners ended by themselves with the same one above 0; else None."""
     different = set(codes)
     code = different.pop() if len(different) == 1 else None
     return code if code is not None and code > 0 else None
 
 
 def first_failure(failures: "Mapping[int, ProcessFailure]") -> "tuple[int, ProcessFailure]":
-    """The learner that failed first, and how: others have failed because of it, or were ended by the agent."""
+    """Rank and failure of the learner that failed first: others failed because of it, or the agent ended them."""
 
     def order(each: "tuple[int, ProcessFailure]") -> tuple[int, int, int]:
         rank, failure = each
@@ -111,13 +111,13 @@ def first_failure(failures: "Mapping[int, ProcessFailure]") -> "tuple[int, Proce
 
 
 def _word(failure: "ProcessFailure") -> "Mapping[str, Any] | None":
-    """What the learner has left to say: see ``environment.leave_word``."""
+    """The message that the learner has written with ``environment.leave_word``; None without one."""
     message = failure.error_file_data["message"]
     return message if isinstance(message, dict) else None
 
 
-def told(rank: int, failure: "ProcessFailure") -> str:
-    """The line that the learner has left, or one about its end."""
+def failure_line(rank: int, failure: "ProcessFailure") -> str:
+    """The error line that the failed learner has written, or else one that says how its process ended."""
     word = _word(failure)
     if word is not None:
         return str(word["message"]).strip()

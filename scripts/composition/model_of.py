@@ -1,4 +1,4 @@
-"""``model_of``: the model of a model folder in the place of ``model=``, with all its sizes and transforms."""
+"""``model_of``: builds the model of a model folder instead of ``model=``, with all its sizes and transforms."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from distributed.errors import UsageError
 
 
 def take_model(config: DictConfig, overrides: Sequence[Override], folder: Callable[[], Path]) -> None:
-    """Put the model that ``model_of`` names in the place of ``model``, without the sizes that a run's data give.
+    """Replace ``model`` by the one that ``model_of`` names, without the sizes that follow from a run's data.
 
-    A run that is established in ``folder()`` goes on with the model that its config.yaml says, wherever the other has gone.
+    A run established in ``folder()`` goes on with the model in its config.yaml, also if the named folder is gone.
 
     Raises:
-        UsageError: the command also says something of ``model``, or there is no such model.
+        UsageError: the command also sets ``model``, or there is no such model folder.
     """
     if config.get("model_of") is None:
         return
@@ -33,7 +33,7 @@ def take_model(config: DictConfig, overrides: Sequence[Override], folder: Callab
         if isinstance(earlier, dict) and earlier.get("model_of") == config.model_of and "transforms" in earlier:
             config.model, config.transforms = earlier["model"], earlier["transforms"]
             return
-    from asr.data.material import SIZES  # which load torch
+    from asr.data.material import SIZES  # imported late, as it loads torch
     from asr.runs.checkpoint import model_folder_of
     from asr.runs.model_folder import check_sizes, read_description
 

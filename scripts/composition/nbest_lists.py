@@ -1,4 +1,4 @@
-"""The n-best lists of a training set, decoded shard by shard by processes that do not wait for each other."""
+"""N-best lists of a training set, decoded shard by shard by processes that do not wait for each other."""
 
 import logging
 import time
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
-    """Decode the shards that are missing and this process's to write; one line for each."""
+    """Decode the missing shards that are this process's share, and print one line for each."""
     log_to_stderr()
     here = place()
     config = compose("make_nbest", arguments)
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> None:
 
 
 def check_lengths(config: DictConfig) -> None:
-    """Refuse a search that returns shorter lists than are to be kept, and called so in the header."""
+    """Refuse a search whose lists are shorter than the number of hypotheses to keep, which the header states."""
     wanted, returned = config.hypotheses, config.decode.n_best
     if returned < wanted:
         raise UsageError(
@@ -73,7 +73,7 @@ def check_lengths(config: DictConfig) -> None:
 
 
 def header_of(trained: Trained, split: Split, search: NBestSearch, config: DictConfig) -> Header:
-    """What the lists of this call are made of."""
+    """The header that records the model, data and search of this call's lists."""
     return Header(
         format=FORMAT,
         tokenizer=trained.speech.tokenizer.fingerprint,
@@ -91,19 +91,19 @@ def header_of(trained: Trained, split: Split, search: NBestSearch, config: DictC
 
 
 def begin(folder: Path, header: Header) -> None:
-    """Write the header, or check that it is that of the lists there; every process does, before its first shard.
+    """Write the header, or compare it with the one there; every process does so before its first shard.
 
     Of processes that begin together, on one machine or several, one writes it and all others compare theirs with it.
 
     Raises:
-        UsageError: the folder holds other lists, and what they differ in, or shards that nothing tells the origin of.
+        UsageError: the folder holds lists with another header (the message says what differs), or shards without any.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.jsonl")) and not (folder / HEADER).is_file():
         raise UsageError(f"{folder} holds shards without {HEADER}: choose another out=, or remove the folder")
     if create_atomically(folder / HEADER, header.text()):
         return
-    there, here = (OmegaConf.create(asdict(each)) for each in (read_header(folder), header))
+    there, here = OmegaConf.create(asdict(read_header(folder))), OmegaConf.create(asdict(header))
     if differing := differing_keys(there, here):
         values = [
             f"{key} ({OmegaConf.select(there, key)} there, {OmegaConf.select(here, key)} here)" for key in differing
@@ -135,7 +135,7 @@ class Decoder:
         self.dataset: UnitDataset = trained.speech.dataset(split, [], trained.config.seed, SignalCache(limit_gb=0))
 
     def shard(self, shard: int) -> list[NBest]:
-        """The lists of a shard's utterances, in the order of their ids; empty ones of those that cannot be read, and said."""
+        """The lists of a shard's utterances, ordered by id; unreadable utterances are logged and get empty lists."""
         lists = dict[str, tuple[list[Sequence[int]], list[float]]]()
         for batch, found in self.inference.over(load(self.dataset, self.units(shard)), self.n_best):
             for utterance_id, hypotheses in zip(batch.utterance_ids, found, strict=True):
@@ -150,7 +150,7 @@ class Decoder:
         return self.search.n_best(cast(Model, model), *states_of(model, batch))
 
     def members(self, shard: int) -> range:
-        """Where the utterances of a shard are in the split."""
+        """Indices of a shard's utterances in the split."""
         begin = shard * self.header.shard_utterances
         return range(begin, min(begin + self.header.shard_utterances, self.header.utterances))
 

@@ -1,4 +1,4 @@
-"""The page about one run, with lattice pictures, or the page that compares several."""
+"""The HTML page about one run, with lattice pictures, or the page that compares several runs."""
 
 import logging
 from contextlib import suppress
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
-    """Folders of runs, and overrides."""
+    """Write the page about the run folders given in ``arguments`` (beside overrides)."""
     log_to_stderr(logging.WARNING)
     overrides, runs = split_arguments(arguments)
     config = compose("report", overrides)
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> None:
 
 
 def save(page: str, own: Path | None, out: str | None) -> Path:
-    """Write the page to ``out``, or to where it belongs: ``own`` is the place of a single run's, written anew each time.
+    """Write the page to ``out``, else to ``own``, the place of a single run's page, which is overwritten each time.
 
     A comparison without ``out`` overwrites nothing: it is comparison.html in the working directory, or -2, -3, ...
     """

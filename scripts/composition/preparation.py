@@ -1,4 +1,4 @@
-"""A look at a corpus before training: its manifests, the figures of each split, and what cannot be used."""
+"""Examines a corpus before training: manifests, statistics of each split, and utterances that cannot be used."""
 
 import dataclasses
 import json
@@ -19,22 +19,22 @@ from distributed.errors import UsageError
 from scripts.composition.build import training_texts
 from scripts.composition.compose import compose
 
-CHARACTERS_SHOWN = 80  # of the alphabet; all are in the report
+CHARACTERS_SHOWN = 80  # most characters of the alphabet that are printed; the report has all
 
 
 @dataclass(frozen=True, slots=True)
 class SplitReport:
-    """One split: its manifest, the figures of what can be used, and what cannot."""
+    """One split: its manifest, the statistics of usable utterances, and the unusable ones."""
 
     manifest: Path
     summary: Summary
-    left_out: list[str]  # by the reader; not in the manifest
-    refused: list[str]  # of the manifest's utterances
-    removed: dict[str, int]  # markers taken out of the texts
-    emptied: int  # utterances that held nothing but markers; not in the manifest
+    left_out: list[str]  # reasons for what the reader left out of the manifest
+    refused: list[str]  # reasons for utterances of the manifest that cannot be used
+    removed: dict[str, int]  # number of markers removed from the texts, by marker
+    emptied: int  # number of utterances that held only markers; not in the manifest
 
     def lines(self, split: str, examples: int) -> list[str]:
-        """What is printed."""
+        """The lines to print."""
         s, wrong = self.summary, self.left_out + self.refused
         tokens = "" if s.tokens_per_second is None else f", {s.tokens_per_second:.1f} tokens/s"
         head = (
@@ -59,7 +59,7 @@ class SplitReport:
         return [f"  removed from texts: {counts}{emptied}"] if self.removed else []
 
     def record(self) -> dict[str, Any]:
-        """What is saved."""
+        """The values to save in report.json."""
         rates = {
             "characters_per_second": self.summary.characters_per_second,
             "tokens_per_second": self.summary.tokens_per_second,
@@ -70,17 +70,17 @@ class SplitReport:
 
 
 def counted(number: int, noun: str) -> str:
-    """1 utterance, 2 utterances."""
+    """Number and noun: 1 utterance, 2 utterances."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(hours: float) -> str:
-    """Hours, or minutes where hours would show as next to nothing."""
+    """Duration in hours, or in minutes below 0.1 h."""
     return f"{hours:.2f} h" if hours >= 0.1 else f"{60 * hours:.2f} min"
 
 
 def run(arguments: list[str]) -> None:
-    """Prepare, examine, report; an error if there is what ``data.on_bad=stop`` would stop a run for."""
+    """Prepare, examine and report; an error if a run with ``data.on_bad=stop`` would stop at this corpus."""
     log_to_stderr()
     config = compose("prepare", arguments)
     corpus: Corpus = build(config.data)
@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> None:
 def report_on(
     corpus: Corpus, split: str, manifest: Path, utterances: Sequence[Utterance], tokenizer: Tokenizer | None
 ) -> SplitReport:
-    """Look at every utterance of a manifest, and at what the reader left out of it."""
+    """Examine every utterance of a manifest, and those that the reader left out of it."""
     summary, refused = examine(utterances, corpus.sample_rate, tokenizer, resample=corpus.resample)
     by_reader = isinstance(corpus, TableCorpus)
     left_out = read_refused(manifest.parent, split) if by_reader else []

@@ -45,7 +45,7 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
 
 
 def read_config(path: Path) -> DictConfig:
-    """A configuration as a run has written it, resolved: it may come from anywhere, and nothing in it is resolved again.
+    """Read the resolved configuration that a run has written. It may be foreign: interpolations are not resolved.
 
     Raises:
         ForeignError: it cannot be read, or holds what no run writes.
@@ -57,7 +57,7 @@ def read_config(path: Path) -> DictConfig:
 
 
 def _refuse_earlier_version(config: DictConfig, path: Path) -> None:
-    """A part may have got a setting since the run was trained; which value the run would have had is for people to say."""
+    """Refuse a run trained before a part got a new setting: the user has to say which value the run had in effect."""
     for where, node in _parts(OmegaConf.to_container(config)):
         if missing := sorted(_settings_in_conf().get(node["_target_"], frozenset()) - node.keys()):
             names = ", ".join(f"{where}.{key}" for key in missing)

@@ -1,7 +1,7 @@
-"""The start of a training run in its folder: whose folder it is, that nobody else trains there, what a failed start leaves.
+"""The start of a training run: checks that the folder belongs to this configuration, locks it, undoes a failed start.
 
-A run is established once something was trained in it. A start that fails before leaves nothing that was not there
-before, so that the corrected command finds the name free.
+A run is established once a step was trained in it. A start that fails before that removes all it created, so that the
+corrected command finds the name free.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ from distributed.learners.launch import World
 from scripts.composition.compose import differing_keys, flat
 from scripts.composition.run_configuration import read_config
 
-# What may change when a run goes on: nothing that its numbers depend on, but for the last bits.
+# Keys that may change when a run is resumed: its numbers depend on none of them, but for the last bits.
 FREE_KEYS = (
     *("resume", "logger", "loader", "launch", "checkpoint", "exp_dir", "trainer.log_every"),
     *("trainer.memory_probe", "trainer.memory_limit_gb"),  # of the device; parts of a unit draw dropout of their own
@@ -54,7 +54,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
 
 
 def settings_of(config: DictConfig) -> dict[str, Any]:
-    """What a run's checkpoints say of its configuration: all that its numbers depend on, by dotted key."""
+    """The settings on which a run's numbers depend, by dotted key; its checkpoints record them."""
     settings = {key: value for key, value in flat(config).items() if key != "name" and not _is_free(key)}
     return settings | {"the order of hooks": [str(name) for name in config.get("hooks") or {}]}
 
@@ -65,15 +65,15 @@ def _is_free(key: str) -> bool:
 
 @dataclass(slots=True)
 class Start:
-    """What a start may take back: all that was not there before."""
+    """Records what existed before a start, so that a failed start can be undone."""
 
     folder: Path
     rank: int
     before: set[Path]
-    has_trained: Callable[[], bool] = lambda: False  # whether a step was made, which leaves no file at once
+    has_trained: Callable[[], bool] = lambda: False  # whether a step was made; that leaves no file at first
 
     def take_back(self) -> None:
-        """Remove what was made, unless something was trained in the folder, by this start or one before.
+        """Remove what this start created, unless a step was trained in the folder, by this start or an earlier one.
 
         Learner 0 removes everything it sees, the others their logs, which may lie on other hosts.
         """
@@ -86,13 +86,13 @@ class Start:
             if path in before:
                 continue
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)  # others take their logs away meanwhile
+                shutil.rmtree(path, ignore_errors=True)  # other learners remove their logs meanwhile
             else:
                 path.unlink(missing_ok=True)
         self.remove_empty()
 
     def remove_empty(self) -> None:
-        """Remove the folders made, as far as they are empty: another learner may still have something there."""
+        """Remove the created folders that are empty: another learner may still have files in the others."""
         for path in (RunFolder(self.folder).logs, self.folder, *self.folder.parents):
             if path not in self.before:
                 with suppress(OSError):
@@ -100,7 +100,7 @@ class Start:
 
     @contextmanager
     def until_fit(self) -> Iterator[None]:
-        """Around what comes before the first step: a launcher ends this learner when another one fails first."""
+        """Wraps all before the first step: undoes the start when a launcher ends this learner as another one failed."""
         if threading.current_thread() is not threading.main_thread():  # which alone receives signals
             yield
             return
@@ -121,13 +121,13 @@ class Start:
 
 @contextmanager
 def training_in(folder: Path, world: World) -> Iterator[Start]:
-    """Make the folder and lock it; if what is done inside fails before anything was trained, take back what was made.
+    """Create and lock the folder; if the body fails before a step was trained, remove what was created.
 
     Raises:
         UsageError: another process trains there; learners may outlive a launcher that was killed.
     """
     start = Start(folder, world.rank, _existing(folder))
-    world.barrier()  # nobody makes anything before all have looked
+    world.barrier()  # all learners must have listed what exists before any of them creates something
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(folder).lock.open("a") if world.rank == 0 else nullcontext() as lock:
@@ -144,7 +144,7 @@ def training_in(folder: Path, world: World) -> Iterator[Start]:
 
 
 def log_traceback(folder: Path, rank: int) -> None:
-    """Write it to the learner's log file, if there is one: the terminal gets one line, or torch's own report."""
+    """Append the current traceback to the learner's log file, if there is one; the terminal gets only one line."""
     with suppress(FileNotFoundError), RunFolder(folder).log_of(rank).open("a", encoding="utf-8") as file:
         file.write(shown_lines(traceback.format_exc()))
 
@@ -163,5 +163,5 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def _existing(folder: Path) -> set[Path]:
-    """What is there of a folder: its parents, itself, and what it holds."""
+    """The existing paths among a folder, its parents and its content."""
     return {path for path in (folder, *folder.parents) if path.exists()} | set(_contents(folder))

@@ -15,11 +15,11 @@ from asr.runs.fingerprint import weights_fingerprint
 from asr.runs.language_model import load_token_model, origin_of_language_model
 from asr.training.measures import Decode
 
-NAMES = ("external", "source")  # of language models in decode.fusion
+NAMES = ("external", "source")  # keys of the language models in decode.fusion
 
 
 def search_of(decode: DictConfig) -> dict[str, Any]:
-    """A search's settings, in which runs of language models are named alike from wherever this is called."""
+    """A search's settings, with absolute paths of language models: the same from every working directory."""
     settings = plain(decode)
     fusion = settings.get("fusion") or {}
     fusion |= {name: str(Path(fusion[name]).resolve()) for name in NAMES if fusion.get(name)}
@@ -27,7 +27,7 @@ def search_of(decode: DictConfig) -> dict[str, Any]:
 
 
 def language_model_origins(decode: DictConfig) -> dict[str, dict[str, Any]]:
-    """Which weights each language model has that a search names, as it lies in its folder now.
+    """Identifies the present weights of each language model that a search names (name and digests).
 
     Raises:
         UsageError: a folder holds no intact checkpoint.
@@ -41,16 +41,16 @@ def language_model_origins(decode: DictConfig) -> dict[str, dict[str, Any]]:
 
 
 def with_language_models(decode: Decode, model: SpeechModel, tokenizer: Tokenizer) -> Decode:
-    """The same search, with the language models that it names; see ``language_models``."""
+    """The search with its language models loaded; see ``language_models``."""
     if not isinstance(decode, BeamSearch) or not decode.fusion.names_models:
         return decode
     return decode.with_models(*language_models(decode.fusion, model, tokenizer))
 
 
 def language_model_fingerprints(decode: object) -> list[int]:
-    """Of the weights of the language models that take part in a search, the external before the source model.
+    """Fingerprints of the language models used in a search, the external before the source model.
 
-    Their folders, which the search's settings name, may hold another one since. One that weighs nothing takes no part.
+    They are taken of the loaded weights, as the folders may hold others by now. A model of weight 0 is not used.
     """
     if not isinstance(decode, BeamSearch) or not isinstance(decode.terms, FusedTerms):
         return []
@@ -60,7 +60,7 @@ def language_model_fingerprints(decode: object) -> list[int]:
 def language_models(
     fusion: Fusion, model: SpeechModel, tokenizer: Tokenizer
 ) -> tuple[TokenLanguageModel | None, TokenLanguageModel | None]:
-    """The external and the source model, or None, loaded to where the recogniser ``model`` is, in its precision.
+    """The external and the source language model, each or None, on the recogniser's device and in its dtype.
 
     Raises:
         UsageError: a folder holds no run of a language model, or one of other tokens.

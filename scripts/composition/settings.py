@@ -1,4 +1,4 @@
-"""The top level of each configuration: what entry points take beside their groups, checked like everything else."""
+"""The top-level keys of each entry point's configuration, checked against these annotations like all other values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from omegaconf import DictConfig
 
 from distributed.ranges import Count, Natural, NonNegative
 
-Device = Literal["auto", "cpu", "cuda"]  # where a model is asked
-Group = Callable[..., Any]  # a node with a target of its own
-Groups = Any  # several of them by name, or none
+Device = Literal["auto", "cpu", "cuda"]  # device that a model runs on
+Group = Callable[..., Any]  # one node with a ``_target_``
+Groups = Any  # any number of such nodes, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """What every training run has: conf/training.yaml, and the groups around it."""
+    """Keys of every training run: conf/training.yaml, and its groups."""
 
     script: ClassVar[str]  # the entry point
 
@@ -66,13 +66,13 @@ class TrainLmSettings(RunSettings):
 
 
 def settings_of_run(config: DictConfig) -> type[RunSettings] | None:
-    """What the configuration of a run was checked against; None if it is of no run."""
+    """The settings class of a run's configuration; None if it is not one of a run."""
     known: tuple[type[RunSettings], ...] = (TrainSettings, TrainLmSettings)
     return next((each for each in known if config.get("_target_") == f"{__name__}.{each.__name__}"), None)
 
 
 def trains_on_text(config: DictConfig) -> bool:
-    """Whether a run's model is a language model, which hears nothing."""
+    """Whether a run's model is a language model, trained on texts without audio."""
     return settings_of_run(config) is TrainLmSettings
 
 

@@ -34,7 +34,7 @@ class WrongPythonError(RuntimeError):
 
 
 class WrongPackageError(RuntimeError):
-    """One of our packages is somebody else's of the same name."""
+    """One of our package names resolves to a foreign package."""
 
 
 def check_python() -> None:
@@ -77,7 +77,7 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
 
 
 def require_environment() -> None:
-    """What a benchmark, which imports at its top what it measures, does before that: end in one line if it is not there."""
+    """Check packages before a benchmark's own imports, and end in one line if one is missing."""
     run_main(_look_for_packages)
 
 
@@ -101,20 +101,20 @@ def run_and_leave(main: "Callable[[list[str]], None]") -> None:
 
 
 def _left_to_the_launcher(line: "str", error: "Exception") -> "bool":
-    """Whether a launcher of ours prints the line, after all that the other learners have to say."""
+    """Leave the line to scripts/launch.py, which prints it after all learners' output; False where there is none."""
     environment = sys.modules.get("distributed.learners.environment")
     return environment is not None and environment.leave_word(line, own=getattr(error, "loss", None) is None)
 
 
 def print_last(line: "str") -> None:
-    """Print on standard error, after what is still on its way to standard output: both may go to one file."""
-    with suppress(OSError):  # nobody reads it any more
+    """Flush standard output, then print on standard error: both may go to one file."""
+    with suppress(OSError):  # the reader of standard output has gone
         sys.stdout.flush()
     print(line, file=sys.stderr, end="", flush=True)
 
 
 def _is_first_of_its_host() -> bool:
-    """Where packages are missing, perhaps torch, without which there is no launcher and only one process."""
+    """Whether this is the first learner of its host; True where torch is missing, without which no launcher runs."""
     try:
         from distributed.learners.environment import LaunchError, place
     except ModuleNotFoundError:
@@ -126,9 +126,9 @@ def _is_first_of_its_host() -> bool:
 
 
 def line_for_people(error: Exception) -> "str | None":
-    """What to print about an error that its user can mend; None for the others, which are ours to mend.
+    """The line to print about an error that the user can mend; None for other errors, which are bugs.
 
-    Empty for learners beside the first one of a host, where all of them meet the same mistake in the configuration.
+    Empty on all but the first learner of a host, where all meet the same mistake in the configuration.
     """
     if isinstance(error, (WrongPythonError, WrongPackageError)):
         return f"error: {error}\n"

@@ -1,4 +1,4 @@
-"""What Hydra calls a sweep, several values or ``-m``, is no command here: what to write instead."""
+"""Refuses Hydra's sweeps (several values for a key, or ``-m``) with the shell loop to write instead."""
 
 import re
 import shlex
@@ -17,9 +17,9 @@ NAMED = ("train", "train_lm")  # entry points of which each run has a name
 def refuse_sweeps(
     config_name: str, arguments: Sequence[str], single: Collection[str], check_key: Callable[[str], None]
 ) -> None:
-    """Refuse several values for a key, and the flag for them; ``single`` are keys that take no list.
+    """Refuse several values for a key, and the flag ``-m``; ``single``: keys whose value is no list.
 
-    ``check_key`` raises UsageError for a key that there is not: a loop over it would fail.
+    ``check_key`` raises UsageError for an unknown key, over which a loop would fail.
 
     Raises:
         UsageError: the line ends with a loop of the shell that does what was meant.

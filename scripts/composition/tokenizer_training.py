@@ -1,4 +1,4 @@
-"""Training of a tokenizer for several runs, apart from any of them."""
+"""Trains a tokenizer that several runs share, outside any run."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from scripts.composition.compose import compose
 
 
 def run(arguments: list[str]) -> None:
-    """Read the texts, train, save under a temporary name, rename."""
+    """Read the texts, train the tokenizer, save it under a temporary name and rename it."""
     log_to_stderr()
     config = compose("train_tokenizer", arguments)
     out = Path(config.out)

@@ -49,25 +49,25 @@ class Trained:
 
     @property
     def model(self) -> SpeechModel:
-        """In evaluation mode."""
+        """The model, in evaluation mode."""
         return self.loaded.model
 
     @property
     def checkpoint(self) -> str:
-        """What the checkpoints are called whose mean it is, or the model folder it is from."""
+        """Name of the checkpoints that the model is the mean of, or of its model folder."""
         return str(self.origin["checkpoint"])
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What figures made with it are of: a name, and digests, since a run trained anew has the same name."""
+        """Identifies the model in results: a name, and SHA-256 digests, since a run trained anew has the same name."""
         return self.loaded.origin
 
     @property
     def recogniser(self) -> Recogniser:
-        """The model, as one that writes text.
+        """The model, as a recogniser.
 
         Raises:
-            UsageError: it writes none.
+            UsageError: the model writes no text.
         """
         if not isinstance(self.model, Recogniser):
             raise UsageError(
@@ -88,7 +88,7 @@ def load_trained(
     device: Literal["auto", "cpu", "cuda"] = "cpu",
     weights: Path | None = None,
 ) -> Trained:
-    """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not looked at.
+    """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not read.
 
     The model lies on the ``device``. ``weights`` is a model folder that takes the place of the checkpoint, as what a pass
     has made of it.
@@ -123,7 +123,7 @@ def load_configured(config: DictConfig) -> Trained:
 
 
 def _of_checkpoints(folder: Path, checkpoint: str, config: DictConfig) -> LoadedModel:
-    """The mean of a run's checkpoints; what cannot be averaged is from the newest."""
+    """The mean model of a run's checkpoints; values that cannot be averaged come from the newest."""
     chosen = choose_checkpoints(RunFolder(folder).checkpoints, checkpoint)
     warn_of_gaps(chosen, checkpoint, config.trainer.checkpoint_every)
     warn_of_best_lost(checkpoint, config.checkpoint.keep_best)
@@ -152,18 +152,18 @@ def _of_folder(folder: Path) -> LoadedModel:
     return replace(loaded, origin={"checkpoint": folder.name, "weights_sha256": loaded.origin["weights_sha256"]})
 
 
-def called(chosen: Sequence[Checkpoint]) -> str:
-    """The name of the mean of checkpoints."""
+def name_of_mean(chosen: Sequence[Checkpoint]) -> str:
+    """Name of the mean of checkpoints: their folders' names, joined by ``+``."""
     return "+".join(each.folder.name for each in chosen)
 
 
 def origin_of(chosen: Sequence[Checkpoint]) -> dict[str, Any]:
-    """What figures made with the mean of checkpoints are of: a name, and digests, since a run trained anew has the same name."""
-    return {"checkpoint": called(chosen), "weights_sha256": [each.files[WEIGHTS] for each in chosen]}
+    """Identifies a mean of checkpoints in results: a name, and digests, as a run trained anew has the same name."""
+    return {"checkpoint": name_of_mean(chosen), "weights_sha256": [each.files[WEIGHTS] for each in chosen]}
 
 
 def check_checkpoint(which: str) -> None:
-    """Refuse what names no checkpoint of any run."""
+    """Raise UsageError unless ``which`` is a valid choice of checkpoints."""
     if which not in ("best", "last", "emergency") and not re.fullmatch("(avg|best):[1-9][0-9]*", which):
         raise UsageError(f"checkpoint={which}: must be best, last, avg:N or best:N with N at least 1, or emergency")
 
@@ -178,8 +178,8 @@ def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
     found, problems = list_emergencies(root) if which == "emergency" else list_checkpoints(root)
     unreadable = "".join(f"; {problem}" for problem in problems.values())
     if not found:
-        told = "no learner of this run was lost under gossip" if which == "emergency" else "train the run first"
-        raise UsageError(f"{root}: no checkpoint there for checkpoint={which}; {told}{unreadable}")
+        reason = "no learner of this run was lost under gossip" if which == "emergency" else "train the run first"
+        raise UsageError(f"{root}: no checkpoint there for checkpoint={which}; {reason}{unreadable}")
     kind, _, number = which.partition(":")
     wanted = int(number or 1)
     ranked = ranked_checkpoints(found)
@@ -203,7 +203,7 @@ def choose_checkpoints(root: Path, which: str) -> list[Checkpoint]:
 
 
 def warn_of_gaps(chosen: list[Checkpoint], which: str, every: int) -> None:
-    """Say so where a mean of the last ones takes in some that are older, and were kept only for being best."""
+    """Warn if a mean of the last checkpoints includes older ones that were kept only for being among the best."""
     if not which.startswith("avg"):
         return
     marks = [each.progress.global_step // every for each in chosen]
@@ -218,7 +218,7 @@ def warn_of_gaps(chosen: list[Checkpoint], which: str, every: int) -> None:
 
 
 def warn_of_best_lost(which: str, keep_best: int) -> None:
-    """Say so where a mean of the best ones takes in some that were kept only for being the last."""
+    """Warn if a mean of the best checkpoints includes some that were kept only for being among the last."""
     if which.startswith("best:") and int(which.removeprefix("best:")) > keep_best:
         log.warning(
             "checkpoint=%s: the run keeps its %d best (checkpoint.keep_best); the others are the best of the last ones",
@@ -228,5 +228,5 @@ def warn_of_best_lost(which: str, keep_best: int) -> None:
 
 
 def mean_of(chosen: Sequence[Checkpoint]) -> dict[str, Tensor]:
-    """Mean of the models of checkpoints, oldest first; what cannot be averaged is from the newest."""
+    """Mean weights of checkpoints, given oldest first; values that cannot be averaged come from the newest."""
     return mean_of_models([each.folder / WEIGHTS for each in reversed(chosen)])

@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 
 
 def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str, Hook]) -> Trainer:
-    """Every part of a run, ready to fit."""
+    """Build every part of a run and return the trainer, ready to fit."""
     _check_order(hooks)
     backend = build_backend(config, world)
     _check_pace(hooks, backend)
@@ -135,7 +135,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
 
 
 def warn_if_alone(backend: Backend, world: World, config: DictConfig) -> None:
-    """Say so where weights are to be mixed with those of other learners, and there are none."""
+    """Warn if the backend mixes weights with those of other learners and there are none."""
     settings = settings_of_run(config)
     if world.size == 1 and not backend.synchronous and settings is not None:
         log.warning(
@@ -146,7 +146,7 @@ def warn_if_alone(backend: Backend, world: World, config: DictConfig) -> None:
 
 
 def _check_order(hooks: Mapping[str, Hook]) -> None:
-    """Within a stage, hooks run as they are listed."""
+    """Refuse a list of hooks in which one would undo another's work: within a stage they run as they are listed."""
     names = list(hooks)
     for position, (name, hook) in enumerate(hooks.items()):
         for late in names[position + 1 :]:
@@ -155,7 +155,7 @@ def _check_order(hooks: Mapping[str, Hook]) -> None:
 
 
 def _check_pace(hooks: Mapping[str, Hook], backend: Backend) -> None:
-    """Hooks that need every learner in every step, and how often all meet."""
+    """Refuse hooks that need lockstep under a backend without it, and intervals of meetings below 1."""
     for name, hook in hooks.items():
         if hook.needs_lockstep and not backend.lockstep:
             raise UsageError(
@@ -167,7 +167,7 @@ def _check_pace(hooks: Mapping[str, Hook], backend: Backend) -> None:
 
 
 def _refuse_doubles(config: DictConfig, material: Material) -> None:
-    """Figures of evaluations lie under the names of their sets."""
+    """Refuse evaluation sets of the same name, under which their metrics are stored."""
     sets = config.evaluation.sets
     refuse_doubles("evaluation.sets", sets, [material.set_name(each) for each in sets], splits=["train"])
 
@@ -183,7 +183,7 @@ def _recorder(config: DictConfig, run: Run, horizon: Horizon, refused_before: in
 
 
 def _check_same_plan(world: World, plan: BatchPlan) -> None:
-    """Learners that do not see the same data would train on some utterances twice and on others never."""
+    """Refuse learners that see different data: they would train on some utterances twice and on others never."""
     fingerprints = world.gather(plan.fingerprint)
     differing = [rank for rank, value in enumerate(fingerprints) if value != fingerprints[0]]
     if differing:
@@ -230,7 +230,7 @@ def _evaluator(
 
 
 def _sinks(config: DictConfig, run: Run, horizon: Horizon) -> list[Logger]:
-    """Sinks beside the metrics files; the first learner alone has any."""
+    """The sinks beside the metrics files; only the first learner has any."""
     if run.world.rank != 0:
         return []
     nodes = (config.get("logger") or {}).values()

@@ -1,4 +1,4 @@
-"""A training run, from its checked configuration to its summary: what scripts/train.py and scripts/train_lm.py do."""
+"""A training run from its checked configuration to its summary, for scripts/train.py and scripts/train_lm.py."""
 
 import json
 import logging
@@ -81,7 +81,7 @@ def _train(config: DictConfig, folder: Path, world: World, start: Start) -> None
 
 
 def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, Checkpoint | None]:
-    """A trainer that is ready to fit, and the checkpoint to go on from."""
+    """Build a trainer that is ready to fit, and find the checkpoint to resume from."""
     log.info("%s", choose_matmul(config.launch.matmul))
     trainer = assemble(config, folder, world, build_hooks(config))
     if world.rank == 0:
@@ -97,7 +97,7 @@ def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, C
 
 
 def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
-    """Under gossip each learner's weights are its own: those of the survivors are worth keeping."""
+    """Under gossip, save the mean of the survivors' weights: no other learner holds the same ones."""
     if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank:
         return
     checkpoints, weights = trainer.parts.checkpoints, trainer.parts.run.model.state_dict()

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
-    """Audio files or folders of them, and overrides; a line for each file, as soon as it is known.
+    """Transcribe the audio files or folders given in ``arguments``; print a line for each file as soon as it is done.
 
     Raises:
         UsageError: at the end, where some could not be transcribed, each of which was named when it was met.
@@ -37,26 +37,26 @@ def run(arguments: list[str]) -> None:
     files, bad = find_audio(paths)
     given = len(files) + len(bad)
     for each in bad:
-        tell(each)
+        log_not_transcribed(each)
     for file, text in transcribe(trained, decode, files, config.unit_utterances, bad):
         say(f"{shown(file)}\t{shown(text)}")
     if bad:
         raise UsageError(f"{len(bad)} of {given} files or folders could not be transcribed; each is named above")
 
 
-def tell(bad: BadUtterance) -> None:
-    """Name a file that cannot be transcribed, with the reason."""
+def log_not_transcribed(bad: BadUtterance) -> None:
+    """Log a file that cannot be transcribed, with the reason."""
     log.warning("not transcribed: %s: %s", bad.file, bad.reason)
 
 
 def transcribe(
     trained: Trained, decode: Decode, files: Sequence[Path], unit_utterances: int, bad: list[BadUtterance]
 ) -> Iterator[tuple[str, str]]:
-    """Path and text of each file, unit by unit; what cannot be used is told, and goes into ``bad``."""
+    """Path and text of each file, unit by unit; unusable files are logged and appended to ``bad``."""
 
     def refused(each: BadUtterance) -> None:
         bad.append(each)
-        tell(each)
+        log_not_transcribed(each)
 
     audio, limits = AudioFiles(files, trained.speech.features), trained.config.batch
     units = audio.units(Budgets(unit_utterances, limits.max_frames, limits.max_cells))

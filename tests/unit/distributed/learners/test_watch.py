@@ -17,7 +17,7 @@ from distributed.learners.launch import gloo_group
 from distributed.learners.liveness import LOOPBACK, StrangerError
 from distributed.learners.secret import proof
 from distributed.learners.signs import JoinError, LearnerLostError, Loss
-from distributed.learners.watch import Watch, of_a_connection, own_address
+from distributed.learners.watch import Watch, may_be_a_lost_connection, own_address
 
 
 def test_cutting_ends_a_wait_in_gloo_and_leaves_other_sockets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_cutting_ends_a_wait_in_gloo_and_leaves_other_sockets_alone(monkeypatch:
     with pytest.raises(RuntimeError) as caught:
         work.wait()
     assert time.monotonic() - started < 10
-    assert of_a_connection(caught.value)
+    assert may_be_a_lost_connection(caught.value)
     here.sendall(b"still open")
     assert there.recv(20) == b"still open"
     here.close()
@@ -68,7 +68,7 @@ def test_nothing_is_cut_that_was_opened_outside() -> None:
 def test_errors_of_connections_are_known_by_themselves_or_their_cause(error: Exception, expected: bool) -> None:
     wrapped = RuntimeError("the exchange failed")
     wrapped.__cause__ = error
-    assert (of_a_connection(error), of_a_connection(wrapped)) == (expected, expected)
+    assert (may_be_a_lost_connection(error), may_be_a_lost_connection(wrapped)) == (expected, expected)
 
 
 def test_nobody_connects_to_a_closed_door_and_what_was_connected_stays() -> None:

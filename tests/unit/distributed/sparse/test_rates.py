@@ -95,7 +95,7 @@ def test_under_auto_rates_follow_the_uses_that_learner_0_counts(run_learners, ca
     one, other = run_learners(2, learner)
     assert one == other
     assert (
-        "of the gradient are sent: all of 2 parameters (8 entries), 1 in 7 of 2 parameters (20 entries), "
+        "gradient entries sent: all of 2 parameters (8 entries), 1 in 7 of 2 parameters (20 entries), "
         "1 in 25 of 1 parameters (16 entries), 1 in 50 of 1 parameters (16 entries)"
     ) in caplog.messages
 
