@@ -97,7 +97,7 @@ def spell_time(hour: int, minute: int) -> str:
 
 
 def _integer(generator: torch.Generator, low: int, high: int) -> int:
-    """Uniform from ``low`` to ``high``, both included."""
+    """A random integer, uniform from ``low`` to ``high``, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
@@ -106,7 +106,7 @@ def _choice(generator: torch.Generator, alternatives: Sequence[str]) -> str:
 
 
 def _number(generator: torch.Generator) -> str:
-    """Every length of number alike: uniform in the number of digits."""
+    """A random number whose count of digits is uniform, so that numbers of every length are equally likely."""
     digits = _integer(generator, 1, 5)
     return spell_number(_integer(generator, 10 ** (digits - 1), 10**digits - 1))
 

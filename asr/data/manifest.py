@@ -40,7 +40,7 @@ class Utterance:
 def parse_record(record: Any, folder: Path, where: str, *, text_needed: bool = True) -> Utterance:
     """The utterance that one line describes; relative paths are relative to ``folder``, errors begin with ``where``.
 
-    A line that needs no text may be a noise.
+    Lines of noise recordings need no text.
 
     Raises:
         ManifestError: the line is not an utterance.

@@ -19,7 +19,7 @@ _ATTEMPTS = 100  # of a walk to end before it is longer than every sentence of t
 
 
 class Sentences:
-    """Draws sentences from texts; two with the same sentences draw the same."""
+    """Draws sentences from texts; objects with the same sentences draw the same."""
 
     def __init__(self, sentences: Sequence[str], recombine: Probability) -> None:
         """``recombine``: probability, after each word, of going on elsewhere; 0 draws the sentences as they stand."""
@@ -53,7 +53,7 @@ class Sentences:
 
 
 def read_sentences(path: Path) -> list[str]:
-    """The sentences of a text file, one a line, or the texts of a manifest (``.jsonl``); empty ones are passed over.
+    """The sentences of a text file, one a line, or the texts of a manifest (``.jsonl``); empty ones are skipped.
 
     Raises:
         CorpusError: the file cannot be read, or holds no sentence.

@@ -58,31 +58,31 @@ class Front:
 
     @property
     def in_last_frame(self) -> Tensor:
-        """(B, K) where the next blank completes a hypothesis."""
+        """(B, K) bool: True where the next blank completes the hypothesis."""
         return self.at_frame == self.frames_B[:, None] - 1
 
     @property
     def label_terms(self) -> Tensor:
-        """(B, K, V) what is added to labels, or (B, K, 1) to all of them."""
+        """The terms added to the scores of labels: (B, K, V), or (B, K, 1) where all labels get the same."""
         return self.contexts.terms_nV.view(*self.score_BK.shape, -1)
 
     @property
     def first_places(self) -> Tensor:
-        """(B,) the place in the contexts of each utterance's first hypothesis."""
+        """(B,) index into the contexts of each utterance's first hypothesis."""
         return torch.arange(len(self.row_B), device=self.row_B.device) * self.score_BK.shape[1]
 
     def log_probs(self, joiner: Scorer, encoder_BTJ: Tensor) -> Tensor:
-        """Of blank and of every label (B, K, V), where each hypothesis is."""
+        """Log probabilities (B, K, V) of blank and of every label, at the frame and label of each hypothesis."""
         encoder_BKJ = encoder_BTJ[self.row_B[:, None], self.at_frame]
         logits_BKV = joiner.logits(encoder_BKJ, self.contexts.prediction_nJ.view(*self.score_BK.shape, -1))
         return logits_BKV.log_softmax(-1, dtype=torch.promote_types(logits_BKV.dtype, torch.float32))
 
     def completed(self, log_probs_BKV: Tensor) -> Tensor:
-        """(B, K) scores of hypotheses that take a blank and end there."""
+        """(B, K) scores of the hypotheses that take a last blank and end there."""
         return self.score_BK + log_probs_BKV[..., BLANK] + self.contexts.end_n.view_as(self.score_BK)
 
     def promise(self, max_gain: float) -> Tensor:
-        """(B,) no hypothesis of the beam, nor anything that comes of it, gets a higher score."""
+        """(B,) upper bound on the score of any hypothesis in the beam and of any extension of it."""
         score_BK = self.score_BK
         if math.isinf(max_gain):
             return torch.where(score_BK > -math.inf, math.inf, -math.inf).amax(1)
@@ -91,7 +91,7 @@ class Front:
         return score_BK.logsumexp(1)
 
     def of(self, keep_B: Tensor) -> "Front":
-        """Some utterances only."""
+        """The front restricted to some utterances."""
         if bool(keep_B.all()):
             return self
         rows = keep_B.nonzero()[:, 0]
@@ -104,14 +104,14 @@ class Front:
         return replace(self, contexts=self.contexts[places_n], **values)
 
     def read(self, reader: Reader) -> None:
-        """Let the contexts read the labels that are new."""
+        """Advance the contexts by the labels that were added in this step."""
         rows_m = self.unread_BK.flatten().nonzero()[:, 0]
         if len(rows_m):
             self.contexts.put(rows_m, reader.read(self.last_BK.flatten()[rows_m], self.contexts[rows_m]))
 
 
 def extend(front: Front, log_probs_BKV: Tensor, histories: Histories) -> Front:
-    """The beam after one more symbol of every alignment; the contexts are still to read it."""
+    """Extend every alignment by one symbol and return the new beam, whose contexts have not read the symbol yet."""
     beam = front.score_BK.shape[1]
     blank_BK = front.score_BK + log_probs_BKV[..., BLANK]
     blank_BK = blank_BK.where(~front.in_last_frame, -math.inf)  # those are complete, and leave
@@ -152,9 +152,9 @@ def extend(front: Front, log_probs_BKV: Tensor, histories: Histories) -> Front:
 
 
 def take_merging_labels(front: Front, label_BKV: Tensor) -> tuple[Tensor, Tensor]:
-    """For each hypothesis the score that its prefix gives it (-inf: that is not in the beam), and the prefix' place.
+    """For each hypothesis the score that its prefix in the beam gives it (-inf without one), and the prefix's index.
 
-    What is merged so, and blanks, are taken out of ``label_BKV``: the rest makes hypotheses that are new to the beam.
+    Merged labels and blanks are removed from ``label_BKV`` in place: the remaining labels make new hypotheses.
     """
     alive_BK = front.score_BK > -math.inf
     is_prefix_BKK = front.prefix_BK[:, :, None] == front.hash_BK[:, None, :]
@@ -168,6 +168,6 @@ def take_merging_labels(front: Front, label_BKV: Tensor) -> tuple[Tensor, Tensor
 
 
 def extended_hash(hash_BK: Tensor, token_BK: Tensor) -> Tensor:
-    """Of a sequence with one more token; 64-bit integers wrap around."""
+    """Hash of a label sequence extended by one token; 64-bit integers wrap around."""
     mixed_BK = (hash_BK + token_BK) * _MULTIPLIER + _INCREMENT
     return mixed_BK ^ (mixed_BK >> 29)

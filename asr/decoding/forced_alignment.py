@@ -28,10 +28,10 @@ Method = Literal["auto", "ctc", "transducer"]
 
 
 def chosen_method(model: Recogniser, method: Method) -> Literal["ctc", "transducer"]:
-    """What ``auto`` is for this model: its CTC head where it has one.
+    """Resolve the method ``auto`` for this model: its CTC head where it has one, otherwise the transducer.
 
     Raises:
-        ValueError: the model cannot be asked in this way.
+        ValueError: the model does not support the method.
     """
     has_head = getattr(model, "ctc_head", None) is not None
     if method == "auto":
@@ -45,9 +45,9 @@ def chosen_method(model: Recogniser, method: Method) -> Literal["ctc", "transduc
 
 @torch.no_grad()
 def align_batch(model: Recogniser, batch: Batch, method: Method) -> list[Tensor | None]:
-    """The token or blank of each state, (S,) int64 per utterance; None where there are fewer states than it takes.
+    """The token or blank of each state, (S,) int64 per utterance; None where the text needs more states than there are.
 
-    The model is in evaluation mode.
+    The model must be in evaluation mode.
     """
     if not batch.utterance_ids:
         return []
@@ -98,11 +98,11 @@ def word_spans(path_S: Tensor, tokens_U: Sequence[int], symbols: Sequence[str]) 
     """First and last state of each word on an aligned path: (W,) pairs.
 
     Args:
-        tokens_U: the text's tokens, which the path puts somewhere; a symbol that begins with ▁ begins a word.
-        symbols: of the tokenizer.
+        tokens_U: the tokens of the text, which the path contains; a symbol that begins with ▁ begins a word.
+        symbols: the tokenizer's symbols.
 
     Raises:
-        ValueError: the path is of another text.
+        ValueError: the path belongs to another text.
     """
     runs = _token_runs(path_S, len(tokens_U))
     if [token for token, _, _ in runs] != list(tokens_U):

@@ -37,7 +37,7 @@ class DroppedConnections:
         self.kept: list[Any] = []
 
     def drop(self, lstm: nn.Module, inputs: Any) -> None:
-        """Before a forward: the operands, with recurrent ones masked."""
+        """Replace the LSTM's operands before a forward: recurrent weights are masked."""
         if not lstm.training:
             return
         assert isinstance(lstm, nn.LSTM)
@@ -47,12 +47,12 @@ class DroppedConnections:
         lstm._flat_weights = [self.masked(weight) if "weight_hh" in name else weight for name, weight in named]
 
     def masked(self, weight: Any) -> Any:
-        """M o U."""
+        """Apply a new mask to a weight matrix: M o U."""
         assert isinstance(weight, Tensor)
         return dropout(weight, self.probability, training=True)
 
     def put_back(self, lstm: nn.Module, inputs: Any, output: Any) -> None:
-        """After a forward: the parameters themselves."""
+        """Restore the parameters as the LSTM's operands after a forward."""
         if self.kept:
             assert isinstance(lstm, nn.LSTM)
             lstm._flat_weights, self.kept = self.kept, []

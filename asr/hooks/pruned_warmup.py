@@ -13,7 +13,7 @@ from distributed.ranges import Count, NonNegative
 
 
 def ramp(first: float, last: float, step: int, steps: int) -> float:
-    """From ``first`` at step 0 linearly to ``last`` at ``steps``, and constant after that."""
+    """A linear ramp from ``first`` at step 0 to ``last`` at ``steps``, constant after that."""
     return first + (last - first) * min(1.0, step / steps)
 
 

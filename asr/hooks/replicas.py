@@ -25,5 +25,5 @@ class Replicas(ChangedRate):
 
 
 def unchanged(waveform: Tensor) -> Tensor:
-    """The very same samples."""
+    """Return the samples unchanged."""
     return waveform

@@ -26,7 +26,7 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
 
 
 def reverberate(signal: Tensor, response: Tensor) -> Tensor:
-    """The signal in a room, with the mean power that it had; of silence or a silent response nothing is changed."""
+    """The signal in a room, at its original mean power; a silent signal or response leaves it unchanged."""
     wet = convolve(signal, response)
     power = mean_power(wet)
     return wet * (mean_power(signal) / power) ** 0.5 if power > 0 else signal

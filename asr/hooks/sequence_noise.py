@@ -37,11 +37,11 @@ def add_spectrum(mel_TF: Tensor, partner_SF: Tensor, scale: float) -> Tensor:
 class SequenceNoise(HookOfEpochs):
     """Adds utterances of the unit to each other; the draw depends on (seed, epoch, utterance, the hook's name) alone.
 
-    Partners are as the stages before left them, not as this hook does: nothing is added twice over.
+    Partners are used as the earlier stages left them, without this hook's own changes: nothing is added twice over.
 
     Args:
-        probability: of an utterance to get the spectrum of another one.
-        scale: of the other one's mel energies, which are powers: 0.4 is 4 dB below.
+        probability: probability that an utterance gets the spectrum of another one.
+        scale: factor of the other utterance's mel energies, which are powers: 0.4 is 4 dB below.
         from_epoch: the first epoch with noise, counted from 0.
         until_epoch: the first epoch without it again; None: never.
     """
@@ -68,7 +68,7 @@ class SequenceNoise(HookOfEpochs):
         raw.metrics[f"{raw.hook}/mixed"] = mixed / len(given)
 
     def partner(self, position: int, utterances: int, generator: torch.Generator) -> int | None:
-        """Which of the unit's ``utterances`` is added to that at ``position``, each other one as likely; None: none."""
+        """Draw the utterance that is added to the one at ``position``, all others equally likely; None: none."""
         happens = float(torch.rand((), generator=generator, dtype=torch.float64)) < self.probability
         if not happens or utterances == 1:
             return None

@@ -54,7 +54,7 @@ def _intervals(size: int, count: int, widest: int, generator: torch.Generator) -
 
 
 def _uniform(high: int, generator: torch.Generator) -> int:
-    """A whole number from 0 to ``high``, both included."""
+    """A random integer, uniform from 0 to ``high``, both included."""
     return int(torch.randint(high + 1, (), generator=generator))
 
 

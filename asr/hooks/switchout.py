@@ -31,7 +31,7 @@ def number_probabilities(tokens: int, temperature: float, reading: Reading) -> T
 def switch_out(tokens_U: Tensor, vocabulary_size: int, probabilities: Tensor, generator: torch.Generator) -> Tensor:
     """A copy of tokens (U,), each replaced with probability n / U by one of the V - 2 others that are not blank.
 
-    ``probabilities`` (U + 1,) are those of n.
+    ``probabilities`` (U + 1,) are the probabilities of n.
     """
     number = int(torch.multinomial(probabilities, 1, generator=generator))
     switched_U = torch.rand(len(tokens_U), generator=generator, dtype=torch.float64) * len(tokens_U) < number
@@ -44,7 +44,7 @@ class SwitchOut(PerturbedHistory):
     """Switches tokens of every training utterance; what is drawn depends on (seed, epoch, utterance, name) alone.
 
     Args:
-        temperature: of the number of replacements.
+        temperature: temperature of the distribution of n, the number of replacements.
         reading: ``inverse`` takes it as the papers' figures must mean it, ``printed`` as their formula says.
         from_epoch: the first epoch in which it acts, counted from 0.
         until_epoch: the first epoch without it again; None: never.

@@ -36,7 +36,7 @@ TILE_CELLS = {"cpu": 1024, "cuda": 65536}  # logits of 2 MB with 500 classes sta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactLoss:
-    """The sum over all alignments: settings of ``transducer_loss``, to be called with its inputs."""
+    """The exact loss, a sum over all alignments: ``transducer_loss`` with its settings bound."""
 
     tile_cells: Count | None  # how many cells' logits exist at a time; None: as suits the device
     min_occupancy: Probability  # backward leaves out cells that alignments visit less probably; 0: none
@@ -56,8 +56,8 @@ class ExactLoss:
 def transducer_loss(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = None) -> Tensor:
     """Negative log likelihood of each utterance, (B,), float32 (float64 for float64 inputs).
 
-    ``open_n``: places, in ascending order, of the packed cells that alignments may pass; None: all.
-    Gradients are exact but for cells below ``min_occupancy``, each of which takes away at most that fraction of one
+    ``open_n``: indices, in ascending order, of the packed cells that alignments may pass; None: all.
+    Gradients are exact except for cells below ``min_occupancy``, each of which takes away at most that fraction of one
     alignment's gradient. ``fastemit`` scales what reaches the label arcs by 1 + fastemit and leaves the value as it is.
     ``delay_penalty`` adds delay_penalty x ((T - 1) / 2 - t) to the log probability of a label at frame t. Matrix products
     run in the dtype of ``encoder_BTJ``, or of autocast where it is on; everything else in at least float32. An
@@ -70,7 +70,7 @@ def transducer_loss(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | No
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What the loss needs beside the tensors that receive gradients."""
+    """The inputs of the loss other than the tensors that receive gradients."""
 
     shape: Shape
     index: CellIndex
@@ -84,7 +84,7 @@ class Problem:
     differentiable: bool  # whether a backward pass may follow
 
     def joiner(self, tensors: Tensors) -> TiledJoiner:
-        """The joiner of these tensors, ready for tiles."""
+        """The joiner of these tensors, which computes tile by tile."""
         kernels = joiner_class(self.settings.kernels, tensors[0].device, self.dtype, self.squashing)
         return kernels(
             tensors,
@@ -98,10 +98,10 @@ class Problem:
 
 
 def joiner_class(kernels: Kernels, device: torch.device, dtype: torch.dtype, squashing: Squashing) -> type[TiledJoiner]:
-    """Triton's kernels on a GPU unless PyTorch's are asked for; they have no double precision and no other than tanh.
+    """Choose the joiner: Triton on a GPU, but PyTorch where requested, in double precision and for squashings but tanh.
 
     Raises:
-        UsageError: Triton's are asked for, and the joiner's squashing is another one.
+        UsageError: ``kernels`` is triton and the joiner's squashing is not tanh.
     """
     if kernels == "triton" and squashing is not TANH:
         raise UsageError(
@@ -133,7 +133,7 @@ def problem_of(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = 
 
 
 class _TransducerLoss(torch.autograd.Function):
-    """Forward keeps two posteriors of the cells that matter; backward goes over these in tiles."""
+    """Forward keeps two posteriors for each cell that matters; backward visits these cells in tiles."""
 
     @staticmethod
     def forward(
@@ -177,9 +177,9 @@ def score_cells(tensors: Tensors, problem: Problem) -> Scores:
 
 
 def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, problem: Problem) -> tuple[Tensor, ...]:
-    """Places (K,) of the cells that backward visits, with their posteriors and normalisers.
+    """The K cells that backward visits, with their posteriors and normalisers.
 
-    FastEmit (Yu et al. 2021) scales the gradient of the label arcs, and leaves that of the blank arcs.
+    FastEmit (Yu et al. 2021) scales the gradient of the label arcs and leaves the gradient of the blank arcs unchanged.
     """
     matters_N = ~(blank_N + label_N < problem.settings.min_occupancy)  # NaN does
     packed_K = problem.open_n[matters_N[problem.open_n]]
@@ -188,7 +188,7 @@ def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, problem: 
 
 
 def _poison(tensors: Tensors, shape: Shape) -> Tensor:
-    """Zero for each utterance whose states and whose weights are finite, NaN otherwise; (B,)."""
+    """(B,) zero for each utterance whose states and weights are finite, otherwise NaN."""
     encoder_BTJ, predictor_BSJ, weight_VJ, _ = tensors
     sums = [
         encoder_BTJ[index, :frames].sum() + predictor_BSJ[index, :states].sum()

@@ -52,7 +52,7 @@ class ConformerStream:
         return x_BSD
 
     def _subsample(self, features_BTF: Tensor) -> Tensor:
-        """Subsampled frames of the chunk. The state of the frames before only feeds the first one of the chunk."""
+        """Subsample the frames of the chunk; the frames before it only influence its first state."""
         before = 0 if self.past_BTF is None else 1
         if self.past_BTF is not None:
             features_BTF = torch.cat([self.past_BTF, features_BTF], dim=1)

@@ -24,7 +24,7 @@ MID_BLUE = (0.16, 0.55, 0.80)  # seen on white and on black; opacity says how li
 
 @dataclass(frozen=True, slots=True)
 class LatticePicture:
-    """What is drawn of one utterance."""
+    """The data that the picture of one utterance shows."""
 
     utterance_id: str
     occupancy_TS: ArrayLike  # posterior probability of visiting each cell, 0 to 1

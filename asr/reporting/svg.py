@@ -72,7 +72,7 @@ def inline_svg(axes: Axes, name: str, description: str, css_class: str = "plot")
 
 
 def _content(markup: str, name: str) -> str:
-    """What lies between the opening <svg> and the end, free of metadata and of styles that would reach the page."""
+    """The content of the <svg> element, without metadata and without styles that would affect the page."""
     content = markup[markup.index("<metadata>") : markup.index("</svg>") + len("</svg>")]
     content = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", content, flags=re.DOTALL)
     content = re.sub(r'<g id="[^"]*"/>|<defs>\s*</defs>', "", content)

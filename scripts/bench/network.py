@@ -1,4 +1,4 @@
-"""Step times of two learners on a link of limited bandwidth, under our schemes and torch's own data parallelism.
+"""Step times of two learners on a link of limited bandwidth, under this project's schemes and torch's own ones.
 
     sudo .venv/bin/python scripts/bench/network.py --json network.json
 
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(bandwidths: Sequence[str], plan: Plan) -> list[Record]:
-    """What both learners recorded."""
+    """Run the measurement on both learners and return their records."""
     with linked_hosts(2) as hosts:
         return run_on(hosts, "network_learner.py", hosts[0].address, json.dumps(asdict(plan)), *bandwidths)
 
@@ -102,13 +102,13 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
 
 
 def step_ratios(scheme: str, measured: Sequence[Record]) -> list[float]:
-    """Step time over that of computation alone in the same turn, which a machine's slow drift leaves alone."""
+    """Step times relative to computation alone in the same turn, so that slow drift of the machine cancels."""
     pairs = [zip(each["step_seconds"][scheme], each["step_seconds"]["compute"], strict=True) for each in measured]
     return [step / compute for turns in pairs for step, compute in turns]
 
 
 def figures(rows: Sequence[Record]) -> dict[str, float]:
-    """The rows as figures by scheme and bandwidth."""
+    """The rows as flat results, keyed by scheme and bandwidth."""
     found = {}
     for row in rows:
         if row["scheme"] == "compute":

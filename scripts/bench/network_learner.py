@@ -30,7 +30,7 @@ COMPUTE_STEPS = 5  # of computation alone or beside plain TCP, for each step of 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured."""
+    """The extent of the measurement."""
 
     width: int  # of the perceptron's layers
     turns: int
@@ -39,7 +39,7 @@ class Plan:
 
 
 def seconds_of(action: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Time a call, in seconds."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
@@ -102,7 +102,7 @@ class Measurement:
         return seconds / messages
 
     def run(self, x: Tensor, plan: Plan) -> dict[str, Any]:
-        """Figures of every contender, by kind."""
+        """Measure every contender; returns the values by kind."""
         figures: dict[str, Any] = defaultdict(lambda: defaultdict(list))
         goodput = []
         for _ in range(plan.turns):
@@ -161,7 +161,7 @@ class Measurement:
 
 
 def payload(figures: dict[str, float]) -> float:
-    """Bytes sent that were the exchange of a step."""
+    """Number of payload bytes that a step's exchange sends."""
     return figures["comm/bytes_sent"] - figures["comm/control_bytes_sent"]
 
 

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 
 
 def named(option: str, given: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """Settings by the name in front of them."""
+    """Map the name in front of each setting to the settings."""
     found: dict[str, list[str]] = {}
     for name, *settings in given:
         if name in found:

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
 
 
 def row(scheme: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Bytes sent per step, means over learners, and the ratio of each of them."""
+    """Bytes sent per step, the mean over learners, and the ratio for each learner."""
     of_learners = [record[scheme] for record in records]
     return {
         "scheme": scheme,
