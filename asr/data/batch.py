@@ -1,4 +1,4 @@
-"""What travels from the loader to the model: units of a plan, utterances on their way, and the padded batch.
+"""The data that pass from the loader to the model: units of a plan, unpadded utterances, and the padded batch.
 
 B utterances   T feature frames   F feature dimension   U target tokens
 """
@@ -49,10 +49,10 @@ class RawBatch:
     targets: list[list[int]]
     predictor_inputs: list[list[int]]
     hook: str = ""  # the name, in the configuration, of the hook that is running; set by the pipeline
-    refused: list[BadUtterance] = field(default_factory=list)  # of the unit, found unusable while loading
-    metrics: dict[str, float] = field(default_factory=dict)  # what hooks report; averaged over units when logged
+    refused: list[BadUtterance] = field(default_factory=list)  # unusable utterances, found while loading the unit
+    metrics: dict[str, float] = field(default_factory=dict)  # metrics of hooks; averaged over units when logged
     frame_targets: list[Tensor] = field(default_factory=list)  # (T, ...) per utterance; none where no source is given
-    vocabulary_size: int = 0  # of the tokenizer, blank included; set by the pipeline
+    vocabulary_size: int = 0  # the tokenizer's, blank included; set by the pipeline
 
     def generator(self, position: int) -> torch.Generator:
         """The running hook's random generator for one utterance, keyed by (seed, epoch, utterance, hook's name)."""
@@ -81,7 +81,7 @@ class Batch:
         """Utterances ``start`` to ``stop``, padded to their longest; refusals and metrics stay with the whole unit."""
         rows = slice(start, stop)
         frames, tokens = int(self.feature_lengths[rows].max()), int(self.target_lengths[rows].max())
-        lengths = {"targets": tokens, "predictor_inputs": tokens}  # of second axes; the others' are frames
+        lengths = {"targets": tokens, "predictor_inputs": tokens}  # second axes; all others are frames
         tensors = {each.name: getattr(self, each.name) for each in fields(self)}
         cut = {
             name: tensor[rows] if tensor.ndim == 1 else tensor[rows, : lengths.get(name, frames)].contiguous()

@@ -25,7 +25,7 @@ from distributed.errors import UsageError
 from distributed.ranges import Count
 
 _POLL_SECONDS = 0.1
-_PATIENCE_SECONDS = 3.0  # of waiting in silence for another process
+_PATIENCE_SECONDS = 3.0  # time to wait for another process before this is logged
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def make_once(folder: Path, make: Callable[[Path], None], key: str) -> None:
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock, nobody works in it
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: we hold the lock, so nobody uses it
     partial.mkdir()
     try:
         make(partial)

@@ -1,4 +1,4 @@
-"""Cutting long utterances at the speaker's pauses, into pieces that a transducer trains on at little cost.
+"""Cutting long utterances at the speaker's pauses into pieces short enough to train a transducer at little cost.
 
 Two witnesses must agree on a cut: the level of the signal, that there is a pause, and a forced alignment, which words
 lie before it. A pause counts if the alignment puts no token of the words before it behind it, and none of the words
@@ -20,7 +20,7 @@ from distributed.ranges import Count, Positive
 
 FRAME_SECONDS = 0.01
 FLOOR = 1e-10  # power of full scale, -100 dB: digital silence has no logarithm
-QUIET_QUANTILE, LOUD_QUANTILE = 0.1, 0.9  # of an utterance's levels; what lies below their mean, in dB, is quiet
+QUIET_QUANTILE, LOUD_QUANTILE = 0.1, 0.9  # quantiles of an utterance's levels; below their mean, in dB, it is quiet
 
 Span = tuple[float, float]  # seconds from the utterance's start
 

@@ -22,7 +22,7 @@ INT16_SCALE = 32768.0
 LOW_FREQUENCY_HZ = 20.0
 NYQUIST = 0.0  # Kaldi's way of saying it
 LONGEST_WINDOW_SAMPLES = 1 << 20  # more are a mistake, and ask for more memory than there is
-VARIANCE_FLOOR = 1e-4  # of log-mel energies: a bin that is constant but for rounding becomes 0, not noise
+VARIANCE_FLOOR = 1e-4  # floor of a bin's variance: a bin that is constant but for rounding becomes 0, not noise
 
 
 def normalise(mel_TF: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from distributed.errors import UsageError
 
 FORMAT = "1"
 SUFFIX = ".safetensors"
-RATE_TOLERANCE = 1e-6  # of the ratio of two frame lengths, which are sums of rounded numbers
+RATE_TOLERANCE = 1e-6  # tolerance of the ratio of two frame lengths, which are sums of rounded numbers
 
 
 def write_alignment(path: Path, classes: Mapping[str, Tensor], *, frame_seconds: float, tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""What models are trained on: speech with its texts, or texts alone, which the same trainer, plan and backends take."""
+"""The training material: speech with its texts, or texts alone; the same trainer, plan and backends take both."""
 
 import logging
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SIZES = ("vocabulary_size", "feature_dimension")  # sizes of a model that its training material determines
 
-REFUSALS_SHOWN = 5  # in the log; all are listed in the run's folder
+REFUSALS_SHOWN = 5  # refusals in the log; the run's folder lists all
 
 
 def manifest_name(entry: str) -> str:

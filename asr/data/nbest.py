@@ -29,7 +29,7 @@ from distributed.keyed import keyed_seed
 
 FORMAT = 3
 HEADER = "header.json"
-MOST_UTTERANCES = 10**9  # of a split, in shards of at least one
+MOST_UTTERANCES = 10**9  # limit per split, as a shard holds at least one
 MOST_SHARDS = 10**6
 REMEDY = "write the lists anew: python scripts/make_nbest.py run=exp/..."
 
@@ -51,7 +51,7 @@ class Header:
     language_models: Sequence[int]  # fingerprints of the weights of those that took part, the external one first
     hypotheses: int  # kept of each utterance, at most
     split: str
-    utterances: int  # of the split, the usable ones
+    utterances: int  # number of usable utterances in the split
     corpus: int  # fingerprint of their ids and truths, in their order
     shard_utterances: int
 

@@ -37,7 +37,7 @@ class BatchHook(Protocol):
 
     @property
     def stage(self) -> Stage | None:
-        """Where ``on_batch`` runs; None for hooks that do not touch batches."""
+        """The stage in which ``on_batch`` runs; None for hooks that do not change batches."""
 
     def on_batch(self, raw: RawBatch) -> None:
         """Change a unit before it is padded."""

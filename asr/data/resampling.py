@@ -32,7 +32,7 @@ class Resampler:
         if self._ratio == 1:
             return samples
         padded = pad(samples, (0, -len(samples) % STEP_SAMPLES))
-        return self._transform(padded)[: self.length(len(samples))].clone()  # what is kept of it keeps no more
+        return self._transform(padded)[: self.length(len(samples))].clone()  # a view would keep the padded tensor alive
 
 
 @cache

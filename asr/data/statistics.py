@@ -1,4 +1,4 @@
-"""What a manifest holds: how much speech, of how many speakers, how fast, and which utterances cannot be used.
+"""Statistics of a manifest: amount of speech, number of speakers, speed, and the utterances that cannot be used.
 
 Only headers are read, as in screening before training; the features of a run are not needed.
 """

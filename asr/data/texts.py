@@ -15,7 +15,7 @@ from asr.data.manifest import read_manifest
 from asr.foreign.files import TEXT, ForeignError, read_text
 from distributed.ranges import Probability
 
-_ATTEMPTS = 100  # of a walk to end before it is longer than every sentence of the texts
+_ATTEMPTS = 100  # attempts to draw a walk no longer than the longest sentence of the texts
 
 
 class Sentences:
@@ -26,7 +26,7 @@ class Sentences:
         self.words = [sentence.lower().split() for sentence in sentences]
         self.recombine = recombine
         self._longest = max(len(words) for words in self.words)
-        self._places: dict[str, list[tuple[int, int]]] = {}  # of each word: (sentence, position)
+        self._places: dict[str, list[tuple[int, int]]] = {}  # all places of each word: (sentence, position)
         for number, words in enumerate(self.words):
             for position, word in enumerate(words):
                 self._places.setdefault(word, []).append((number, position))

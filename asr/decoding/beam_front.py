@@ -17,7 +17,7 @@ from asr.data.tokenizer import BLANK
 from asr.decoding.beam_state import ROOT, Contexts, Histories, Reader
 from asr.decoding.search import Scorer
 
-_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407  # of Knuth's generator MMIX, modulo 2^64
+_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407  # constants of Knuth's generator MMIX, modulo 2^64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Front:
 
     length: int
     row_B: Tensor  # utterance within the batch
-    frames_B: Tensor  # its length
+    frames_B: Tensor  # number of the utterance's frames
     max_labels_B: Tensor
     score_BK: Tensor  # log probability and terms, float64; -inf: no hypothesis
-    labels_BK: Tensor  # how many
+    labels_BK: Tensor  # number of labels
     last_BK: Tensor  # the last label
-    hash_BK: Tensor  # of all labels
+    hash_BK: Tensor  # hash of all labels
     prefix_BK: Tensor  # hash of all labels but the last
-    node_BK: Tensor  # of the histories
+    node_BK: Tensor  # node in the tree of histories
     unread_BK: Tensor  # the contexts have not read the last label
     contexts: Contexts
 
@@ -114,7 +114,7 @@ def extend(front: Front, log_probs_BKV: Tensor, histories: Histories) -> Front:
     """Extend every alignment by one symbol and return the new beam, whose contexts have not read the symbol yet."""
     beam = front.score_BK.shape[1]
     blank_BK = front.score_BK + log_probs_BKV[..., BLANK]
-    blank_BK = blank_BK.where(~front.in_last_frame, -math.inf)  # those are complete, and leave
+    blank_BK = blank_BK.where(~front.in_last_frame, -math.inf)  # there, a blank completes the hypothesis
     label_BKV = log_probs_BKV + front.label_terms
     merged_BK, prefix_BK = take_merging_labels(front, label_BKV)
 

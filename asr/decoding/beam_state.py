@@ -51,9 +51,9 @@ class NoTerms:
 class Contexts:
     """Outputs and states of the networks that have read the labels of n hypotheses."""
 
-    prediction_nJ: Tensor  # projected
-    terms_nV: Tensor  # of labels that may follow; (n, 1) where all have the same
-    end_n: Tensor  # of the end of the text
+    prediction_nJ: Tensor  # projected outputs of the prediction network
+    terms_nV: Tensor  # terms of the next label; (n, 1) where all labels have the same
+    end_n: Tensor  # term of the end of the text
     predictor: State
     terms: State
 
@@ -114,7 +114,7 @@ class Histories:
     def read(self, nodes_n: Tensor) -> tuple[list[list[int]], list[list[int]]]:
         """Labels and frames on the way to each node."""
         parents, tokens, frames = torch.cat([torch.full((3, 1), ROOT, device=nodes_n.device), *self._columns], 1)
-        place_n = nodes_n + 1  # in these columns, which the root begins
+        place_n = nodes_n + 1  # column 0 is the root's
         path = [place_n]
         while bool(path[-1].any()):
             path.append(parents[path[-1]] + 1)

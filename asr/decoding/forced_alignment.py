@@ -68,7 +68,7 @@ def align_batch(model: Recogniser, batch: Batch, method: Method) -> list[Tensor 
 
 def ctc_path(log_probs_SV: Tensor, tokens_U: Tensor) -> Tensor:
     """The most probable of all alignments that collapse to ``tokens_U``: a class per state, (S,) int64."""
-    if len(tokens_U) == 0:  # which forced_align does not take
+    if len(tokens_U) == 0:  # forced_align does not accept empty targets
         return torch.full((len(log_probs_SV),), BLANK, device=log_probs_SV.device)
     forced_align = torchaudio_part("functional").forced_align
     path_1S, _ = forced_align(log_probs_SV[None], tokens_U[None].to(torch.int32), blank=BLANK)
@@ -86,7 +86,7 @@ def emission_path(path: Sequence[Emission], tokens_U: Tensor, states: int) -> Te
         return None
     frames_U = torch.tensor([emission.frame for emission in path], dtype=torch.int64)
     ranks_U = torch.arange(count)
-    # Strictly increasing, and late enough for all tokens before, early enough for all behind.
+    # States are strictly increasing, late enough for all tokens before and early enough for all tokens after.
     frames_U = torch.cummax(frames_U - ranks_U, 0).values + ranks_U if count else frames_U
     frames_U = frames_U.minimum(states - count + ranks_U)
     classes_S = torch.full((states,), BLANK)

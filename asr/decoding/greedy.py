@@ -101,7 +101,7 @@ def _next_label(
     found_B = label_BW.any(1)
     skipped_B = torch.where(found_B, label_BW.int().argmax(1), WINDOW_FRAMES).minimum(lengths_B - cursor.frame_B)
     blanks_BW = log_probs_BWV[..., BLANK].where(offsets_W < skipped_B[:, None], 0.0)
-    # in double precision, where the sum does not depend on how windows cut it
+    # summed in double precision, so that the sum does not depend on the windows' boundaries
     score_B = cursor.score_B + blanks_BW.double().sum(1)
 
     chosen_B1 = skipped_B.clamp(max=WINDOW_FRAMES - 1)[:, None]

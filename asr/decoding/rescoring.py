@@ -28,7 +28,7 @@ class Weights:
 class Lists:
     """Scores and errors of all hypotheses, float64; lists shorter than the longest are padded with -inf."""
 
-    log_prob_UN: Tensor  # of the transducer
+    log_prob_UN: Tensor  # the transducer's log p(y|x)
     external_UN: Tensor
     source_UN: Tensor
     labels_UN: Tensor

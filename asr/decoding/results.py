@@ -27,7 +27,7 @@ class SetResult:
     """The error rates of one set under one search."""
 
     name: str
-    references: Mapping[str, str]  # as scored, by utterance id
+    references: Mapping[str, str]  # normalised texts by utterance id
     counts: Mapping[str, ErrorCounts]  # by utterance id
     total: ErrorCounts
     interval: tuple[float, float]  # 95 %, of the word error rate

@@ -33,7 +33,7 @@ class DroppedConnections:
     def __init__(self, lstm: nn.LSTM, probability: float) -> None:
         self.probability = probability
         lstm.register_forward_pre_hook(self.drop)
-        lstm.register_forward_hook(self.put_back, always_call=True)  # also after one that memory did not suffice for
+        lstm.register_forward_hook(self.put_back, always_call=True)  # also after a forward that ran out of memory
         self.kept: list[Any] = []
 
     def drop(self, lstm: nn.Module, inputs: Any) -> None:
@@ -41,7 +41,7 @@ class DroppedConnections:
         if not lstm.training:
             return
         assert isinstance(lstm, nn.LSTM)
-        lstm._update_flat_weights()  # where the parameters themselves were exchanged, by torch.func for example
+        lstm._update_flat_weights()  # needed if the parameters were exchanged, for example by torch.func
         self.kept = lstm._flat_weights
         named = zip(lstm._flat_weights_names, lstm._flat_weights, strict=True)
         lstm._flat_weights = [self.masked(weight) if "weight_hh" in name else weight for name, weight in named]

@@ -26,7 +26,7 @@ class RecordedEffect(Hook):
     """Applies an effect to utterances with a probability; each choice is keyed by the utterance."""
 
     stage: ClassVar[Stage | None] = "waveform"
-    key: ClassVar[str]  # of the hook in the configuration, for errors
+    key: ClassVar[str]  # the hook's key in the configuration, which errors name
 
     def __init__(self, *, manifest: Path, sample_rate: Count, probability: Fraction, cache_gb: NonNegative) -> None:
         self.manifest = Path(manifest)

@@ -1,4 +1,4 @@
-"""Sequence noise: the spectrum of another training utterance is added, attenuated, so that a voice is told from the rest.
+"""Sequence noise: the attenuated spectrum of another training utterance is added, so that models separate voices.
 
 Saon et al. 2021, arXiv 2103.09935, section 3 (first in Saon et al. 2020, arXiv 2001.07263): with X and Y the mel
 energies of the utterance and of another one of similar length,

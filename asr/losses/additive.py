@@ -22,7 +22,7 @@ from asr.losses.lattice import (
     reward_early_labels,
 )
 
-FLOOR = 1e-30  # of normalisers, relative to the classes that each side likes best: keeps their inverses finite
+FLOOR = 1e-30  # floor of normalisers, relative to each side's most probable class: keeps their inverses finite
 
 
 def additive_scores(

@@ -32,7 +32,7 @@ class CellIndex:
     states_B: Tensor  # S of each utterance
     padded_frames: int  # T of the padded batch
     padded_states: int  # S of the padded batch
-    label_Q: Tensor  # that leaves the cells of a predictor row; blank as a placeholder where none is left
+    label_Q: Tensor  # label that leaves the cells of a predictor row; blank is the placeholder after the last label
 
     @staticmethod
     def build(inputs: LossInputs, shape: Shape) -> "CellIndex":

@@ -51,7 +51,7 @@ class Kept:
 
     packed_K: Tensor
     blank_K: Tensor  # posterior of the blank arc, times the factor of the utterance's loss
-    label_K: Tensor  # of the label arc
+    label_K: Tensor  # posterior of the label arc, likewise
     normaliser_K: Tensor
 
     def part(self, start: int, stop: int) -> "Kept":
@@ -101,8 +101,8 @@ class TiledJoiner:
         encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (tensor.detach() for tensor in tensors)
         self.index, self.combine, self.squashing = index, combine, squashing
         self.blank, self.tile_cells = blank, tile_cells
-        self.dtype = dtype  # of the matrix products
-        self.wide = torch.promote_types(dtype, torch.float32)  # of everything else
+        self.dtype = dtype  # dtype of the matrix products
+        self.wide = torch.promote_types(dtype, torch.float32)  # dtype of all other operations
         self.encoder_RJ = encoder_BTJ.flatten(0, 1).to(self.wide).contiguous()
         self.predictor_QJ = predictor_BSJ.flatten(0, 1).to(self.wide).contiguous()
         self.weight_VJ = weight_VJ.to(dtype).contiguous()

@@ -20,8 +20,8 @@ from asr.losses.joint import Gradients, Kept, TiledJoiner
 
 Pointer = Any  # to the first element of a tensor
 
-ELEMENTS = {"BLOCK_N": 16, "BLOCK_J": 128}  # of element-wise kernels, which memory bounds whatever the block
-UNTUNED = {"BLOCK_N": 32, "BLOCK_V": 32, "BLOCK_J": 32}  # of products where there is no GPU to measure on
+ELEMENTS = {"BLOCK_N": 16, "BLOCK_J": 128}  # for element-wise kernels, which are memory-bound with any block size
+UNTUNED = {"BLOCK_N": 32, "BLOCK_V": 32, "BLOCK_J": 32}  # for products where there is no GPU to tune on
 BLOCKS = [
     triton.Config({"BLOCK_N": rows, "BLOCK_V": classes, "BLOCK_J": 64}, num_warps=warps, num_stages=3)
     for rows, classes, warps in itertools.product((64, 128), (64, 128, 256), (4, 8))

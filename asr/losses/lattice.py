@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Merge = Callable[..., Tensor]  # of two ways into a cell: torch.logaddexp sums alignments, torch.maximum takes the best
+Merge = Callable[..., Tensor]  # joins two paths into a cell: torch.logaddexp for sums, torch.maximum for the best
 ARC_DTYPE = torch.float64  # V times smaller than the logits, so double precision costs nothing here (docs/loss.md)
 
 

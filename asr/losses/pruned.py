@@ -28,8 +28,8 @@ class PrunedLoss:
     prune_range: Annotated[int, Range(low=2)]  # cells of a frame's window
     simple_scale: Positive  # weight of the first pass
     pruned_scale: Positive  # weight of the second pass
-    lm_scale: Fraction  # of the first pass: see additive_scores
-    lattice: ExactLoss  # of the second pass; its fastemit and delay_penalty hold for both
+    lm_scale: Fraction  # scale in the first pass: see additive_scores
+    lattice: ExactLoss  # the second pass's loss; its fastemit and delay_penalty apply to both passes
 
     def sized(self, *, joint: int, classes: int) -> "PrunedTransducerLoss":
         """Return the loss with the parameters of the first pass's joiner, drawn from torch's global generator."""

@@ -38,11 +38,11 @@ TILE_CELLS = {"cpu": 1024, "cuda": 65536}  # logits of 2 MB with 500 classes sta
 class ExactLoss:
     """The exact loss, a sum over all alignments: ``transducer_loss`` with its settings bound."""
 
-    tile_cells: Count | None  # how many cells' logits exist at a time; None: as suits the device
+    tile_cells: Count | None  # number of cells whose logits exist at a time; None: chosen for the device
     min_occupancy: Probability  # backward leaves out cells that alignments visit less probably; 0: none
     fastemit: NonNegative  # Yu et al. 2021, arXiv 2010.11148
     delay_penalty: NonNegative  # Kang et al. 2023, arXiv 2211.00490; per frame
-    kernels: Kernels  # of the joiner
+    kernels: Kernels  # implementation of the joiner
 
     def sized(self, *, joint: int, classes: int) -> "ExactLoss":
         """Returns itself; this loss has no parameters to size."""
@@ -79,7 +79,7 @@ class Problem:
     squashing: Squashing
     blank: int
     tile_cells: int
-    dtype: torch.dtype  # of the matrix products
+    dtype: torch.dtype  # dtype of the matrix products
     settings: ExactLoss
     differentiable: bool  # whether a backward pass may follow
 
@@ -144,7 +144,7 @@ class _TransducerLoss(torch.autograd.Function):
         arcs = arcs_from_packed(scores.blank_N, scores.label_N, problem.shape)
         reward_early_labels(arcs, problem.settings.delay_penalty)
         alpha_DBS = forward_variables(arcs)
-        # squashing would hide an infinite state: let it show, so that whoever guards against bad steps sees it
+        # Squashing would hide an infinite state; the loss must show it, so that the guard against bad steps sees it.
         loss_B = -log_likelihood(alpha_DBS, problem.shape) + _poison(tensors, problem.shape)
         loss_B = loss_B.to(torch.promote_types(problem.dtype, torch.float32))
         if problem.differentiable and any(ctx.needs_input_grad):

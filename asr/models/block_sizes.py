@@ -13,8 +13,8 @@ class BlockSizes(NamedTuple):
     """The sizes of the modules of one block; a module of size 0 is absent."""
 
     feed_forward_in: int  # hidden width of the first feed-forward module
-    heads: int  # of attention
-    channels: int  # of the depthwise convolution
+    heads: int  # attention heads
+    channels: int  # channels of the depthwise convolution
     feed_forward_out: int  # hidden width of the second feed-forward module
 
 

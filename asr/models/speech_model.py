@@ -22,7 +22,7 @@ class LossOutput:
     """The loss of one unit."""
 
     total: Tensor  # scalar: SUM over the utterances
-    weight: float  # what the sum is divided by: the batch's own weight
+    weight: float  # the divisor of the sum: the batch's own weight
     terms: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached sums over the utterances, unweighted
     encoder_states: Tensor | None = None  # (B, S, D), with gradient; None for an emptied unit
 

@@ -31,7 +31,7 @@ class ConformerStream:
         self.chunk_frames = FACTOR * encoder.chunk
         self.memories = [Memory() for _ in encoder.blocks]
         self.past_BTF: Tensor | None = None  # the last FACTOR frames: what the first state of a chunk sees before it
-        self.past_states = 0  # that attention still sees
+        self.past_states = 0  # number of past states that attention still sees
         self.ended = False
 
     def push(self, features_BTF: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from asr.reporting.series import Series, spread, thin
 from asr.reporting.style import SERIES
 from asr.reporting.svg import inline_svg, series_colour, series_dash
 
-THIN_POINTS = 120  # of a thin line
+THIN_POINTS = 120  # points of a thin line
 MOST_LINES = 8  # learners drawn one by one; more become a band from the lowest to the highest
 
 

@@ -19,11 +19,11 @@ from asr.reporting.series import Series, mean, running_total, series, smooth, th
 from asr.reporting.svg import DASHES, FONT_SIZE, MUTED, new_axes, series_colour, series_dash
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.7, 2.7
-POINTS = 240  # of a bold line: about two pixels each
+POINTS = 240  # points of a bold line: about two pixels each
 MOST_BARS = 16  # learners with a bar each; more become one bar, their mean
-SMOOTHING_FRACTION = 1 / 60  # of a curve's points: standard deviation of the smoothing
-MARKED_POINTS = 40  # of a line of evaluations: fewer are dots too
-LEAST_SMOOTHING_POINTS = 2.0  # where a curve has points enough for it
+SMOOTHING_FRACTION = 1 / 60  # standard deviation of the smoothing, as a fraction of a curve's points
+MARKED_POINTS = 40  # a line of fewer evaluations also shows a dot at each
+LEAST_SMOOTHING_POINTS = 2.0  # least standard deviation, where a curve has enough points
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Curve:
     note: str  # the unit, and how to read it
     reduce: Callable[[Sequence[Series]], Series] = mean
     smoothed: bool = False
-    prepare: Callable[[Series], Series] = lambda curve: curve  # of each learner's own curve
+    prepare: Callable[[Series], Series] = lambda curve: curve  # applied to each learner's own curve
     form: Callable[[float], str] = text.compact
     over: str = "samples"
     from_zero: bool = False  # a linear scale that begins at zero, however far values spread

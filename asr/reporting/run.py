@@ -20,9 +20,9 @@ from asr.runs.run_folder import Evaluation, RunFolder
 from distributed.errors import UsageError
 
 _TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_LISTED = re.compile(rf"\[(?:{_TEXT}(?:, {_TEXT})*)?\]")  # as Python writes a list of texts
+_LISTED = re.compile(rf"\[(?:{_TEXT}(?:, {_TEXT})*)?\]")  # the form in which Python prints a list of strings
 
-STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
+STILL_THERE = 0.9  # fraction of the samples: a learner without later rows has left (resume with fewer learners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Result:
     substitutions: float
     reference_words: float
     utterances: float
-    interval: tuple[float, float] | None  # of the word error rate
+    interval: tuple[float, float] | None  # 95 % interval of the word error rate
     transcripts: tuple[Transcript, ...]  # empty where no recogs file was written
-    arithmetic: str  # that it was decoded in, as "fp32 on cpu"; empty where that was not recorded
+    arithmetic: str  # arithmetic of the decoding, such as "fp32 on cpu"; empty if not recorded
 
     @property
     def title(self) -> str:

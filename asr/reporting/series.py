@@ -26,7 +26,7 @@ class Series:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to draw."""
+        """True if there is nothing to draw."""
         return not np.isfinite(self.y).any()
 
 

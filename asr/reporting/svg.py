@@ -22,7 +22,7 @@ ROLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"} | {
     f"#0101{index:02x}": f"var(--series-{index - 16})" for index in range(16, 16 + SERIES)
 }
 DASHES: tuple[str, ...] = ("solid", "dashed", "dotted", "dashdot")
-FONT_SIZE = 8.5  # of the plots' texts, in points
+FONT_SIZE = 8.5  # font size of the plots' texts, in points
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "murmuration",

@@ -45,7 +45,7 @@ from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
 PIECES = 1024  # with so many outputs Conformer-S has 10.5 million parameters
-UTTERANCES, FRAMES, TOKENS = 4, 800, 40  # of the step that the selection is compared with: four utterances of 8 s
+UTTERANCES, FRAMES, TOKENS = 4, 800, 40  # batch of the step that the selection is compared with: four utterances of 8 s
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 
 

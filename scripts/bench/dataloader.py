@@ -1,4 +1,4 @@
-"""How long training waits for its data: Conformer S on 16 kHz FLAC, through the parts that scripts/train.py uses.
+"""Time that training waits for its data: Conformer S on 16 kHz FLAC, through the parts that scripts/train.py uses.
 
     python scripts/bench/dataloader.py --json docs/results/dataloader.json [--quick]
 
@@ -67,9 +67,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 class Size:
     """The extent of the measurement."""
 
-    utterances: int  # of an epoch
+    utterances: int  # utterances per epoch
     warm_up: int  # steps that are not counted: processes start, kernels are compiled
-    steps: int  # that are counted
+    steps: int  # counted steps
 
 
 FULL, QUICK = Size(utterances=128, warm_up=2, steps=12), Size(utterances=40, warm_up=1, steps=3)
@@ -126,7 +126,7 @@ def measure(variant: str, folder: Path, size: Size, world: World) -> dict[str, A
     assert isinstance(dataset, UnitDataset)
     seconds = sum(utterance.duration for utterance in dataset.utterances)
     if dataset.cache.limit_gb > 0:
-        list(load(trainer))  # what is measured is a later epoch
+        list(load(trainer))  # only a later epoch is measured
     loaded = load_alone(trainer)
     trainer.fit(None)
     trainer.parts.recorder.close()

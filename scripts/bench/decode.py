@@ -55,7 +55,7 @@ class Found:
     """The result of a method."""
 
     texts: dict[str, str]  # by utterance
-    unit_seconds: list[float]  # of processor time
+    unit_seconds: list[float]  # processor time per unit
 
 
 def main(arguments: list[str]) -> None:
@@ -186,7 +186,7 @@ def measure(trained: Trained, batches: Sequence[Batch], recognisers: Mapping[str
     placed = [trained.inference().moved_to_model(batch) for batch in batches]
     with evaluating(trained.model, trained.device, trained.precision):
         for recognise in recognisers.values():
-            recognise(placed[0].part(0, 1))  # what is set up at the first call
+            recognise(placed[0].part(0, 1))  # setup at the first call is not measured
         for batch in placed:
             for name, recognise in recognisers.items():
                 start = time.thread_time()

@@ -43,7 +43,7 @@ from scripts.composition.trainer import assemble
 
 RATE = 16000  # Hz
 NONE = "none"
-HOOKS = {  # what a hook needs; {files}: the folder that ``write_files`` fills
+HOOKS = {  # the settings that a hook needs; {files}: the folder that ``write_files`` fills
     "spec_augment": (),
     "length_perturbation": (),
     "sequence_noise": (),
@@ -203,7 +203,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model", default="lstm_tiny", help="of conf/model; dropconnect wants LSTMs")
     parser.add_argument("--hooks", nargs="+", choices=HOOKS, default=list(HOOKS), help="these alone")
     chosen = parser.parse_args(arguments)
-    made_with = environment()  # as of now: commits may follow while it runs
+    made_with = environment()  # recorded at the start, since commits may follow while it runs
     flush_denormals()
     torch.set_num_threads(1)
     steps, utterances = (10, 40) if chosen.quick else (100, 160)

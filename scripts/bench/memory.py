@@ -21,7 +21,7 @@ def peak_extra_bytes(work: Callable[[], Any], rehearsal: Callable[[], Any]) -> i
         status = 1
         try:
             rehearsal()
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed before shall not hide what is taken now
+            ctypes.CDLL(None).malloc_trim(0)  # memory freed earlier must not hide new allocations
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             before = _status_bytes("VmRSS")
             work()

@@ -62,7 +62,7 @@ METHODS = {
     "sequence_noise": alone("sequence_noise", lifted=False),
     "dropconnect": alone("dropconnect", lifted=False),
     "replicas": alone("replicas", lifted=False),
-    # As swb300_combined, with scheduled sampling, whose place SwitchOut would take.
+    # Like swb300_combined, with scheduled sampling, which excludes SwitchOut.
     "combined": [
         "hooks=[nbest_label_smoothing,scheduled_sampling,dropconnect,replicas,sequence_noise,length_perturbation,spec_augment]",
         "hooks.nbest_label_smoothing.lists={lists}", "hooks.nbest_label_smoothing.until_epoch={middle}",
@@ -104,9 +104,9 @@ class Study:
     ) -> None:
         self.trials = trials
         self.corpus = corpus
-        self.epochs = epochs  # of a recogniser
+        self.epochs = epochs  # epochs of a recogniser
         self.data = data  # settings of recognisers and language models
-        self.overrides = overrides  # of recognisers
+        self.overrides = overrides  # overrides of recognisers
         self.tuned: dict[str, list[str]] = {}  # by fold, settings of the search with a language model
 
     def language_model(self, fold: str, overrides: Sequence[str]) -> Path:

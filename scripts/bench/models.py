@@ -54,7 +54,7 @@ IBM_SYMBOLS = " abcdefghijklmnopqrstuvwxyz'0123456789.,-&/+_"  # 45: with blank 
 IBM = ("features.num_mels=40", "features.deltas=2", f'tokenizer.alphabet="{IBM_SYMBOLS}"')
 TARGETS = 32_000  # states of the papers' acoustic models
 DBLSTM = ("features.num_mels=40", "features.deltas=2", f"model.num_targets={TARGETS}")
-AS_IN_THE_PAPER = {  # what a model was made to read and write; others take the defaults
+AS_IN_THE_PAPER = {  # features and tokens that a model was designed for; others take the defaults
     "conformer_s": PIECES,
     "conformer_m": PIECES,
     "conformer_l": PIECES,
@@ -79,7 +79,7 @@ class StepMeter(Hook):
 
     def on_step_start(self, progress: Progress) -> None:
         if progress.step == 0:
-            self.meter.reset()  # what the probe took is not the steps' own
+            self.meter.reset()  # time and memory of the probe are not the steps'
         self.began = time.process_time()
 
     def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
@@ -207,7 +207,7 @@ def main(arguments: list[str]) -> None:
     if chosen.only:
         chosen.json.write_text(json.dumps(measure(chosen.only, steps, chosen.corpus, utterances)))
         return
-    made_with = environment()  # as of now: commits may follow while it runs
+    made_with = environment()  # recorded at the start, since commits may follow while it runs
     models = [name for name in options("model") if not chosen.quick or name.endswith("_tiny")]
     print("| model | parameters | outputs | step | audio s/s | peak memory | loss |\n|---|---|---|---|---|---|---|")
     rows = []

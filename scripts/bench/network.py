@@ -33,7 +33,7 @@ from scripts.composition.startup import run_main
 
 BANDWIDTHS = ("1gbit", "200mbit")
 FULL, QUICK = Plan(width=1216, turns=5, steps=4, exchanges=20), Plan(width=864, turns=1, steps=2, exchanges=8)
-ROUNDS_SHARE = 0.8  # of the rounds that the link has room for: what an asynchronous scheme shall complete
+ROUNDS_SHARE = 0.8  # target of an asynchronous scheme, as a fraction of the rounds that the link has room for
 FIGURES = (
     "step_ratio", "step_over_bound", "wire_efficiency", "rounds_per_step", "rounds_over_target",
     "counted_over_interface",
@@ -95,7 +95,7 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
         if scheme == "adpsgd":
             room = min(1.0, compute * goodput / records[0]["message_bytes"])
             row["rounds_over_target"] = row["rounds_per_step"] / (ROUNDS_SHARE * room)
-        if payload_bytes and scheme != "tcp":  # of which nothing but bytes given to the kernel is counted
+        if payload_bytes and scheme != "tcp":  # for tcp only the bytes given to the kernel are counted
             row["counted_over_interface"] = median("counted_bytes", scheme) / median("interface_bytes", scheme)
         rows.append(row)
     return rows

@@ -17,7 +17,7 @@ from asr.decoding.bootstrap import INTERVAL, REPLICATIONS, resampled_sums
 from asr.decoding.comparison import Comparison, compare
 from asr.decoding.wer import ErrorCounts
 
-Errors = dict[tuple[str, int], dict[str, ErrorCounts]]  # of a variant: by fold and seed, then by utterance
+Errors = dict[tuple[str, int], dict[str, ErrorCounts]]  # error counts of a variant, by fold and seed, then by utterance
 
 
 def total(errors: Mapping[str, ErrorCounts]) -> ErrorCounts:

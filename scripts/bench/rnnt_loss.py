@@ -45,9 +45,9 @@ from scripts.composition.startup import run_main
 HEADLINE = (8, 200, 40, 500, 512)
 GRID = ((8, 200, 40, 29, 256), (8, 200, 40, 1024, 320), (4, 400, 80, 500, 512), (16, 60, 12, 500, 512))
 QUICK = (4, 100, 20, 500, 512)
-ALL_CELLS = "ours fp32, all cells"  # in backward too: what the floor is of
+ALL_CELLS = "ours fp32, all cells"  # also in backward; the floor refers to this method
 PRUNED = "ours fp32, pruned"
-FITTING_STEPS = 60  # of the pruned loss's first pass; the best of its windows are found in fewer
+FITTING_STEPS = 60  # steps that fit the pruned loss's first pass; its best windows are found in fewer
 
 Method = Callable[[LossInputs], Tensor]
 

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     print(choose_matmul("auto"))
     inputs, method = random_inputs(Sizes(*(QUICK if options.quick else HEADLINE))), METHODS[options.method]
     with OperatorTimes():
-        forward_backward(method, inputs)  # what is imported and compiled at first use is not measured
+        forward_backward(method, inputs)  # imports and compilation at first use are not measured
     with OperatorTimes() as operators:
         total = timed(lambda: forward_backward(method, inputs))
     print(f"| {options.method} | calls | ms | of {1e3 * total:.0f} ms |\n|---|---|---|---|")

@@ -38,7 +38,7 @@ class Part:
     """A set of learners and the schemes that they compare."""
 
     compute: str  # emulated or real
-    suffix: str  # of its figures' names
+    suffix: str  # suffix of its result keys
     learners: int
     schemes: tuple[str, ...]
     run: Callable[..., list[Outcome]]

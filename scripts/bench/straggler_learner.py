@@ -17,7 +17,7 @@ from distributed.schemes.delay_by_one import DelayByOne
 
 ASYNCHRONOUS: dict[str, TopologyName] = {"adpsgd-ring": "ring", "adpsgd-random_ring": "random_ring"}
 WARM_UP_UNITS = 5  # per learner, before the clock: connections, caches and buckets as in later steps
-LAYERS, BATCH = 3, 256  # of the perceptron that computes
+LAYERS, BATCH = 3, 256  # layers and batch size of the perceptron
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Case:
 
     repetition: int
     scheme: str
-    slowdown: float  # of learner 0
-    units: int  # of all learners together
+    slowdown: float  # factor by which learner 0 is slower
+    units: int  # total over all learners
     unit_seconds: float
 
     @property

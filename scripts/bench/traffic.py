@@ -25,7 +25,7 @@ from scripts.bench.report import save_figures
 from scripts.composition.startup import run_main
 
 MOST_HOSTS = 16
-WIDTH, STEPS = 1216, 8  # of the perceptron's layers; per scheme
+WIDTH, STEPS = 1216, 8  # width of the perceptron's layers; steps per scheme
 
 
 def main(arguments: list[str]) -> None:

@@ -12,8 +12,8 @@ from distributed.learners.launch import World, start, stop
 from scripts.bench.namespaces import interface_bytes
 from scripts.bench.network_contenders import Contender, contenders
 
-ROWS = 4  # of the perceptron's input: what is computed does not matter
-SETTLED_SECONDS = 0.3  # that retransmissions and acknowledgements have time for
+ROWS = 4  # rows of the perceptron's input; the computation does not matter
+SETTLED_SECONDS = 0.3  # time for retransmissions and acknowledgements
 
 
 def main(interface: str, output: str, width: str, steps: str) -> None:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An utterance as a table names it; what only the audio's header tells is not known yet."""
+    """An utterance as a table describes it, before the audio's header has been read."""
 
     where: str  # file:line
     id: str
@@ -251,7 +251,7 @@ def read_refused(folder: Path, split: str) -> list[Defect]:
 
 
 def read_removed(folder: Path, split: str) -> dict[str, int]:
-    """How often each marker was taken out of the texts of a split, most frequent first."""
+    """The number of times that each marker was removed from the texts of a split, most frequent first."""
     removed = read_json(folder / REMOVED_FILE).get(split)
     if not isinstance(removed, dict) or any(type(count) is not int for count in removed.values()):
         raise CorpusError(f"{folder / REMOVED_FILE}: damaged; delete the folder, which is then made anew")

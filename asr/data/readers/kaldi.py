@@ -22,7 +22,7 @@ from distributed.errors import UsageError
 NEEDED = ("wav.scp", "text")
 OPTIONAL = ("utt2spk", "segments", "reco2file_and_channel")
 COPY = "Kaldi's wav-copy scp:wav.scp scp:new.scp does all, where new.scp names a file for each id"
-TO_THE_END = -1.0  # as the end of a segment
+TO_THE_END = -1.0  # value of a segment's end that means the end of the recording
 
 _OFFSET = re.compile(r":\d+(\[[\d:,]*\])?$")
 
