@@ -1,9 +1,9 @@
 """Reading audio: one utterance's samples, or a refusal that says which file is wrong, how, and what to do.
 
-Nothing is converted unless it was asked for: a file of another rate is resampled under ``resample`` (the key
-data.resample) and refused otherwise; one with several channels or with samples that are not numbers is refused rather
-than mixed or repaired. What a header can tell is checked by ``header_defect``, which the screening before training
-shares; the samples themselves are checked when they are read.
+Audio is converted only on request: a file of another rate is resampled under ``resample`` (the key data.resample) and
+refused otherwise; files with several channels or with samples that are NaN or infinite are refused, not mixed or
+repaired. ``header_defect`` checks all properties in the header, also in the screening before training; the samples
+themselves are checked when they are read.
 """
 
 import math

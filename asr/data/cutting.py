@@ -1,8 +1,8 @@
 """Cutting long utterances at the speaker's pauses into pieces short enough to train a transducer at little cost.
 
-Two witnesses must agree on a cut: the level of the signal, that there is a pause, and a forced alignment, which words
-lie before it. A pause counts if the alignment puts no token of the words before it behind it, and none of the words
-after it before it. So an alignment that is off by less than the pause does no harm; one of a model that knows little does.
+Two sources must agree on a cut: the level of the signal shows that there is a pause, and a forced alignment shows which
+words lie before it. A pause counts if the alignment puts no token of an earlier word after it and no token of a later
+word before it. So an alignment error shorter than the pause is harmless; the alignment of a poor model is not.
 
 N samples   T frames of 10 ms   W words
 """

@@ -1,6 +1,6 @@
 """A small grammar of English: sentences that a synthesiser can speak and a recogniser can learn.
 
-``small``: 40 words that sound distinct, 2 to 6 of them in any order, so that nothing but the sound tells them.
+``small``: 40 words that sound distinct, 2 to 6 of them in any order, so that only the sound distinguishes them.
 ``full``: over 700 words; short sentences with numbers, dates, times and names, everything spelled out.
 
 The full grammar is context-free: a rule is one of its alternatives, ``{rule}`` in it is expanded in turn; what is not

@@ -3,8 +3,9 @@
     read -> [waveform hooks] -> log-mel -> [mel hooks] -> normalise -> [normalised hooks]
          -> deltas, stacking -> [targets hooks] -> pad
 
-Everything random is keyed by (seed, epoch, utterance, hook), and nothing is carried from unit to unit, so that a batch
-is the same whichever process loads it, and when. What comes before the first random step may be kept in memory.
+All random draws are keyed by (seed, epoch, utterance, hook) and no state is carried from unit to unit, so that a batch
+does not depend on the process that loads it, nor on the time. Results of the steps before the first random one may be
+cached in memory.
 
 B utterances   T feature frames   F feature dimension   U target tokens
 """

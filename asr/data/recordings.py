@@ -1,8 +1,8 @@
 """Recordings that hooks draw from: noises, impulse responses of rooms.
 
-They are described by a manifest (``asr.data.manifest``), whose lines need no text, checked by their headers before
-training, and read when they are drawn, in whatever process loads. What is drawn depends on the generator alone: short
-recordings are kept decoded as long as there is memory for them, of long ones only the excerpt is read.
+A manifest (``asr.data.manifest``) describes them, whose lines need no text. Headers are checked before training; the
+samples are read in the loading process when a recording is drawn. Draws depend on the generator alone. Short recordings
+are cached as far as memory allows; of long ones only the excerpt is read.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""Screening: every utterance is looked at before training, so that a run does not die, or learn less, hours later.
+"""Screening: every utterance is checked before training, so that a run does not fail, or learn less, hours later.
 
-Only headers are read. What is wrong is either an error that names the first defect and how many there are
-(``data.on_bad=stop``), or left out, counted and listed (``data.on_bad=skip``). Nothing is silently dropped: usable and
-refused utterances add up to the manifest. What only the samples tell (NaN, a stream that breaks off) is found by
-``asr.data.audio.read_audio`` under the same policy.
+Only headers are read. Defects either raise an error that names the first one and their number (``data.on_bad=stop``),
+or their utterances are left out, counted and listed (``data.on_bad=skip``). Nothing is silently dropped: usable and
+refused utterances add up to the manifest. Defects of the samples (NaN, a truncated stream) are found later by
+``asr.data.audio.read_audio``, under the same policy.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Text without sound, for language models: sentences as utterances of a plan, and units of them as batches.
 
-A text of U tokens takes U + 1 predictions, its tokens and its end: to the batch plan it has so many frames. A line of a text
-file is an utterance that nobody spoke: of no duration, named by its file and number.
+A text of U tokens takes U + 1 predictions, for its tokens and its end; the batch plan counts these as frames. A line of
+a text file is an utterance of no duration, named by its file and line number.
 
 B texts   U tokens
 """

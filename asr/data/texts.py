@@ -1,8 +1,8 @@
-"""Sentences to speak from the user's own texts: as they stand, or recombined into new ones.
+"""Sentences for synthetic speech from the user's own texts, unchanged or recombined into new ones.
 
-Recombining is a walk through a bigram model kept as what it counts: after each word the sentence may go on as another
-sentence of the texts does after the same word. A few hundred sentences so give a great many, of the same words and
-with the same neighbours, which is what a recogniser needs that is to be trained for a domain of which little is recorded.
+Recombining is a walk through a bigram model: after each word the sentence may go on as another sentence of the texts
+does after the same word. A few hundred sentences thus give a great many of the same words with the same neighbours,
+which helps a recogniser for a domain with few recordings.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """One step of the beam search: all hypotheses of all utterances, extended by one symbol, merged and cut to the beam.
 
-A label sequence is known by a 64-bit hash, rolled on label by label. Two of a beam's K sequences are then taken for one
-with a probability of about K^2 / 2^64 per step: less than one in a million for ten thousand hours of speech. Lookups by
-hash are needed since a prefix may leave the beam, come back, and must again be merged with what came of it before.
+A label sequence is identified by a rolling 64-bit hash. Two of a beam's K sequences collide with a probability of about
+K^2 / 2^64 per step: less than one in a million for ten thousand hours of speech. Lookups by hash are needed since a
+prefix may leave the beam and come back, and must then be merged with its own earlier extensions.
 
 B utterances still searched   K hypotheses of a beam   M labels considered for each   n = B x K   V classes with blank
 """

@@ -2,7 +2,7 @@
 
 By CTC it is the best path through the CTC lattice (torchaudio's ``forced_align``), where a token may last for several
 states. By the transducer it is the best path through its own lattice, where a token is emitted at one state and the
-others are blank. The path is kept as the model has it: blank is a class of its own, which also stands for silence.
+others are blank. The path keeps the model's classes: blank is a class of its own, which also stands for silence.
 
 B utterances   S encoder states   U tokens   V vocabulary size, blank included
 """
@@ -78,8 +78,8 @@ def ctc_path(log_probs_SV: Tensor, tokens_U: Tensor) -> Tensor:
 def emission_path(path: Sequence[Emission], tokens_U: Tensor, states: int) -> Tensor | None:
     """Tokens where a transducer's path emits them, blank elsewhere, (states,) int64.
 
-    A state can stand for one token only: of several emitted at one, the others go to the free states that follow, as
-    far as the tokens after them leave room, else to those before. None if there are more tokens than states.
+    A state can hold one token only: if several are emitted at one state, the others move to free states after it, as
+    far as later tokens leave room, otherwise before it. None if there are more tokens than states.
     """
     count = len(tokens_U)
     if count > states:

@@ -1,13 +1,13 @@
 """DropConnect on the recurrent weights of LSTMs: in every unit of work some connections from state to state are missing.
 
-Wan et al. 2013, "Regularization of neural networks using DropConnect" (ICML), on hidden-to-hidden matrices as in Merity et
-al. 2018, arXiv 1708.02182, section 2, and Saon et al. 2021, arXiv 2103.09935, section 3: for each gate
+Wan et al. 2013, "Regularization of neural networks using DropConnect" (ICML), on hidden-to-hidden matrices as in Merity
+et al. 2018, arXiv 1708.02182, section 2, and Saon et al. 2021, arXiv 2103.09935, section 3: for each gate
 
     h_t = f(W x_t + (M o U) h_{t-1})        M elements 0 with probability p, else 1 / (1 - p)
 
-M is drawn once per forward and LSTM, for all time steps of all sequences in it: of a unit, or of a part of one that memory
-splits. Parameters stay what and where they were: checkpoints, flat buffers of backends and optimizers see U; only the
-module's list of operands is exchanged during a forward.
+M is drawn once per forward and LSTM, for all time steps of all sequences in it: of a unit, or of a part of one that
+memory splits. Parameters stay what and where they were: checkpoints, flat buffers of backends and optimizers see U;
+only the module's list of operands is exchanged during a forward.
 """
 
 from collections.abc import Sequence

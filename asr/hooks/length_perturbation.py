@@ -1,9 +1,9 @@
-"""Length perturbation: short spans of frames are left out and blank frames put in, so that no length is learnt by heart.
+"""Length perturbation: short spans of frames are dropped and blank frames inserted, so that no length is memorised.
 
-Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best based
-label smoothing" (Interspeech), arXiv 2203.15176, section 2. Dropping comes first, each part has a probability of its own.
-A blank frame is 0, the mean of normalised features; spans are dropped and inserted before deltas and stacking, which then
-see speech of another length.
+Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best
+based label smoothing" (Interspeech), arXiv 2203.15176, section 2. Dropping comes first, each part has a probability of
+its own. A blank frame is 0, the mean of normalised features; spans are dropped and inserted before deltas and stacking,
+which then see speech of another length.
 
 T feature frames   F mel bins   S spans
 """
@@ -43,7 +43,7 @@ def draw_spans(frames: int, ratio: float, longest: int, generator: torch.Generat
 
 
 class LengthPerturbation(HookOfEpochs):
-    """Perturbs training utterances; what is drawn depends on (seed, epoch, utterance, the hook's name) alone.
+    """Perturbs training utterances; the draws depend on (seed, epoch, utterance, the hook's name) alone.
 
     Args:
         drop_probability: probability of losing frames; ``drop_ratio`` of the frames begin a span of 1 to ``drop_span``.

@@ -1,12 +1,12 @@
 """N-best label smoothing: with some probability the labels are one of the K best hypotheses of another model.
 
-Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best based
-label smoothing" (Interspeech), arXiv 2203.15176, section 3. For each utterance, each time it is presented,
+Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best
+based label smoothing" (Interspeech), arXiv 2203.15176, section 3. For each utterance, each time it is presented,
 
     labels = truth where gamma <= 1 - epsilon, else one of the K hypotheses, each as likely        gamma ~ U[0, 1]
 
-The whole sequence is replaced: what the loss aims at and what the prediction network reads. A hypothesis that is the truth
-stays in its list, as the paper leaves it open: ``<hook>/epsilon`` logs how often the labels really differ.
+The whole sequence is replaced, both the loss's targets and the inputs of the prediction network. A hypothesis equal to
+the truth stays in its list, as the paper does not exclude it; ``<hook>/epsilon`` logs how often labels really differ.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Reverberation: speech is heard as in a room, by convolution with the impulse response of one.
 
 Ko et al. 2017, "A study on data augmentation of reverberant speech for robust speech recognition" (ICASSP).
-The direct path, the highest peak of the response, arrives at once, so that the speech stays where its transcript was
-said and as long as it was; what a room adds to its loudness is taken away again.
+The direct path, the highest peak of the response, arrives at once, so that the speech keeps its position and
+length; the signal is scaled back to its original mean power.
 """
 
 from typing import ClassVar

@@ -1,8 +1,8 @@
 """Scheduled sampling: some inputs of the prediction network are replaced by likely tokens of a language model.
 
-Cui et al. 2021 (arXiv 2108.10803, section 3); Bengio et al. 2015 (arXiv 1506.03099). From the first token of a text to its
-last: it is kept with probability p, and otherwise one of the k tokens that the language model finds most likely after what
-has been read so far, replacements included. The targets stay the text.
+Cui et al. 2021 (arXiv 2108.10803, section 3); Bengio et al. 2015 (arXiv 1506.03099). From the first token of a text to
+its last: it is kept with probability p, and otherwise one of the k tokens that the language model finds most likely
+after what has been read so far, replacements included. The targets stay the text.
 
     y~_u = y_u  with probability p,  else uniform on the top k of P(. | y~_1 .. y~_{u-1})
 

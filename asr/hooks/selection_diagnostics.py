@@ -2,8 +2,8 @@
 
 Every learner takes the gradient of its part of a global batch, drawn from the training plan, clips it as a step does,
 and the backend computes the entries of memory plus gradient that the next leader would choose, and the metrics of
-distributed/sparse/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it also has
-the backend note when each entry was sent: distributed/sparse/ages.py.
+distributed/sparse/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it
+also has the backend note when each entry was sent: distributed/sparse/ages.py.
 """
 
 from collections.abc import Mapping

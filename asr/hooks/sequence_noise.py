@@ -7,10 +7,10 @@ energies of the utterance and of another one of similar length,
 
 The sum is one of energies, as of two independent sources, in float32 and without leaving the log domain.
 
-Where Y comes from. The paper draws from the whole training set; here it is another utterance of the same unit. Units hold
-utterances of similar length, which change in every epoch and are the plan's own, so that the draw depends neither on the
-number of learners nor on loading processes, and no utterance is read twice. The price: with units of B utterances the
-partner is one of B - 1 neighbours in length, and an utterance that is alone in its unit gets none.
+Where Y comes from. The paper draws from the whole training set; here it is another utterance of the same unit. Units
+hold utterances of similar length, which change in every epoch and are the plan's own, so that the draw depends neither
+on the number of learners nor on loading processes, and no utterance is read twice. The price: with units of B
+utterances the partner is one of B - 1 neighbours in length, and an utterance that is alone in its unit gets none.
 
 T frames   F mel bins   S frames of the partner
 """

@@ -59,7 +59,7 @@ def _uniform(high: int, generator: torch.Generator) -> int:
 
 
 class SpecAugment(Hook):
-    """Masks every training utterance; what is masked depends on (seed, epoch, utterance, the hook's name) alone."""
+    """Masks every training utterance; the masks depend on (seed, epoch, utterance, the hook's name) alone."""
 
     stage: ClassVar[Stage | None] = "normalised"
     comes_after: ClassVar[tuple[str, ...]] = ("length_perturbation",)  # arXiv 2203.15176, section 2: masks stay whole

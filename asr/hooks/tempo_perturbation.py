@@ -1,9 +1,9 @@
 """Tempo perturbation: utterances are spoken faster and slower by the same voice: the pitch stays.
 
-Ko et al. 2015, "Audio augmentation for speech recognition" (Interspeech), section 2.2. There it is ``sox tempo``; here a
-phase vocoder, torchaudio's: the short-time spectrum is read at another rate, and its phases go on as the frequencies in
-every bin say. Windows of 32 ms keep the harmonics of a voice apart and its onsets together. Neighbouring bins drift apart in
-phase, which takes about 1 dB of a steady tone: nothing that normalised features would show.
+Ko et al. 2015, "Audio augmentation for speech recognition" (Interspeech), section 2.2. There it is ``sox tempo``; here
+a phase vocoder, torchaudio's: the short-time spectrum is read at another rate, and its phases go on as the frequencies
+in every bin say. Windows of 32 ms keep the harmonics of a voice apart and its onsets together. Neighbouring bins drift
+apart in phase, which takes about 1 dB of a steady tone: nothing that normalised features would show.
 
 N samples
 """

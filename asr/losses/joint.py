@@ -5,8 +5,8 @@ whatever cells are not wanted. With occupancy = blank posterior + label posterio
 
     d(-log P)/dz[k] = occupancy softmax(z)[k] - blank posterior [k = blank] - label posterior [k = y(u+1)]
 
-which sums to zero over k. Where a model is sure, one arc's entry is the small difference of two numbers near one, and as
-computed mostly rounding; as minus the sum of the others it is as exact as they are.
+which sums to zero over k. Where a model is confident, the entry of one arc is the small difference of two numbers near
+one and would be mostly rounding error; computed as minus the sum of the other entries it is as exact as they are.
 
 R encoder rows   Q predictor rows   J joint dimension   V classes with blank   n cells of a tile
 """

@@ -1,9 +1,9 @@
 """The transducer loss, exact and fused with the joiner (Graves 2012, arXiv 1211.3711).
 
-Joiner logits are computed tile by tile and dropped (joint.py); what is kept of V classes are two log probabilities per
-cell, of blank and of the next label. The lattice turns them into the likelihood and into the posteriors of the arcs
-(lattice.py), from which the gradient follows without any further recursion, logits being computed again, for the cells
-that matter alone: where hardly any alignment passes there is hardly any gradient.
+Joiner logits are computed tile by tile and dropped (joint.py); of the V classes only two log probabilities per cell are
+kept, those of blank and of the next label. The lattice turns them into the likelihood and the posteriors of the arcs
+(lattice.py), from which the gradient follows without another recursion. Backward computes the logits again, but only
+for the cells that matter: where hardly any alignment passes there is hardly any gradient.
 
 B utterances   T frames   S = U + 1   J joint dimension   V classes with blank   N valid cells   K cells of them kept
 """

@@ -1,7 +1,7 @@
 """The squashing: the function that a joiner applies to the sum (or product) of its inputs before the output layer.
 
-A search applies it to a few cells and training to all of a lattice, tile by tile, with a backward of its own. What is
-changed of it in training, as by quantising its output, must be what decoding does, so both take it from the joiner.
+A search applies it to a few cells; training applies it to all cells of a lattice, tile by tile, with its own backward.
+A change to it in training, such as a quantised output, must hold in decoding too, so both take it from the joiner.
 """
 
 from typing import Protocol

@@ -1,7 +1,8 @@
 """The LSTM of all models: torch's, and in fp32 under bf16 autocast where the processor cannot make it in bf16.
 
-On a CPU torch hands a bf16 LSTM to oneDNN, which has one on processors with AVX-512 alone and fails elsewhere ("could not
-create a primitive descriptor"). On those, the layers compute in fp32 and return bf16 outputs and states all the same.
+On a CPU torch hands a bf16 LSTM to oneDNN, which has one on processors with AVX-512 alone and fails elsewhere ("could
+not create a primitive descriptor"). On those, the layers compute in fp32 and return bf16 outputs and states all the
+same.
 """
 
 from functools import cache

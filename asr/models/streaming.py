@@ -4,8 +4,8 @@
     for features_BTF in chunks:                 # stream.chunk_frames frames each, fewer only at the end
         states_BSD = stream.push(features_BTF)
 
-Nothing is computed again but the keys and values of the chunks that attention still sees. The subsampling looks no
-further than the last frame of a chunk, so that a state waits for its chunk to be spoken and for nothing else.
+Only the keys and values of the chunks that attention still sees are computed again. The subsampling reads no frame
+beyond its chunk, so that a state is available as soon as its chunk has been spoken.
 
 B streams of equal length   T feature frames   F feature dimension   S = ceil(T / 4) states   D dimension
 """

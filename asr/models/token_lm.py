@@ -1,8 +1,8 @@
 """Language models over the tokenizer's tokens: a prediction network and a softmax over the next token.
 
-A text y of U tokens has probability prod_u P(y_u | y_<u) x P(end | y). BLANK, which no text has, stands for both edges of a
-sentence: it is read first, and its class is the end. So the vocabulary is the recogniser's, token by token, and any
-prediction network will do: the LSTM, or the stateless one, whose context makes it a neural n-gram.
+A text y of U tokens has probability prod_u P(y_u | y_<u) x P(end | y). BLANK, which no text has, stands for both edges
+of a sentence: it is read first, and its class is the end. So the vocabulary is the recogniser's, token by token, and
+any prediction network will do: the LSTM, or the stateless one, whose context makes it a neural n-gram.
 
     model.start, model.step     one token per hypothesis at a time, as searches and hooks read it
 

@@ -1,8 +1,8 @@
 """The transducer (Graves 2012, arXiv 1211.3711): encoder, prediction network, joiner and their loss, as one module.
 
-``forward(batch)`` is all that the training loop calls: it returns the loss SUMMED over the batch, so that learners
-with different numbers of utterances can be averaged exactly. An optional CTC head on the encoder (Graves et al. 2006)
-gives the encoder a direct gradient early in training. Losses are in at least fp32; the joiner's products follow autocast.
+``forward(batch)`` is all that the training loop calls: it returns the loss SUMMED over the batch, so that learners with
+different numbers of utterances can be averaged exactly. An optional CTC head on the encoder (Graves et al. 2006) gives
+the encoder a direct gradient early in training. Losses are in at least fp32; the joiner's products follow autocast.
 
 B utterances   T feature frames   S encoder states   U tokens   J joint dimension   V vocabulary size
 """

@@ -1,7 +1,7 @@
 """HTML that cannot be broken by what it shows: every string is escaped unless it is ``Html``.
 
-``tag`` is the only way to make markup, and the only maker of ``Html`` beside ``join`` and the plots. A page carries its
-style with it and fetches nothing: it can be mailed, archived and opened without a network.
+``tag`` is the only way to make markup, and the only maker of ``Html`` beside ``join`` and the plots. A page contains
+its style and loads nothing else: it can be mailed, archived and opened without a network.
 """
 
 import html

@@ -3,10 +3,10 @@
     python scripts/bench/decode.py --run exp/my-run --set test --utterances 600 --json decode.json
 
 One thread; the same model on the same utterances, method after method on each unit in turn, seconds of processor time
-from features to labels, encoder included. torchaudio's RNNTBeamSearch (1-best) takes one utterance at a time, as it must; the
-others take a unit, or one at a time to show the effect of batching. By default torchaudio ranks hypotheses by score
-per label; "by score" is the same search with our ranking. Speeds are compared with the faster of the two, word error
-rates with the more accurate one, with the paired interval of scripts/evaluate.py (docs/evaluation.md).
+from features to labels, encoder included. torchaudio's RNNTBeamSearch (1-best) takes one utterance at a time, as it
+must; the others take a unit, or one at a time to show the effect of batching. By default torchaudio ranks hypotheses by
+score per label; "by score" is the same search with our ranking. Speeds are compared with the faster of the two, word
+error rates with the more accurate one, with the paired interval of scripts/evaluate.py (docs/evaluation.md).
 """
 
 import argparse

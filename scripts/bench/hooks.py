@@ -1,8 +1,9 @@
 """Time per step that each hook costs, loading included: python scripts/bench/hooks.py --json hooks.json
 
-One trainer for each hook and one without any, over the same units of the same plan, take their steps in turn, so that other
-load falls on all of them alike. Times are those of the process (one thread); a row holds medians over the steps, and the
-median of the ratios to the step without hooks that came just before. Signals are kept in memory after the first epoch.
+One trainer for each hook and one without any, over the same units of the same plan, take their steps in turn, so that
+other load falls on all of them alike. Times are those of the process (one thread); a row holds medians over the steps,
+and the median of the ratios to the step without hooks that came just before. Signals are kept in memory after the first
+epoch.
 """
 
 import argparse

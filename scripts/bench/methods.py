@@ -3,11 +3,11 @@
     python scripts/bench/methods.py --data data.root=data/fsdd --seeds 1 2 3 --folder exp/methods --json methods.json
 
 The data are connected digits, a quarter of the strings, one speaker left out (``--full``: each of three), or ``--corpus
-speechocean762``, with ``--override init_from=`` as its recipe wants it. All runs of a corpus differ only in their hooks,
-whose settings are the defaults: the papers' best. In each fold a language model is trained on transcripts; hypotheses
-for label smoothing come from the baseline of the same fold and seed. The language model's weights are tuned on dev with
-the fold's first baseline and used in every run.
-Differences are paired by utterance (scripts/bench/paired.py). The same command goes on where it was interrupted.
+speechocean762``, with ``--override init_from=`` as its recipe wants it. All runs of a corpus differ only in their
+hooks, whose settings are the defaults: the papers' best. In each fold a language model is trained on transcripts;
+hypotheses for label smoothing come from the baseline of the same fold and seed. The language model's weights are tuned
+on dev with the fold's first baseline and used in every run. Differences are paired by utterance
+(scripts/bench/paired.py). The same command goes on where it was interrupted.
 """
 
 import argparse

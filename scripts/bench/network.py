@@ -4,11 +4,11 @@
 
 Compute is real: a perceptron of 10 million parameters (--quick: 5) on batches of 150 to 200 ms. The link is emulated
 (scripts/bench/namespaces.py); its goodput is measured in the same run by plain TCP, in both directions at once, with
-messages of the model's size. Schemes take turns, always with both learners at work; among them are computation alone, and
-computation while plain TCP fills the link, which shows what the kernel's part of it takes from the learners' cores. A
-turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; of that scheme
-only exchanges count that began and ended within these steps. Figures are medians over turns and learners; step times
-are compared with computation alone in the same turn.
+messages of the model's size. Schemes take turns, always with both learners at work; among them are computation alone,
+and computation while plain TCP fills the link, which shows what the kernel's part of it takes from the learners' cores.
+A turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; of that
+scheme only exchanges count that began and ended within these steps. Figures are medians over turns and learners; step
+times are compared with computation alone in the same turn.
 """
 
 import argparse

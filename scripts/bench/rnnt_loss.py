@@ -3,10 +3,11 @@
     python scripts/bench/rnnt_loss.py --run exp/demo --json docs/results/rnnt-loss.json
 
 One thread, both on the same path of fp32 matrix products, interleaved in one run, medians of processor time. Lengths
-are uniform between half and full. random: states of an untrained model. trained: lattices of the run, in as many
-classes and joint dimensions. The floor is the time of our own matrix products, all cells in backward, at the rate
-measured in the same rounds. Peak memory: a process each. The pruned loss, another objective, has its first pass fitted to
-the very states that it is measured on; its loss error is the excess of its second pass.
+are uniform between half and full. ``random`` inputs are states of an untrained model; ``trained`` ones are lattices of
+the run, with its classes and joint dimensions. The floor is the time of our own matrix products, all cells in backward,
+at the rate measured in the same rounds. Peak memory is measured in a process for each method. The pruned loss, another
+objective, has its first pass fitted to the states that it is measured on; its loss error is the excess of its second
+pass.
 """
 
 import argparse

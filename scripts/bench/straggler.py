@@ -5,9 +5,9 @@
 Part one has four learners whose computation is emulated by sleeping, so that they fit on two cores; communication,
 mixing and the hand-out of units are the real ones. Part two has two learners with real computation, pinned to a core
 each, of which one computes more per unit. An epoch is a fixed number of units. Schemes in lockstep give each learner
-one unit per step, asynchronous ones let each claim its next. The tail, from the first learner that finds no more units
-to the end of the last, is part of the epoch and also listed separately. Cases take turns; results are medians over
-turns, ratios are relative to the same scheme with no slow learner in the same turn.
+one unit per step; in asynchronous schemes each learner claims its next unit. The tail, from the first learner that
+finds no more units to the end of the last, is part of the epoch and also listed separately. Cases take turns; results
+are medians over turns, ratios are relative to the same scheme with no slow learner in the same turn.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     sudo .venv/bin/python scripts/bench/traffic.py --learners 4 --json traffic.json
 
-All schemes of scripts/bench/network.py that count for themselves, in turn, on a perceptron; nothing is timed, so that other
-work on the machine does no harm. Interfaces count headers and acknowledgements as well; packets are of 65 kB, as cards that
-split and join them make them.
+All schemes of scripts/bench/network.py that count for themselves, in turn, on a perceptron; nothing is timed, so that
+other work on the machine does no harm. Interfaces count headers and acknowledgements as well; packets are of 65 kB, as
+cards that split and join them make them.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Trained runs that a benchmark compares: trains and evaluates them, and goes on where it was interrupted.
 
-Every run lies in a folder of its own. Training always has its say: it refuses a folder of another configuration, and has
-nothing to do in that of a finished run. An evaluation is done again unless its figures are of the weights of the run and of
-its language models as they are now, and of the same search.
+Every run lies in a folder of its own. Training always has its say: it refuses a folder of another configuration, and
+has nothing to do in that of a finished run. An evaluation is done again unless its figures are of the weights of the
+run and of its language models as they are now, and of the same search.
 """
 
 import json

@@ -186,7 +186,7 @@ class TableCorpus(Corpus):
             left_out = [defect for defect in read_refused(folder, split) if not defect.by_choice]
             if left_out:
                 count = f"{len(left_out)} utterance{'s' * (len(left_out) > 1)}"
-                again = "once their audio is mended, delete that folder to have it looked at again"
+                again = "once their audio is repaired, delete that folder to have them checked again"
                 logger.warning("%s: left out %s, listed in %s; %s", split, count, folder / REFUSED_FILE, again)
             for defect in left_out[:SHOWN]:
                 logger.warning("  %s", defect)
