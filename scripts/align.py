@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Splits, and overrides; one line for each split."""
+    """Align the splits named in ``arguments``, which also hold overrides; print one line for each split."""
     from scripts.composition.compose import print_help
 
     if print_help("align", arguments, __doc__ or ""):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """One pass, from a model folder to a model folder."""
+    """Apply one pass to a model folder and write the result as a model folder."""
     from scripts.composition.compose import print_help
 
     if print_help("compress", arguments, __doc__ or ""):

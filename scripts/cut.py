@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Sets, and overrides; one line for each set."""
+    """Cut the sets named in ``arguments``, which also hold overrides; print one line for each set."""
     from scripts.composition.compose import print_help
 
     if print_help("cut", arguments, __doc__ or ""):

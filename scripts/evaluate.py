@@ -1,7 +1,8 @@
 """Word error rates of a trained run: python scripts/evaluate.py run=exp/my-run [checkpoint=best] [sets=[dev,test]]
 
 Writes eval/<set>/recogs-, errs-, wer-<decode>.txt and wer-<decode>.json and eval/summary-<decode>.txt into the run's
-folder. With against=exp/other, a run evaluated in the same way before, it also compares the two, utterance by utterance.
+folder. With against=exp/other, a run evaluated in the same way before, it also compares the two, utterance by
+utterance.
 """
 
 import sys

@@ -3,9 +3,9 @@
     python scripts/launch.py --learners 4 train name=my-run experiment=demo backend=dpsgd
     python scripts/launch.py --learners 4 --restarts 3 train_lm name=lm backend=allreduce
 
-After the name of an entry point comes what it takes itself. Where a learner ends with an error, or is killed, the
-others are ended; the last line says what it was, and the exit code is that of the learner. --restarts: how often all
-are then started again first, to go on from the newest checkpoint. Nothing listens beyond the loopback. For several hosts
+The arguments after the name of an entry point are its own. Where a learner ends with an error, or is killed, the
+others are ended; the last line names the cause, and the exit code is that learner's. --restarts: how often all are
+started again before that, from the newest checkpoint. No port is open beyond the loopback. For several hosts
 use torchrun: docs/training.md.
 """
 

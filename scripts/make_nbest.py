@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Decode the shards that are missing and this process's to write; one line for each."""
+    """Decode the missing shards that this process is to write; print one line for each."""
     from scripts.composition.compose import print_help
 
     if print_help("make_nbest", arguments, __doc__ or ""):

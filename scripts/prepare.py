@@ -1,7 +1,7 @@
 """Check a corpus and write its manifests: python scripts/prepare.py data=librispeech data.root=/corpora/LibriSpeech
 
-Prints, for each split, how much speech there is and what was refused; the same as JSON beside the manifests. Training
-does this by itself where it is missing; here it is done beforehand, and looked at. data.on_bad=skip lists all that is wrong.
+Prints the amount of speech and the refusals of each split, and writes them as JSON beside the manifests. Training
+does this itself where needed; this command does it beforehand, for inspection. data.on_bad=skip lists all defects.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Prepare, examine, report; an error if there is what ``data.on_bad=stop`` would stop a run for."""
+    """Prepare, examine and report; exits with an error where ``data.on_bad=stop`` would stop a run."""
     from scripts.composition.compose import print_help
 
     if print_help("prepare", arguments, __doc__ or ""):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Folders of runs, and overrides."""
+    """Write the report of the runs whose folders ``arguments`` name; they also hold overrides."""
     from scripts.composition.compose import print_help
 
     if print_help("report", arguments, __doc__ or ""):

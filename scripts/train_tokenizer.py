@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Read the texts, train, save under a temporary name, rename."""
+    """Read the texts, train, save under a temporary name and rename, so that the folder is complete."""
     from scripts.composition.compose import print_help
 
     if print_help("train_tokenizer", arguments, __doc__ or ""):

@@ -1,7 +1,7 @@
 """Transcribe audio files: python scripts/transcribe.py run=exp/my-run audio/*.flac recordings/
 
 Prints one line per file, as soon as it is known: its path, a tab, the text. A folder stands for all audio below it.
-Other sample rates and channels are converted, and said so. Files that cannot be used are named, and passed over.
+Other sample rates and channels are converted, which is logged. Files that cannot be used are named and skipped.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: "list[str]") -> None:
-    """Audio files, folders of them, and overrides."""
+    """Transcribe the audio files and folders named in ``arguments``, which also hold overrides."""
     from scripts.composition.compose import print_help
 
     if print_help("transcribe", arguments, __doc__ or ""):

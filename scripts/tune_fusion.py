@@ -2,7 +2,7 @@
 
 One pass over a development set makes lists of hypotheses without language models, each model scores them once, and all
 settings of a grid choose from these. Prints word error rates and the command that evaluates with the best setting;
-writes eval/<set>/fusion-<decode>.json into the run's folder. With decode.fusion.source too it is the density ratio.
+writes eval/<set>/fusion-<decode>.json into the run's folder. With decode.fusion.source too it tunes the density ratio.
 """
 
 import sys

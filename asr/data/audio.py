@@ -1,9 +1,9 @@
 """Reading audio: one utterance's samples, or a refusal that says which file is wrong, how, and what to do.
 
-Nothing is converted unless it was asked for: a file of another rate is resampled under ``resample`` (the key
-data.resample) and refused otherwise; one with several channels or with samples that are not numbers is refused rather
-than mixed or repaired. What a header can tell is checked by ``header_defect``, which the screening before training
-shares; the samples themselves are checked when they are read.
+Audio is converted only on request: a file of another rate is resampled under ``resample`` (the key data.resample) and
+refused otherwise; files with several channels or with samples that are NaN or infinite are refused, not mixed or
+repaired. ``header_defect`` checks all properties in the header, also in the screening before training; the samples
+themselves are checked when they are read.
 """
 
 import math
@@ -41,7 +41,7 @@ OTHER_ENDINGS = {
 
 @cache
 def audio_suffixes() -> frozenset[str]:
-    """Endings of the files that this machine's libsndfile reads, in lower case and with their dot."""
+    """Suffixes of the files that this machine's libsndfile reads, in lower case, with the dot."""
     formats = soundfile.available_formats().keys() - {"RAW"}  # without a header nothing tells the rate
     return frozenset(f".{end}" for each in formats for end in (each.lower(), *OTHER_ENDINGS.get(each, ())))
 
@@ -59,7 +59,7 @@ class BadUtterance(UserError, ValueError):  # noqa: N818 - named for what it is 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file's header says."""
+    """The properties that an audio file's header states."""
 
     num_samples: int
     sample_rate: int
@@ -67,7 +67,7 @@ class Header:
 
 
 def read_header(file: Path) -> Header:
-    """The header of an audio file.
+    """Read the header of an audio file.
 
     Raises:
         ValueError: the file is missing, out of reach, empty or not audio; the message says which and the remedy.
@@ -88,7 +88,7 @@ def read_header(file: Path) -> Header:
 
 
 def header_defect(utterance: Utterance, header: Header, sample_rate: int, *, resample: bool) -> str | None:
-    """What makes the utterance unusable as far as its file's header tells; None if nothing does."""
+    """The reason why the utterance is unusable, as far as its file's header tells; None if it is usable."""
     if header.num_samples == 0:
         return "the audio has zero length; remove the utterance"
     if header.sample_rate != sample_rate and not resample:
@@ -113,7 +113,7 @@ def _channel_defect(channel: int | None, num_channels: int) -> str | None:
 
 
 def _duration_defect(utterance: Utterance, file_seconds: float) -> str | None:
-    """Compare what the manifest claims with ``file_seconds``; a segment may be shorter than its file."""
+    """The reason why the manifest's times disagree with ``file_seconds``; a segment may be shorter than its file."""
     claimed, offset = utterance.duration, utterance.offset
     if not (math.isfinite(claimed) and claimed > 0):
         return f"the manifest says it lasts {claimed:g} s; a duration must be above 0"
@@ -140,16 +140,16 @@ def sample_range(utterance: Utterance, header: Header) -> tuple[int, int]:
 
 
 def num_samples(utterance: Utterance, header: Header, sample_rate: int) -> int:
-    """Samples of the utterance at ``sample_rate``, as ``read_audio`` returns them; 0 if it lies beyond its file."""
+    """Number of samples that ``read_audio`` returns at ``sample_rate``; 0 if the utterance lies beyond its file."""
     start, end = sample_range(utterance, header)
     return resampler(header.sample_rate, sample_rate).length(max(0, end - start))
 
 
 def read_audio(utterance: Utterance, sample_rate: int, *, resample: bool) -> Tensor:
-    """The utterance's waveform.
+    """Read the utterance's waveform.
 
     Args:
-        sample_rate: Hz of what is returned.
+        sample_rate: rate of the returned samples in Hz.
         resample: whether the file may have another rate.
 
     Returns:

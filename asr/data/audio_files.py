@@ -1,6 +1,6 @@
 """Audio files that no manifest describes: named or found in folders, of any rate and number of channels.
 
-Channels are averaged and other rates resampled, and said so. A file that cannot be used is handed over in
+Channels are averaged and other rates resampled; both are logged. A file that cannot be used is returned in
 ``Batch.refused`` with the reason; the others of its unit are not held up.
 
 T feature frames   F feature dimension
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 def find_audio(paths: Iterable[Path]) -> tuple[list[Path], list[BadUtterance]]:
-    """The files that are named, and every audio file below a folder that is, sorted; each once, in the order named.
+    """The named files, and all audio files below the named folders (sorted); each file once, in the order named.
 
-    Beside them what has no file to give: a folder without audio, or one that cannot be read.
+    The second result lists the folders that give no file: those without audio and those that cannot be read.
     """
     found: dict[Path, None] = {}
     bad: list[BadUtterance] = []
@@ -59,20 +59,20 @@ class AudioFiles:
         self.features = features
 
     def units(self, budgets: Budgets) -> Iterator[Unit]:
-        """Units of similar length, in the order of the files but for the nearest ones; headers are read as it goes on."""
+        """Units in the order of the files, sorted by length within short stretches, whose headers are read together."""
         count = 0
         for start in range(0, len(self.files), UNITS_SORTED * budgets.utterances):
             near = range(start, min(start + UNITS_SORTED * budgets.utterances, len(self.files)))
             frames = {index: self._frames(self.files[index]) for index in near}
             order = sorted(near, key=frames.__getitem__)
             lengths = [frames[index] for index in order]
-            # Without targets, as there is no lattice.
+            # The batch has no targets, so there is no lattice whose size would have to be bounded.
             for members in chunk(range(len(order)), lengths, lengths, [0] * len(order), budgets):
                 yield Unit(0, count, 0, tuple(order[member] for member in members))
                 count += 1
 
     def _frames(self, file: Path) -> int:
-        """Of the model's input, as the header tells; 0 of a file that will be refused."""
+        """Number of frames of the model's input, computed from the header; 0 for a file that will be refused."""
         try:
             header = read_header(file)
         except UsageError:
@@ -82,7 +82,7 @@ class AudioFiles:
         )
 
     def __getitem__(self, unit: Unit) -> Batch:
-        """The padded batch of a unit, without targets; one of which no file can be used has B = 0."""
+        """The padded batch of a unit, without targets; B = 0 if none of its files can be used."""
         raw = RawBatch(0, unit.epoch, [], [], [], [])
         samples = 0
         for file in (self.files[index] for index in unit.utterances):

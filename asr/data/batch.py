@@ -1,4 +1,4 @@
-"""What travels from the loader to the model: units of a plan, utterances on their way, and the padded batch.
+"""The data that pass from the loader to the model: units of a plan, unpadded utterances, and the padded batch.
 
 B utterances   T feature frames   F feature dimension   U target tokens
 """
@@ -37,8 +37,9 @@ class RawBatch:
     """One unit before padding, as batch hooks see it.
 
     ``signals`` holds waveforms of shape (samples,) in the stage ``waveform``, features of shape (T, F) in the stages
-    ``mel`` and ``normalised``, and the model's input, with deltas and stacked, in the stage ``targets``. Hooks replace entries of ``signals``, ``targets`` and ``predictor_inputs`` in place. A hook
-    that changes the number of frames changes ``frame_targets`` too, which are at the rate of the model's input.
+    ``mel`` and ``normalised``, and the model's input, with deltas and stacked, in the stage ``targets``. Hooks replace
+    entries of ``signals``, ``targets`` and ``predictor_inputs`` in place. A hook that changes the number of frames
+    changes ``frame_targets`` too, which are at the rate of the model's input.
     """
 
     seed: int
@@ -48,13 +49,13 @@ class RawBatch:
     targets: list[list[int]]
     predictor_inputs: list[list[int]]
     hook: str = ""  # the name, in the configuration, of the hook that is running; set by the pipeline
-    refused: list[BadUtterance] = field(default_factory=list)  # of the unit, found unusable while loading
-    metrics: dict[str, float] = field(default_factory=dict)  # what hooks report; averaged over units when logged
+    refused: list[BadUtterance] = field(default_factory=list)  # unusable utterances, found while loading the unit
+    metrics: dict[str, float] = field(default_factory=dict)  # metrics of hooks; averaged over units when logged
     frame_targets: list[Tensor] = field(default_factory=list)  # (T, ...) per utterance; none where no source is given
-    vocabulary_size: int = 0  # of the tokenizer, blank included; set by the pipeline
+    vocabulary_size: int = 0  # the tokenizer's, blank included; set by the pipeline
 
     def generator(self, position: int) -> torch.Generator:
-        """Random numbers of the running hook for one utterance, keyed by (seed, epoch, utterance, hook's name)."""
+        """The running hook's random generator for one utterance, keyed by (seed, epoch, utterance, hook's name)."""
         seed = keyed_seed(self.seed, self.epoch, self.utterance_ids[position], self.hook)
         return torch.Generator().manual_seed(seed)
 
@@ -77,10 +78,10 @@ class Batch:
     frame_targets: Tensor | None = None  # (B, T) int64 classes, padded with IGNORED, or (B, T, ...) padded with 0
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Utterances ``start`` to ``stop``, padded only as they need; refusals and figures stay with the whole unit."""
+        """Utterances ``start`` to ``stop``, padded to their longest; refusals and metrics stay with the whole unit."""
         rows = slice(start, stop)
         frames, tokens = int(self.feature_lengths[rows].max()), int(self.target_lengths[rows].max())
-        lengths = {"targets": tokens, "predictor_inputs": tokens}  # of second axes; the others' are frames
+        lengths = {"targets": tokens, "predictor_inputs": tokens}  # second axes; all others are frames
         tensors = {each.name: getattr(self, each.name) for each in fields(self)}
         cut = {
             name: tensor[rows] if tensor.ndim == 1 else tensor[rows, : lengths.get(name, frames)].contiguous()
@@ -99,7 +100,7 @@ class Batch:
         )
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
-        """The same batch on ``device``, its features in ``dtype``; lengths go along."""
+        """The same batch on ``device`` with its features in ``dtype``; lengths are moved too."""
         return replace(
             self,
             features=self.features.to(device, dtype, non_blocking=True),

@@ -8,10 +8,10 @@ BYTES_PER_GB = 1e9
 
 
 class SignalCache:
-    """Keeps tensors until ``limit_gb`` gigabytes are reached; what comes later is not kept.
+    """Keeps tensors until ``limit_gb`` gigabytes are reached; later tensors are not kept.
 
-    Nothing is thrown out for it: where every signal is used once per epoch, in an order that changes, the part that is
-    kept is found again every time, while a cache of the latest ones would lose each before it is used again.
+    Nothing is evicted: where every signal is used once per epoch, in an order that changes, the part that is
+    kept is found again every time, while a least-recently-used cache would lose each signal before it is used again.
     A copy in another process starts empty.
     """
 

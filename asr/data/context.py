@@ -5,7 +5,7 @@ A delta is the slope of the regression line through ``2 x WINDOW + 1`` frames (F
     d_t = sum_n n (x_{t+n} - x_{t-n}) / (2 sum_n n^2)      n = 1 ... WINDOW
 
 and a double delta is the delta of the deltas. Frames before the first are the first, those after the last the last;
-as in Kaldi that is said of x alone, so that deltas beyond the ends are 0 rather than the outermost delta again.
+as in Kaldi this padding holds for x alone: deltas beyond the ends are 0 and do not repeat the outermost delta.
 
 T frames   F dimension   ... leading axes
 """
@@ -22,7 +22,8 @@ def slopes(x_TF: Tensor) -> Tensor:
     frames = x_TF.shape[0] - 2 * WINDOW
     total_TF = torch.zeros_like(x_TF[:frames])
     for n in range(1, WINDOW + 1):
-        later_TF, earlier_TF = (x_TF[WINDOW + shift : WINDOW + shift + frames] for shift in (n, -n))
+        later_TF = x_TF[WINDOW + n : WINDOW + n + frames]
+        earlier_TF = x_TF[WINDOW - n : WINDOW - n + frames]
         total_TF = total_TF + n * (later_TF - earlier_TF)
     return total_TF / (2 * sum(n * n for n in range(1, WINDOW + 1)))
 

@@ -25,7 +25,7 @@ from distributed.errors import UsageError
 from distributed.ranges import Count
 
 _POLL_SECONDS = 0.1
-_PATIENCE_SECONDS = 3.0  # of waiting in silence for another process
+_PATIENCE_SECONDS = 3.0  # time to wait for another process before this is logged
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Corpus(ABC):
         """
 
     def make_once(self, folder: Path, make: Callable[[Path], None], key: str) -> None:
-        """As the function of this name, below ``writable`` alone.
+        """Call the module's function ``make_once``, but only for folders below ``writable``.
 
         Raises:
             CorpusError: the folder is missing and lies elsewhere, or cannot be written.
@@ -99,7 +99,7 @@ class ManifestCorpus(Corpus):
         }
 
     def prepare(self) -> dict[str, Path]:
-        """The manifests, after a look whether they are there."""
+        """Return the manifests after checking that they exist."""
         for split, path in self.splits.items():
             if not path.is_file():
                 raise CorpusError(
@@ -116,7 +116,7 @@ def content_hash(**parameters: object) -> str:
 
 
 def write_wav(path: Path, samples: Tensor, sample_rate: int) -> float:
-    """Write samples in [-1, 1] of shape (samples,) as 16-bit PCM, limiting what is beyond; returns seconds."""
+    """Write samples of shape (samples,) as 16-bit PCM, clipped to [-1, 1]; returns the duration in seconds."""
     pcm = (samples * 32767).round().clamp(-32768, 32767).short()
     with wave.open(str(path), "wb") as file:  # not soundfile, which does not report a full disk
         file.setnchannels(1)
@@ -131,7 +131,7 @@ def make_once(folder: Path, make: Callable[[Path], None], key: str) -> None:
     """Make ``folder`` unless it exists; among processes that ask at the same time exactly one calls ``make``.
 
     ``make`` fills the empty folder it is given, which gets its final name only afterwards: a folder that exists is
-    complete, whatever was killed when. ``key`` is the configuration key that errors name.
+    complete, even if a process was killed meanwhile. ``key`` is the configuration key that errors name.
 
     Raises:
         CorpusError: the folder cannot be written (permissions, full disk).
@@ -151,7 +151,7 @@ def make_once(folder: Path, make: Callable[[Path], None], key: str) -> None:
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock, nobody works in it
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: we hold the lock, so nobody uses it
     partial.mkdir()
     try:
         make(partial)

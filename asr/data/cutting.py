@@ -1,8 +1,8 @@
-"""Cutting long utterances at the speaker's pauses, into pieces that a transducer trains on at little cost.
+"""Cutting long utterances at the speaker's pauses into pieces short enough to train a transducer at little cost.
 
-Two witnesses must agree on a cut: the level of the signal, that there is a pause, and a forced alignment, which words
-lie before it. A pause counts if the alignment puts no token of the words before it behind it, and none of the words
-after it before it. So an alignment that is off by less than the pause does no harm; one of a model that knows little does.
+Two sources must agree on a cut: the level of the signal shows that there is a pause, and a forced alignment shows which
+words lie before it. A pause counts if the alignment puts no token of an earlier word after it and no token of a later
+word before it. So an alignment error shorter than the pause is harmless; the alignment of a poor model is not.
 
 N samples   T frames of 10 ms   W words
 """
@@ -20,13 +20,13 @@ from distributed.ranges import Count, Positive
 
 FRAME_SECONDS = 0.01
 FLOOR = 1e-10  # power of full scale, -100 dB: digital silence has no logarithm
-QUIET_QUANTILE, LOUD_QUANTILE = 0.1, 0.9  # of an utterance's levels; what lies below their mean, in dB, is quiet
+QUIET_QUANTILE, LOUD_QUANTILE = 0.1, 0.9  # quantiles of an utterance's levels; below their mean, in dB, it is quiet
 
 Span = tuple[float, float]  # seconds from the utterance's start
 
 
 class WordsDifferError(ValueError):
-    """An alignment that has another number of words than the text, which then says nothing about where they lie."""
+    """The alignment has another number of words than the text, so it does not tell where the words lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """How long pieces may be, and what a pause is.
+    """Cuts utterances, given the lengths that pieces may have and the definition of a pause.
 
     Args:
-        max_seconds: what is longer is cut.
+        max_seconds: longer utterances are cut.
         min_seconds: shortest piece.
-        pause_seconds: shortest pause that is cut in.
+        pause_seconds: shortest pause that may be cut.
     """
 
     max_seconds: Positive
@@ -64,7 +64,7 @@ class Cutter:
     ) -> list[Utterance]:
         """The utterance as the fewest pieces that cover it, of those the ones with the longest pauses between them.
 
-        A stretch without a pause stays a piece that is longer than ``max_seconds``; as little as possible is left so.
+        A stretch without a pause stays a piece longer than ``max_seconds``; the total length of such pieces is minimal.
 
         Args:
             spans: (W,) first and last moment at which the alignment has a token of each word of the text.
@@ -109,7 +109,7 @@ class Cutter:
         return path[::-1]
 
     def _longer(self, cost: tuple[float, int, float], start: Cut, end: Cut) -> tuple[float, int, float]:
-        """The cost of a path that goes on with the piece from ``start`` to ``end``; a piece too short is not to be had."""
+        """The cost of a path extended by the piece from ``start`` to ``end``; infinite if the piece is too short."""
         seconds = end.seconds - start.seconds
         if seconds < self.min_seconds or end.words == start.words:
             return (float("inf"), cost[1], cost[2])
@@ -118,7 +118,7 @@ class Cutter:
 
 
 def agreed(pause: Span, spans: Sequence[Span]) -> Cut | None:
-    """The cut in a pause, if the words before it end, and those after it begin, where the alignment says so."""
+    """The cut in a pause, if the alignment has no token of an earlier word after it, nor of a later word before it."""
     start, end = pause
     middle = (start + end) / 2
     before = sum((first + last) / 2 < middle for first, last in spans)

@@ -64,7 +64,7 @@ class _Voice(ctypes.Structure):
 
 
 def version() -> str:
-    """The installed espeakng-loader, which brings library and voices: another one may say the same text otherwise.
+    """Version of the installed espeakng-loader, which holds library and voices: other versions may sound different.
 
     Raises:
         CorpusError: it is not installed.
@@ -77,7 +77,7 @@ def version() -> str:
 
 @contextmanager
 def open_synthesiser() -> Iterator["Synthesiser"]:
-    """A synthesiser, for as long as the context lasts.
+    """Open a synthesiser that lives as long as the context.
 
     Raises:
         CorpusError: espeak-ng is not installed, or lacks a voice.
@@ -143,7 +143,7 @@ class Synthesiser:
 
     @contextmanager
     def _fresh_library(self) -> Iterator[ctypes.CDLL]:
-        """The library in the state in which it is loaded; unloaded afterwards."""
+        """Load a fresh copy of the library, in its initial state, and unload it afterwards."""
         if _is_loaded(self._library):
             raise CorpusError(
                 f"{self._library} is in use in this process, and its state would leak into the corpus; "

@@ -22,7 +22,7 @@ INT16_SCALE = 32768.0
 LOW_FREQUENCY_HZ = 20.0
 NYQUIST = 0.0  # Kaldi's way of saying it
 LONGEST_WINDOW_SAMPLES = 1 << 20  # more are a mistake, and ask for more memory than there is
-VARIANCE_FLOOR = 1e-4  # of log-mel energies: a bin that is constant but for rounding becomes 0, not noise
+VARIANCE_FLOOR = 1e-4  # floor of a bin's variance: a bin that is constant but for rounding becomes 0, not noise
 
 
 def normalise(mel_TF: Tensor) -> Tensor:
@@ -90,24 +90,24 @@ class LogMel:
 
     @property
     def dimension(self) -> int:
-        """D: what the encoder's input has."""
+        """D, the dimension of the encoder's input."""
         return self.stack * (1 + self.deltas) * self.num_mels
 
     @property
     def frame_seconds(self) -> float:
-        """From one frame of the encoder's input to the next."""
+        """Seconds from one frame of the encoder's input to the next."""
         return self.stack * self.frame_shift_ms / 1000
 
     def frames_of(self, num_samples: int) -> int:
-        """Frames of the encoder's input, for a waveform of so many samples; 0 if it is shorter than a window."""
+        """Number of frames of the encoder's input for a waveform of ``samples``; 0 if it is shorter than a window."""
         return self.frames_of_mel(self.mel_frames_of(num_samples))
 
     def frames_of_mel(self, mel_frames: int) -> int:
-        """Frames of the encoder's input, for so many before stacking."""
+        """Number of frames of the encoder's input for a number of frames before stacking."""
         return -(-mel_frames // self.stack)
 
     def mel_frames_of(self, num_samples: int) -> int:
-        """Frames before stacking."""
+        """Number of frames before stacking for a number of frames of the encoder's input."""
         if num_samples < self.window_samples:
             return 0
         return 1 + (num_samples - self.window_samples) // self.shift_samples
@@ -121,7 +121,7 @@ class LogMel:
 
         Args:
             waveform: (samples,) float32, full scale at 1.
-            generator: of the dither noise; without one it is the same noise for every call. Kaldi draws noise per
+            generator: draws the dither noise; without one every call has the same noise. Kaldi draws noise per
                 frame, here it is added to the waveform, so that overlapping frames see the same signal.
 
         Returns:
@@ -150,7 +150,7 @@ class LogMel:
         return normalise(mel_TF) if self.normalisation == "utterance" else mel_TF
 
     def in_context(self, normalised_TF: Tensor) -> Tensor:
-        """What the model sees: (T, F) to (S, D), with deltas, then stacked; by default the very same features."""
+        """The model's input: (T, F) to (S, D), with deltas, then stacked; by default the features unchanged."""
         return stack_frames(with_deltas(normalised_TF, self.deltas), self.stack)
 
     def model_input(self, waveform: Tensor) -> Tensor:

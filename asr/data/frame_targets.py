@@ -1,4 +1,4 @@
-"""A class for every frame: what an acoustic model is trained on, kept in one file per split.
+"""Frame targets, which an acoustic model is trained on: a class for every frame, kept in one file per split.
 
     alignment/<split>.safetensors     classes of all utterances one after the other, where each begins, and as metadata
                                       their ids, the seconds per class, and the fingerprint of the tokens they stand for
@@ -29,11 +29,11 @@ from distributed.errors import UsageError
 
 FORMAT = "1"
 SUFFIX = ".safetensors"
-RATE_TOLERANCE = 1e-6  # of the ratio of two frame lengths, which are sums of rounded numbers
+RATE_TOLERANCE = 1e-6  # tolerance of the ratio of two frame lengths, which are sums of rounded numbers
 
 
 def write_alignment(path: Path, classes: Mapping[str, Tensor], *, frame_seconds: float, tokenizer: Tokenizer) -> None:
-    """Write the classes (S,) of each utterance, by id; ``frame_seconds`` is from one class to the next."""
+    """Write the classes (S,) of each utterance, by id; ``frame_seconds`` is the time from one class to the next."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ends = torch.tensor([0, *map(len, classes.values())]).cumsum(0)
     metadata = {
@@ -102,7 +102,7 @@ def read_alignment(path: Path, *, frame_seconds: float, tokenizer: Tokenizer) ->
 
 
 def _spans(path: Path, written_ids: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Where the classes of each utterance begin and end; UsageError where the parts of a file do not fit each other."""
+    """Begin and end of each utterance's classes; raises UsageError where the parts of a file do not fit each other."""
     classes, offsets = tensors["classes"], tensors["offsets"]
     try:
         ids = parse_json(written_ids)

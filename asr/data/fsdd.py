@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class _FsddCorpus(Corpus):
-    """What digits and strings share: the recordings, their split, and a folder of WAV files made from them."""
+    """Base of both corpora: finds the recordings, splits them, and makes a folder of WAV files from them."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class _FsddCorpus(Corpus):
 
     @abstractmethod
     def own_parameters(self) -> dict[str, Any]:
-        """What determines the content beside the recordings and their split."""
+        """The parameters that determine the content, beside the recordings and their split."""
 
     @abstractmethod
     def make_split(self, split: str, recordings: Sequence[Recording], folder: Path) -> list[Utterance]:

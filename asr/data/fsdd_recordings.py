@@ -66,8 +66,8 @@ def split_recordings(
 
     Args:
         held_out: the speaker who alone is test, or None for the official split.
-        dev_recordings: of each digit and speaker, taken from the official training set.
-        train_recordings: of each digit and speaker, taken from what is then left of it; None for all. How much speech
+        dev_recordings: number of recordings of each digit and speaker, taken from the official training set.
+        train_recordings: number taken of the remaining ones, for each digit and speaker; None for all. How much speech
             there is to learn from changes so, while dev and test stay what they are.
 
     Raises:
@@ -105,7 +105,7 @@ def split_recordings(
 
 
 def read_recording(recording: Recording) -> Tensor:
-    """Samples of shape (samples,) at 8 kHz, full scale at 1.
+    """Read a recording: samples of shape (samples,) at 8 kHz, full scale at 1.
 
     Raises:
         CorpusError: the file cannot be read, or is not 8 kHz mono.

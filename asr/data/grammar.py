@@ -1,6 +1,6 @@
 """A small grammar of English: sentences that a synthesiser can speak and a recogniser can learn.
 
-``small``: 40 words that sound distinct, 2 to 6 of them in any order, so that nothing but the sound tells them.
+``small``: 40 words that sound distinct, 2 to 6 of them in any order, so that only the sound distinguishes them.
 ``full``: over 700 words; short sentences with numbers, dates, times and names, everything spelled out.
 
 The full grammar is context-free: a rule is one of its alternatives, ``{rule}`` in it is expanded in turn; what is not
@@ -97,7 +97,7 @@ def spell_time(hour: int, minute: int) -> str:
 
 
 def _integer(generator: torch.Generator, low: int, high: int) -> int:
-    """Uniform from ``low`` to ``high``, both included."""
+    """A random integer, uniform from ``low`` to ``high``, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
@@ -106,7 +106,7 @@ def _choice(generator: torch.Generator, alternatives: Sequence[str]) -> str:
 
 
 def _number(generator: torch.Generator) -> str:
-    """Every length of number alike: uniform in the number of digits."""
+    """A random number whose count of digits is uniform, so that numbers of every length are equally likely."""
     digits = _integer(generator, 1, 5)
     return spell_number(_integer(generator, 10 ** (digits - 1), 10**digits - 1))
 

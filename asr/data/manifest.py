@@ -34,13 +34,13 @@ class Utterance:
     text: str
     speaker: str = ""
     offset: float | None = None  # seconds into the file where the segment starts; None: the whole file
-    channel: int | None = None  # of the file, counted from 0; None: it has only one
+    channel: int | None = None  # channel of the file, counted from 0; None: the file has only one
 
 
 def parse_record(record: Any, folder: Path, where: str, *, text_needed: bool = True) -> Utterance:
     """The utterance that one line describes; relative paths are relative to ``folder``, errors begin with ``where``.
 
-    A line that needs no text may be a noise.
+    Lines of noise recordings need no text.
 
     Raises:
         ManifestError: the line is not an utterance.

@@ -1,4 +1,4 @@
-"""What models are trained on: speech with its texts, or texts alone, which the same trainer, plan and backends take."""
+"""The training material: speech with its texts, or texts alone; the same trainer, plan and backends take both."""
 
 import logging
 from collections.abc import Sequence
@@ -19,23 +19,23 @@ from distributed.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-SIZES = ("vocabulary_size", "feature_dimension")  # of a model, that what it is trained on decides
+SIZES = ("vocabulary_size", "feature_dimension")  # sizes of a model that its training material determines
 
-REFUSALS_SHOWN = 5  # in the log; all are listed in the run's folder
+REFUSALS_SHOWN = 5  # refusals in the log; the run's folder lists all
 
 
 def manifest_name(entry: str) -> str:
-    """What a set of speech is called: a split by its name, a manifest by its file's, without the suffix."""
+    """Name of a set of speech: a split's own name, or a manifest's file name without the suffix."""
     return Path(entry).stem if Path(entry).suffix in MANIFEST_SUFFIXES else entry
 
 
 def refuse_doubles(key: str, sets: Sequence[str], names: Sequence[str], splits: Sequence[str]) -> None:
-    """Figures and results of sets lie under their ``names``: refuse those that would be taken for another one's.
+    """Refuse sets of the same name, since metrics and results are stored under ``names`` and would be overwritten.
 
-    ``splits`` are names that no file may have.
+    ``splits`` are the names that no file may have.
 
     Raises:
-        UsageError: two sets have the same name, or a file that of one of ``splits``; ``key`` is what the error calls them.
+        UsageError: two sets share a name, or a file has the name of one of ``splits``; ``key`` is named in the error.
     """
     taken: set[str] = set()
     for entry, name in sorted(zip(sets, names, strict=True), key=lambda pair: pair[0] != pair[1]):  # splits first
@@ -59,24 +59,24 @@ class Split:
 
 
 class Material(Protocol):
-    """What a model is trained on: splits of utterances, and the batches that they make."""
+    """The data a model is trained on: splits of utterances, and the batches made of them."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What the model writes, or reads."""
+        """The tokenizer of the texts that the model writes or reads."""
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What a model's constructor is told of the material."""
+        """The sizes in ``SIZES`` that a model's constructor gets from the material."""
 
     def set_name(self, entry: str) -> str:
-        """What the split is called that ``split(entry)`` gives."""
+        """Name of the split that ``split(entry)`` returns."""
 
     def split(self, name: str) -> Split:
-        """A split by its name, or a file by its path, screened."""
+        """Load and screen a split by its name, or a file by its path."""
 
     def amount(self, split: Split) -> str:
-        """How much a split holds, in words."""
+        """The amount of data in a split, as text for people."""
 
     def dataset(
         self, split: Split, hooks: Sequence[tuple[str, BatchHook]], seed: int, cache: SignalCache
@@ -86,7 +86,7 @@ class Material(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What a model reads and writes. The corpus is looked at only when a split is asked for."""
+    """Speech with its transcripts. The corpus is accessed only when a split is requested."""
 
     corpus: Corpus
     features: LogMel
@@ -95,15 +95,15 @@ class Speech:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Of what comes in and of what goes out."""
+        """Size of the vocabulary and dimension of the features."""
         return {"vocabulary_size": self.tokenizer.vocabulary_size, "feature_dimension": self.features.dimension}
 
     def set_name(self, entry: str) -> str:
-        """That of a manifest is its file's."""
+        """Name of the split; a manifest is called by its file name without the suffix."""
         return manifest_name(entry)
 
     def split(self, name: str) -> Split:
-        """A split of the corpus, or the manifest that ``name`` is the path of, screened."""
+        """Load and screen a split of the corpus, or the manifest whose path is ``name``."""
         if Path(name).suffix in MANIFEST_SUFFIXES:
             return self._screened(self.set_name(name), Path(name))
         manifests = self.corpus.prepare()
@@ -122,10 +122,10 @@ class Speech:
             on_bad=self.corpus.on_bad,
             resample=self.corpus.resample,
         )
-        return _told(Split(name, screened))
+        return _report_refusals(Split(name, screened))
 
     def amount(self, split: Split) -> str:
-        """Utterances and hours."""
+        """Number of utterances and hours, as text."""
         seconds = sum(utterance.duration for utterance in split.utterances)
         return f"{len(split.utterances)} utterances ({seconds / 3600:.2f} h)"
 
@@ -154,14 +154,14 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class TextSources:
-    """Where texts come from: the transcripts of a corpus, files, or both. The corpus is looked at only for transcripts."""
+    """Sources of texts: transcripts of a corpus, files, or both. The corpus is accessed only for transcripts."""
 
     corpus: Corpus
     transcripts: bool
     files: Sequence[Path]
 
     def training(self) -> list[Utterance]:
-        """The transcripts of the split train, then the files'."""
+        """The transcripts of the split ``train``, then the texts of the files."""
         files = [utterance for path in self.files for utterance in read_text(path, "texts")]
         texts = [*(self._transcripts("train") if self.transcripts else []), *files]
         if not texts:
@@ -171,7 +171,7 @@ class TextSources:
         return texts
 
     def named(self, name: str) -> list[Utterance]:
-        """The transcripts of a split of the corpus, or the texts of the file that ``name`` is the path of."""
+        """The transcripts of a split of the corpus, or the texts of the file whose path is ``name``."""
         if Path(name).suffix:
             return read_text(Path(name), "evaluation.sets")
         if not self.transcripts:
@@ -191,34 +191,34 @@ class TextSources:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a language model reads."""
+    """Texts without speech, for language models."""
 
     sources: TextSources
     tokenizer: Tokenizer
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Of the tokens."""
+        """Size of the vocabulary."""
         return {"vocabulary_size": self.tokenizer.vocabulary_size}
 
     def set_name(self, entry: str) -> str:
-        """That of a file is its own, without the suffix."""
+        """Name of the split; a file is called by its name without the suffix."""
         return Path(entry).stem
 
     def split(self, name: str) -> Split:
         """The training texts under the name ``train``; otherwise a split of the corpus, or a file."""
         utterances = self.sources.training() if name == "train" else self.sources.named(name)
         screened = screen_texts(utterances, tokenizer=self.tokenizer, on_bad=self.sources.corpus.on_bad)
-        return _told(Split(self.set_name(name), screened))
+        return _report_refusals(Split(self.set_name(name), screened))
 
     def amount(self, split: Split) -> str:
-        """Sentences and tokens, without their ends."""
+        """Number of sentences and tokens (ends of sentences not counted), as text."""
         return f"{len(split.utterances)} sentences ({sum(split.screened.target_lengths)} tokens)"
 
     def dataset(
         self, split: Split, hooks: Sequence[tuple[str, BatchHook]], seed: int, cache: SignalCache
     ) -> TextDataset:
-        """Batches of a split. No hook may want to change them; there is nothing worth keeping in ``cache``."""
+        """Batches of a split. Hooks that change batches are refused; ``cache`` is not used."""
         for name, hook in hooks:
             if hook.stage is not None:
                 raise UsageError(
@@ -227,8 +227,8 @@ class Text:
         return TextDataset(utterances=split.utterances, tokenizer=self.tokenizer, seed=seed)
 
 
-def _told(split: Split) -> Split:
-    """The split; what was refused of it is said."""
+def _report_refusals(split: Split) -> Split:
+    """Log which utterances of the split were refused, and return the split."""
     for line in refusal_summary(split.screened.refused, REFUSALS_SHOWN):
         log.warning("%s: %s", split.name, line)
     return split

@@ -1,10 +1,11 @@
-"""N-best lists: what a search found in each utterance of a split, best first, written by scripts/make_nbest.py.
+"""N-best lists: a search's hypotheses for each utterance of a split, best first; scripts/make_nbest.py writes them.
 
     <folder>/header.json            what made them, the split and the tokens they are for
     <folder>/00000.jsonl, ...       utterances, a shard of them per file: {"id", "truth", "hypotheses": [[token]], "scores"}
 
-Corpora name other utterances alike, so that ``truth`` tells by text and length which one a list is of. A shard is there whole or not at all, and which utterances it holds follows from the header: whoever writes can stop and
-go on. Read, all hypotheses of a split are one tensor of small integers, which loading processes share.
+Different corpora use the same utterance ids, so ``truth``, a fingerprint of text and duration, identifies the utterance
+of a list. A shard is written whole or not at all, and the header determines which utterances it holds, so that writing
+can stop and go on. In memory all hypotheses of a split are one tensor of small integers, which loading processes share.
 
 N tokens of all hypotheses   H hypotheses   U utterances
 """
@@ -28,18 +29,18 @@ from distributed.keyed import keyed_seed
 
 FORMAT = 3
 HEADER = "header.json"
-MOST_UTTERANCES = 10**9  # of a split, in shards of at least one
+MOST_UTTERANCES = 10**9  # limit per split, as a shard holds at least one
 MOST_SHARDS = 10**6
 REMEDY = "write the lists anew: python scripts/make_nbest.py run=exp/..."
 
 
 class NBestError(UsageError):
-    """N-best lists that cannot be used; the message names the folder and the remedy."""
+    """The N-best lists cannot be used; the message names the folder and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What lists were made of; two calls with the same header write the same lists."""
+    """The settings that determine the lists; two calls with the same header write the same lists."""
 
     format: int
     tokenizer: str  # fingerprint of the tokens
@@ -50,23 +51,23 @@ class Header:
     language_models: Sequence[int]  # fingerprints of the weights of those that took part, the external one first
     hypotheses: int  # kept of each utterance, at most
     split: str
-    utterances: int  # of the split, the usable ones
+    utterances: int  # number of usable utterances in the split
     corpus: int  # fingerprint of their ids and truths, in their order
     shard_utterances: int
 
     @property
     def shards(self) -> int:
-        """Files that complete lists have."""
+        """Number of shard files in complete lists."""
         return -(-self.utterances // self.shard_utterances)
 
     def text(self) -> str:
-        """As it is written."""
+        """The JSON text of the file ``header.json``."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class NBest:
-    """The list of one utterance."""
+    """The N-best list of one utterance."""
 
     utterance_id: str
     truth: int  # fingerprint of what was decoded, see ``truth_of``
@@ -74,28 +75,28 @@ class NBest:
     scores: Sequence[float]  # their log probabilities, as the search gives them
 
     def line(self) -> str:
-        """As it is written."""
+        """The line of JSON that a shard holds for the utterance."""
         row = {"id": self.utterance_id, "truth": self.truth, "hypotheses": self.hypotheses, "scores": self.scores}
         return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def truth_of(utterance: Utterance) -> int:
-    """A fingerprint of text and length, to the millisecond: what differs where only the name is the same."""
+    """Fingerprint of text and duration (in milliseconds), which tells utterances of the same id apart."""
     return keyed_seed(utterance.text, f"{utterance.duration:.3f}")
 
 
 def corpus_of(utterances: Iterable[Utterance]) -> int:
-    """A fingerprint of utterances, in their order."""
+    """Fingerprint of the utterances and their order."""
     return keyed_seed(*(part for each in utterances for part in (each.id, truth_of(each))))
 
 
 def shard_file(folder: Path, shard: int) -> Path:
-    """Where the utterances ``shard * shard_utterances`` and following are."""
+    """Name of the file that holds a shard, whose first utterance has the index ``shard * shard_utterances``."""
     return folder / f"{shard:05d}.jsonl"
 
 
 def read_header(folder: Path) -> Header:
-    """The header of lists.
+    """Read the header of the lists in a folder.
 
     Raises:
         NBestError: there is none, or one of another version of this program.
@@ -127,7 +128,7 @@ def _header_defect(values: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class NBestLists:
-    """The lists of a split."""
+    """All N-best lists of a split."""
 
     tokens_N: Tensor  # int16 where the vocabulary fits, else int32
     ends_H: Tensor  # (H + 1,) int64: hypothesis h is tokens ends[h] to ends[h + 1]
@@ -139,16 +140,16 @@ class NBestLists:
         return utterance_id in self.rows
 
     def truth(self, utterance_id: str) -> int:
-        """The fingerprint of what was decoded."""
+        """The fingerprint of the utterance that was decoded."""
         return int(self.truths_U[self.rows[utterance_id]])
 
     def lengths(self, utterance_id: str, best: int) -> list[int]:
-        """Tokens of each of the ``best`` first hypotheses of an utterance."""
+        """Number of tokens in each of the first ``best`` hypotheses of an utterance."""
         first, last = self.firsts_U[self.rows[utterance_id] :][:2].tolist()
         return self.ends_H[first : min(first + best, last) + 1].diff().tolist()
 
     def hypothesis(self, utterance_id: str, rank: int) -> list[int]:
-        """Tokens of one hypothesis, the best of which has rank 0."""
+        """Tokens of the hypothesis of a rank; the best hypothesis has rank 0."""
         first = int(self.firsts_U[self.rows[utterance_id]]) + rank
         begin, end = self.ends_H[first : first + 2].tolist()
         return self.tokens_N[begin:end].tolist()
@@ -178,7 +179,7 @@ def read_nbest(folder: Path, tokenizer: Tokenizer) -> tuple[Header, NBestLists]:
 
 
 def packed(lists: Iterable[NBest], dtype: type[np.signedinteger[Any]]) -> NBestLists:
-    """Lists as flat tensors; of an utterance that comes twice the later list counts."""
+    """Pack the lists into flat tensors; where an utterance occurs twice, the later list counts."""
     rows: dict[str, int] = {}
     tokens, ends, firsts, truths = [np.zeros(0, dtype)], [0], [0], list[int]()
     for row, each in enumerate(lists):
@@ -211,7 +212,7 @@ def _read_shards(folder: Path, header: Header, vocabulary_size: int) -> Iterator
 
 
 def _parsed(row: Any, vocabulary_size: int) -> NBest:
-    """The list of a line; ValueError, TypeError or KeyError where it is none of tokens of such a vocabulary."""
+    """Parse a line; ValueError, TypeError or KeyError unless it is a list of tokens within the vocabulary."""
     each = NBest(row["id"], row["truth"], row["hypotheses"], row["scores"])
     tokens = [token for hypothesis in each.hypotheses for token in hypothesis]
     if not isinstance(each.utterance_id, str) or not isinstance(each.truth, int) or each.truth >= 2**63:

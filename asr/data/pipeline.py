@@ -3,8 +3,9 @@
     read -> [waveform hooks] -> log-mel -> [mel hooks] -> normalise -> [normalised hooks]
          -> deltas, stacking -> [targets hooks] -> pad
 
-Everything random is keyed by (seed, epoch, utterance, hook), and nothing is carried from unit to unit, so that a batch
-is the same whichever process loads it, and when. What comes before the first random step may be kept in memory.
+All random draws are keyed by (seed, epoch, utterance, hook) and no state is carried from unit to unit, so that a batch
+does not depend on the process that loads it, nor on the time. Results of the steps before the first random one may be
+cached in memory.
 
 B utterances   T feature frames   F feature dimension   U target tokens
 """
@@ -29,45 +30,45 @@ from distributed.errors import UsageError
 
 
 class HookError(UsageError):
-    """A hook cannot do its work, or left what cannot be a batch; the message names what is wrong, and the utterance."""
+    """A hook failed, or left an invalid batch; the message names the fault and the utterance."""
 
 
 class BatchHook(Protocol):
-    """What the pipeline needs of a hook; ``asr.training.hook.Hook`` has it."""
+    """The interface that the pipeline needs of a hook; ``asr.training.hook.Hook`` provides it."""
 
     @property
     def stage(self) -> Stage | None:
-        """Where ``on_batch`` runs; None for hooks that do not touch batches."""
+        """The stage in which ``on_batch`` runs; None for hooks that do not change batches."""
 
     def on_batch(self, raw: RawBatch) -> None:
         """Change a unit before it is padded."""
 
 
 class UnitBatches(Protocol):
-    """Loads units: from speech as ``UnitDataset`` does, or from whatever else a model learns from."""
+    """Loads units: of speech (``UnitDataset``) or of any other training data."""
 
     def __getitem__(self, unit: Unit, /) -> Batch:
         """The padded batch of a unit, a function of the unit alone."""
 
 
 class FrameTargets(Protocol):
-    """Where per-frame targets come from: classes of an alignment, or whatever else each frame is to be like."""
+    """Source of per-frame targets: classes of an alignment, or other values for each frame."""
 
     def of(self, utterance_id: str, frames: int) -> Tensor:
-        """(T,) int64, or (T, ...) of numbers, for the T frames of the model's input; raises ValueError without."""
+        """Targets of an utterance, (T,) int64 classes or (T, ...) numbers; raises ValueError if it has none."""
 
 
 class UnitDataset(Dataset[Batch]):
     """Maps a unit of the plan to its batch.
 
     Args:
-        utterances: what the plan's indices point into.
+        utterances: the list that the plan's indices refer to.
         hooks: (name, hook) in the order of the configuration, which the stage overrules; none in evaluation.
         on_bad: ``stop`` raises BadUtterance, ``skip`` leaves the utterance out and hands the refusal over in ``Batch.refused``.
         resample: whether files may have another rate than the features.
         cache: keeps log-mel features in memory, or waveforms where a waveform hook or dither makes features random:
             at 16 kHz, 10 ms and 80 bins 115 or 230 MB per hour of speech. Several datasets may share it.
-        frame_targets: of every utterance's frames; None: the model needs none.
+        frame_targets: source of the targets of all frames; None if the model needs none.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class UnitDataset(Dataset[Batch]):
         self._repeatable_mel = not self.hooks["waveform"] and features.dither == 0
 
     def __getitem__(self, unit: Unit) -> Batch:
-        """The padded batch of a unit; one without utterances has B = 0 and weight 0.
+        """The padded batch of a unit; a unit without usable utterances has B = 0 and weight 0.
 
         Raises:
             BadUtterance: an utterance cannot be used and ``on_bad`` is ``stop``.
@@ -155,7 +156,7 @@ class UnitDataset(Dataset[Batch]):
             raise BadUtterance(utterance.id, utterance.audio_filepath, str(error)) from None
 
     def _transform(self, raw: RawBatch) -> None:
-        """From the signals before the first random step to the model's input, through the hooks."""
+        """Apply hooks and the remaining feature steps: from the signals before any random step to the model's input."""
         self._run_hooks("waveform", raw)
         if not self._repeatable_mel:
             raw.hook = "dither"
@@ -170,7 +171,7 @@ class UnitDataset(Dataset[Batch]):
         self._check_frame_targets(raw)
 
     def _check_frame_targets(self, raw: RawBatch) -> None:
-        """Hooks that lengthen, shorten or resample speech would otherwise shift the targets, silently."""
+        """Check the number of targets: hooks that lengthen, shorten or resample speech would silently shift them."""
         if self.frame_targets is None:
             return
         for utterance_id, signal, targets in zip(raw.utterance_ids, raw.signals, raw.frame_targets, strict=True):
@@ -187,7 +188,7 @@ class UnitDataset(Dataset[Batch]):
             self._check(raw, stage, name)
 
     def _check(self, raw: RawBatch, stage: Stage, name: str) -> None:
-        """Blame a hook for what it did, rather than the model that stumbles over it."""
+        """Check the batch after a hook, so that the error names the hook and does not appear later in the model."""
         columns = (raw.signals, raw.targets, raw.predictor_inputs)
         if any(len(column) != len(raw.utterance_ids) for column in columns):
             raise HookError(f"hook {name!r} must leave {len(raw.utterance_ids)} signals, targets and predictor inputs")
@@ -209,20 +210,20 @@ class UnitDataset(Dataset[Batch]):
                 )
 
     def _trailing_shape(self, stage: Stage) -> tuple[int, ...]:
-        """What follows the time axis of a signal."""
+        """Shape of a signal without its time axis."""
         if stage == "waveform":
             return ()
         return (self.features.dimension if stage == "targets" else self.features.num_mels,)
 
 
 def _pad_tokens(tokens: Sequence[Sequence[int]]) -> Tensor:
-    """(B, U) int64, padded with blank; U = 0 is allowed."""
+    """Pad token lists to (B, U) int64 with blank; U = 0 is allowed."""
     rows = [torch.tensor(row, dtype=torch.int64) for row in tokens]
     return pad_sequence(rows, batch_first=True, padding_value=BLANK) if rows else torch.zeros(0, 0, dtype=torch.int64)
 
 
 def _pad_frames(targets: Sequence[Tensor]) -> Tensor | None:
-    """(B, T, ...): classes padded with IGNORED, other numbers with 0; None without any."""
+    """Pad to (B, T, ...): classes with IGNORED, other numbers with 0; None if there are no frame targets."""
     if not targets:
         return None
     padding = IGNORED if targets[0].dtype == torch.int64 else 0.0
@@ -248,7 +249,7 @@ def collate(raw: RawBatch, dimension: int, unit: str, audio_seconds: float) -> B
 
 
 class _RefusalsAsValues(Dataset[Batch | BadUtterance | HookError]):
-    """Hands what users can mend over as values: a DataLoader would wrap the one line in a worker's traceback."""
+    """Returns errors that users can fix as values: a DataLoader would bury their one line in a worker's traceback."""
 
     def __init__(self, dataset: UnitBatches) -> None:
         self.dataset = dataset
@@ -261,7 +262,7 @@ class _RefusalsAsValues(Dataset[Batch | BadUtterance | HookError]):
 
 
 def unit_loader(dataset: UnitBatches, units: Iterable[Unit], *, num_workers: int, prefetch: int) -> Iterator[Batch]:
-    """The batches of ``units``, in their order, the same whatever the number of workers.
+    """Load the batches of ``units``, in order; they do not depend on the number of workers.
 
     Args:
         units: may be lazy; workers make it run ``num_workers * prefetch`` units ahead of what is returned.
@@ -289,5 +290,5 @@ def unit_loader(dataset: UnitBatches, units: Iterable[Unit], *, num_workers: int
 
 
 def _multiply_as(fp32_precision: str, worker: int) -> None:
-    """Put the path of matrix products that the training process has in force in a loading one: else last bits differ."""
+    """Set a worker's matrix product path to the training process's, without which results differ in the last bits."""
     torch.backends.mkldnn.matmul.fp32_precision = fp32_precision  # type: ignore[attr-defined]

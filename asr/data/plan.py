@@ -35,7 +35,7 @@ Indices = list[int]
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What one unit may hold."""
+    """The limits on the size of one unit."""
 
     utterances: int
     frames: int  # B * max T
@@ -67,7 +67,7 @@ def chunk(
 
 
 def split_to_multiple(units: list[Indices], multiple: int) -> list[Indices] | None:
-    """Split the units with the most utterances, evenly, until their number is a multiple; None if none is left."""
+    """Split the units with the most utterances into even parts until their number is a multiple; None if impossible."""
     parts = [1] * len(units)
     largest = [(-float(len(unit)), position) for position, unit in enumerate(units)]
     heapq.heapify(largest)
@@ -86,7 +86,7 @@ def _even_parts(unit: Indices, number: int) -> list[Indices]:
 
 
 def check_learners(units: int, learners: int) -> None:
-    """Raise ValueError unless so many learners can share a global batch of so many units."""
+    """Raise ValueError unless the number of learners divides the number of units of a global batch."""
     if units % learners:
         allowed = ", ".join(str(n) for n in range(1, units + 1) if units % n == 0)
         raise UsageError(
@@ -96,17 +96,17 @@ def check_learners(units: int, learners: int) -> None:
 
 
 def planned_frames(frames: NDArray[np.int64], margin: float) -> NDArray[np.int64]:
-    """Frames that utterances may have after hooks made them longer by at most the fraction ``margin``."""
+    """Largest number of frames of each utterance after hooks lengthen it by at most the fraction ``margin``."""
     return frames if margin == 0 else np.ceil(frames * (1.0 + margin)).astype(np.int64) + EDGE_FRAMES
 
 
 def planned_tokens(tokens: int, margin: float) -> int:
-    """Tokens that an utterance may have after hooks gave it more, by at most the fraction ``margin``, rounded up."""
+    """Largest number of tokens after hooks lengthen a text by at most the fraction ``margin``, rounded up."""
     return math.ceil(tokens * (1.0 + margin))
 
 
 def _room(key: str, margin: float | None, lengthening: float, what: str) -> float:
-    """The fraction by which ``what`` may become longer."""
+    """The fraction by which ``what`` may become longer, checked."""
     if margin is None:
         return lengthening
     if margin < lengthening:
@@ -165,12 +165,12 @@ class BatchPlan:
 
     @property
     def utterances(self) -> int:
-        """Utterances per epoch."""
+        """Number of utterances per epoch."""
         return len(self.frames)
 
     @cached_property
     def nominal_batch(self) -> float:
-        """Utterances per global batch, on average over epoch 0: what turns samples into global steps."""
+        """Mean number of utterances per global batch in epoch 0, which converts samples to global steps."""
         return self.utterances / len(self.epoch(0))
 
     def epoch(self, epoch: int) -> list[list[Unit]]:
@@ -188,7 +188,7 @@ class BatchPlan:
         return batches
 
     def _pieces(self, lengths: NDArray[np.float64]) -> list[Indices] | None:
-        """Units in order of ``lengths``, their number a multiple of G; None if that cannot be had."""
+        """Units in order of ``lengths``, their number a multiple of G; None if that is impossible."""
         order = np.argsort(lengths, kind="stable").tolist()
         columns = (self.planned_frames.tolist(), self.encoder_frames.tolist(), self.planned_targets.tolist())
         return split_to_multiple(chunk(order, *columns, self.budgets), self.units)

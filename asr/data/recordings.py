@@ -1,8 +1,8 @@
 """Recordings that hooks draw from: noises, impulse responses of rooms.
 
-They are described by a manifest (``asr.data.manifest``), whose lines need no text, checked by their headers before
-training, and read when they are drawn, in whatever process loads. What is drawn depends on the generator alone: short
-recordings are kept decoded as long as there is memory for them, of long ones only the excerpt is read.
+A manifest (``asr.data.manifest``) describes them, whose lines need no text. Headers are checked before training; the
+samples are read in the loading process when a recording is drawn. Draws depend on the generator alone. Short recordings
+are cached as far as memory allows; of long ones only the excerpt is read.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Recordings:
     def __init__(
         self, utterances: Sequence[Utterance], headers: Sequence[Header], *, sample_rate: int, cache_gb: float
     ) -> None:
-        """``headers`` are those of the utterances' files; ``cache_gb`` bounds the memory of each process that loads."""
+        """``headers`` belong to the utterances' files; ``cache_gb`` limits the cache of each loading process."""
         self.utterances = utterances
         self.headers = headers
         self.sample_rate = sample_rate
@@ -42,7 +42,7 @@ class Recordings:
         return len(self.utterances)
 
     def draw(self, generator: torch.Generator) -> int:
-        """The index of a recording, each as likely as the others."""
+        """Draw the index of a recording; all are equally likely."""
         return int(torch.randint(len(self), (), generator=generator))
 
     def whole(self, index: int) -> Tensor:
@@ -54,7 +54,7 @@ class Recordings:
         return kept
 
     def excerpt(self, index: int, length: int, generator: torch.Generator) -> Tensor:
-        """``length`` samples from a random place of a recording, which begins anew as often as it is too short."""
+        """``length`` samples from a random position of a recording, which is repeated where it is too short."""
         available = num_samples(self.utterances[index], self.headers[index], self.sample_rate)
         if available > max(length, LONG_SECONDS * self.sample_rate):
             return self._read_excerpt(index, length, generator)
@@ -75,7 +75,7 @@ class Recordings:
 
 
 def _uniform(high: int, generator: torch.Generator) -> int:
-    """A whole number from 0 to ``high``, both included."""
+    """A random integer, uniform from 0 to ``high``, both included."""
     return int(torch.randint(high + 1, (), generator=generator))
 
 

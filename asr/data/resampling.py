@@ -24,15 +24,15 @@ class Resampler:
         self._transform = torchaudio_part("transforms").Resample(self._ratio.denominator, self._ratio.numerator)
 
     def length(self, num_samples: int) -> int:
-        """Samples at the target rate of so many at the source rate."""
+        """Number of samples at the target rate for a number of samples at the source rate."""
         return math.ceil(num_samples * self._ratio)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Samples of shape (samples,) at the target rate; at an equal rate the very same."""
+        """Resample (samples,) to the target rate; returns the input itself where the rates are equal."""
         if self._ratio == 1:
             return samples
         padded = pad(samples, (0, -len(samples) % STEP_SAMPLES))
-        return self._transform(padded)[: self.length(len(samples))].clone()  # what is kept of it keeps no more
+        return self._transform(padded)[: self.length(len(samples))].clone()  # a view would keep the padded tensor alive
 
 
 @cache

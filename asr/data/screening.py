@@ -1,9 +1,9 @@
-"""Screening: every utterance is looked at before training, so that a run does not die, or learn less, hours later.
+"""Screening: every utterance is checked before training, so that a run does not fail, or learn less, hours later.
 
-Only headers are read. What is wrong is either an error that names the first defect and how many there are
-(``data.on_bad=stop``), or left out, counted and listed (``data.on_bad=skip``). Nothing is silently dropped: usable and
-refused utterances add up to the manifest. What only the samples tell (NaN, a stream that breaks off) is found by
-``asr.data.audio.read_audio`` under the same policy.
+Only headers are read. Defects either raise an error that names the first one and their number (``data.on_bad=stop``),
+or their utterances are left out, counted and listed (``data.on_bad=skip``). Nothing is silently dropped: usable and
+refused utterances add up to the manifest. Defects of the samples (NaN, a truncated stream) are found later by
+``asr.data.audio.read_audio``, under the same policy.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """The outcome; the first three lists run in parallel, in the manifest's order."""
+    """The result of screening; the entries of the first three lists correspond, in the manifest's order."""
 
     usable: list[Utterance]
     frames: list[int]  # feature frames of each, exact
@@ -86,7 +86,7 @@ def screen(
 
 
 def read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
-    """The header of each file, or what is wrong with it."""
+    """Read the header of each file; the error instead where it cannot be read."""
 
     def header_or_defect(file: Path) -> Header | str:
         try:
@@ -100,14 +100,14 @@ def read_headers(files: Iterable[Path]) -> dict[Path, Header | str]:
 
 
 def refuse_duplicate(utterance: Utterance, file_of: dict[str, Path]) -> None:
-    """Refuse the id of an utterance that was found usable; ``file_of`` holds the file of each of those."""
+    """Refuse an utterance whose id a usable utterance already has; ``file_of`` maps usable ids to their files."""
     if utterance.id in file_of:
         reason = f"the id {utterance.id!r} is already that of {file_of[utterance.id]}; give every line its own id"
         raise BadUtterance(utterance.id, utterance.audio_filepath, reason)
 
 
 def usable_header(utterance: Utterance, header: Header | str, sample_rate: int, *, resample: bool) -> Header:
-    """The header, if it agrees with the manifest; raises BadUtterance otherwise, or if it could not be read."""
+    """The header; raises BadUtterance if it could not be read or disagrees with the manifest."""
     defect = header if isinstance(header, str) else header_defect(utterance, header, sample_rate, resample=resample)
     if defect is not None:
         raise BadUtterance(utterance.id, utterance.audio_filepath, defect)
@@ -124,7 +124,7 @@ def _count_frames(utterance: Utterance, header: Header, features: LogMel) -> int
 
 
 def count_targets(utterance: Utterance, tokenizer: Tokenizer) -> int:
-    """Tokens of the text; raises BadUtterance if it has a symbol that the tokenizer does not have."""
+    """Number of tokens of the text; raises BadUtterance if it has a symbol that the tokenizer does not have."""
     try:
         return len(tokenizer.encode(utterance.text))
     except UnknownSymbol as error:
@@ -147,7 +147,7 @@ def apply_policy(screened: Screened, on_bad: OnBad) -> None:
 
 
 def refusal_summary(refused: Sequence[Refusal], examples: int) -> list[str]:
-    """Lines for a log: how many were left out, from how many files, and the first few with their reasons."""
+    """Log lines: the number of utterances left out and of their files, and the first few with their reasons."""
     if not refused:
         return []
     files = Counter(refusal.file for refusal in refused)

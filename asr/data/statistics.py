@@ -1,4 +1,4 @@
-"""What a manifest holds: how much speech, of how many speakers, how fast, and which utterances cannot be used.
+"""Statistics of a manifest: amount of speech, number of speakers, speed, and the utterances that cannot be used.
 
 Only headers are read, as in screening before training; the features of a run are not needed.
 """
@@ -17,7 +17,7 @@ from asr.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures of the usable utterances of a split; those of durations are 0 if there are none."""
+    """Statistics of the usable utterances of a split; durations are 0 if there are none."""
 
     utterances: int
     hours: float
@@ -31,12 +31,12 @@ class Summary:
 
     @property
     def characters_per_second(self) -> float:
-        """Speed of the speech; far from that of its neighbours, texts and audio do not belong together."""
+        """Speed of the speech; a value far from those of other splits suggests that texts and audio do not match."""
         return self._per_second(self.characters)
 
     @property
     def tokens_per_second(self) -> float | None:
-        """What the model has to write; above the rate of its frames, a transducer of one label per frame cannot."""
+        """Tokens that the model must write per second; a model of one label per frame needs a higher frame rate."""
         return None if self.tokens is None else self._per_second(self.tokens)
 
     def _per_second(self, count: int) -> float:
@@ -46,7 +46,7 @@ class Summary:
 def examine(
     utterances: Sequence[Utterance], sample_rate: int, tokenizer: Tokenizer | None, *, resample: bool
 ) -> tuple[Summary, list[Refusal]]:
-    """Figures of what can be used, and what cannot; together they are all of ``utterances``.
+    """Statistics of the usable utterances, and the refusals; together they cover all of ``utterances``.
 
     Texts are checked against the ``tokenizer`` if there is one; files may have another rate under ``resample``.
     """
@@ -68,7 +68,7 @@ def examine(
 
 
 def shared_recordings(splits: Mapping[str, Sequence[Utterance]]) -> dict[tuple[str, str], list[str]]:
-    """For each two splits that have recordings in common, the first one's ids of these: figures on what was trained on."""
+    """The ids (in the first split) of recordings that two splits share, on which a test would score training data."""
     found = {}
     for one, other in itertools.combinations(splits, 2):
         heard = {_recording(utterance) for utterance in splits[other]}
@@ -82,7 +82,7 @@ def _recording(utterance: Utterance) -> tuple[Path, float | None, int | None]:
 
 
 def summarise(utterances: Sequence[Utterance], tokens: int | None) -> Summary:
-    """Figures of utterances whose texts make so many ``tokens``."""
+    """Statistics of utterances whose texts have ``tokens`` tokens in all."""
     durations = [utterance.duration for utterance in utterances] or [0.0]
     texts = [utterance.text for utterance in utterances]
     return Summary(

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """How one utterance is spoken and recorded."""
+    """The parameters with which one utterance is spoken and recorded."""
 
     text: str
     voice: str
@@ -61,7 +61,7 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """What the takes of a corpus are drawn from, uniformly."""
+    """The ranges from which the takes of a corpus are drawn, uniformly."""
 
     words_per_minute: tuple[float, float]
     pitch: tuple[float, float]
@@ -71,7 +71,7 @@ class Ranges:
 
 
 def draw_take(draw_text: Callable[[torch.Generator], str], ranges: Ranges, seed: int, split: str, index: int) -> Take:
-    """The take of one utterance: a function of its key, the ranges and where texts are drawn from."""
+    """Draw the take of one utterance, a function of its key, the ranges and the source of texts."""
     generator = torch.Generator().manual_seed(keyed_seed(seed, split, index))
 
     def uniform(ends: tuple[float, float]) -> float:
@@ -93,7 +93,7 @@ def draw_take(draw_text: Callable[[torch.Generator], str], ranges: Ranges, seed:
 
 
 def record(take: Take, speech: Tensor, sample_rate: int) -> Tensor:
-    """What a microphone would give: silence around the speech, the gain, white noise at the asked ratio.
+    """Simulate a recording: add silence around the speech, apply the gain, add white noise at the take's ratio.
 
     Args:
         speech: (samples,) float at ``sample_rate``, full scale at 1; its mean power is the noise ratio's reference.
@@ -101,8 +101,8 @@ def record(take: Take, speech: Tensor, sample_rate: int) -> Tensor:
     Returns:
         (samples,) float; may exceed full scale with much noise.
     """
-    before, after = (round(seconds * sample_rate) for seconds in take.silence_seconds)
-    signal = torch.nn.functional.pad(speech, (before, after))
+    before, after = take.silence_seconds
+    signal = torch.nn.functional.pad(speech, (round(before * sample_rate), round(after * sample_rate)))
     if take.noise_snr_db is not None:
         noise_power = speech.square().mean() * 10 ** (-take.noise_snr_db / 10)
         generator = torch.Generator().manual_seed(take.noise_seed)

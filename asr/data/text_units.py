@@ -1,7 +1,7 @@
 """Text without sound, for language models: sentences as utterances of a plan, and units of them as batches.
 
-A text of U tokens takes U + 1 predictions, its tokens and its end: to the batch plan it has so many frames. A line of a text
-file is an utterance that nobody spoke: of no duration, named by its file and number.
+A text of U tokens takes U + 1 predictions, for its tokens and its end; the batch plan counts these as frames. A line of
+a text file is an utterance of no duration, named by its file and line number.
 
 B texts   U tokens
 """
@@ -22,12 +22,12 @@ from asr.data.tokenizer import Tokenizer
 
 
 def frames_of_text(tokens: int) -> int:
-    """Predictions that so many tokens take: the end is one too."""
+    """Number of predictions for a number of tokens: one for each token, and one for the end."""
     return tokens + 1
 
 
 def read_text(path: Path, key: str) -> list[Utterance]:
-    """The utterances of a manifest (``.jsonl``, ``.json``), or the lines of a text file but for empty ones.
+    """The utterances of a manifest (``.jsonl``, ``.json``), or the lines of a text file except empty ones.
 
     ``key`` is the configuration key that errors name.
 
@@ -42,7 +42,7 @@ def read_text(path: Path, key: str) -> list[Utterance]:
 
 
 def screen_texts(utterances: Sequence[Utterance], *, tokenizer: Tokenizer, on_bad: OnBad) -> Screened:
-    """Sort utterances whose sound is not wanted by whether the tokenizer has their text; ``frames`` are of the text.
+    """Screen texts without audio: usable if the tokenizer can write them; ``frames`` count predictions.
 
     Raises:
         BadUtterance: with ``stop``, if any is refused; with ``skip``, if all are.

@@ -1,8 +1,8 @@
-"""Sentences to speak from the user's own texts: as they stand, or recombined into new ones.
+"""Sentences for synthetic speech from the user's own texts, unchanged or recombined into new ones.
 
-Recombining is a walk through a bigram model kept as what it counts: after each word the sentence may go on as another
-sentence of the texts does after the same word. A few hundred sentences so give a great many, of the same words and
-with the same neighbours, which is what a recogniser needs that is to be trained for a domain of which little is recorded.
+Recombining is a walk through a bigram model: after each word the sentence may go on as another sentence of the texts
+does after the same word. A few hundred sentences thus give a great many of the same words with the same neighbours,
+which helps a recogniser for a domain with few recordings.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from asr.data.manifest import read_manifest
 from asr.foreign.files import TEXT, ForeignError, read_text
 from distributed.ranges import Probability
 
-_ATTEMPTS = 100  # of a walk to end before it is longer than every sentence of the texts
+_ATTEMPTS = 100  # attempts to draw a walk no longer than the longest sentence of the texts
 
 
 class Sentences:
-    """Draws sentences from texts; two with the same sentences draw the same."""
+    """Draws sentences from texts; objects with the same sentences draw the same."""
 
     def __init__(self, sentences: Sequence[str], recombine: Probability) -> None:
         """``recombine``: probability, after each word, of going on elsewhere; 0 draws the sentences as they stand."""
         self.words = [sentence.lower().split() for sentence in sentences]
         self.recombine = recombine
         self._longest = max(len(words) for words in self.words)
-        self._places: dict[str, list[tuple[int, int]]] = {}  # of each word: (sentence, position)
+        self._places: dict[str, list[tuple[int, int]]] = {}  # all places of each word: (sentence, position)
         for number, words in enumerate(self.words):
             for position, word in enumerate(words):
                 self._places.setdefault(word, []).append((number, position))
@@ -53,7 +53,7 @@ class Sentences:
 
 
 def read_sentences(path: Path) -> list[str]:
-    """The sentences of a text file, one a line, or the texts of a manifest (``.jsonl``); empty ones are passed over.
+    """The sentences of a text file, one a line, or the texts of a manifest (``.jsonl``); empty ones are skipped.
 
     Raises:
         CorpusError: the file cannot be read, or holds no sentence.

@@ -40,15 +40,15 @@ class UnknownSymbol(ValueError):  # noqa: N818 - named for what it is about, lik
 
 
 class Tokenizer(Protocol):
-    """What the rest of the system needs of a tokenizer."""
+    """The interface of all tokenizers."""
 
     @property
     def vocabulary_size(self) -> int:
-        """Tokens, blank included."""
+        """Number of tokens, blank included."""
 
     @property
     def symbols(self) -> list[str]:
-        """What each token looks like in a table; the entry 0 is blank."""
+        """The printable symbol of each token; entry 0 is blank."""
 
     @property
     def fingerprint(self) -> str:
@@ -65,10 +65,10 @@ class Tokenizer(Protocol):
 
 
 class TokenizerRecipe(Protocol):
-    """What a configuration names: how to come to a tokenizer."""
+    """The interface of ``tokenizer`` in a configuration: a recipe that loads or trains a tokenizer."""
 
     def fit(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer, trained on ``texts`` if it has to be; the same texts give the same tokenizer."""
+        """Return the tokenizer, trained on ``texts`` if needed; the same texts give the same tokenizer."""
 
 
 def normalise_text(text: str, case: Case) -> str:
@@ -113,7 +113,7 @@ class CharacterTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Characters of the alphabet, and blank."""
+        """Number of characters in the alphabet, plus blank."""
         return 1 + len(self.alphabet)
 
     @property
@@ -127,7 +127,7 @@ class CharacterTokenizer:
         return hashlib.sha256(json.dumps(["characters", self.alphabet, self.case]).encode()).hexdigest()[:16]
 
     def fit(self, texts: Iterable[str]) -> "CharacterTokenizer":
-        """Itself: characters need no training."""
+        """Return the tokenizer itself; characters need no training."""
         return self
 
     def encode(self, text: str) -> list[int]:
@@ -138,7 +138,7 @@ class CharacterTokenizer:
         return [self._token[symbol] for symbol in normal]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The characters."""
+        """The text of the characters, joined."""
         _check_ids(ids, self.vocabulary_size)
         return "".join(self.alphabet[token - 1] for token in ids)
 
@@ -150,7 +150,7 @@ class CharacterTokenizer:
 class SentencePieceTokenizer:
     """Subword pieces of a sentencepiece model.
 
-    Its control pieces and <unk> are no tokens here: those that can be written are numbered from 1 in the model's order.
+    Control pieces and <unk> are no tokens; the other pieces are numbered from 1 in the model's order.
     """
 
     def __init__(self, *, model: bytes, case: Case) -> None:
@@ -162,7 +162,7 @@ class SentencePieceTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Pieces that can be written, and blank."""
+        """Number of pieces that can be written, plus blank."""
         return 1 + len(self._pieces)
 
     @property
@@ -191,7 +191,7 @@ class SentencePieceTokenizer:
         return [self._token[piece] for piece in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The pieces put together."""
+        """The text of the pieces, joined."""
         _check_ids(ids, self.vocabulary_size)
         text: str = self._processor.decode([self._pieces[token - 1] for token in ids])
         return text
@@ -209,7 +209,7 @@ def _written_pieces(processor: sentencepiece.SentencePieceProcessor) -> Iterator
 
 
 class SentencePieceRecipe:
-    """How to come to a sentencepiece tokenizer: take a model, or train one on the training texts."""
+    """Recipe of a sentencepiece tokenizer: load a model, or train one on the training texts."""
 
     def __init__(
         self, *, model: Path | None, vocabulary_size: Count, kind: Literal["unigram", "bpe"], case: Case
@@ -280,7 +280,7 @@ class SentencePieceRecipe:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that ``save`` wrote to ``folder``.
+    """Load the tokenizer that ``save`` wrote to ``folder``.
 
     Raises:
         ValueError: the folder holds no tokenizer, or one of another kind.

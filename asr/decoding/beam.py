@@ -27,7 +27,7 @@ from distributed.ranges import Count, Positive
 
 
 class BeamSearch:
-    """The search as an option of the configuration."""
+    """Beam search with its settings, as ``decode`` in the configuration builds it."""
 
     def __init__(self, *, beam: Count, max_labels_per_frame: Positive, n_best: Count, fusion: Fusion) -> None:
         self.beam = beam
@@ -38,7 +38,7 @@ class BeamSearch:
         self.name = f"beam{beam}{fusion.suffix}"
 
     def with_models(self, external: TokenModel | None, source: TokenModel | None) -> "BeamSearch":
-        """The same search, with the language models that ``fusion`` names."""
+        """Return this search with the language models that ``fusion`` names."""
         fused = copy(self)
         fused.terms = self.fusion.terms(external, source)
         return fused
@@ -79,8 +79,8 @@ def beam_search(
     """The best ``n`` complete hypotheses of each utterance, best first, found with ``beam`` hypotheses at a time.
 
     A score is the log probability of all alignments of these labels that stayed in the beam, plus the labels' terms.
-    An utterance has at most ``max_labels_B`` labels; one of no frames has the empty hypothesis. The search for it ends
-    as soon as nothing in its beam can become better than the ``n`` hypotheses it has.
+    An utterance has at most ``max_labels_B`` labels; one of no frames has the empty hypothesis. The search of an
+    utterance ends as soon as nothing in its beam can become better than the ``n`` hypotheses it has.
     """
     lengths_B = lengths_B.to(encoder_states_BTD.device)
     encoder_BTJ = model.joiner.project_encoder(encoder_states_BTD)

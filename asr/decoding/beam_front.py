@@ -1,8 +1,8 @@
 """One step of the beam search: all hypotheses of all utterances, extended by one symbol, merged and cut to the beam.
 
-A label sequence is known by a 64-bit hash, rolled on label by label. Two of a beam's K sequences are then taken for one
-with a probability of about K^2 / 2^64 per step: less than one in a million for ten thousand hours of speech. Lookups by
-hash are needed since a prefix may leave the beam, come back, and must again be merged with what came of it before.
+A label sequence is identified by a rolling 64-bit hash. Two of a beam's K sequences collide with a probability of about
+K^2 / 2^64 per step: less than one in a million for ten thousand hours of speech. Lookups by hash are needed since a
+prefix may leave the beam and come back, and must then be merged with its own earlier extensions.
 
 B utterances still searched   K hypotheses of a beam   M labels considered for each   n = B x K   V classes with blank
 """
@@ -17,7 +17,7 @@ from asr.data.tokenizer import BLANK
 from asr.decoding.beam_state import ROOT, Contexts, Histories, Reader
 from asr.decoding.search import Scorer
 
-_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407  # of Knuth's generator MMIX, modulo 2^64
+_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407  # constants of Knuth's generator MMIX, modulo 2^64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Front:
 
     length: int
     row_B: Tensor  # utterance within the batch
-    frames_B: Tensor  # its length
+    frames_B: Tensor  # number of the utterance's frames
     max_labels_B: Tensor
     score_BK: Tensor  # log probability and terms, float64; -inf: no hypothesis
-    labels_BK: Tensor  # how many
+    labels_BK: Tensor  # number of labels
     last_BK: Tensor  # the last label
-    hash_BK: Tensor  # of all labels
+    hash_BK: Tensor  # hash of all labels
     prefix_BK: Tensor  # hash of all labels but the last
-    node_BK: Tensor  # of the histories
+    node_BK: Tensor  # node in the tree of histories
     unread_BK: Tensor  # the contexts have not read the last label
     contexts: Contexts
 
@@ -58,31 +58,31 @@ class Front:
 
     @property
     def in_last_frame(self) -> Tensor:
-        """(B, K) where the next blank completes a hypothesis."""
+        """(B, K) bool: True where the next blank completes the hypothesis."""
         return self.at_frame == self.frames_B[:, None] - 1
 
     @property
     def label_terms(self) -> Tensor:
-        """(B, K, V) what is added to labels, or (B, K, 1) to all of them."""
+        """The terms added to the scores of labels: (B, K, V), or (B, K, 1) where all labels get the same."""
         return self.contexts.terms_nV.view(*self.score_BK.shape, -1)
 
     @property
     def first_places(self) -> Tensor:
-        """(B,) the place in the contexts of each utterance's first hypothesis."""
+        """(B,) index into the contexts of each utterance's first hypothesis."""
         return torch.arange(len(self.row_B), device=self.row_B.device) * self.score_BK.shape[1]
 
     def log_probs(self, joiner: Scorer, encoder_BTJ: Tensor) -> Tensor:
-        """Of blank and of every label (B, K, V), where each hypothesis is."""
+        """Log probabilities (B, K, V) of blank and of every label, at the frame and label of each hypothesis."""
         encoder_BKJ = encoder_BTJ[self.row_B[:, None], self.at_frame]
         logits_BKV = joiner.logits(encoder_BKJ, self.contexts.prediction_nJ.view(*self.score_BK.shape, -1))
         return logits_BKV.log_softmax(-1, dtype=torch.promote_types(logits_BKV.dtype, torch.float32))
 
     def completed(self, log_probs_BKV: Tensor) -> Tensor:
-        """(B, K) scores of hypotheses that take a blank and end there."""
+        """(B, K) scores of the hypotheses that take a last blank and end there."""
         return self.score_BK + log_probs_BKV[..., BLANK] + self.contexts.end_n.view_as(self.score_BK)
 
     def promise(self, max_gain: float) -> Tensor:
-        """(B,) no hypothesis of the beam, nor anything that comes of it, gets a higher score."""
+        """(B,) upper bound on the score of any hypothesis in the beam and of any extension of it."""
         score_BK = self.score_BK
         if math.isinf(max_gain):
             return torch.where(score_BK > -math.inf, math.inf, -math.inf).amax(1)
@@ -91,7 +91,7 @@ class Front:
         return score_BK.logsumexp(1)
 
     def of(self, keep_B: Tensor) -> "Front":
-        """Some utterances only."""
+        """The front restricted to some utterances."""
         if bool(keep_B.all()):
             return self
         rows = keep_B.nonzero()[:, 0]
@@ -104,17 +104,17 @@ class Front:
         return replace(self, contexts=self.contexts[places_n], **values)
 
     def read(self, reader: Reader) -> None:
-        """Let the contexts read the labels that are new."""
+        """Advance the contexts by the labels that were added in this step."""
         rows_m = self.unread_BK.flatten().nonzero()[:, 0]
         if len(rows_m):
             self.contexts.put(rows_m, reader.read(self.last_BK.flatten()[rows_m], self.contexts[rows_m]))
 
 
 def extend(front: Front, log_probs_BKV: Tensor, histories: Histories) -> Front:
-    """The beam after one more symbol of every alignment; the contexts are still to read it."""
+    """Extend every alignment by one symbol and return the new beam, whose contexts have not read the symbol yet."""
     beam = front.score_BK.shape[1]
     blank_BK = front.score_BK + log_probs_BKV[..., BLANK]
-    blank_BK = blank_BK.where(~front.in_last_frame, -math.inf)  # those are complete, and leave
+    blank_BK = blank_BK.where(~front.in_last_frame, -math.inf)  # there, a blank completes the hypothesis
     label_BKV = log_probs_BKV + front.label_terms
     merged_BK, prefix_BK = take_merging_labels(front, label_BKV)
 
@@ -152,9 +152,9 @@ def extend(front: Front, log_probs_BKV: Tensor, histories: Histories) -> Front:
 
 
 def take_merging_labels(front: Front, label_BKV: Tensor) -> tuple[Tensor, Tensor]:
-    """For each hypothesis the score that its prefix gives it (-inf: that is not in the beam), and the prefix' place.
+    """For each hypothesis the score that its prefix in the beam gives it (-inf without one), and the prefix's index.
 
-    What is merged so, and blanks, are taken out of ``label_BKV``: the rest makes hypotheses that are new to the beam.
+    Merged labels and blanks are removed from ``label_BKV`` in place: the remaining labels make new hypotheses.
     """
     alive_BK = front.score_BK > -math.inf
     is_prefix_BKK = front.prefix_BK[:, :, None] == front.hash_BK[:, None, :]
@@ -168,6 +168,6 @@ def take_merging_labels(front: Front, label_BKV: Tensor) -> tuple[Tensor, Tensor
 
 
 def extended_hash(hash_BK: Tensor, token_BK: Tensor) -> Tensor:
-    """Of a sequence with one more token; 64-bit integers wrap around."""
+    """Hash of a label sequence extended by one token; 64-bit integers wrap around."""
     mixed_BK = (hash_BK + token_BK) * _MULTIPLIER + _INCREMENT
     return mixed_BK ^ (mixed_BK >> 29)

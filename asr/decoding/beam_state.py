@@ -1,4 +1,4 @@
-"""What a batched beam search carries along: what networks made of the labels, the labels themselves, the results.
+"""The state of a batched beam search: outputs of networks that read the labels, the labels themselves, the results.
 
 B utterances   K hypotheses of a beam   N complete hypotheses that are kept   n = B x K, m some of these   U labels
 J joint dimension   D predictor dimension   V classes with blank
@@ -19,17 +19,17 @@ ROOT = -1  # the node of no labels
 
 
 class LabelTerms(Protocol):
-    """What is added to the score of a label that follows some others, beside the transducer's."""
+    """Terms that language models add to the transducer's score of a label, given the labels before it."""
 
     @property
     def max_gain(self) -> float:
-        """No label's term is above this, and no end's above 0; infinite if there is no limit."""
+        """Upper bound of a label's term (the end's term is at most 0); infinite if there is no limit."""
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """The state that has read nothing; the first ``step`` reads BLANK."""
 
     def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """After one more label (n,): terms of the labels that may follow, (n, V) or (n, 1) for all, and of the end (n,)."""
+        """Read one label (n,): terms (n, V) of the next label, or (n, 1) for all; terms (n,) of the end; new state."""
 
 
 class NoTerms:
@@ -38,32 +38,33 @@ class NoTerms:
     max_gain = 0.0
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """No state."""
+        """An empty state: there is no language model."""
         return ()
 
     def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Zeros (n, 1) and (n,)."""
+        """Terms of zero: (n, 1) for all labels and (n,) for the end."""
         zeros_n1 = torch.zeros(len(tokens_n), 1, device=tokens_n.device)
         return zeros_n1, zeros_n1[:, 0], ()
 
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """What the networks made of the labels of n hypotheses."""
+    """Outputs and states of the networks that have read the labels of n hypotheses."""
 
-    prediction_nJ: Tensor  # projected
-    terms_nV: Tensor  # of labels that may follow; (n, 1) where all have the same
-    end_n: Tensor  # of the end of the text
+    prediction_nJ: Tensor  # projected outputs of the prediction network
+    terms_nV: Tensor  # terms of the next label; (n, 1) where all labels have the same
+    end_n: Tensor  # term of the end of the text
     predictor: State
     terms: State
 
     def __getitem__(self, rows_m: Tensor) -> "Contexts":
-        """Those of some hypotheses."""
-        predictor, terms = (tuple(part[rows_m] for part in state) for state in (self.predictor, self.terms))
+        """The contexts of some hypotheses."""
+        predictor = tuple(part[rows_m] for part in self.predictor)
+        terms = tuple(part[rows_m] for part in self.terms)
         return Contexts(self.prediction_nJ[rows_m], self.terms_nV[rows_m], self.end_n[rows_m], predictor, terms)
 
     def put(self, rows_m: Tensor, new: "Contexts") -> None:
-        """Overwrite those of some hypotheses."""
+        """Overwrite the contexts of some hypotheses."""
         for old_n, new_m in zip(self._parts, new._parts, strict=True):
             old_n[rows_m] = new_m
 
@@ -73,14 +74,14 @@ class Contexts:
 
 
 class Reader:
-    """Everything that reads labels: the prediction network, and what gives terms."""
+    """Reads labels with all networks that need them: the prediction network and the language models."""
 
     def __init__(self, model: Model, terms: LabelTerms) -> None:
         self.model = model
         self.terms = terms
 
     def start(self, size: int, device: torch.device, dtype: torch.dtype) -> Contexts:
-        """Contexts of no labels."""
+        """Contexts of hypotheses without labels."""
         blank_n = torch.full((size,), BLANK, device=device)
         return self._step(
             blank_n, self.model.predictor.start(size, device, dtype), self.terms.start(size, device, dtype)
@@ -113,7 +114,7 @@ class Histories:
     def read(self, nodes_n: Tensor) -> tuple[list[list[int]], list[list[int]]]:
         """Labels and frames on the way to each node."""
         parents, tokens, frames = torch.cat([torch.full((3, 1), ROOT, device=nodes_n.device), *self._columns], 1)
-        place_n = nodes_n + 1  # in these columns, which the root begins
+        place_n = nodes_n + 1  # column 0 is the root's
         path = [place_n]
         while bool(path[-1].any()):
             path.append(parents[path[-1]] + 1)
@@ -133,14 +134,14 @@ class Complete:
         self.node_BN = torch.full_like(self.score_BN, ROOT, dtype=torch.int64)
 
     def add(self, rows_A: Tensor, score_AK: Tensor, node_AK: Tensor) -> None:
-        """Take up further ones of some utterances."""
+        """Add complete hypotheses of some utterances and keep the best N."""
         score_AM = torch.cat([self.score_BN[rows_A], score_AK.where(score_AK > -math.inf, -math.inf)], 1)  # no NaN
         node_AM = torch.cat([self.node_BN[rows_A], node_AK], 1)
         self.score_BN[rows_A], order_AN = score_AM.topk(self.score_BN.shape[1])
         self.node_BN[rows_A] = node_AM.gather(1, order_AN)
 
     def hypotheses(self, histories: Histories) -> list[list[Hypothesis]]:
-        """As lists, best first. A model whose scores are no numbers completes nothing, and says nothing: [], -inf."""
+        """The hypotheses as lists, best first; an empty one with score -inf if all scores were NaN."""
         kept_BN = self.score_BN > -math.inf
         kept_BN[:, 0] = True
         tokens, frames = histories.read(self.node_BN.where(self.score_BN > -math.inf, ROOT)[kept_BN])

@@ -1,8 +1,8 @@
 """Confidence intervals of word error rates by drawing test sets anew (Bisani and Ney 2004, "Bootstrap estimates for
 confidence intervals in ASR performance evaluation", ICASSP).
 
-A draw takes as many utterances as the set has, with replacement. Utterances are what is taken as independent: errors
-within one are not. Rates are errors over words of the whole draw, not means of the utterances' rates.
+A draw takes as many utterances as the set has, with replacement. Utterances are treated as independent; errors
+within an utterance are not. Rates are errors over words of the whole draw, not means of the utterances' rates.
 
 R replications   U utterances   K quantities that are summed over a draw
 """
@@ -30,8 +30,8 @@ def bootstrap_interval(
     """95 % interval of the word error rate.
 
     ``errors`` and ``reference_words`` are per utterance. Draws without any reference word are left out; if nothing
-    remains the interval is (0, inf): nothing is known. Without a single error every draw would say 0; the upper end is
-    then that of the exact binomial interval (Clopper and Pearson 1934), as if words were independent.
+    remains the interval is (0, inf): nothing is known. Without a single error every draw would give 0; the upper end is
+    then taken from the exact binomial interval (Clopper and Pearson 1934), as if words were independent.
     """
     if not any(reference_words):
         return 0.0, math.inf

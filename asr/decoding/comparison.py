@@ -17,7 +17,7 @@ from asr.decoding.wer import ErrorCounts, rate
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How one system does against another one. Differences below zero: it makes fewer errors."""
+    """The comparison of a system with another one; a difference below zero means that it makes fewer errors."""
 
     wer: float
     other_wer: float
@@ -36,7 +36,7 @@ def compare(
 ) -> Comparison:
     """Compare two systems by their errors per utterance, which must be of the same utterances and references.
 
-    Without any reference word no difference can be said: it is NaN, as are the ends of the interval.
+    Without any reference word the difference and the ends of the interval are NaN.
     """
     if counts.keys() != other.keys() or any(n.reference_words != other[k].reference_words for k, n in counts.items()):
         raise ValueError("a paired comparison needs the same utterances with the same references on both sides")

@@ -61,7 +61,7 @@ def format_errors(texts: Mapping[str, Pair]) -> str:
 def _totals(
     pairs: Counter[Pair], insertions: dict[str, int], deletions: dict[str, int], substitutions: dict[Pair, int]
 ) -> list[str]:
-    inserted, deleted, substituted = (sum(kind.values()) for kind in (insertions, deletions, substitutions))
+    inserted, deleted, substituted = sum(insertions.values()), sum(deletions.values()), sum(substitutions.values())
     words = pairs.total() - inserted
     errors = inserted + deleted + substituted
     percent = f"{100 * errors / words:.2f}" if words else "0.00" if not errors else "inf"
@@ -75,7 +75,7 @@ def _totals(
 
 
 def _details(alignment: Iterable[Pair]) -> str:
-    """The utterance with its errors as ``(ref->hyp)``, neighbouring errors as one: ``(NINE->*)`` is a deletion."""
+    """The utterance with errors marked as ``(ref->hyp)``, neighbouring errors joined: ``(NINE->*)`` is a deletion."""
     parts: list[str] = []
     missed: list[str] = []
     added: list[str] = []
@@ -122,5 +122,5 @@ def _word_lines(pairs: Counter[Pair]) -> list[str]:
 
 
 def _by_count(items: Iterable[tuple[Any, int]]) -> list[tuple[Any, int]]:
-    """Most frequent first, then alphabetically."""
+    """Entries sorted by count, most frequent first, then alphabetically."""
     return sorted(items, key=lambda item: (-item[1], item[0]))

@@ -2,7 +2,7 @@
 
 By CTC it is the best path through the CTC lattice (torchaudio's ``forced_align``), where a token may last for several
 states. By the transducer it is the best path through its own lattice, where a token is emitted at one state and the
-others are blank. The path is kept as the model has it: blank is a class of its own, which also stands for silence.
+others are blank. The path keeps the model's classes: blank is a class of its own, which also stands for silence.
 
 B utterances   S encoder states   U tokens   V vocabulary size, blank included
 """
@@ -28,10 +28,10 @@ Method = Literal["auto", "ctc", "transducer"]
 
 
 def chosen_method(model: Recogniser, method: Method) -> Literal["ctc", "transducer"]:
-    """What ``auto`` is for this model: its CTC head where it has one.
+    """Resolve the method ``auto`` for this model: its CTC head where it has one, otherwise the transducer.
 
     Raises:
-        ValueError: the model cannot be asked in this way.
+        ValueError: the model does not support the method.
     """
     has_head = getattr(model, "ctc_head", None) is not None
     if method == "auto":
@@ -45,9 +45,9 @@ def chosen_method(model: Recogniser, method: Method) -> Literal["ctc", "transduc
 
 @torch.no_grad()
 def align_batch(model: Recogniser, batch: Batch, method: Method) -> list[Tensor | None]:
-    """The token or blank of each state, (S,) int64 per utterance; None where there are fewer states than it takes.
+    """The token or blank of each state, (S,) int64 per utterance; None where the text needs more states than there are.
 
-    The model is in evaluation mode.
+    The model must be in evaluation mode.
     """
     if not batch.utterance_ids:
         return []
@@ -68,7 +68,7 @@ def align_batch(model: Recogniser, batch: Batch, method: Method) -> list[Tensor 
 
 def ctc_path(log_probs_SV: Tensor, tokens_U: Tensor) -> Tensor:
     """The most probable of all alignments that collapse to ``tokens_U``: a class per state, (S,) int64."""
-    if len(tokens_U) == 0:  # which forced_align does not take
+    if len(tokens_U) == 0:  # forced_align does not accept empty targets
         return torch.full((len(log_probs_SV),), BLANK, device=log_probs_SV.device)
     forced_align = torchaudio_part("functional").forced_align
     path_1S, _ = forced_align(log_probs_SV[None], tokens_U[None].to(torch.int32), blank=BLANK)
@@ -78,15 +78,15 @@ def ctc_path(log_probs_SV: Tensor, tokens_U: Tensor) -> Tensor:
 def emission_path(path: Sequence[Emission], tokens_U: Tensor, states: int) -> Tensor | None:
     """Tokens where a transducer's path emits them, blank elsewhere, (states,) int64.
 
-    A state can stand for one token only: of several emitted at one, the others go to the free states that follow, as
-    far as the tokens after them leave room, else to those before. None if there are more tokens than states.
+    A state can hold one token only: if several are emitted at one state, the others move to free states after it, as
+    far as later tokens leave room, otherwise before it. None if there are more tokens than states.
     """
     count = len(tokens_U)
     if count > states:
         return None
     frames_U = torch.tensor([emission.frame for emission in path], dtype=torch.int64)
     ranks_U = torch.arange(count)
-    # Strictly increasing, and late enough for all tokens before, early enough for all behind.
+    # States are strictly increasing, late enough for all tokens before and early enough for all tokens after.
     frames_U = torch.cummax(frames_U - ranks_U, 0).values + ranks_U if count else frames_U
     frames_U = frames_U.minimum(states - count + ranks_U)
     classes_S = torch.full((states,), BLANK)
@@ -98,11 +98,11 @@ def word_spans(path_S: Tensor, tokens_U: Sequence[int], symbols: Sequence[str]) 
     """First and last state of each word on an aligned path: (W,) pairs.
 
     Args:
-        tokens_U: the text's tokens, which the path puts somewhere; a symbol that begins with ▁ begins a word.
-        symbols: of the tokenizer.
+        tokens_U: the tokens of the text, which the path contains; a symbol that begins with ▁ begins a word.
+        symbols: the tokenizer's symbols.
 
     Raises:
-        ValueError: the path is of another text.
+        ValueError: the path belongs to another text.
     """
     runs = _token_runs(path_S, len(tokens_U))
     if [token for token, _, _ in runs] != list(tokens_U):

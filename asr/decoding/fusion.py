@@ -26,7 +26,7 @@ from distributed.ranges import NonNegative
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fusion:
-    """Which language models, and what they weigh, as options of the configuration."""
+    """The language models of the search and their weights, as options of the configuration."""
 
     external: Path | None
     source: Path | None
@@ -37,12 +37,12 @@ class Fusion:
 
     @property
     def names_models(self) -> bool:
-        """There are language models to load."""
+        """True if there are language models to load."""
         return self.external is not None or self.source is not None
 
     @property
     def suffix(self) -> str:
-        """What tells the results of such a search from those without."""
+        """Suffix of the result files, which distinguishes searches with language models from those without."""
         return "-lm" if self.names_models else "-bonus" if self.label_bonus else ""
 
     def terms(self, external: TokenModel | None, source: TokenModel | None) -> "FusedTerms":
@@ -62,11 +62,11 @@ class FusedTerms:
 
     @property
     def max_gain(self) -> float:
-        """No label gains more: a log probability is at most 0, and without limit where it is subtracted."""
+        """Upper bound of a label's term: a log probability is at most 0, and has no lower limit if it is subtracted."""
         return math.inf if any(weight < 0 for weight, _ in self.models) else max(0.0, self.label_bonus)
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The models' states, one behind the other."""
+        """The states of the models, concatenated."""
         return tuple(part for _, model in self.models for part in model.start(batch_size, device, dtype))
 
     def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:

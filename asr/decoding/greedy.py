@@ -23,7 +23,7 @@ WINDOW_FRAMES = 8  # joint evaluations per turn against number of turns; has no 
 
 
 class Greedy:
-    """Greedy search as an option of the configuration; a model without a prediction network is one of CTC."""
+    """Greedy search as an option of the configuration; models without a prediction network are searched by CTC."""
 
     name = "greedy"
 
@@ -31,7 +31,7 @@ class Greedy:
         self.max_symbols = max_symbols
 
     def check(self, model: object) -> None:
-        """Nothing to refuse: every model that writes text has a prediction network or a CTC head."""
+        """Accept every model: all that write text have a prediction network or a CTC head."""
 
     def __call__(self, model: Model | CtcModel, encoder_states_BTD: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
         """One hypothesis for each utterance."""
@@ -71,7 +71,7 @@ def greedy_decode(
 
 @dataclass(slots=True)
 class _Cursor:
-    """Where each utterance stands."""
+    """The position of each utterance in the search."""
 
     frame_B: Tensor  # encoder frame
     symbols_B: Tensor  # labels already emitted in this frame
@@ -86,7 +86,7 @@ class _Cursor:
 def _next_label(
     joiner: Scorer, encoder_BTJ: Tensor, predictor_B1J: Tensor, lengths_B: Tensor, cursor: _Cursor, max_symbols: int
 ) -> tuple[Tensor, Tensor, _Cursor]:
-    """Move each utterance over the blanks of its window to its next label: label, whether there is one, new place."""
+    """Skip the blanks of each window: returns the next label, whether there is one, and the new position."""
     offsets_W = torch.arange(WINDOW_FRAMES, device=encoder_BTJ.device)
     frames_BW = cursor.frame_B[:, None] + offsets_W
     inside_BW = frames_BW < lengths_B[:, None]
@@ -101,7 +101,7 @@ def _next_label(
     found_B = label_BW.any(1)
     skipped_B = torch.where(found_B, label_BW.int().argmax(1), WINDOW_FRAMES).minimum(lengths_B - cursor.frame_B)
     blanks_BW = log_probs_BWV[..., BLANK].where(offsets_W < skipped_B[:, None], 0.0)
-    # in double precision, where the sum does not depend on how windows cut it
+    # summed in double precision, so that the sum does not depend on the windows' boundaries
     score_B = cursor.score_B + blanks_BW.double().sum(1)
 
     chosen_B1 = skipped_B.clamp(max=WINDOW_FRAMES - 1)[:, None]
@@ -112,7 +112,7 @@ def _next_label(
 
 
 def _hypotheses(turns: list[tuple[Tensor, Tensor, Tensor]], score_B: Tensor) -> list[Hypothesis]:
-    """Collect what each utterance found in its turns."""
+    """Collect the labels that each utterance found in all turns."""
     if not turns:
         return [Hypothesis([], 0.0, []) for _ in score_B]
     tokens_BN, frames_BN, found_BN = (torch.stack(column, 1).cpu() for column in zip(*turns, strict=True))

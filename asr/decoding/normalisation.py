@@ -1,7 +1,7 @@
-"""What texts go through before errors are counted, the same for reference and hypothesis.
+"""Normalisation of texts before errors are counted, the same for reference and hypothesis.
 
-Nothing by default: a rate over normalised texts is another figure, so that whatever is done is chosen in the
-configuration and recorded with the results.
+By default nothing is changed: an error rate over normalised texts is a different metric, so that all normalisation is
+chosen in the configuration and recorded with the results.
 """
 
 import re
@@ -27,7 +27,7 @@ class TextNormalisation:
         self.remove = str.maketrans("", "", normalise_text(remove, "keep"))
 
     def __call__(self, text: str) -> str:
-        """The text that is scored."""
+        """Return the normalised text, which is scored."""
         text = normalise_text(text, self.case)
         for pattern, new in self.replace:
             text = pattern.sub(new, text)

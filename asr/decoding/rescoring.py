@@ -1,4 +1,4 @@
-"""Weights of fusion from lists of hypotheses: every setting of a grid chooses from the same lists.
+"""Tuning the weights of fusion on N-best lists: every setting of a grid chooses from the same lists.
 
     chosen(u) = argmax_n  log p(y|x) + lambda log p_external(y) - mu log p_source(y) + rho |y|
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One setting."""
+    """One setting of the fusion weights."""
 
     external: float  # lambda
     source: float  # mu
@@ -26,9 +26,9 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """What is known of each hypothesis, float64; lists that are shorter than the longest end in -inf."""
+    """Scores and errors of all hypotheses, float64; lists shorter than the longest are padded with -inf."""
 
-    log_prob_UN: Tensor  # of the transducer
+    log_prob_UN: Tensor  # the transducer's log p(y|x)
     external_UN: Tensor
     source_UN: Tensor
     labels_UN: Tensor
@@ -36,7 +36,7 @@ class Lists:
 
 
 def chosen(lists: Lists, settings: Sequence[Weights]) -> Tensor:
-    """(P, U) the place, in its list, of the hypothesis that each setting chooses; of equal ones the first."""
+    """(P, U) rank in its list of the hypothesis that each setting chooses; the first of equal ones."""
     weights_P3 = torch.tensor([(each.external, -each.source, each.label_bonus) for each in settings]).double()
     terms_3UN = torch.stack([lists.external_UN, lists.source_UN, lists.labels_UN])
     parts = weights_P3.split(max(1, 2**24 // max(1, lists.log_prob_UN.numel())))  # 128 MiB of scores at a time
@@ -44,12 +44,12 @@ def chosen(lists: Lists, settings: Sequence[Weights]) -> Tensor:
 
 
 def word_errors(lists: Lists, chosen_PU: Tensor) -> Tensor:
-    """(P,) word errors of what is chosen."""
+    """(P,) word errors of the chosen hypotheses."""
     utterances = torch.arange(len(lists.errors_UN))
     return lists.errors_UN[utterances, chosen_PU].sum(1)
 
 
 def best_setting(settings: Sequence[Weights], errors_P: Tensor) -> int:
-    """The setting of fewest errors; of several, the one that departs least from none at all."""
+    """The setting with the fewest errors; among equals, the one with the smallest weights."""
     weight = [each.external + each.source + abs(each.label_bonus) for each in settings]
     return min(range(len(settings)), key=lambda index: (float(errors_P[index]), weight[index]))

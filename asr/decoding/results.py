@@ -24,10 +24,10 @@ COLUMNS = ("set", "%WER", "95 % interval", "%SER", "%CER", "errors", "ins", "del
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
-    """The rates of one set, decoded in one way."""
+    """The error rates of one set under one search."""
 
     name: str
-    references: Mapping[str, str]  # as scored, by utterance id
+    references: Mapping[str, str]  # normalised texts by utterance id
     counts: Mapping[str, ErrorCounts]  # by utterance id
     total: ErrorCounts
     interval: tuple[float, float]  # 95 %, of the word error rate
@@ -44,9 +44,10 @@ class SetResult:
 
 
 def score_set(name: str, references: Mapping[str, str], hypotheses: Mapping[str, str]) -> SetResult:
-    """Score a set: texts by utterance id. ValueError unless both have the same ids."""
+    """Score the texts of a set, given by utterance id; raises ValueError unless both have the same ids."""
     counts = counts_by_utterance(references, hypotheses)
-    errors, words = ([getattr(count, name) for count in counts.values()] for name in ("errors", "reference_words"))
+    errors = [count.errors for count in counts.values()]
+    words = [count.reference_words for count in counts.values()]
     interval = bootstrap_interval(errors, words, replications=REPLICATIONS, seed=0)
     return SetResult(name, references, counts, sum(counts.values(), ErrorCounts()), interval)
 
@@ -60,8 +61,8 @@ def write_results(
 ) -> SetResult:
     """Score a set and write its files.
 
-    Texts and ``speakers`` (empty or missing: unknown) by utterance id; ``record`` goes into the JSON file beside the
-    rates: which checkpoint, search and normalisation they are of.
+    Texts and ``speakers`` (empty or missing: unknown) are given by utterance id. ``record`` is written into the JSON
+    file beside the rates and names their checkpoint, search and normalisation.
     """
     result = score_set(files.name, references, hypotheses)
     total, by_speaker = result.total, _by_speaker(result.counts, speakers or {})
@@ -119,7 +120,7 @@ def _row(result: SetResult) -> tuple[str, ...]:
 
 
 def _figures(result: SetResult) -> dict[str, Any]:
-    """What the JSON file holds: fractions, not percent."""
+    """The content of the JSON file; rates are fractions, not percent."""
     total = result.total
     return {
         "wer": _finite(total.wer),
@@ -153,7 +154,7 @@ def _by_speaker(counts: Mapping[str, ErrorCounts], speakers: Mapping[str, str]) 
 
 
 def _worst_first(counts: Mapping[str, ErrorCounts]) -> Iterable[tuple[str, ErrorCounts]]:
-    """By rate, then, among equals, the longer one first: more words went wrong."""
+    """Counts sorted by error rate, then by number of errors, both descending."""
     return sorted(counts.items(), key=lambda item: (-item[1].wer, -item[1].errors, item[0]))
 
 

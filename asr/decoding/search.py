@@ -1,4 +1,4 @@
-"""What a search needs of a model, and what it returns.
+"""The interfaces of a search: the models that it reads, and the hypotheses that it returns.
 
 B utterances   D dimension of a network's output   J joint dimension   ... any leading axes   V classes with blank
 """
@@ -15,12 +15,12 @@ from distributed.errors import UsageError
 
 
 class SearchError(UsageError):
-    """A search that does not suit the model; the message names one that does."""
+    """The search does not suit the model; the message names one that does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What was recognised in one utterance."""
+    """The recognised tokens of one utterance."""
 
     tokens: list[int]
     score: float  # log probability, blanks included: of one alignment in greedy search, of all that were kept in beam search
@@ -37,7 +37,7 @@ class Stepper(Protocol):
         """Output (B, D) and state after reading one token (B,)."""
 
     def select(self, mask_B: Tensor, new_state: State, old_state: State) -> State:
-        """The new state where the mask is set, the old one elsewhere."""
+        """The new state where the mask is True, the old state elsewhere."""
 
 
 class Scorer(Protocol):
@@ -54,7 +54,7 @@ class Scorer(Protocol):
 
 
 class Model(Protocol):
-    """A transducer, as far as a search is concerned."""
+    """The interface of a transducer that a search needs."""
 
     @property
     def predictor(self) -> Stepper: ...
@@ -64,7 +64,7 @@ class Model(Protocol):
 
 
 class CtcModel(Protocol):
-    """A model that scores tokens state by state, as far as a search is concerned."""
+    """The interface of a CTC model that a search needs: scores of tokens, state by state."""
 
     @property
     def ctc_head(self) -> Callable[[Tensor], Tensor]:
@@ -72,7 +72,7 @@ class CtcModel(Protocol):
 
 
 class NBestSearch(Protocol):
-    """A search that also tells what else it found."""
+    """A search that also returns the N best hypotheses of each utterance."""
 
     name: str
 

@@ -14,7 +14,7 @@ import kaldialign
 
 @dataclass(frozen=True, slots=True)
 class ErrorCounts:
-    """Errors of a set of utterances. Counts add up: over utterances, sets or learners.
+    """Error counts of a set of utterances; they can be summed over utterances, sets or learners.
 
     All fields are whole numbers, so that ``dataclasses.astuple`` can be summed between processes and unpacked again.
     """
@@ -54,14 +54,14 @@ class ErrorCounts:
 
 
 def rate(errors: int, total: int) -> float:
-    """errors / total; over nothing 0 without errors, infinite with some."""
+    """errors / total; for a total of 0, 0 without errors and infinite with some."""
     if total:
         return errors / total
     return math.inf if errors else 0.0
 
 
 def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Errors of one utterance. Words are what white space separates."""
+    """Count the errors of one utterance; words are separated by white space."""
     words, hypothesis_words = reference.split(), hypothesis.split()
     edits = kaldialign.edit_distance(words, hypothesis_words)
     characters = " ".join(words)
@@ -79,12 +79,12 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
 
 
 def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> ErrorCounts:
-    """Errors of a set: texts by utterance id. ValueError unless both have the same ids."""
+    """Count the errors of a set of texts, by utterance id; raises ValueError unless both have the same ids."""
     return sum(counts_by_utterance(references, hypotheses).values(), ErrorCounts())
 
 
 def counts_by_utterance(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> dict[str, ErrorCounts]:
-    """Errors of each utterance: texts by utterance id. ValueError unless both have the same ids."""
+    """Count the errors of each utterance, by utterance id; raises ValueError unless both have the same ids."""
     lonely = sorted(references.keys() ^ hypotheses.keys())
     if lonely:
         raise ValueError(

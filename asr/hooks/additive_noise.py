@@ -17,7 +17,7 @@ from distributed.ranges import Count, Fraction, NonNegative, checked_interval
 
 
 def mix(signal: Tensor, noise: Tensor, snr_db: float) -> Tensor:
-    """Signal and noise, both (samples,), at a ratio of their mean powers; what is silent, of either, adds nothing."""
+    """Signal and noise, both (samples,), at a ratio of their mean powers; unchanged if either is silent."""
     noise_power = mean_power(noise)
     if noise_power == 0:
         return signal

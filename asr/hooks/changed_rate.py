@@ -1,4 +1,4 @@
-"""What hooks that make speech faster and slower share: each utterance gets one of several versions, drawn in every epoch."""
+"""Base of hooks that make speech faster and slower: every epoch draws one of several versions of each utterance."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar
@@ -15,7 +15,7 @@ Version = tuple[float, Callable[[Tensor], Tensor]]  # the factor by which it is 
 
 
 class ChangedRate(Hook):
-    """Gives every training utterance one of the versions, drawn anew in every epoch, each as likely as the others."""
+    """Gives every training utterance one of the equally likely versions, drawn anew in every epoch."""
 
     stage: ClassVar[Stage | None] = "waveform"
 
@@ -24,7 +24,7 @@ class ChangedRate(Hook):
 
     @property
     def lengthens(self) -> float:
-        """The slowest version makes the longest utterance."""
+        """The fraction by which the slowest version lengthens an utterance."""
         return max(0.0, 1.0 / min(factor for factor, _ in self.versions) - 1.0)
 
     def on_batch(self, raw: RawBatch) -> None:

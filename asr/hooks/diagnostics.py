@@ -1,12 +1,12 @@
-"""Measures what decentralised SGD does to the learning rate, at evaluations: the figures of arXiv 2112.01433, section 2.
+"""Measures, at evaluations, how decentralised SGD changes the effective learning rate (arXiv 2112.01433, section 2).
 
     g_a  the mean of the learners' mini-batch gradients, each at the learner's own weights     alpha_e = alpha g_a.g / |g|^2
     g_0  the same mini-batches, all at the mean weights                                        sigma_w^2 = n^-2 sum |w_j - w_a|^2
     g    a larger, disjoint batch at the mean weights, for the gradient of the whole loss
 
-The formulas and the other figures are in distributed/gossip/diagnostics.py. The batches are global batches of the training plan,
-drawn anew for every measurement, with the augmentation and dropout that training gives them; a unit has the same at
-both weights. Where all learners hold the same weights, g_0 is g_a.
+The formulas and the other metrics are in distributed/gossip/diagnostics.py. The batches are global batches of the
+training plan, drawn anew for every measurement, with the augmentation and dropout of training; a unit has the same
+ones at both weights. Where all learners hold the same weights, g_0 is g_a.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from distributed.ranges import Count
 
 
 def measured_gradients(run: Run, progress: Progress, probe_batches: int) -> StepGradients:
-    """g_a, g_0 and g, inside ``backend.consensus()``; collective, and every learner does its share of each batch."""
+    """Compute g_a, g_0 and g inside ``backend.consensus()``; collective: each learner takes its share of each batch."""
     seed = keyed_seed(run.seed, "diagnostics", progress.samples)
     batch, probe = drawn_batches(run.plan, progress.epoch, seed, probe_batches)
     rank, size = run.world.rank, run.world.size
@@ -34,11 +34,11 @@ def measured_gradients(run: Run, progress: Progress, probe_batches: int) -> Step
 
 
 class TooFewBatchesError(UsageError):
-    """An epoch has not as many batches as a measurement takes."""
+    """An epoch has fewer batches than a measurement needs."""
 
 
 class Diagnostics(Measurement):
-    """Logs the figures at every ``every``-th evaluation, the gradient g from ``probe_batches`` global batches.
+    """Logs the metrics at every ``every``-th evaluation, with the gradient g of ``probe_batches`` global batches.
 
     alpha is the learning rate of the ordinary weights at the global batch before, as for plain SGD; gradients are those
     before clipping. Under an optimizer that rescales them or keeps moments, alpha_e / alpha and ratios of the others still
@@ -50,7 +50,7 @@ class Diagnostics(Measurement):
         self.probe_batches = probe_batches
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Raises TooFewBatchesError where an epoch has not one more than the probe."""
+        """Raises TooFewBatchesError unless an epoch has at least ``probe_batches`` + 1 batches."""
         batches = len(run.plan.epoch(0))
         if batches <= self.probe_batches:
             raise TooFewBatchesError(

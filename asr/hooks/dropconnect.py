@@ -1,13 +1,13 @@
 """DropConnect on the recurrent weights of LSTMs: in every unit of work some connections from state to state are missing.
 
-Wan et al. 2013, "Regularization of neural networks using DropConnect" (ICML), on hidden-to-hidden matrices as in Merity et
-al. 2018, arXiv 1708.02182, section 2, and Saon et al. 2021, arXiv 2103.09935, section 3: for each gate
+Wan et al. 2013, "Regularization of neural networks using DropConnect" (ICML), on hidden-to-hidden matrices as in Merity
+et al. 2018, arXiv 1708.02182, section 2, and Saon et al. 2021, arXiv 2103.09935, section 3: for each gate
 
     h_t = f(W x_t + (M o U) h_{t-1})        M elements 0 with probability p, else 1 / (1 - p)
 
-M is drawn once per forward and LSTM, for all time steps of all sequences in it: of a unit, or of a part of one that memory
-splits. Parameters stay what and where they were: checkpoints, flat buffers of backends and optimizers see U; only the
-module's list of operands is exchanged during a forward.
+M is drawn once per forward and LSTM, for all time steps of all sequences in it: of a unit, or of a part of one that
+memory splits. Parameters stay what and where they were: checkpoints, flat buffers of backends and optimizers see U;
+only the module's list of operands is exchanged during a forward.
 """
 
 from collections.abc import Sequence
@@ -32,26 +32,26 @@ class DroppedConnections:
     def __init__(self, lstm: nn.LSTM, probability: float) -> None:
         self.probability = probability
         lstm.register_forward_pre_hook(self.drop)
-        lstm.register_forward_hook(self.put_back, always_call=True)  # also after one that memory did not suffice for
+        lstm.register_forward_hook(self.put_back, always_call=True)  # also after a forward that ran out of memory
         self.kept: list[Any] = []
 
     def drop(self, lstm: nn.Module, inputs: Any) -> None:
-        """Before a forward: the operands, with recurrent ones masked."""
+        """Replace the LSTM's operands before a forward: recurrent weights are masked."""
         if not lstm.training:
             return
         assert isinstance(lstm, nn.LSTM)
-        lstm._update_flat_weights()  # where the parameters themselves were exchanged, by torch.func for example
+        lstm._update_flat_weights()  # needed if the parameters were exchanged, for example by torch.func
         self.kept = lstm._flat_weights
         named = zip(lstm._flat_weights_names, lstm._flat_weights, strict=True)
         lstm._flat_weights = [self.masked(weight) if "weight_hh" in name else weight for name, weight in named]
 
     def masked(self, weight: Any) -> Any:
-        """M o U."""
+        """Apply a new mask to a weight matrix: M o U."""
         assert isinstance(weight, Tensor)
         return dropout(weight, self.probability, training=True)
 
     def put_back(self, lstm: nn.Module, inputs: Any, output: Any) -> None:
-        """After a forward: the parameters themselves."""
+        """Restore the parameters as the LSTM's operands after a forward."""
         if self.kept:
             assert isinstance(lstm, nn.LSTM)
             lstm._flat_weights, self.kept = self.kept, []

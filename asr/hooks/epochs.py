@@ -1,4 +1,4 @@
-"""The epochs in which a hook acts: papers switch a method on late, or lift it for the last epochs."""
+"""The epochs in which a hook acts: papers switch a method on late, or off for the last epochs."""
 
 import logging
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """From ``first`` on, up to but without ``until``; epochs are counted from 0.
+    """The epochs from ``first`` up to, but excluding, ``until``; epochs are counted from 0.
 
-    With ``until`` at or before ``first`` there is none: a run has the hook's batch plan then, but not its effect.
+    With ``until`` at or before ``first`` the range is empty: a run then has the hook's batch plan, but not its effect.
     """
 
     first: int
@@ -22,7 +22,7 @@ class Epochs:
         return epoch >= self.first and (self.until is None or epoch < self.until)
 
     def fault(self, epochs: float) -> str | None:
-        """What is wrong with the choice in a run of so many epochs; ``until`` 0 asks for the plan alone."""
+        """The fault of the range in a run of ``epochs`` epochs, or None; ``until`` 0, the plan alone, is no fault."""
         if self.until == 0:
             return None
         if self.until is not None and self.until <= self.first:
@@ -44,6 +44,6 @@ class HookOfEpochs(Hook):
         self.epochs = epochs
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Say so where the run has no epoch with the hook, or none without it: it trains another method than its name says."""
+        """Warn if the run has no epoch with the hook, or none without it: it trains another method than configured."""
         if fault := self.epochs.fault(run.epochs):
             log.warning("%s %s", type(self).__name__, fault)

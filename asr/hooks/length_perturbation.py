@@ -1,9 +1,9 @@
-"""Length perturbation: short spans of frames are left out and blank frames put in, so that no length is learnt by heart.
+"""Length perturbation: short spans of frames are dropped and blank frames inserted, so that no length is memorised.
 
-Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best based
-label smoothing" (Interspeech), arXiv 2203.15176, section 2. Dropping comes first, each part has a probability of its own.
-A blank frame is 0, the mean of normalised features; spans are dropped and inserted before deltas and stacking, which then
-see speech of another length.
+Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best
+based label smoothing" (Interspeech), arXiv 2203.15176, section 2. Dropping comes first, each part has a probability of
+its own. A blank frame is 0, the mean of normalised features; spans are dropped and inserted before deltas and stacking,
+which then see speech of another length.
 
 T feature frames   F mel bins   S spans
 """
@@ -36,18 +36,18 @@ def insert_blanks(features_TF: Tensor, after_S: Tensor, lengths_S: Tensor) -> Te
 
 
 def draw_spans(frames: int, ratio: float, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Where spans begin, ``ratio * frames`` different frames, and how long they are, uniform on 1..longest; both (S,)."""
+    """Draw ``ratio * frames`` spans: starts (S,), all different, and lengths (S,), uniform on 1..longest."""
     spans = int(ratio * frames)
     starts_S = torch.randperm(frames, generator=generator)[:spans]
     return starts_S, torch.randint(1, longest + 1, (spans,), generator=generator)
 
 
 class LengthPerturbation(HookOfEpochs):
-    """Perturbs training utterances; what is drawn depends on (seed, epoch, utterance, the hook's name) alone.
+    """Perturbs training utterances; the draws depend on (seed, epoch, utterance, the hook's name) alone.
 
     Args:
-        drop_probability: of an utterance to lose frames; ``drop_ratio`` of its frames begin a span of 1 to ``drop_span``.
-        insert_probability: of an utterance to gain blank frames, by ``insert_ratio`` and ``insert_span`` likewise.
+        drop_probability: probability of losing frames; ``drop_ratio`` of the frames begin a span of 1 to ``drop_span``.
+        insert_probability: probability of gaining blank frames; ``insert_ratio`` and ``insert_span`` work likewise.
         from_epoch: the first epoch with perturbation, counted from 0.
         until_epoch: the first epoch without it again; None: never.
     """
@@ -76,7 +76,7 @@ class LengthPerturbation(HookOfEpochs):
 
     @property
     def lengthens(self) -> float:
-        """Every span as long as can be, and nothing dropped."""
+        """The largest lengthening, as a fraction: all inserted spans have full length and no frame is dropped."""
         return self.insert_ratio * self.insert_span if self.insert_probability > 0 else 0.0
 
     def on_batch(self, raw: RawBatch) -> None:
@@ -88,7 +88,7 @@ class LengthPerturbation(HookOfEpochs):
         raw.metrics[f"{raw.hook}/length_ratio"] = sum(map(len, raw.signals)) / before
 
     def perturb(self, features_TF: Tensor, generator: torch.Generator) -> Tensor:
-        """One utterance (T, F), perhaps with other frames; never without any."""
+        """Perturb one utterance (T, F); at least one frame stays."""
         drops, inserts = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         if drops < self.drop_probability:
             spans = draw_spans(len(features_TF), self.drop_ratio, self.drop_span, generator)

@@ -1,4 +1,4 @@
-"""What hooks that measure at evaluations share: how often they do, and which batches of the plan they measure on."""
+"""Base of hooks that measure at evaluations: how often they measure, and on which batches of the plan."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from distributed.ranges import Count
 
 
 def drawn_batches(plan: BatchPlan, epoch: int, seed: int, probe_batches: int) -> tuple[list[Unit], list[list[Unit]]]:
-    """A global batch of an epoch, and ``probe_batches`` others of it, or as many as it has; drawn by ``seed``."""
+    """Draw a global batch of an epoch, and up to ``probe_batches`` others of the same epoch, keyed by ``seed``."""
     batches = plan.epoch(epoch)
     order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
     drawn, *others = (batches[place] for place in order[: 1 + probe_batches])
@@ -32,7 +32,7 @@ class Measurement(Hook):
         self.run: Run | None = None
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Subclasses may refuse a run that cannot be measured."""
+        """Do nothing; subclasses may refuse a run that cannot be measured."""
         self.run = run
 
     def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
@@ -43,7 +43,7 @@ class Measurement(Hook):
 
     @abstractmethod
     def measure(self, run: Run, progress: Progress, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Figures, inside ``backend.consensus()``; collective. ``metrics`` are those of the evaluation so far."""
+        """Compute metrics inside ``backend.consensus()``; collective. ``metrics`` are the evaluation's so far."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"evaluations": self.evaluations}

@@ -1,12 +1,12 @@
-"""N-best label smoothing: now and then the labels are what another model heard, one of its K best hypotheses.
+"""N-best label smoothing: with some probability the labels are one of the K best hypotheses of another model.
 
-Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best based
-label smoothing" (Interspeech), arXiv 2203.15176, section 3. For each utterance, each time it is presented,
+Cui et al. 2022, "Improving generalization of deep neural network acoustic models with length perturbation and n-best
+based label smoothing" (Interspeech), arXiv 2203.15176, section 3. For each utterance, each time it is presented,
 
     labels = truth where gamma <= 1 - epsilon, else one of the K hypotheses, each as likely        gamma ~ U[0, 1]
 
-The whole sequence is replaced: what the loss aims at and what the prediction network reads. A hypothesis that is the truth
-stays in its list, as the paper leaves it open: ``<hook>/epsilon`` logs how often the labels really differ.
+The whole sequence is replaced, both the loss's targets and the inputs of the prediction network. A hypothesis equal to
+the truth stays in its list, as the paper does not exclude it; ``<hook>/epsilon`` logs how often labels really differ.
 """
 
 import logging
@@ -33,7 +33,7 @@ KEY = "hooks.nbest_label_smoothing"
 
 
 def usable(lengths: list[int], longest: int) -> list[int]:
-    """Ranks of the hypotheses that can be labels, given their lengths: not empty, and at most ``longest`` tokens."""
+    """Ranks of the hypotheses that can be labels, given their lengths: those of 1 to ``longest`` tokens."""
     return [rank for rank, length in enumerate(lengths) if 0 < length <= longest]
 
 
@@ -74,16 +74,16 @@ class NBestLabelSmoothing(HookOfEpochs):
 
     @property
     def lengthens_targets(self) -> float:
-        """What longer hypotheses than this are left out for."""
+        """The largest lengthening of the targets, as a fraction; hypotheses that exceed it are not used."""
         return self.max_lengthening if self.epsilon > 0 else 0.0
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Read the lists; loading processes share what was read here.
+        """Read the lists, which loading processes then share.
 
         Raises:
-            NBestError: they are not for this run's tokens or utterances, or for others of the same names, not complete, or
+            NBestError: the lists are for other tokens, or for other utterances (of the same ids or not), incomplete, or
                 shorter than K.
-            HookError: they are not those of the other learners and of the run's start.
+            HookError: the lists differ from those of the other learners or of the run's start.
         """
         super().on_fit_start(run, resumed)
         header, self.nbest = read_nbest(self.lists, load_tokenizer(RunFolder(run.folder).tokenizer))

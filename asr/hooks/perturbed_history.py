@@ -1,6 +1,6 @@
-"""What hooks against exposure bias share: the prediction network reads something else than the truth, in some epochs.
+"""Base of hooks against exposure bias: in some epochs the prediction network reads a perturbed transcript.
 
-In training it reads what was said, in use what was recognised, errors included. These hooks put errors into
+In training it reads the transcript, in decoding the recognised tokens, errors included. These hooks put errors into
 ``predictor_inputs`` and leave ``targets`` alone: "label-preserving" in arXiv 2108.10803, section 3.
 """
 
@@ -15,13 +15,13 @@ from distributed.errors import UsageError
 
 
 class PerturbedHistory(HookOfEpochs):
-    """Perturbs what the prediction network reads within its epochs, and says how much of it."""
+    """Perturbs the inputs of the prediction network within its epochs, and logs the fraction of changed tokens."""
 
     stage: ClassVar[Stage | None] = "targets"
     comes_after: ClassVar[tuple[str, ...]] = ("nbest_label_smoothing",)  # whose labels are read as they are
 
     def on_model(self, model: SpeechModel) -> SpeechModel:
-        """Raises ValueError for a model that reads no history, as one of CTC."""
+        """Raises ValueError for a model that reads no history, such as a CTC model."""
         if not hasattr(model, "predictor"):
             raise UsageError(
                 f"{type(self).__name__} changes what a prediction network reads, and the model has none: take the hook "
@@ -37,11 +37,11 @@ class PerturbedHistory(HookOfEpochs):
 
     @abstractmethod
     def perturb(self, raw: RawBatch) -> None:
-        """Put other lists, of the same lengths, in the place of those in ``raw.predictor_inputs``; touch nothing else."""
+        """Replace the lists in ``raw.predictor_inputs`` by perturbed ones of the same lengths; change nothing else."""
 
 
 def substitution_rate(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> float:
-    """Tokens that differ between texts of the same lengths, as a part of all; 0 without any."""
+    """Fraction of tokens that differ between texts of the same lengths; 0 if there are no tokens."""
     texts = zip(before, after, strict=True)
     differing = sum(one != other for text, read in texts for one, other in zip(text, read, strict=True))
     return differing / max(1, sum(map(len, before)))

@@ -1,7 +1,7 @@
-"""What a hook reads from another run's files belongs to its own run: the same on all learners, and after every resume.
+"""Pins the files of another run that a hook reads: they must be the same on all learners and after every resume.
 
-Files under the same name may have become others: that run went on, or was repeated. So hooks keep a fingerprint of what
-they read (asr/runs/fingerprint.py), and refuse something else, which would change training without a word.
+Files of the same name may have changed, because that run went on or was repeated. So hooks keep a fingerprint of the
+files (asr/runs/fingerprint.py) and refuse different ones, which would change training silently.
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from distributed.learners.launch import World
 
 
 class Pinned:
-    """The fingerprint of what a hook reads when training starts; ``state`` is what a resume needs of it."""
+    """Keeps the fingerprint of the files that a hook reads when training starts; ``state`` goes into checkpoints."""
 
     def __init__(self, key: str) -> None:
         self.key = key  # the configuration key that errors name
         self.found: int | None = None  # None until training starts, and where an earlier version wrote the checkpoint
 
     def pin(self, found: int, path: Path, world: World) -> None:
-        """Keep the fingerprint of what was read from ``path``; called by all learners together.
+        """Keep the fingerprint of the content read from ``path``; called by all learners together.
 
         Raises:
-            HookError: another learner has read something else, or the run did before it was interrupted.
+            HookError: another learner has read different content, or so had the run before it was interrupted.
         """
         all_found = world.gather(found)
         differing = [rank for rank, each in enumerate(all_found) if each != all_found[0]]
@@ -39,9 +39,9 @@ class Pinned:
         self.found = found
 
     def state(self) -> dict[str, int | None]:
-        """What a checkpoint holds."""
+        """The state that a checkpoint holds."""
         return {"pinned": self.found}
 
     def take_back(self, state: Mapping[str, int | None]) -> None:
-        """Take back what ``state`` gave; checkpoints of earlier versions do not have it."""
+        """Restore the state of a checkpoint; checkpoints of earlier versions do not have it."""
         self.found = state.get("pinned")

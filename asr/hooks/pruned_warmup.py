@@ -1,7 +1,8 @@
 """Warm-up of the pruned transducer loss (Kuang et al. 2022, arXiv 2206.13236, section 4; the ramps are those of icefall).
 
-Until the first pass has learnt where the labels are, the windows of the second one are guesses: so the first pass weighs
-more and the second one less at the beginning. A hook, because a loss does not know where a run stands.
+Until the first pass has learnt where the labels are, the windows of the second one are guesses: so the first pass has a
+larger weight at the beginning, the second a smaller one. This is a hook because a loss does not know the run's
+progress.
 """
 
 from asr.losses.pruned import PrunedTransducerLoss
@@ -13,7 +14,7 @@ from distributed.ranges import Count, NonNegative
 
 
 def ramp(first: float, last: float, step: int, steps: int) -> float:
-    """From ``first`` at step 0 linearly to ``last`` at ``steps``, and constant after that."""
+    """A linear ramp from ``first`` at step 0 to ``last`` at ``steps``, constant after that."""
     return first + (last - first) * min(1.0, step / steps)
 
 

@@ -1,4 +1,4 @@
-"""What hooks that put recordings into speech share: where the recordings come from, and which utterances get one."""
+"""Base of hooks that add recordings to speech: it reads the recordings and draws the utterances that get one."""
 
 import logging
 from abc import abstractmethod
@@ -26,7 +26,7 @@ class RecordedEffect(Hook):
     """Applies an effect to utterances with a probability; each choice is keyed by the utterance."""
 
     stage: ClassVar[Stage | None] = "waveform"
-    key: ClassVar[str]  # of the hook in the configuration, for errors
+    key: ClassVar[str]  # the hook's key in the configuration, which errors name
 
     def __init__(self, *, manifest: Path, sample_rate: Count, probability: Fraction, cache_gb: NonNegative) -> None:
         self.manifest = Path(manifest)
@@ -36,7 +36,7 @@ class RecordedEffect(Hook):
 
     @cached_property
     def recordings(self) -> Recordings:
-        """What is drawn from; read when training starts, since a trained model is used without it.
+        """The recordings to draw from; read only when training starts, since a trained model is used without them.
 
         Raises:
             RecordingsError: the manifest or a recording cannot be used.
@@ -46,7 +46,7 @@ class RecordedEffect(Hook):
         )
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Refuses bad recordings before anything is trained; loading processes get copies of what was read here."""
+        """Refuses bad recordings before training begins; loading processes get copies of the recordings read here."""
         log.info("%s: %d recordings", self.key, len(self.recordings))
 
     def on_batch(self, raw: RawBatch) -> None:
@@ -57,4 +57,4 @@ class RecordedEffect(Hook):
 
     @abstractmethod
     def effect(self, signal: Tensor, generator: torch.Generator) -> Tensor:
-        """(samples,) to (samples,), from recordings and numbers that ``generator`` draws; not written in place."""
+        """(samples,) to (samples,), with recordings and numbers drawn by ``generator``; the input is not changed."""

@@ -1,8 +1,8 @@
 """Speed and tempo replicas: every utterance as it is, at other speeds, and at other tempos, one of them in each epoch.
 
-Saon et al. 2021, arXiv 2103.09935, section 3, train on five copies of the corpus: speeds 0.9 and 1.1, tempos 0.9 and 1.1
-(separately, not one after the other), and the original. Here an utterance is drawn as one of its copies whenever it is
-presented, so that five epochs see what one of theirs does, on average, and nothing is stored.
+Saon et al. 2021, arXiv 2103.09935, section 3, train on five copies of the corpus: speeds 0.9 and 1.1, tempos 0.9 and
+1.1 (separately, not one after the other), and the original. Here an utterance is drawn as one of its copies whenever it
+is presented, so that five epochs amount to one of theirs, on average, and no copies are stored.
 """
 
 from torch import Tensor
@@ -25,5 +25,5 @@ class Replicas(ChangedRate):
 
 
 def unchanged(waveform: Tensor) -> Tensor:
-    """The very same samples."""
+    """Return the samples unchanged."""
     return waveform

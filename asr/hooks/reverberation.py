@@ -1,8 +1,8 @@
 """Reverberation: speech is heard as in a room, by convolution with the impulse response of one.
 
 Ko et al. 2017, "A study on data augmentation of reverberant speech for robust speech recognition" (ICASSP).
-The direct path, the highest peak of the response, arrives at once, so that the speech stays where its transcript was
-said and as long as it was; what a room adds to its loudness is taken away again.
+The direct path, the highest peak of the response, arrives at once, so that the speech keeps its position and
+length; the signal is scaled back to its original mean power.
 """
 
 from typing import ClassVar
@@ -26,7 +26,7 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
 
 
 def reverberate(signal: Tensor, response: Tensor) -> Tensor:
-    """The signal in a room, with the mean power that it had; of silence or a silent response nothing is changed."""
+    """The signal in a room, at its original mean power; a silent signal or response leaves it unchanged."""
     wet = convolve(signal, response)
     power = mean_power(wet)
     return wet * (mean_power(signal) / power) ** 0.5 if power > 0 else signal

@@ -1,8 +1,8 @@
-"""Scheduled sampling from a language model: what the prediction network reads may be what a recogniser would confuse it with.
+"""Scheduled sampling: some inputs of the prediction network are replaced by likely tokens of a language model.
 
-Cui et al. 2021 (arXiv 2108.10803, section 3); Bengio et al. 2015 (arXiv 1506.03099). From the first token of a text to its
-last: it is kept with probability p, and otherwise one of the k tokens that the language model finds most likely after what
-has been read so far, replacements included. What is to be written stays the text.
+Cui et al. 2021 (arXiv 2108.10803, section 3); Bengio et al. 2015 (arXiv 1506.03099). From the first token of a text to
+its last: it is kept with probability p, and otherwise one of the k tokens that the language model finds most likely
+after what has been read so far, replacements included. The targets stay the text.
 
     y~_u = y_u  with probability p,  else uniform on the top k of P(. | y~_1 .. y~_{u-1})
 
@@ -54,7 +54,7 @@ def sample_history(
 
 
 def _steps(sampled_BU: Tensor) -> int:
-    """How far the longest history has to be read: to the last token that is sampled."""
+    """Number of steps in which the longest history is read, up to the last sampled token."""
     places = sampled_BU.any(0).nonzero()
     return int(places[-1]) + 1 if len(places) else 0
 
@@ -62,12 +62,12 @@ def _steps(sampled_BU: Tensor) -> int:
 class ScheduledSampling(PerturbedHistory):
     """Samples in the loader, on the CPU, all texts of a unit together; keyed by (seed, epoch, utterance, name) alone.
 
-    The model is that of the run's start: when its run has found a better one since, a resume is refused.
+    The model stays that of the run's start: when its own run has found a better one since, a resume is refused.
 
     Args:
         lm: run folder of scripts/train_lm.py, whose tokens are the recogniser's.
-        keep_probability: p, of a token to stay.
-        top_k: k, the tokens that one is replaced by, each as likely; the true one may be among them.
+        keep_probability: p, the probability that a token stays.
+        top_k: k, number of equally likely replacements; the true token may be among them.
         from_epoch: the first epoch in which it acts, counted from 0.
         until_epoch: the first epoch without it again; None: never.
     """
@@ -93,7 +93,7 @@ class ScheduledSampling(PerturbedHistory):
 
         Raises:
             ValueError: the model cannot be loaded or reads other tokens.
-            HookError: it has fewer than ``top_k`` of them, or is not the one of the other learners and of the run's start.
+            HookError: it has fewer than ``top_k`` tokens, or differs from the other learners' or the run's first model.
         """
         super().on_fit_start(run, resumed)
         self.model = load_token_model(self.lm, torch.device("cpu"), run.tokenizer, f"{KEY}.lm")
@@ -114,7 +114,8 @@ class ScheduledSampling(PerturbedHistory):
         assert self.model is not None, "on_fit_start has loaded it"
         started = time.perf_counter()
         draws = [self.draw(len(tokens), raw.generator(i)) for i, tokens in enumerate(raw.predictor_inputs)]
-        sampled_BU, ranks_BU = (pad_sequence(list(each), batch_first=True) for each in zip(*draws, strict=True))
+        sampled_BU = pad_sequence([sampled_U for sampled_U, _ in draws], batch_first=True)
+        ranks_BU = pad_sequence([ranks_U for _, ranks_U in draws], batch_first=True)
         tokens = [torch.tensor(each, dtype=torch.int64) for each in raw.predictor_inputs]
         tokens_BU = pad_sequence(tokens, batch_first=True, padding_value=BLANK)
         read_BU = sample_history(self.model, tokens_BU, sampled_BU, ranks_BU, self.top_k)
@@ -122,6 +123,6 @@ class ScheduledSampling(PerturbedHistory):
         raw.metrics[f"time/{raw.hook}"] = time.perf_counter() - started
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """For each token of a text whether it is sampled, (U,) bool, and which of the likely ones it becomes, (U,) int64."""
+        """For each token of a text: whether it is sampled, (U,) bool, and the rank of its replacement, (U,) int64."""
         sampled_U = torch.rand(tokens, generator=generator, dtype=torch.float64) >= self.keep_probability
         return sampled_U, torch.randint(self.top_k, (tokens,), generator=generator)

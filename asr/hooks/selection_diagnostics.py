@@ -1,9 +1,9 @@
-"""Measures, at evaluations, how good the leader's choice of entries is under ``backend=scalecom``.
+"""Measures, at evaluations, the quality of the leader's choice of entries under ``backend=scalecom``.
 
 Every learner takes the gradient of its part of a global batch, drawn from the training plan, clips it as a step does,
-and the backend says what the next leader would choose of memory plus gradient, and what that is worth: the figures of
-distributed/sparse/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it also has
-the backend note when each entry was sent: distributed/sparse/ages.py.
+and the backend computes the entries of memory plus gradient that the next leader would choose, and the metrics of
+distributed/sparse/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it
+also has the backend note when each entry was sent: distributed/sparse/ages.py.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ class NoSelectionError(UsageError):
 
 
 class SelectionDiagnostics(Measurement):
-    """Logs ``comm/index_overlap`` and others at every ``every``-th evaluation."""
+    """Logs ``comm/index_overlap`` and other metrics at every ``every``-th evaluation."""
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Raises NoSelectionError under another backend than scalecom."""
+        """Raises NoSelectionError under backends other than scalecom."""
         if not isinstance(run.backend, ScaleCom):
             raise NoSelectionError(
                 f"hooks.selection_diagnostics measures the leader's choice under backend=scalecom, but the backend is "

@@ -1,4 +1,4 @@
-"""Sequence noise: the spectrum of another training utterance is added, attenuated, so that a voice is told from the rest.
+"""Sequence noise: the attenuated spectrum of another training utterance is added, so that models separate voices.
 
 Saon et al. 2021, arXiv 2103.09935, section 3 (first in Saon et al. 2020, arXiv 2001.07263): with X and Y the mel
 energies of the utterance and of another one of similar length,
@@ -7,10 +7,10 @@ energies of the utterance and of another one of similar length,
 
 The sum is one of energies, as of two independent sources, in float32 and without leaving the log domain.
 
-Where Y comes from. The paper draws from the whole training set; here it is another utterance of the same unit. Units hold
-utterances of similar length, which change in every epoch and are the plan's own, so that the draw depends neither on the
-number of learners nor on loading processes, and no utterance is read twice. The price: with units of B utterances the
-partner is one of B - 1 neighbours in length, and an utterance that is alone in its unit gets none.
+Where Y comes from. The paper draws from the whole training set; here it is another utterance of the same unit. Units
+hold utterances of similar length, which change in every epoch and are the plan's own, so that the draw depends neither
+on the number of learners nor on loading processes, and no utterance is read twice. The price: with units of B
+utterances the partner is one of B - 1 neighbours in length, and an utterance that is alone in its unit gets none.
 
 T frames   F mel bins   S frames of the partner
 """
@@ -37,11 +37,11 @@ def add_spectrum(mel_TF: Tensor, partner_SF: Tensor, scale: float) -> Tensor:
 class SequenceNoise(HookOfEpochs):
     """Adds utterances of the unit to each other; the draw depends on (seed, epoch, utterance, the hook's name) alone.
 
-    Partners are as the stages before left them, not as this hook does: nothing is added twice over.
+    Partners are used as the earlier stages left them, without this hook's own changes: nothing is added twice over.
 
     Args:
-        probability: of an utterance to get the spectrum of another one.
-        scale: of the other one's mel energies, which are powers: 0.4 is 4 dB below.
+        probability: probability that an utterance gets the spectrum of another one.
+        scale: factor of the other utterance's mel energies, which are powers: 0.4 is 4 dB below.
         from_epoch: the first epoch with noise, counted from 0.
         until_epoch: the first epoch without it again; None: never.
     """
@@ -68,7 +68,7 @@ class SequenceNoise(HookOfEpochs):
         raw.metrics[f"{raw.hook}/mixed"] = mixed / len(given)
 
     def partner(self, position: int, utterances: int, generator: torch.Generator) -> int | None:
-        """Which of the unit's ``utterances`` is added to that at ``position``, each other one as likely; None: none."""
+        """Draw the utterance that is added to the one at ``position``, all others equally likely; None: none."""
         happens = float(torch.rand((), generator=generator, dtype=torch.float64)) < self.probability
         if not happens or utterances == 1:
             return None

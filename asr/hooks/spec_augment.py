@@ -54,12 +54,12 @@ def _intervals(size: int, count: int, widest: int, generator: torch.Generator) -
 
 
 def _uniform(high: int, generator: torch.Generator) -> int:
-    """A whole number from 0 to ``high``, both included."""
+    """A random integer, uniform from 0 to ``high``, both included."""
     return int(torch.randint(high + 1, (), generator=generator))
 
 
 class SpecAugment(Hook):
-    """Masks every training utterance; what is masked depends on (seed, epoch, utterance, the hook's name) alone."""
+    """Masks every training utterance; the masks depend on (seed, epoch, utterance, the hook's name) alone."""
 
     stage: ClassVar[Stage | None] = "normalised"
     comes_after: ClassVar[tuple[str, ...]] = ("length_perturbation",)  # arXiv 2203.15176, section 2: masks stay whole

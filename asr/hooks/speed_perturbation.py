@@ -19,7 +19,7 @@ PRECISION = 100  # factors are multiples of 1 / PRECISION: the filter has as man
 
 
 def change_speed(waveform: Tensor, factor: float) -> Tensor:
-    """x(t) to x(factor t): (samples,) to (ceil(samples / factor),), above 1 faster and higher.
+    """x(t) to x(factor t): (samples,) to (ceil(samples / factor),), where a factor above 1 is faster and higher.
 
     ``factor`` is taken as the nearest multiple of 1 / ``PRECISION``; 1 gives the very same samples.
     """
@@ -28,7 +28,7 @@ def change_speed(waveform: Tensor, factor: float) -> Tensor:
 
 
 def speeds(key: str, factors: Sequence[float]) -> list[Version]:
-    """A version for each factor; ValueError, naming the configuration's ``key``, for one that cannot be had."""
+    """A version for each factor; raises ValueError, naming the configuration's ``key``, for an impossible factor."""
     if any(abs(factor * PRECISION - round(factor * PRECISION)) > 1e-9 for factor in factors):
         raise UsageError(
             f"{key} must be multiples of {1 / PRECISION:g}, got {list(factors)}; round them, e.g. [0.9, 1.0, 1.1]"

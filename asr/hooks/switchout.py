@@ -1,9 +1,10 @@
 """SwitchOut: tokens that the prediction network reads are replaced by random ones, so that it learns to go on after errors.
 
-Cui et al. 2021, "Reducing exposure bias in training recurrent neural network transducers" (arXiv 2108.10803, section 3);
-Wang et al. 2018 (arXiv 1808.07512). For a text y of U tokens a number n is drawn from p(n) ~ exp(-n / tau), n = 0..U; every
-token is then replaced with probability n / U by another one, each as likely. What is to be written stays y. The papers'
-temperatures are those of exp(-tau n): as printed, 0.1 would change one text in twenty thousand. Both can be chosen.
+Cui et al. 2021, "Reducing exposure bias in training recurrent neural network transducers" (arXiv 2108.10803, section
+3); Wang et al. 2018 (arXiv 1808.07512). For a text y of U tokens a number n is drawn from p(n) ~ exp(-n / tau), n =
+0..U; every token is then replaced with probability n / U by another one, each as likely. The targets stay y. The
+papers' temperatures imply exp(-tau n): with the printed formula 0.1 would change one text in twenty thousand. Both
+forms can be chosen.
 
 U tokens   V vocabulary size, blank included
 """
@@ -31,7 +32,7 @@ def number_probabilities(tokens: int, temperature: float, reading: Reading) -> T
 def switch_out(tokens_U: Tensor, vocabulary_size: int, probabilities: Tensor, generator: torch.Generator) -> Tensor:
     """A copy of tokens (U,), each replaced with probability n / U by one of the V - 2 others that are not blank.
 
-    ``probabilities`` (U + 1,) are those of n.
+    ``probabilities`` (U + 1,) are the probabilities of n.
     """
     number = int(torch.multinomial(probabilities, 1, generator=generator))
     switched_U = torch.rand(len(tokens_U), generator=generator, dtype=torch.float64) * len(tokens_U) < number
@@ -41,11 +42,11 @@ def switch_out(tokens_U: Tensor, vocabulary_size: int, probabilities: Tensor, ge
 
 
 class SwitchOut(PerturbedHistory):
-    """Switches tokens of every training utterance; what is drawn depends on (seed, epoch, utterance, name) alone.
+    """Switches tokens of every training utterance; the draws depend on (seed, epoch, utterance, name) alone.
 
     Args:
-        temperature: of the number of replacements.
-        reading: ``inverse`` takes it as the papers' figures must mean it, ``printed`` as their formula says.
+        temperature: temperature of the distribution of n, the number of replacements.
+        reading: ``inverse``: p(n) ~ exp(-temperature n), which the papers' numbers imply; ``printed``: their formula.
         from_epoch: the first epoch in which it acts, counted from 0.
         until_epoch: the first epoch without it again; None: never.
     """

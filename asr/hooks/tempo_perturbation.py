@@ -1,9 +1,9 @@
 """Tempo perturbation: utterances are spoken faster and slower by the same voice: the pitch stays.
 
-Ko et al. 2015, "Audio augmentation for speech recognition" (Interspeech), section 2.2. There it is ``sox tempo``; here a
-phase vocoder, torchaudio's: the short-time spectrum is read at another rate, and its phases go on as the frequencies in
-every bin say. Windows of 32 ms keep the harmonics of a voice apart and its onsets together. Neighbouring bins drift apart in
-phase, which takes about 1 dB of a steady tone: nothing that normalised features would show.
+Ko et al. 2015, "Audio augmentation for speech recognition" (Interspeech), section 2.2. There it is ``sox tempo``; here
+a phase vocoder, torchaudio's: the short-time spectrum is read at another rate, and its phases go on as the frequencies
+in every bin say. Windows of 32 ms keep the harmonics of a voice apart and its onsets together. Neighbouring bins drift
+apart in phase, which takes about 1 dB of a steady tone: nothing that normalised features would show.
 
 N samples
 """
@@ -24,7 +24,7 @@ HOPS_PER_WINDOW = 4  # Hann windows at this distance sum to a constant, also squ
 
 
 def change_tempo(waveform_N: Tensor, factor: float, window_samples: int) -> Tensor:
-    """(N,) to (ceil(N / factor),), above 1 faster; frequencies stay, and 1 gives the very same samples."""
+    """(N,) to (ceil(N / factor),): above 1 is faster, frequencies stay, and 1 returns the samples unchanged."""
     if factor == 1:
         return waveform_N
     hop = window_samples // HOPS_PER_WINDOW
@@ -38,7 +38,7 @@ def change_tempo(waveform_N: Tensor, factor: float, window_samples: int) -> Tens
 
 @cache
 def _analysis(window_samples: int) -> tuple[Tensor, Tensor]:
-    """The window, and how far the phase of each bin's frequency turns from one hop to the next."""
+    """The window, and the phase advance of each bin's frequency from one hop to the next."""
     bins, hop = window_samples // 2 + 1, window_samples // HOPS_PER_WINDOW
     advance = torch.linspace(0.0, math.pi * hop, bins)[:, None]
     return torch.hann_window(window_samples), advance

@@ -1,4 +1,4 @@
-"""The transducer loss of a joiner that only adds, z[t,u] = a[t] + l[u]: what the pruned loss looks at first.
+"""The transducer loss of a joiner that only adds, z[t,u] = a[t] + l[u]: the first pass of the pruned loss.
 
 Its normalisers are one matrix product, sum_v exp(a[t,v]) exp(l[u,v]), so that nothing has V entries per cell (Kuang et
 al. 2022, arXiv 2206.13236, section 3). Differentiated by autograd but for the lattice, whose gradient are posteriors.
@@ -22,7 +22,7 @@ from asr.losses.lattice import (
     reward_early_labels,
 )
 
-FLOOR = 1e-30  # of normalisers, relative to the classes that each side likes best: keeps their inverses finite
+FLOOR = 1e-30  # floor of normalisers, relative to each side's most probable class: keeps their inverses finite
 
 
 def additive_scores(
@@ -31,7 +31,7 @@ def additive_scores(
     """Log probabilities of blank and of the next label in each cell, (B, T, S) both.
 
     (1 - lm_scale) log softmax(a + l) + lm_scale log softmax(l): the second term, without sound, keeps ``a`` from doing
-    what ``l`` can do (k2's "smoothed" loss). What k2 has for ``a`` alone depends on the other utterances of the batch.
+    what ``l`` can do (k2's "smoothed" loss). k2's term for ``a`` alone is left out: it depends on the other utterances.
     """
     loudest_BT1, likeliest_BS1 = (scores.detach().amax(-1, keepdim=True) for scores in (acoustic_BTV, language_BSV))
     sum_BTS = (acoustic_BTV - loudest_BT1).exp() @ (language_BSV - likeliest_BS1).exp().mT
@@ -51,7 +51,7 @@ def lattice_loss(
 ) -> tuple[Tensor, Tensor]:
     """-log likelihood of each utterance, (B,), and the occupancy of each cell, (N,) float64 without a gradient.
 
-    Of packed log probabilities; the options are those of the exact loss.
+    The log probabilities are packed; the options have the meaning that they have in the exact loss.
     """
     loss_B, occupancy_N = _LatticeLoss.apply(blank_N, label_N, shape, fastemit, delay_penalty)
     return loss_B, occupancy_N

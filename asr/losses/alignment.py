@@ -1,6 +1,6 @@
-"""What the transducer lattice says about timing: how likely each cell is visited, and the single best alignment.
+"""Timing from the transducer lattice: the probability that each cell is visited, and the single best alignment.
 
-Both come from the recursions of lattice.py; the best alignment from the same ones with maximum in the place of sum
+Both come from the recursions of lattice.py; the best alignment takes maxima where the loss takes sums
 (the Viterbi path). Meant for looking at a few utterances; no gradients.
 
 B utterances   T frames   U labels   S = U + 1
@@ -44,7 +44,7 @@ def lattice_arcs(inputs: LossInputs) -> Arcs:
 def lattice_occupancy(arcs: Arcs) -> Tensor:
     """Posterior probability that the alignment visits each cell, (B, T, S) float32; 0 behind an utterance's end.
 
-    On every anti-diagonal of an utterance it sums to one: each alignment crosses it exactly once.
+    The probabilities of every anti-diagonal sum to one: each alignment crosses it exactly once.
     """
     blank_N, label_N = arc_posteriors(arcs, forward_variables(arcs), torch.float32)
     shape = arcs.shape
@@ -57,7 +57,7 @@ def lattice_occupancy(arcs: Arcs) -> Tensor:
 def best_paths(arcs: Arcs) -> list[list[Emission]]:
     """The most probable alignment of each utterance, as the frame at which each label is emitted.
 
-    Where two ways are equally good, the label is emitted at the earlier frame.
+    Of two equally probable alignments, the one that emits the label at the earlier frame is taken.
     """
     best_DBS = backward_variables(arcs, torch.maximum)
     by_label_DBS = torch.full_like(best_DBS, -torch.inf)

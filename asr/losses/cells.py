@@ -1,7 +1,7 @@
-"""Where the cells of a ragged batch's lattices lie in the joiner's inputs.
+"""Maps the cells of a ragged batch's lattices to rows of the joiner's inputs.
 
 Packed cells are the valid ones, utterance after utterance, frame after frame. A tile is any list of them: their encoder
-states and predictions are rows of the flattened inputs. All places are 64-bit numbers.
+states and predictions are rows of the flattened inputs. All indices are 64-bit integers.
 
 B utterances   T frames   S = U + 1 states   R = B T encoder rows   Q = B S predictor rows   n cells of a tile
 """
@@ -26,17 +26,17 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class CellIndex:
-    """From places among the packed cells to rows of the flattened inputs."""
+    """Maps indices of packed cells to rows of the flattened inputs."""
 
     starts_B: Tensor  # the first packed cell of each utterance
     states_B: Tensor  # S of each utterance
     padded_frames: int  # T of the padded batch
     padded_states: int  # S of the padded batch
-    label_Q: Tensor  # that leaves the cells of a predictor row; blank as a placeholder where none is left
+    label_Q: Tensor  # label that leaves the cells of a predictor row; blank is the placeholder after the last label
 
     @staticmethod
     def build(inputs: LossInputs, shape: Shape) -> "CellIndex":
-        """Of ``inputs``, on their device."""
+        """Build the index of ``inputs``, on their device."""
         device = inputs.encoder_BTJ.device
         cells_B, states_B = torch.tensor(shape.cells, device=device), torch.tensor(shape.states, device=device)
         batch, padded_states, _ = inputs.predictor_BSJ.shape
@@ -48,11 +48,11 @@ class CellIndex:
         return CellIndex(starts_B, states_B, inputs.encoder_BTJ.shape[1], padded_states, label_BS.flatten())
 
     def utterances(self, packed_n: Tensor) -> Tensor:
-        """Which utterance each of these packed cells belongs to."""
+        """The utterance that each of these packed cells belongs to."""
         return torch.bucketize(packed_n, self.starts_B, right=True) - 1
 
     def locate(self, packed_n: Tensor) -> Cells:
-        """The cells at these places among the packed ones."""
+        """The cells at these indices among the packed cells."""
         utterance_n = self.utterances(packed_n)
         place_n, states_n = packed_n - self.starts_B[utterance_n], self.states_B[utterance_n]
         frame_n = place_n // states_n

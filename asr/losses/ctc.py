@@ -11,7 +11,7 @@ from asr.data.tokenizer import BLANK
 
 
 def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
-    """CTC loss summed over the batch; an utterance that is ``ctc_impossible`` adds nothing, and has no gradient."""
+    """CTC loss summed over the batch; utterances marked by ``ctc_impossible`` add nothing and have no gradient."""
     with torch.autocast(logits_BSV.device.type, enabled=False):
         log_probs_SBV = ctc_log_probs(logits_BSV).transpose(0, 1)
         return functional.ctc_loss(
@@ -25,7 +25,7 @@ def ctc_log_probs(logits_V: Tensor) -> Tensor:
 
 
 def ctc_impossible(lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
-    """Which utterances have too few states for CTC, (B,) bool: one per token, and a blank between two equal ones."""
+    """(B,) bool: True for utterances with fewer states than CTC needs: one per token, and one between equal tokens."""
     positions_U = torch.arange(targets_BU.shape[1], device=targets_BU.device)[1:]
     repeats_BU = (targets_BU[:, 1:] == targets_BU[:, :-1]) & (positions_U < target_lengths_B[:, None])
     return target_lengths_B + repeats_BU.sum(1) > lengths_B

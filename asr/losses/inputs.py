@@ -1,4 +1,4 @@
-"""What every transducer loss takes: the joiner's two projections, its output layer, and the transcripts of a batch.
+"""The inputs of every transducer loss: the joiner's two projections, its output layer, and the batch's transcripts.
 
 B utterances   T frames   U labels   S = U + 1   J joint dimension   V classes with blank
 """
@@ -20,7 +20,7 @@ Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # encoder_BTJ, predictor_BSJ, w
 class LossInputs:
     """Joiner logits are z[b,t,u] = W s(e[b,t] + p[b,u]) + bias, or with e * p; no loss needs them all at once.
 
-    What lies behind an utterance's lengths is not read.
+    Values beyond an utterance's lengths are not read.
     """
 
     encoder_BTJ: Tensor  # e: encoder states in the joint space
@@ -36,19 +36,19 @@ class LossInputs:
 
     @property
     def tensors(self) -> Tensors:
-        """Those that receive gradients."""
+        """The tensors that receive gradients."""
         return self.encoder_BTJ, self.predictor_BSJ, self.weight_VJ, self.bias_V
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """The dtype of the joiner's matrix products: that of the encoder's states, or of autocast where it is on."""
+        """The dtype of the joiner's matrix products: autocast's where it is on, else the encoder states'."""
         device = self.encoder_BTJ.device.type
         if torch.is_autocast_enabled(device) and self.encoder_BTJ.dtype != torch.float64:
             return torch.get_autocast_dtype(device)
         return self.encoder_BTJ.dtype
 
     def shape(self) -> Shape:
-        """Lengths on the host; ValueError where lengths or labels do not fit the tensors."""
+        """The lengths, on the host; raises ValueError where lengths or labels do not fit the tensors."""
         frames, labels = self.encoder_lengths_B.tolist(), self.target_lengths_B.tolist()
         batches = {len(self.encoder_BTJ), len(self.predictor_BSJ), len(self.targets_BU), len(frames), len(labels)}
         if len(batches) > 1 or not frames:
@@ -65,7 +65,7 @@ class LossInputs:
         return Shape(tuple(frames), tuple(length + 1 for length in labels))
 
     def _check_labels(self) -> None:
-        """ValueError where a label is the blank or no class at all: the loss would be that of another transcript."""
+        """Raise ValueError where a label is blank or no class: the loss would be that of another transcript."""
         targets_BU, classes = self.targets_BU, self.weight_VJ.shape[0]
         positions_U = torch.arange(targets_BU.shape[1], device=targets_BU.device)
         used_BU = positions_U < self.target_lengths_B.to(targets_BU.device)[:, None]
@@ -78,14 +78,14 @@ class LossInputs:
 
 
 class TransducerLoss(Protocol):
-    """The loss of one model; where it is a module, its parameters are the model's."""
+    """The interface of a loss; where it is a module, its parameters belong to the model."""
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Loss of each utterance, (B,), in at least float32."""
 
 
 class LossSettings(Protocol):
-    """A loss of the configuration, with its settings bound, before the model's sizes are known."""
+    """The interface of a loss's settings in the configuration, before the model's sizes are known."""
 
     def sized(self, *, joint: int, classes: int) -> TransducerLoss:
-        """The loss of a model with ``joint`` joint dimensions and ``classes`` classes, blank included."""
+        """Return the loss for a model with ``joint`` joint dimensions and ``classes`` classes, blank included."""

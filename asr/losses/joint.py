@@ -5,8 +5,8 @@ whatever cells are not wanted. With occupancy = blank posterior + label posterio
 
     d(-log P)/dz[k] = occupancy softmax(z)[k] - blank posterior [k = blank] - label posterior [k = y(u+1)]
 
-which sums to zero over k. Where a model is sure, one arc's entry is the small difference of two numbers near one, and as
-computed mostly rounding; as minus the sum of the others it is as exact as they are.
+which sums to zero over k. Where a model is confident, the entry of one arc is the small difference of two numbers near
+one and would be mostly rounding error; computed as minus the sum of the other entries it is as exact as they are.
 
 R encoder rows   Q predictor rows   J joint dimension   V classes with blank   n cells of a tile
 """
@@ -23,13 +23,13 @@ from asr.losses.squashing import Squashing
 
 @dataclass(slots=True)
 class Workspace:
-    """Tensors that tiles use one after the other: fresh memory for each would cost as much as filling it."""
+    """Buffers that successive tiles reuse, since allocating them anew would cost as much time as filling them."""
 
     device: torch.device
     held: dict[str, Tensor] = field(default_factory=dict)
 
     def take(self, name: str, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The tensor of that name, with whatever the last user left in it."""
+        """The buffer of that name; its content is left over from its last use."""
         tensor = self.held.get(name)
         if tensor is None or len(tensor) < size[0]:
             tensor = self.held[name] = torch.empty(size, dtype=dtype, device=self.device)
@@ -38,7 +38,7 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What forward keeps of the V classes of each packed cell, (N,) each."""
+    """The values that forward keeps for each packed cell, (N,) each, in place of V logits."""
 
     blank_N: Tensor  # log probability
     label_N: Tensor  # log probability of the next label
@@ -47,22 +47,22 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The cells that backward visits, (K,) each: their places among the packed ones, posteriors and normalisers."""
+    """The cells that backward visits: their indices among the packed cells, posteriors and normalisers, (K,) each."""
 
     packed_K: Tensor
     blank_K: Tensor  # posterior of the blank arc, times the factor of the utterance's loss
-    label_K: Tensor  # of the label arc
+    label_K: Tensor  # posterior of the label arc, likewise
     normaliser_K: Tensor
 
     def part(self, start: int, stop: int) -> "Kept":
-        """Some of them."""
+        """The kept cells from ``start`` to ``stop``."""
         tensors = (self.packed_K, self.blank_K, self.label_K, self.normaliser_K)
         return Kept(*(tensor[start:stop] for tensor in tensors))
 
 
 @dataclass(slots=True)
 class Gradients:
-    """Sums over tiles, never in a narrower dtype than that of the softmax."""
+    """Gradients accumulated over tiles, in no narrower dtype than the softmax's."""
 
     encoder_RJ: Tensor
     predictor_QJ: Tensor
@@ -71,12 +71,12 @@ class Gradients:
 
     @staticmethod
     def zeros(tensors: Tensors, dtype: torch.dtype) -> "Gradients":
-        """Nothing yet, for the gradients of ``tensors``."""
+        """Zero gradients for ``tensors``."""
         encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (torch.zeros_like(tensor, dtype=dtype) for tensor in tensors)
         return Gradients(encoder_BTJ.flatten(0, 1), predictor_BSJ.flatten(0, 1), weight_VJ, bias_V)
 
     def like(self, tensors: Tensors) -> Tensors:
-        """In the shapes and dtypes of ``tensors``."""
+        """The gradients in the shapes and dtypes of ``tensors``."""
         sums = (self.encoder_RJ, self.predictor_QJ, self.weight_VJ, self.bias_V)
         encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (
             total.view_as(tensor).to(tensor.dtype) for total, tensor in zip(sums, tensors, strict=True)
@@ -101,8 +101,8 @@ class TiledJoiner:
         encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = (tensor.detach() for tensor in tensors)
         self.index, self.combine, self.squashing = index, combine, squashing
         self.blank, self.tile_cells = blank, tile_cells
-        self.dtype = dtype  # of the matrix products
-        self.wide = torch.promote_types(dtype, torch.float32)  # of everything else
+        self.dtype = dtype  # dtype of the matrix products
+        self.wide = torch.promote_types(dtype, torch.float32)  # dtype of all other operations
         self.encoder_RJ = encoder_BTJ.flatten(0, 1).to(self.wide).contiguous()
         self.predictor_QJ = predictor_BSJ.flatten(0, 1).to(self.wide).contiguous()
         self.weight_VJ = weight_VJ.to(dtype).contiguous()
@@ -111,7 +111,7 @@ class TiledJoiner:
         self.space = Workspace(encoder_BTJ.device)
 
     def score(self, open_n: Tensor, cells: int) -> Scores:
-        """Of the cells at these places among ``cells`` packed ones; no arc leaves the others."""
+        """Score the cells at these indices among ``cells`` packed ones; the other cells get no arcs."""
         blank_N, label_N = torch.full((2, cells), -torch.inf, dtype=self.wide, device=self.space.device)
         normaliser_N = torch.zeros_like(blank_N)
         for packed_n in open_n.split(self.tile_cells):
@@ -153,7 +153,7 @@ class TiledJoiner:
         return torch.addmm(self.bias_V, self._narrow("hidden", hidden_nJ), self.weight_JV, out=logits_nV)
 
     def _score(self, hidden_nJ: Tensor, tile: Cells) -> tuple[Tensor, Tensor, Tensor]:
-        """Log probabilities of blank and of the labels, and log sum exp z, (n,) each."""
+        """Log probabilities of blank and of the next label, and log sum exp z, (n,) each."""
         logits_nV = self._logits(hidden_nJ)
         log_probs_nV = self.space.take("probabilities", logits_nV.shape, self.wide)
         torch.log_softmax(logits_nV, -1, dtype=self.wide, out=log_probs_nV)
@@ -171,7 +171,7 @@ class TiledJoiner:
         return gradient_nV.scatter_add_(1, tile.label_n[:, None], -kept.label_K[:, None])
 
     def _add_input_gradients(self, tile: Cells, kept_nJ: Tensor, hidden_gradient_nJ: Tensor, total: Gradients) -> None:
-        """Through the squashing; summed over u for the encoder, over t for the predictor."""
+        """Propagate the gradient through the squashing; sum over u for the encoder, over t for the predictor."""
         sum_nJ = self.space.take("other", hidden_gradient_nJ.shape, self.wide).copy_(hidden_gradient_nJ)
         self.squashing.backward_(sum_nJ, kept_nJ)
         if self.combine == "add":
@@ -183,21 +183,21 @@ class TiledJoiner:
             total.predictor_QJ.index_add_(0, tile.predictor_n, encoder_nJ.mul_(sum_nJ))
 
     def _narrow(self, name: str, x_nX: Tensor) -> Tensor:
-        """In the dtype of the matrix products."""
+        """The tensor in the dtype of the matrix products."""
         if x_nX.dtype == self.dtype:
             return x_nX
         return self.space.take(f"narrow {name}", x_nX.shape, self.dtype).copy_(x_nX)
 
 
 def balance(gradient_nV: Tensor, class_n: Tensor, wide: torch.dtype) -> None:
-    """Make each row sum to zero by its entry of ``class_n``; in place."""
+    """Change the entry ``class_n`` of each row, in place, so that the row sums to zero."""
     gradient_nV.scatter_(1, class_n[:, None], 0.0)
     others_n1 = gradient_nV.sum(1, keepdim=True, dtype=wide)
     gradient_nV.scatter_(1, class_n[:, None], others_n1.neg_().to(gradient_nV.dtype))
 
 
 def _add_product(total_VJ: Tensor, left_Vn: Tensor, right_nJ: Tensor) -> None:
-    """total += left @ right, where the product may be of a narrower dtype."""
+    """Add left @ right to ``total`` in place; the product may have a narrower dtype."""
     if total_VJ.dtype == left_Vn.dtype:
         torch.addmm(total_VJ, left_Vn, right_nJ, out=total_VJ)
     else:

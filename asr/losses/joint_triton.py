@@ -20,8 +20,8 @@ from asr.losses.joint import Gradients, Kept, TiledJoiner
 
 Pointer = Any  # to the first element of a tensor
 
-ELEMENTS = {"BLOCK_N": 16, "BLOCK_J": 128}  # of element-wise kernels, which memory bounds whatever the block
-UNTUNED = {"BLOCK_N": 32, "BLOCK_V": 32, "BLOCK_J": 32}  # of products where there is no GPU to measure on
+ELEMENTS = {"BLOCK_N": 16, "BLOCK_J": 128}  # for element-wise kernels, which are memory-bound with any block size
+UNTUNED = {"BLOCK_N": 32, "BLOCK_V": 32, "BLOCK_J": 32}  # for products where there is no GPU to tune on
 BLOCKS = [
     triton.Config({"BLOCK_N": rows, "BLOCK_V": classes, "BLOCK_J": 64}, num_warps=warps, num_stages=3)
     for rows, classes, warps in itertools.product((64, 128), (64, 128, 256), (4, 8))
@@ -29,7 +29,7 @@ BLOCKS = [
 
 
 class TritonJoiner(TiledJoiner):
-    """As its base class; tensors on a GPU, or anywhere in Triton's interpreter."""
+    """The base class's joiner as Triton kernels; tensors lie on a GPU, or anywhere under Triton's interpreter."""
 
     def _hidden(self, tile: Cells) -> tuple[Tensor, Tensor]:
         rows, joint = len(tile.encoder_n), self.encoder_RJ.shape[1]
@@ -70,7 +70,7 @@ class TritonJoiner(TiledJoiner):
         )  # fmt: skip
 
     def _precision(self) -> str:
-        """Of fp32 products: TF32 where the process permits it to PyTorch."""
+        """The precision of fp32 products: TF32 where the process allows it to PyTorch."""
         return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
@@ -105,7 +105,7 @@ def _logits(
     hidden: Pointer, weight: Pointer, bias: Pointer, n: Any, v: Any, rows: Any, classes: tl.constexpr,
     joint: tl.constexpr, hidden_stride: Any, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_J: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """Logits of rows n and classes v, (BLOCK_N, BLOCK_V) float32; -inf where there is no such class."""
+    """Logits of rows n and classes v, (BLOCK_N, BLOCK_V) float32; -inf for classes beyond V."""
     total = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
     for start in range(0, joint, BLOCK_J):
         j = start + tl.arange(0, BLOCK_J)
@@ -180,7 +180,7 @@ def _input_gradient_kernel(
     rows: Any, joint: Any, hidden_stride: Any, gradient_stride: Any,
     ADD: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Through tanh, then added to the rows that the cells come from (atomically: the order is not fixed)."""
+    """Propagate through tanh and add to the rows of the cells (atomically, so that the order is not fixed)."""
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     j = tl.program_id(1) * BLOCK_J + tl.arange(0, BLOCK_J)
     inside = (n < rows)[:, None] & (j < joint)[None, :]

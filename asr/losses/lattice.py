@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Merge = Callable[..., Tensor]  # of two ways into a cell: torch.logaddexp sums alignments, torch.maximum takes the best
+Merge = Callable[..., Tensor]  # joins two paths into a cell: torch.logaddexp for sums, torch.maximum for the best
 ARC_DTYPE = torch.float64  # V times smaller than the logits, so double precision costs nothing here (docs/loss.md)
 
 
@@ -33,13 +33,13 @@ class Shape:
 
     @property
     def diagonals(self) -> int:
-        """D: how many diagonals the longest utterance has, its virtual end included."""
+        """D, the number of diagonals of the longest utterance, its virtual end included."""
         return max(frames + states for frames, states in zip(self.frames, self.states, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Arcs:
-    """Log probabilities of the arcs that leave each cell, skewed; -inf where there is no arc."""
+    """Log probabilities of the arcs that leave each cell, as skewed tensors; -inf where there is no arc."""
 
     shape: Shape
     blank_DBS: Tensor
@@ -77,7 +77,8 @@ def arcs_from_packed(blank_N: Tensor, label_N: Tensor, shape: Shape) -> Arcs:
 def reward_early_labels(arcs: Arcs, delay_penalty: float) -> None:
     """Add delay_penalty x ((T - 1) / 2 - t) to the label arcs: every frame by which a label is later costs as much.
 
-    In place; Kang et al. (2023), "Delay-penalized transducer for low-latency streaming ASR", arXiv 2211.00490.
+    The arcs are changed in place. Source: Kang et al. (2023), "Delay-penalized transducer for low-latency streaming
+    ASR", arXiv 2211.00490.
     """
     if not delay_penalty:
         return
@@ -128,7 +129,7 @@ def log_likelihood(alpha_DBS: Tensor, shape: Shape) -> Tensor:
 def arc_posteriors(arcs: Arcs, alpha_DBS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Posterior probability that an alignment takes the blank and the label arc of each cell; packed, (N,) each.
 
-    Their sum is the cell's occupancy, for whoever visits a cell leaves it by one of the two.
+    Their sum is the cell's occupancy, since an alignment leaves each cell that it visits by one of the two arcs.
     """
     beta_DBS = backward_variables(arcs)
     origin_DBS = alpha_DBS - log_likelihood(alpha_DBS, arcs.shape)[:, None]
@@ -139,7 +140,7 @@ def arc_posteriors(arcs: Arcs, alpha_DBS: Tensor, dtype: torch.dtype) -> tuple[T
 
 
 def pack(x_DBS: Tensor, shape: Shape, dtype: torch.dtype) -> Tensor:
-    """Packed cells (N,) of a skewed tensor."""
+    """Pack the cells of a skewed tensor, (N,)."""
     packed_N = x_DBS.new_empty(sum(shape.cells), dtype=dtype)
     for source, target in zip(cell_views(x_DBS, shape), unpack(packed_N, shape), strict=True):
         target.copy_(source)

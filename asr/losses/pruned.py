@@ -23,21 +23,21 @@ from distributed.ranges import Fraction, Positive, Range
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunedLoss:
-    """Settings of ``PrunedTransducerLoss``."""
+    """The settings of ``PrunedTransducerLoss``, in the configuration."""
 
     prune_range: Annotated[int, Range(low=2)]  # cells of a frame's window
     simple_scale: Positive  # weight of the first pass
     pruned_scale: Positive  # weight of the second pass
-    lm_scale: Fraction  # of the first pass: see additive_scores
-    lattice: ExactLoss  # of the second pass; its fastemit and delay_penalty hold for both
+    lm_scale: Fraction  # scale in the first pass: see additive_scores
+    lattice: ExactLoss  # the second pass's loss; its fastemit and delay_penalty apply to both passes
 
     def sized(self, *, joint: int, classes: int) -> "PrunedTransducerLoss":
-        """With the parameters of the first pass's joiner, drawn from torch's global generator."""
+        """Return the loss with the parameters of the first pass's joiner, drawn from torch's global generator."""
         return PrunedTransducerLoss(self, joint=joint, classes=classes)
 
 
 class Passes(NamedTuple):
-    """Losses of each utterance, (B,) each."""
+    """The losses of the two passes, (B,) each."""
 
     simple_B: Tensor
     pruned_B: Tensor
@@ -59,7 +59,7 @@ class PrunedTransducerLoss(nn.Module):
         return self.simple_scale * simple_B + self.pruned_scale * pruned_B
 
     def passes(self, inputs: LossInputs) -> Passes:
-        """The two losses, not scaled."""
+        """The losses of the two passes, not scaled."""
         shape = inputs.shape()
         sizes = Sizes.of(shape, inputs.encoder_BTJ.device)
         valid_BTS = valid_cells(sizes)
@@ -69,7 +69,7 @@ class PrunedTransducerLoss(nn.Module):
         return Passes(simple_B, transducer_loss(inputs, self.settings.lattice, open_n))
 
     def _simple(self, inputs: LossInputs, shape: Shape, valid_BTS: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (B,) and occupancies (N,) of the additive joiner; what lies behind an utterance's lengths is not read."""
+        """Loss (B,) and occupancies (N,) of the additive joiner; values beyond an utterance's lengths are not read."""
         _, frames, states = valid_BTS.shape
         encoder_BTJ = torch.where(valid_BTS[:, :, :1], inputs.encoder_BTJ[:, :frames], 0)
         predictor_BSJ = torch.where(valid_BTS[:, 0, :, None], inputs.predictor_BSJ[:, :states], 0)
@@ -91,7 +91,7 @@ class PrunedTransducerLoss(nn.Module):
 
 
 class Sizes(NamedTuple):
-    """Those of the lattices, on their device."""
+    """Sizes of the lattices, on their device."""
 
     frames_B: Tensor  # T of each utterance
     states_B: Tensor  # S of each utterance
@@ -100,20 +100,21 @@ class Sizes(NamedTuple):
 
     @staticmethod
     def of(shape: Shape, device: torch.device) -> "Sizes":
-        """The sizes in ``shape``."""
+        """Build from the lengths in ``shape``."""
         frames_B, states_B = torch.tensor(shape.frames, device=device), torch.tensor(shape.states, device=device)
-        frame_T, state_S = (torch.arange(max(each), device=device) for each in (shape.frames, shape.states))
+        frame_T = torch.arange(max(shape.frames), device=device)
+        state_S = torch.arange(max(shape.states), device=device)
         return Sizes(frames_B, states_B, frame_T, state_S)
 
 
 def valid_cells(sizes: Sizes) -> Tensor:
-    """Which cells of the padded lattices exist, (B, T, S) bool; in this order they are the packed ones."""
+    """(B, T, S) bool: True for the cells of the padded lattices that exist; in this order they are packed."""
     frames_B, states_B, frame_T, state_S = sizes
     return (frame_T < frames_B[:, None])[:, :, None] & (state_S < states_B[:, None])[:, None, :]
 
 
 def windows(occupancy_BTS: Tensor, sizes: Sizes, prune_range: int) -> Tensor:
-    """Which cells the windows hold, (B, T, S) bool; those behind an utterance's end mean nothing.
+    """(B, T, S) bool: True for the cells within the windows; values beyond an utterance's end have no meaning.
 
     The windows of a frame are the ``prune_range`` neighbours that alignments pass most, as far as ``linked`` lets them.
     Where there are so few frames that no alignment would be left (T (prune_range - 1) < U), windows are wider.
@@ -129,7 +130,7 @@ def windows(occupancy_BTS: Tensor, sizes: Sizes, prune_range: int) -> Tensor:
 
 
 def linked(wanted_BT: Tensor, step_B: Tensor) -> Tensor:
-    """First states of windows, (B, T), as wanted but for what links them: 0 at first, never falling, steps at most step_B.
+    """First states (B, T) of linked windows: as wanted where possible, but 0 first, never falling, steps <= step_B.
 
     As in k2: a window that lies behind a later one moves back to it; one from which a later one is out of reach moves up.
     """
@@ -149,5 +150,5 @@ def _fullest(occupancy_BTS: Tensor, width_B: Tensor, last_B: Tensor) -> Tensor:
 
 
 def _least_from_here(x_BT: Tensor) -> Tensor:
-    """The least of each element and all that follow it."""
+    """The minimum of each element and all that follow it."""
     return x_BT.flip(1).cummin(1).values.flip(1)

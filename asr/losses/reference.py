@@ -21,7 +21,7 @@ def joiner_logits(
     combine: str = "add",
     squash: Callable[[Tensor], Tensor] = torch.tanh,
 ) -> Tensor:
-    """Logits (..., T, S, V), materialised: W s(e + p) + bias, or W s(e * p) + bias. Of one utterance or a batch."""
+    """Logits (..., T, S, V), materialised: W s(e + p) + bias, or W s(e * p) + bias, for one utterance or a batch."""
     encoder_T1J, predictor_1SJ = encoder_TJ.unsqueeze(-2), predictor_SJ.unsqueeze(-3)
     merged_TSJ = encoder_T1J + predictor_1SJ if combine == "add" else encoder_T1J * predictor_1SJ
     return functional.linear(squash(merged_TSJ), weight_VJ, bias_V)
@@ -33,7 +33,7 @@ def reference_loss(logits_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:
 
 
 def reference_sum(log_probs_TSV: Tensor, targets_U: Tensor, blank: int) -> Tensor:
-    """As ``reference_loss``, of scores that need not be normalised."""
+    """-log of the sum over alignments, as in ``reference_loss``, for scores that need not be normalised."""
     frames, states, _ = log_probs_TSV.shape
     alpha: dict[tuple[int, int], Tensor] = {}
     for t in range(1, frames + 1):

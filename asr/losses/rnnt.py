@@ -1,9 +1,9 @@
 """The transducer loss, exact and fused with the joiner (Graves 2012, arXiv 1211.3711).
 
-Joiner logits are computed tile by tile and dropped (joint.py); what is kept of V classes are two log probabilities per
-cell, of blank and of the next label. The lattice turns them into the likelihood and into the posteriors of the arcs
-(lattice.py), from which the gradient follows without any further recursion, logits being computed again, for the cells
-that matter alone: where hardly any alignment passes there is hardly any gradient.
+Joiner logits are computed tile by tile and dropped (joint.py); of the V classes only two log probabilities per cell are
+kept, those of blank and of the next label. The lattice turns them into the likelihood and the posteriors of the arcs
+(lattice.py), from which the gradient follows without another recursion. Backward computes the logits again, but only
+for the cells that matter: where hardly any alignment passes there is hardly any gradient.
 
 B utterances   T frames   S = U + 1   J joint dimension   V classes with blank   N valid cells   K cells of them kept
 """
@@ -36,13 +36,13 @@ TILE_CELLS = {"cpu": 1024, "cuda": 65536}  # logits of 2 MB with 500 classes sta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactLoss:
-    """The sum over all alignments: settings of ``transducer_loss``, to be called with its inputs."""
+    """The exact loss, a sum over all alignments: ``transducer_loss`` with its settings bound."""
 
-    tile_cells: Count | None  # how many cells' logits exist at a time; None: as suits the device
+    tile_cells: Count | None  # number of cells whose logits exist at a time; None: chosen for the device
     min_occupancy: Probability  # backward leaves out cells that alignments visit less probably; 0: none
     fastemit: NonNegative  # Yu et al. 2021, arXiv 2010.11148
     delay_penalty: NonNegative  # Kang et al. 2023, arXiv 2211.00490; per frame
-    kernels: Kernels  # of the joiner
+    kernels: Kernels  # implementation of the joiner
 
     def sized(self, *, joint: int, classes: int) -> "ExactLoss":
         """Returns itself; this loss has no parameters to size."""
@@ -56,8 +56,8 @@ class ExactLoss:
 def transducer_loss(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = None) -> Tensor:
     """Negative log likelihood of each utterance, (B,), float32 (float64 for float64 inputs).
 
-    ``open_n``: places, in ascending order, of the packed cells that alignments may pass; None: all.
-    Gradients are exact but for cells below ``min_occupancy``, each of which takes away at most that fraction of one
+    ``open_n``: indices, in ascending order, of the packed cells that alignments may pass; None: all.
+    Gradients are exact except for cells below ``min_occupancy``, each of which takes away at most that fraction of one
     alignment's gradient. ``fastemit`` scales what reaches the label arcs by 1 + fastemit and leaves the value as it is.
     ``delay_penalty`` adds delay_penalty x ((T - 1) / 2 - t) to the log probability of a label at frame t. Matrix products
     run in the dtype of ``encoder_BTJ``, or of autocast where it is on; everything else in at least float32. An
@@ -70,7 +70,7 @@ def transducer_loss(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | No
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What the loss needs beside the tensors that receive gradients."""
+    """The inputs of the loss other than the tensors that receive gradients."""
 
     shape: Shape
     index: CellIndex
@@ -79,12 +79,12 @@ class Problem:
     squashing: Squashing
     blank: int
     tile_cells: int
-    dtype: torch.dtype  # of the matrix products
+    dtype: torch.dtype  # dtype of the matrix products
     settings: ExactLoss
     differentiable: bool  # whether a backward pass may follow
 
     def joiner(self, tensors: Tensors) -> TiledJoiner:
-        """The joiner of these tensors, ready for tiles."""
+        """The joiner of these tensors, which computes tile by tile."""
         kernels = joiner_class(self.settings.kernels, tensors[0].device, self.dtype, self.squashing)
         return kernels(
             tensors,
@@ -98,10 +98,10 @@ class Problem:
 
 
 def joiner_class(kernels: Kernels, device: torch.device, dtype: torch.dtype, squashing: Squashing) -> type[TiledJoiner]:
-    """Triton's kernels on a GPU unless PyTorch's are asked for; they have no double precision and no other than tanh.
+    """Choose the joiner: Triton on a GPU, but PyTorch where requested, in double precision and for squashings but tanh.
 
     Raises:
-        UsageError: Triton's are asked for, and the joiner's squashing is another one.
+        UsageError: ``kernels`` is triton and the joiner's squashing is not tanh.
     """
     if kernels == "triton" and squashing is not TANH:
         raise UsageError(
@@ -133,7 +133,7 @@ def problem_of(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = 
 
 
 class _TransducerLoss(torch.autograd.Function):
-    """Forward keeps two posteriors of the cells that matter; backward goes over these in tiles."""
+    """Forward keeps two posteriors for each cell that matters; backward visits these cells in tiles."""
 
     @staticmethod
     def forward(
@@ -144,7 +144,7 @@ class _TransducerLoss(torch.autograd.Function):
         arcs = arcs_from_packed(scores.blank_N, scores.label_N, problem.shape)
         reward_early_labels(arcs, problem.settings.delay_penalty)
         alpha_DBS = forward_variables(arcs)
-        # squashing would hide an infinite state: let it show, so that whoever guards against bad steps sees it
+        # Squashing would hide an infinite state; the loss must show it, so that the guard against bad steps sees it.
         loss_B = -log_likelihood(alpha_DBS, problem.shape) + _poison(tensors, problem.shape)
         loss_B = loss_B.to(torch.promote_types(problem.dtype, torch.float32))
         if problem.differentiable and any(ctx.needs_input_grad):
@@ -177,9 +177,9 @@ def score_cells(tensors: Tensors, problem: Problem) -> Scores:
 
 
 def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, problem: Problem) -> tuple[Tensor, ...]:
-    """Places (K,) of the cells that backward visits, with their posteriors and normalisers.
+    """The K cells that backward visits, with their posteriors and normalisers.
 
-    FastEmit (Yu et al. 2021) scales the gradient of the label arcs, and leaves that of the blank arcs.
+    FastEmit (Yu et al. 2021) scales the gradient of the label arcs and leaves the gradient of the blank arcs unchanged.
     """
     matters_N = ~(blank_N + label_N < problem.settings.min_occupancy)  # NaN does
     packed_K = problem.open_n[matters_N[problem.open_n]]
@@ -188,7 +188,7 @@ def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, problem: 
 
 
 def _poison(tensors: Tensors, shape: Shape) -> Tensor:
-    """Zero for each utterance whose states and whose weights are finite, NaN otherwise; (B,)."""
+    """(B,) zero for each utterance whose states and weights are finite, otherwise NaN."""
     encoder_BTJ, predictor_BSJ, weight_VJ, _ = tensors
     sums = [
         encoder_BTJ[index, :frames].sum() + predictor_BSJ[index, :states].sum()

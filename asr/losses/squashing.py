@@ -1,7 +1,7 @@
-"""What a joiner does to the sum (or product) of its two inputs before the output layer, in the two forms that are needed.
+"""The squashing: the function that a joiner applies to the sum (or product) of its inputs before the output layer.
 
-A search applies it to a few cells and training to all of a lattice, tile by tile, with a backward of its own. What is
-changed of it in training, as by quantising its output, must be what decoding does, so both take it from the joiner.
+A search applies it to a few cells; training applies it to all cells of a lattice, tile by tile, with its own backward.
+A change to it in training, such as a quantised output, must hold in decoding too, so both take it from the joiner.
 """
 
 from typing import Protocol
@@ -14,13 +14,13 @@ class Squashing(Protocol):
     """An element-wise function with its gradient."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Its values, through which autograd may go."""
+        """The values of the function, differentiable by autograd."""
 
     def squash_(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Its values, and what ``backward_`` needs, of the shape of ``x`` both; ``x`` may be overwritten."""
+        """The values, and the tensor that ``backward_`` needs, both of the shape of ``x``; ``x`` may be overwritten."""
 
     def backward_(self, gradient: Tensor, kept: Tensor) -> None:
-        """Make of the gradient of the values that of ``x``, in place."""
+        """Turn the gradient of the values into the gradient of ``x``, in place."""
 
 
 class Tanh:
@@ -30,7 +30,7 @@ class Tanh:
         return torch.tanh(x)
 
     def squash_(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As 2 sigmoid(2x) - 1: to 2e-7 the same, and in PyTorch on a processor five times faster."""
+        """Compute tanh as 2 sigmoid(2x) - 1, which agrees to 2e-7 and is five times faster in PyTorch on a CPU."""
         values = x.mul_(2).sigmoid_().mul_(2).sub_(1)
         return values, values
 

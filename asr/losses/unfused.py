@@ -1,4 +1,4 @@
-"""The transducer loss as other toolkits have it, for comparison: every logit of the batch at once, then torchaudio's loss.
+"""The transducer loss as other toolkits compute it, for comparison: all logits of the batch, then torchaudio's loss.
 
 B utterances   T frames   U labels   S = U + 1   V classes with blank
 """
@@ -17,12 +17,12 @@ MOST_LOGITS = 2**31  # torchaudio counts them with 32 bits
 
 
 class UnsupportedInputsError(UsageError):
-    """Inputs that torchaudio's loss cannot take; the message names the setting that makes them."""
+    """Torchaudio's loss does not support the inputs; the message names the setting that causes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchaudioLoss:
-    """The exact loss without any of our code beside the joiner's formula; products follow autocast, the loss is fp32."""
+    """Torchaudio's exact loss behind the joiner's formula; matrix products follow autocast, the loss is fp32."""
 
     def sized(self, *, joint: int, classes: int) -> "TorchaudioLoss":
         """Returns itself; this loss has no parameters to size."""

@@ -93,7 +93,7 @@ def acoustic_model(
     vocabulary_size: int,
     feature_dimension: int,
 ) -> AcousticModel:
-    """The model of a configuration; ``num_targets`` None is one class per symbol of the tokenizer, blank included.
+    """Build the model of a configuration; ``num_targets`` None: one class per symbol of the tokenizer, blank included.
 
     Initial weights are drawn in the order encoder, bottleneck, output layer.
     """

@@ -95,7 +95,7 @@ def relative_table(frames: int, dimension: int, like: Tensor, past: int = 0) -> 
 
 
 def hidden_keys(padding_BT: Tensor, chunk: int | None, left_chunks: int) -> Tensor:
-    """What queries do not see: padding, and with ``chunk`` also later chunks and those before the last ``left_chunks``.
+    """Mask of the keys hidden from queries: padding, and with ``chunk`` later chunks and those before ``left_chunks``.
 
     Returns:
         (B, 1, T) bool without chunks, else (B, T, T), where a state always sees itself: one beyond its utterance's end

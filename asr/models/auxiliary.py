@@ -1,4 +1,4 @@
-"""Which entries of a model are those of modules that only train with it: they lie below ``model.auxiliary``."""
+"""Separates a model's own entries from those of auxiliary modules, which only train with it (``model.auxiliary``)."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -8,10 +8,10 @@ NAME = "auxiliary"
 
 
 def without_auxiliaries(named: Mapping[str, Value]) -> dict[str, Value]:
-    """The entries of the model itself, of its state or of its named parameters."""
+    """The entries (of a state or of named parameters) that belong to the model itself."""
     return {name: value for name, value in named.items() if not name.startswith(f"{NAME}.")}
 
 
 def auxiliaries_alone(named: Mapping[str, Value]) -> dict[str, Value]:
-    """The entries of the modules that train with the model."""
+    """The entries that belong to the auxiliary modules."""
     return {name: value for name, value in named.items() if name.startswith(f"{NAME}.")}

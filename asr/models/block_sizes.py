@@ -1,4 +1,4 @@
-"""Sizes of Conformer blocks that differ from block to block, as those of a pruned model do.
+"""Sizes of Conformer blocks that differ from block to block, as they do in a pruned model.
 
 model.encoder.blocks=[{feed_forward_in: 320, heads: 3, channels: 96, feed_forward_out: 0}, ...]    # 0: no such module
 """
@@ -10,11 +10,11 @@ from distributed.errors import UsageError
 
 
 class BlockSizes(NamedTuple):
-    """What the modules of one block hold; a module of size 0 is absent."""
+    """The sizes of the modules of one block; a module of size 0 is absent."""
 
     feed_forward_in: int  # hidden width of the first feed-forward module
-    heads: int  # of attention
-    channels: int  # of the depthwise convolution
+    heads: int  # attention heads
+    channels: int  # channels of the depthwise convolution
     feed_forward_out: int  # hidden width of the second feed-forward module
 
 
@@ -34,7 +34,7 @@ def sizes_of(blocks: Sequence[Mapping[str, int]], layers: int) -> list[BlockSize
 
 
 def head_size(dimension: int, heads: int, head_dimension: int | None) -> int:
-    """Size of one head of any block: ``head_dimension``, or where it is None ``dimension`` shared out between ``heads``."""
+    """Size of one attention head, equal in all blocks: ``head_dimension``, or if None ``dimension`` / ``heads``."""
     if head_dimension is not None:
         return head_dimension
     if dimension % heads:
@@ -46,9 +46,9 @@ def head_size(dimension: int, heads: int, head_dimension: int | None) -> int:
 
 
 def table_width(dimension: int, position_dimension: int | None) -> int:
-    """Columns of the table of relative positions, sine and cosine pairs: as many as ``dimension`` where it is None.
+    """Number of columns in the table of relative positions (sine and cosine pairs); ``dimension`` where it is None.
 
-    Their frequencies depend on the number, so that a model made narrower keeps that of the model it was.
+    The frequencies depend on this number, so that a model made narrower keeps the number of the original model.
     """
     width = dimension if position_dimension is None else position_dimension
     if width % 2:

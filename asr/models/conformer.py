@@ -86,20 +86,20 @@ class ConvolutionModule(nn.Module):
 
 
 class Memory:
-    """What one block of a stream remembers of the states before the newest chunk."""
+    """The states before the newest chunk that one block of a stream keeps."""
 
     def __init__(self) -> None:
         self.attended_BLD: Tensor | None = None
         self.convolved_BLD: Tensor | None = None
 
     def before_attention(self, x_BTD: Tensor, limit: int) -> Tensor:
-        """Remembered states and ``x_BTD`` after them; the last ``limit`` of those are what is remembered next."""
+        """The remembered states followed by ``x_BTD``; the last ``limit`` of them are remembered for the next chunk."""
         seen_BND = x_BTD if self.attended_BLD is None else torch.cat([self.attended_BLD, x_BTD], dim=1)
         self.attended_BLD = seen_BND[:, max(0, seen_BND.shape[1] - limit) :]
         return seen_BND
 
     def before_convolution(self, x_BTD: Tensor, limit: int) -> Tensor:
-        """The ``limit`` states before ``x_BTD``, zeros before the first; then the last ``limit`` with it are remembered."""
+        """The ``limit`` states before ``x_BTD`` (zeros at the start); the last ``limit`` states are kept for later."""
         past_BLD = self.convolved_BLD
         if past_BLD is None:
             past_BLD = x_BTD.new_zeros(x_BTD.shape[0], limit, x_BTD.shape[2])

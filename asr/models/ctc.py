@@ -38,5 +38,5 @@ class CtcModel(Recogniser):
 
 
 def ctc_model(*, encoder: Callable[..., Encoder], vocabulary_size: int, feature_dimension: int) -> CtcModel:
-    """The model of a configuration. Initial weights are drawn in the order encoder, CTC head."""
+    """Build the model of a configuration. Initial weights are drawn in the order encoder, CTC head."""
     return CtcModel(encoder=encoder(feature_dimension=feature_dimension), vocabulary_size=vocabulary_size)

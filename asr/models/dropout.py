@@ -24,7 +24,7 @@ class Dropout(nn.Module):
         return dropout(x, self.probability, self.training)
 
     def extra_repr(self) -> str:
-        """Shown when the model is printed."""
+        """The settings shown when the model is printed."""
         return f"{self.probability:g}"
 
 

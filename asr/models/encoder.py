@@ -1,4 +1,4 @@
-"""What every encoder is: features in, states at a lower frame rate out, and nothing learned from padding.
+"""Base of all encoders: features in, states at a lower frame rate out, and no influence of padding.
 
 B utterances   T feature frames   F feature dimension   T' = ceil(T / subsampling) states   D state dimension
 """
@@ -26,7 +26,7 @@ class Encoder(nn.Module, ABC):
         """States (B, T', D), zero beyond their lengths, and their lengths (B,). Every length is at least 1."""
 
     def state_lengths(self, lengths_B: Tensor) -> Tensor:
-        """Number of states of utterances of ``lengths_B`` feature frames."""
+        """Number of states (B,) of utterances with ``lengths_B`` feature frames."""
         return ceil_divide(lengths_B, self.subsampling)
 
 

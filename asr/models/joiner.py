@@ -3,8 +3,8 @@
     logits = W s(e (+ or *) p) + b      e = W_e h_t + b_e      p = W_p g_u + b_p
 
 Sum: Graves 2013 (arXiv 1303.5778). Element-wise product: Saon et al. 2021 (arXiv 2103.09935), where both projections
-need their own bias, which contains the additive terms; without them a factor near zero stops the other's gradient. The squashing
-s is tanh in both; training and decoding take it from here, so that what replaces it does so for both.
+need their own bias, which contains the additive terms; without them a factor near zero stops the other's gradient. The
+squashing s is tanh in both; training and decoding take it from here, so that what replaces it does so for both.
 
 J joint dimension   V vocabulary size (blank included, token 0)   ... any leading axes that broadcast
 """

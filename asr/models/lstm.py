@@ -72,7 +72,7 @@ class BidirectionalLstm(Encoder):
 
 
 def cells_per_layer(hidden: int | Sequence[tuple[int, int]], layers: int) -> list[tuple[int, int]]:
-    """Cells of both directions of each layer; ValueError for a list that does not have ``layers`` entries."""
+    """Number of cells of both directions, for each layer; ValueError if a list does not have ``layers`` entries."""
     if isinstance(hidden, int):
         return [(hidden, hidden)] * layers
     if len(hidden) != layers:
@@ -83,7 +83,7 @@ def cells_per_layer(hidden: int | Sequence[tuple[int, int]], layers: int) -> lis
 
 
 def reversal(lengths_B: Tensor, states: int) -> Tensor:
-    """Where each of the N = B x S states goes when utterances are reversed within their lengths; its own inverse."""
+    """Permutation of the N = B x S states that reverses each utterance within its length; it is its own inverse."""
     position_S = torch.arange(states, device=lengths_B.device)
     mirrored_BS = lengths_B.unsqueeze(1) - 1 - position_S
     position_BS = torch.where(mirrored_BS >= 0, mirrored_BS, position_S)

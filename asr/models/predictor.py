@@ -1,4 +1,4 @@
-"""Prediction networks: what the model expects next, given the tokens so far.
+"""Prediction networks: they predict the next token from the tokens so far.
 
 Training reads whole sequences with ``forward``; decoding reads one token at a time with ``start``, ``step`` and
 ``select``, and gets the same outputs. BLANK doubles as the start symbol. A ``State`` is a tuple of tensors whose first
@@ -40,7 +40,7 @@ class Predictor(nn.Module, ABC):
         """Read one token (B,) int64 per hypothesis: outputs (B, D) and the state that has read it."""
 
     def select(self, mask_B: Tensor, new_state: State, old_state: State) -> State:
-        """Hypothesis by hypothesis, the new state where ``mask_B`` is True and the old one elsewhere."""
+        """The new state of each hypothesis where ``mask_B`` is True, the old state elsewhere."""
         return tuple(
             torch.where(mask_B.view(-1, *[1] * (new.dim() - 1)), new, old)
             for new, old in zip(new_state, old_state, strict=True)
@@ -124,6 +124,6 @@ class StatelessPredictor(Predictor):
         return self._read(window_BWD).squeeze(1), (window_BWD[:, 1:],)
 
     def _read(self, window_BWD: Tensor) -> Tensor:
-        """One output for each position of the filter within the window."""
+        """Compute one output for each position of the filter within the window."""
         output_BUD: Tensor = self.dropout(functional.relu(self.mix(window_BWD.transpose(1, 2)).transpose(1, 2)))
         return output_BUD

@@ -1,7 +1,8 @@
 """The LSTM of all models: torch's, and in fp32 under bf16 autocast where the processor cannot make it in bf16.
 
-On a CPU torch hands a bf16 LSTM to oneDNN, which has one on processors with AVX-512 alone and fails elsewhere ("could not
-create a primitive descriptor"). There, the layers compute in fp32 and give out what the others do: bf16 outputs and states.
+On a CPU torch hands a bf16 LSTM to oneDNN, which has one on processors with AVX-512 alone and fails elsewhere ("could
+not create a primitive descriptor"). On those, the layers compute in fp32 and return bf16 outputs and states all the
+same.
 """
 
 from functools import cache
@@ -14,7 +15,7 @@ States = tuple[Tensor, Tensor]  # hidden and cell
 
 @cache
 def bf16_lstm_works() -> bool:
-    """Whether this processor can run an LSTM forward and backward in bf16: tried once, without drawing a random number."""
+    """True if this processor runs LSTMs forward and backward in bf16; tested once, without drawing random numbers."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
         state, weights = torch.zeros(1, 1, 4), [torch.zeros(16, 4, requires_grad=True) for _ in range(2)]
         try:
@@ -29,7 +30,7 @@ class Lstm(nn.LSTM):
     """``nn.LSTM`` over tensors; weights and their names are the same."""
 
     def forward(self, input: Tensor, hx: States | None = None) -> tuple[Tensor, States]:  # type: ignore[override]
-        """Outputs and states, in the dtype of autocast where that is on, whatever they were computed in."""
+        """Outputs and states; under autocast in its dtype, even where they are computed in fp32."""
         if not self._needs_fp32(input.device):
             output, states = super().forward(input, hx)
             return output, states

@@ -1,4 +1,4 @@
-"""What every model is to the training loop: one call, ``model(batch) -> LossOutput``, and what a batch plan must know.
+"""The interface of a model: ``model(batch) -> LossOutput`` for the training loop, and attributes for the batch plan.
 
 A ``Recogniser`` is one that writes text: its encoder's states are what a search starts from, and it is judged by word
 errors. Other models (an acoustic model, a language model) count in other things: see ``asr/training/measures.py``.
@@ -22,13 +22,13 @@ class LossOutput:
     """The loss of one unit."""
 
     total: Tensor  # scalar: SUM over the utterances
-    weight: float  # what the sum is divided by: the batch's own weight
+    weight: float  # the divisor of the sum: the batch's own weight
     terms: dict[str, Tensor] = field(default_factory=dict)  # for the log: detached sums over the utterances, unweighted
     encoder_states: Tensor | None = None  # (B, S, D), with gradient; None for an emptied unit
 
 
 class SpeechModel(nn.Module, ABC):
-    """Base of all that can be trained."""
+    """Base of all models that can be trained."""
 
     has_lattice: ClassVar[bool]
     """Whether the loss is one over states x tokens, whose cells the batch plan budgets."""
@@ -47,19 +47,19 @@ class SpeechModel(nn.Module, ABC):
         """The summed loss of ``batch``. Every trainable parameter takes part, also in a unit emptied of utterances."""
 
     def nothing(self) -> Tensor:
-        """0 with a zero gradient for every trainable parameter: learners that wait for gradients get theirs."""
+        """A loss of 0 with a zero gradient for every trainable parameter, since other learners wait for gradients."""
         parts = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
         return 0.0 * torch.stack(parts).sum()
 
 
 class Recogniser(SpeechModel):
-    """A model that writes text: an encoder, and whatever turns its states into tokens."""
+    """Base of all models that write text: an encoder, and a part that turns its states into tokens."""
 
     encoder: Encoder
 
     @property
     def subsampling(self) -> int:  # type: ignore[override]
-        """That of the encoder."""
+        """The encoder's subsampling factor."""
         return self.encoder.subsampling
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:

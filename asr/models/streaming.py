@@ -4,8 +4,8 @@
     for features_BTF in chunks:                 # stream.chunk_frames frames each, fewer only at the end
         states_BSD = stream.push(features_BTF)
 
-Nothing is computed again but the keys and values of the chunks that attention still sees. The subsampling looks no
-further than the last frame of a chunk, so that a state waits for its chunk to be spoken and for nothing else.
+Only the keys and values of the chunks that attention still sees are computed again. The subsampling reads no frame
+beyond its chunk, so that a state is available as soon as its chunk has been spoken.
 
 B streams of equal length   T feature frames   F feature dimension   S = ceil(T / 4) states   D dimension
 """
@@ -31,7 +31,7 @@ class ConformerStream:
         self.chunk_frames = FACTOR * encoder.chunk
         self.memories = [Memory() for _ in encoder.blocks]
         self.past_BTF: Tensor | None = None  # the last FACTOR frames: what the first state of a chunk sees before it
-        self.past_states = 0  # that attention still sees
+        self.past_states = 0  # number of past states that attention still sees
         self.ended = False
 
     def push(self, features_BTF: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class ConformerStream:
         return x_BSD
 
     def _subsample(self, features_BTF: Tensor) -> Tensor:
-        """Subsampled frames of the chunk. The state of the frames before only feeds the first one of the chunk."""
+        """Subsample the frames of the chunk; the frames before it only influence its first state."""
         before = 0 if self.past_BTF is None else 1
         if self.past_BTF is not None:
             features_BTF = torch.cat([self.past_BTF, features_BTF], dim=1)

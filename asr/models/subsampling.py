@@ -25,7 +25,7 @@ class ConvSubsampling(nn.Module):
         self.project = nn.Linear(channels * -(-feature_dimension // FACTOR), dimension)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Subsampled frames and their lengths; what lies beyond the lengths is not zeroed again."""
+        """Subsampled frames and their lengths; frames beyond the lengths are not zeroed again."""
         features_BTF = features_BTF.masked_fill(padding_mask(lengths_B, features_BTF.shape[1]).unsqueeze(-1), 0.0)
         # One channel laid out as the last axis: the convolutions then stay channels-last, which is faster on CPUs
         # and makes the flattening below a view.
@@ -33,7 +33,7 @@ class ConvSubsampling(nn.Module):
             features_BTF.unsqueeze(-1).permute(0, 3, 1, 2), self._first_weight(), self.first.bias, stride=2, padding=1
         )
         lengths_B = ceil_divide(lengths_B, 2)
-        # In place, and before the activation (which keeps zeros): one large tensor less.
+        # Frames are zeroed in place, before the activation (which keeps zeros): this saves one large tensor.
         x_BCTF = functional.silu(x_BCTF.masked_fill_(padding_mask(lengths_B, x_BCTF.shape[2])[:, None, :, None], 0.0))
         x_BCTF = functional.silu(self.second(x_BCTF))
         return self.project(x_BCTF.permute(0, 2, 3, 1).flatten(2)), ceil_divide(lengths_B, 2)

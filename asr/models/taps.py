@@ -1,4 +1,4 @@
-"""What modules inside a model give out, for those who compare a model with a teacher or measure its activations."""
+"""Taps on the outputs of modules inside a model, for distillation from a teacher and for measuring activations."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -10,10 +10,10 @@ from distributed.errors import UsageError
 
 
 class Taps:
-    """Keeps what named modules gave out in their newest forward, with its gradient.
+    """Keeps the outputs of named modules in their latest forward, which autograd can follow.
 
     Args:
-        names: of modules, as in ``model.named_modules()``; those of an encoder's layers are what ``layer_names`` gives.
+        names: names of modules, as in ``model.named_modules()``; ``layer_names`` gives those of an encoder's layers.
 
     Raises:
         UsageError: the model has no module of such a name.
@@ -30,12 +30,12 @@ class Taps:
         self._handles = [modules[name].register_forward_hook(partial(self._keep, name)) for name in names]
 
     def take(self) -> dict[str, Any]:
-        """The outputs since the last call, by name; they are forgotten, so that no graph outlives its step."""
+        """Return the outputs since the last call, by name, and drop them, so that no graph outlives its step."""
         outputs, self._outputs = self._outputs, {}
         return outputs
 
     def remove(self) -> None:
-        """Listen no longer."""
+        """Remove the forward hooks."""
         for handle in self._handles:
             handle.remove()
         self._outputs = {}
@@ -45,6 +45,6 @@ class Taps:
 
 
 def layer_names(model: nn.Module, layers: nn.ModuleList) -> list[str]:
-    """The names that the layers of an encoder have in a model, in order."""
+    """The module names of an encoder's layers in a model, in order."""
     own = {id(layer) for layer in layers}
     return [name for name, module in model.named_modules() if id(module) in own]

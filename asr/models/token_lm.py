@@ -1,8 +1,8 @@
-"""Language models over the tokenizer's tokens: a prediction network and a softmax over what comes next.
+"""Language models over the tokenizer's tokens: a prediction network and a softmax over the next token.
 
-A text y of U tokens has probability prod_u P(y_u | y_<u) x P(end | y). BLANK, which no text has, stands for both edges of a
-sentence: it is read first, and its class is the end. So the vocabulary is the recogniser's, token by token, and any
-prediction network will do: the LSTM, or the stateless one, whose context makes it a neural n-gram.
+A text y of U tokens has probability prod_u P(y_u | y_<u) x P(end | y). BLANK, which no text has, stands for both edges
+of a sentence: it is read first, and its class is the end. So the vocabulary is the recogniser's, token by token, and
+any prediction network will do: the LSTM, or the stateless one, whose context makes it a neural n-gram.
 
     model.start, model.step     one token per hypothesis at a time, as searches and hooks read it
 
@@ -23,7 +23,7 @@ from asr.models.speech_model import LossOutput, SpeechModel
 
 
 class TokenLanguageModel(SpeechModel):
-    """Reads ``predictor_inputs`` and is to predict ``targets`` and the end; hears nothing."""
+    """Reads ``predictor_inputs`` and predicts ``targets`` and the end; does not use the features."""
 
     has_lattice = False
     subsampling = 1
@@ -35,7 +35,7 @@ class TokenLanguageModel(SpeechModel):
         self.vocabulary_size = vocabulary_size
 
     def forward(self, batch: Batch) -> LossOutput:
-        """-log P summed over the texts of ``batch``, their ends included."""
+        """The loss of ``batch``: -log P summed over its texts, their ends included."""
         if not batch.utterance_ids:
             return LossOutput(self.nothing(), batch.weight)
         outputs_BUD = self.predictor(batch.predictor_inputs)
@@ -45,7 +45,7 @@ class TokenLanguageModel(SpeechModel):
         return LossOutput(functional.nll_loss(log_probs_NV, classes_BU[counted_BU], reduction="sum"), batch.weight)
 
     def log_probs(self, inputs_BU: Tensor) -> Tensor:
-        """log P (B, U+1, V): entry u of what follows the first u tokens; class BLANK is the end."""
+        """log P (B, U+1, V): entry u is for the token after the first u tokens; class BLANK is the end."""
         return self._log_probs(self.predictor(inputs_BU))
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -53,7 +53,7 @@ class TokenLanguageModel(SpeechModel):
         return self.predictor.start(batch_size, device, dtype)
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one token (B,) each: log P (B, V) of what follows, class BLANK the end, and the state that has read it."""
+        """Read one token (B,) per row: log P (B, V) of the next one (class BLANK is the end), and the new state."""
         outputs_BD, state = self.predictor.step(tokens_B, state)
         return self._log_probs(outputs_BD), state
 
@@ -65,5 +65,5 @@ class TokenLanguageModel(SpeechModel):
 
 
 def token_language_model(*, predictor: Callable[..., Predictor], vocabulary_size: int) -> TokenLanguageModel:
-    """The model of a configuration; initial weights are drawn in the order predictor, output layer."""
+    """Build the model of a configuration; initial weights are drawn in the order predictor, output layer."""
     return TokenLanguageModel(predictor=predictor(vocabulary_size=vocabulary_size), vocabulary_size=vocabulary_size)

@@ -1,8 +1,8 @@
 """The transducer (Graves 2012, arXiv 1211.3711): encoder, prediction network, joiner and their loss, as one module.
 
-``forward(batch)`` is all that the training loop calls: it returns the loss SUMMED over the batch, so that learners
-with different numbers of utterances can be averaged exactly. An optional CTC head on the encoder (Graves et al. 2006)
-gives the encoder a direct gradient early in training. Losses are in at least fp32; the joiner's products follow autocast.
+``forward(batch)`` is all that the training loop calls: it returns the loss SUMMED over the batch, so that learners with
+different numbers of utterances can be averaged exactly. An optional CTC head on the encoder (Graves et al. 2006) gives
+the encoder a direct gradient early in training. Losses are in at least fp32; the joiner's products follow autocast.
 
 B utterances   T feature frames   S encoder states   U tokens   J joint dimension   V vocabulary size
 """
@@ -47,7 +47,7 @@ class Transducer(Recogniser):
         self.vocabulary_size = vocabulary_size
 
     def forward(self, batch: Batch) -> LossOutput:
-        """The summed loss of ``batch``; ``nothing`` of a unit emptied of utterances."""
+        """The summed loss of ``batch``; for a unit without utterances, ``nothing``."""
         if batch.features.shape[0] == 0:
             return LossOutput(self.nothing(), batch.weight)
         states_BSD, lengths_B = self.encode(batch.features, batch.feature_lengths)
@@ -66,7 +66,7 @@ class Transducer(Recogniser):
         return states_BSD, lengths_B
 
     def loss_inputs(self, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> LossInputs:
-        """The lattices of ``batch``, given the encoder's states: predictor_inputs lead to ``targets``."""
+        """The loss's inputs for ``batch``: the predictor reads ``predictor_inputs``, the labels are ``targets``."""
         return LossInputs(
             encoder_BTJ=self.joiner.project_encoder(states_BSD),
             predictor_BSJ=self.joiner.project_predictor(self.predictor(batch.predictor_inputs)),
@@ -91,7 +91,7 @@ def transducer(
     vocabulary_size: int,
     feature_dimension: int,
 ) -> Transducer:
-    """The model of a configuration: parts come with their own settings bound and get the sizes known at run time.
+    """Build the model of a configuration: parts have their settings bound and get the sizes known at run time.
 
     Initial weights are drawn from torch's global generator, in the order encoder, predictor, joiner, CTC head, loss.
     """

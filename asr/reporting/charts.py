@@ -15,7 +15,7 @@ from asr.reporting.series import Series, spread, thin
 from asr.reporting.style import SERIES
 from asr.reporting.svg import inline_svg, series_colour, series_dash
 
-THIN_POINTS = 120  # of a thin line
+THIN_POINTS = 120  # points of a thin line
 MOST_LINES = 8  # learners drawn one by one; more become a band from the lowest to the highest
 
 
@@ -32,9 +32,10 @@ class Line:
 
 
 def draw_learners(axes: Axes, learners: Sequence[Series]) -> None:
-    """Thin lines for a few learners, a band for many."""
+    """Draw a few learners as thin lines, many as a band."""
     if len(learners) > MOST_LINES:
-        low, high = (thin(edge, THIN_POINTS) for edge in spread(learners))
+        lowest, highest = spread(learners)
+        low, high = thin(lowest, THIN_POINTS), thin(highest, THIN_POINTS)
         axes.fill_between(low.x, low.y, high.y, color=series_colour(0), alpha=0.2, linewidth=0)
         return
     for curve in learners:
@@ -51,7 +52,7 @@ def draw(axes: Axes, line: Line) -> None:
 
 
 def finish(axes: Axes, form: Callable[[float], str], curves: Sequence[Series], from_zero: bool = False) -> None:
-    """Scales and ticks: unless ``from_zero``, logarithmic where positive values span more than a factor of twenty."""
+    """Set scales and ticks: logarithmic where positive values span more than a factor of 20, unless ``from_zero``."""
     y = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves])
     if not from_zero and y.min() > 0 and y.max() > 20 * y.min():
         axes.set_yscale("log")
@@ -75,7 +76,7 @@ def chart(axes: Axes, name: str, title: str, note: str, description: str, entrie
 
 
 def describe(title: str, shown: Sequence[tuple[str, Series]]) -> str:
-    """What a chart shows, in words: first, last and extreme values."""
+    """Describe a chart in words: first, last and extreme values."""
     parts = []
     for label, curve in shown:
         y = curve.y[np.isfinite(curve.y)]
@@ -85,14 +86,14 @@ def describe(title: str, shown: Sequence[tuple[str, Series]]) -> str:
 
 
 def legend_of(records: Sequence[RunRecord]) -> Html:
-    """Names of the runs; nothing for a single one."""
+    """A legend of the runs' names; empty for a single run."""
     if len(records) == 1:
         return Html("")
     return legend([(record.name, index, series_dash(index)) for index, record in enumerate(records)])
 
 
 def legend(entries: Sequence[tuple[str, int, str]]) -> Html:
-    """Labels with a stroke of the series' colour and dash, or a patch for ``bar``."""
+    """A legend: labels with a stroke of the series' colour and dash, or with a patch if ``bar``."""
     dashes = {"dashed": "5 2.5", "dotted": "1.5 2.5", "dashdot": "6 2 1.5 2"}
     items = []
     for label, colour, dash in entries:

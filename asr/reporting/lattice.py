@@ -17,14 +17,14 @@ from asr.reporting.page import Html, scrolling, tag
 from asr.reporting.svg import FONT_SIZE, INK, MUTED, inline_svg, new_axes, series_colour
 
 WIDTH_INCHES = 9.4
-ROW_INCHES = 0.125  # of one label, while there is room
+ROW_INCHES = 0.125  # height of one label, while there is room
 LEAST_INCHES, MOST_INCHES = 2.4, 7.0
 MID_BLUE = (0.16, 0.55, 0.80)  # seen on white and on black; opacity says how likely
 
 
 @dataclass(frozen=True, slots=True)
 class LatticePicture:
-    """What is drawn of one utterance."""
+    """The data that the picture of one utterance shows."""
 
     utterance_id: str
     occupancy_TS: ArrayLike  # posterior probability of visiting each cell, 0 to 1
@@ -92,7 +92,7 @@ def _plot(picture: LatticePicture, occupancy_TS: NDArray[np.float64], name: str)
 
 
 def _label_axes(axes: Axes, tokens: Sequence[str], height: float) -> None:
-    every = int(np.ceil(0.115 * (len(tokens) + 1) / (height - 0.5)))  # as many labels as can be read
+    every = int(np.ceil(0.115 * (len(tokens) + 1) / (height - 0.5)))  # every n-th label, so that all remain readable
     rows = range(1, len(tokens) + 1)[::every]
     axes.set_yticks([0, *rows], ["start", *(tokens[row - 1] for row in rows)], fontsize=7.5)
     for label in axes.get_yticklabels():

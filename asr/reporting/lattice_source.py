@@ -1,4 +1,4 @@
-"""From a model and a batch to pictures of lattices: where the model, given the right labels, places them in time.
+"""Computes pictures of lattices from a model and a batch: where in time the model places the true labels.
 
 B utterances   F feature dimension   T encoder frames   J joint dimension   U labels   S = U + 1
 """

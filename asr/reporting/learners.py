@@ -1,8 +1,8 @@
-"""How the learners of a run got on with each other: their shares of the work, how far apart they were, and what it did.
+"""The report's section on learners: their shares of the work, their distances from each other, and the effects.
 
-Figures come from the metrics of backends (``comm/*``, ``consensus/*``) and of the hook ``diagnostics``
+The numbers come from the metrics of backends (``comm/*``, ``consensus/*``) and of the hook ``diagnostics``
 (arXiv 2112.01433); docs/backends.md and docs/methods/diagnostics.md say what they mean. Runs that lack them have no
-such part.
+such section.
 """
 
 import math
@@ -54,12 +54,12 @@ COLUMNS = (
 
 
 def shown_here(key: str) -> bool:
-    """Whether this part of the page shows a figure."""
+    """True if this section of the page shows the metric."""
     return key.startswith(STALENESS) or key in SHOWN
 
 
 def learner_charts(records: Sequence[RunRecord]) -> list[Html]:
-    """Distances, diagnostics and staleness; those without a figure are left out."""
+    """Charts of distances, diagnostics and staleness; charts without data are left out."""
     measured = any("diagnostics/alpha_e" in row for record in records for row in record.all_rows())
     charts = [
         *(curve_chart(records, curve) for curve in DISTANCES),
@@ -72,7 +72,7 @@ def learner_charts(records: Sequence[RunRecord]) -> list[Html]:
 
 
 def staleness_of(record: RunRecord) -> Counter[int]:
-    """Exchanges of all learners by their staleness."""
+    """The number of exchanges of all learners, by staleness."""
     counted: Counter[int] = Counter()
     for row in record.all_rows():
         for key, value in row.items():
@@ -105,7 +105,7 @@ def staleness_chart(records: Sequence[RunRecord]) -> Html | None:
 
 
 def learners_table(record: RunRecord) -> Html:
-    """A line per learner: its share of the units, and what communication cost it; empty where there is one learner."""
+    """A row per learner: its share of the units and its cost of communication; empty for a single learner."""
     if len(record.rows) < 2:
         return Html("")
     learners = [replace(record, rows={learner: record.rows[learner]}) for learner in sorted(record.rows)]
@@ -117,7 +117,7 @@ def learners_table(record: RunRecord) -> Html:
 
 
 def _cells(learner: RunRecord, units: float) -> list[str]:
-    """The figures of one learner, in the order of ``COLUMNS`` after the first; ``units`` are those of all."""
+    """The cells of one learner's row, in the order of ``COLUMNS[1:]``; ``units`` counts the units of all learners."""
     own, exposed = learner.most("data/units"), _mean(learner, "time/comm_exposed")
     exchanges = staleness_of(learner)
     stale = sum(age * count for age, count in exchanges.items()) / exchanges.total() if exchanges else math.nan
@@ -135,6 +135,6 @@ def _cells(learner: RunRecord, units: float) -> list[str]:
 
 
 def _mean(learner: RunRecord, key: str) -> float:
-    """The mean of a figure over the rows that have it; NaN without."""
+    """The mean of a metric over the rows that have it; NaN if none has it."""
     values = [value for row in learner.all_rows() if math.isfinite(value := number(row, key))]
     return sum(values) / len(values) if values else math.nan

@@ -1,7 +1,7 @@
 """HTML that cannot be broken by what it shows: every string is escaped unless it is ``Html``.
 
-``tag`` is the only way to make markup, and the only maker of ``Html`` beside ``join`` and the plots. A page carries its
-style with it and fetches nothing: it can be mailed, archived and opened without a network.
+``tag`` is the only way to make markup, and the only maker of ``Html`` beside ``join`` and the plots. A page contains
+its style and loads nothing else: it can be mailed, archived and opened without a network.
 """
 
 import html
@@ -29,7 +29,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """What links to the section name it by."""
+        """The name by which links refer to the section."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
 
 
@@ -39,7 +39,7 @@ def escaped(content: str) -> Html:
 
 
 def join(parts: Iterable[str]) -> Html:
-    """Parts one after the other, those that are not ``Html`` escaped."""
+    """Concatenate parts; those that are not ``Html`` are escaped."""
     return Html("".join(escaped(part) for part in parts))
 
 
@@ -80,7 +80,7 @@ def scrolling(content: Html, label: str) -> Html:
 
 
 def details(summary: str, *children: str, is_open: bool = False) -> Html:
-    """A part that unfolds on a click or the Enter key."""
+    """A block that unfolds on a click or the Enter key."""
     return tag("details", tag("summary", summary), *children, open="" if is_open else None)
 
 

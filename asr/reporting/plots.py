@@ -1,7 +1,7 @@
 """The curves of one run, or of several over one another.
 
-One run: every learner as a thin line, and what they amount to together as a bold one. Several runs: one line each.
-Every chart carries its unit under its title and the same facts in words, for those who do not see it.
+For one run, every learner is a thin line and their mean or sum a bold one. For several runs there is one line each.
+Every chart carries its unit under its title and a description in words, for readers who cannot see it.
 """
 
 import math
@@ -19,23 +19,23 @@ from asr.reporting.series import Series, mean, running_total, series, smooth, th
 from asr.reporting.svg import DASHES, FONT_SIZE, MUTED, new_axes, series_colour, series_dash
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.7, 2.7
-POINTS = 240  # of a bold line: about two pixels each
+POINTS = 240  # points of a bold line: about two pixels each
 MOST_BARS = 16  # learners with a bar each; more become one bar, their mean
-SMOOTHING_FRACTION = 1 / 60  # of a curve's points: standard deviation of the smoothing
-MARKED_POINTS = 40  # of a line of evaluations: fewer are dots too
-LEAST_SMOOTHING_POINTS = 2.0  # where a curve has points enough for it
+SMOOTHING_FRACTION = 1 / 60  # standard deviation of the smoothing, as a fraction of a curve's points
+MARKED_POINTS = 40  # a line of fewer evaluations also shows a dot at each
+LEAST_SMOOTHING_POINTS = 2.0  # least standard deviation, where a curve has enough points
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What one chart shows."""
+    """The content of one chart."""
 
     key: str
     title: str
     note: str  # the unit, and how to read it
     reduce: Callable[[Sequence[Series]], Series] = mean
     smoothed: bool = False
-    prepare: Callable[[Series], Series] = lambda curve: curve  # of each learner's own curve
+    prepare: Callable[[Series], Series] = lambda curve: curve  # applied to each learner's own curve
     form: Callable[[float], str] = text.compact
     over: str = "samples"
     from_zero: bool = False  # a linear scale that begins at zero, however far values spread
@@ -79,7 +79,7 @@ TIME_PARTS = (
 
 
 def training_charts(records: Sequence[RunRecord]) -> list[Html]:
-    """Loss, evaluations, learning rate and gradient norm; those without a figure are left out."""
+    """Charts of loss, evaluations, learning rate and gradient norm; charts without data are left out."""
     curves = [LOSS, LOSS_OVER_TIME, *CURVES[1:]] if len(records) > 1 else list(CURVES)
     charts = [curve_chart(records, curve) for curve in curves]
     evaluations = [
@@ -92,7 +92,7 @@ def training_charts(records: Sequence[RunRecord]) -> list[Html]:
 
 
 def cost_charts(records: Sequence[RunRecord]) -> list[Html]:
-    """Throughput, where the time of a step goes, and traffic."""
+    """Charts of throughput, of the parts of a step's time, and of traffic."""
     sent = any(record.most(TRAFFIC.key) > 0 for record in records)
     charts = (
         curve_chart(records, THROUGHPUT),
@@ -105,9 +105,9 @@ def cost_charts(records: Sequence[RunRecord]) -> list[Html]:
 def other_figures(
     records: Sequence[RunRecord], elsewhere: Callable[[str], bool]
 ) -> tuple[list[Html], list[tuple[str, float]]]:
-    """Figures that no other chart shows, those of hooks and of backends not known here; not those shown ``elsewhere``.
+    """Metrics that no other chart shows, such as those of hooks; keys for which ``elsewhere`` is true are left out.
 
-    Charts of those that change, and with its value each that never did in any run.
+    Returns charts of the metrics that change, and each metric that is constant in all runs with its value.
     """
     shown = {curve.key for curve in (*CURVES, THROUGHPUT, TRAFFIC)} | {key for key, _ in TIME_PARTS}
     keys = sorted({key for record in records for key in record.keys()} - shown)  # noqa: SIM118 - a method of the record
@@ -128,7 +128,7 @@ def other_figures(
 
 
 def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:
-    """One figure of training over the samples; None where no run has it."""
+    """A chart of one training metric over the samples; None if no run has it."""
     axes = new_axes(WIDTH_INCHES, HEIGHT_INCHES)
     shown: list[tuple[str, Series]] = []
     for index, record in enumerate(records):
@@ -152,12 +152,12 @@ def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:
 
 
 def smoothing_points(size: int) -> float:
-    """Standard deviation of the smoothing of a curve of ``size`` points, in points."""
+    """Standard deviation, in points, of the Gaussian that smooths a curve of ``size`` points."""
     return max(size * SMOOTHING_FRACTION, min(LEAST_SMOOTHING_POINTS, size / 15))
 
 
 def evaluation_chart(records: Sequence[RunRecord], kind: str, title: str, note: str, scale: float) -> Html | None:
-    """A figure of the evaluations while training, one line per run and set; None where there was none."""
+    """A chart of one metric of the evaluations during training, one line per run and set; None without evaluations."""
     sets = sorted({name for record in records for name in record.evaluated_sets()})
     keys = {f"eval/{name}/{kind}": name for name in sets}
     return keys_chart(records, keys, f"eval-{kind}", title, f"{note} on {', '.join(sets)}, over samples", scale)
@@ -166,9 +166,10 @@ def evaluation_chart(records: Sequence[RunRecord], kind: str, title: str, note: 
 def keys_chart(
     records: Sequence[RunRecord], keys: Mapping[str, str], name: str, title: str, note: str, scale: float = 1.0
 ) -> Html | None:
-    """Several figures in one chart, by key with what each is called: the learners' mean, one line per run and figure.
+    """A chart of several metrics, given by key and label: the learners' mean, one line per run and metric.
 
-    Several runs have a colour each and figures a dash; the figures of one run have the colours. None without a figure.
+    With several runs, colours distinguish runs and dashes metrics; with one run, colours distinguish metrics. None
+    without data.
     """
     axes = new_axes(WIDTH_INCHES, HEIGHT_INCHES)
     shown: list[tuple[str, Series]] = []
@@ -193,7 +194,7 @@ def keys_chart(
 
 
 def time_chart(records: Sequence[RunRecord]) -> Html | None:
-    """Seconds of a step by what they are spent on: a bar per learner of one run, per run of several."""
+    """The parts of a step's time in seconds: a bar per learner of one run, or per run of several."""
     bars = _time_bars(records)
     if not bars:
         return None

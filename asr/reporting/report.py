@@ -22,7 +22,7 @@ MOST_LEARNERS = 16  # with a line each; more are folded away
 
 
 def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticePicture] = ()) -> str:
-    """The page of one run, or of several compared. A part for which the runs have no figures is left out."""
+    """The page of one run, or of several compared. Sections without data are left out."""
     runs = [records] if isinstance(records, RunRecord) else list(records)
     if not runs:
         raise UsageError("a report needs at least one run, got none; name run folders")
@@ -47,7 +47,7 @@ def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticeP
 
 
 def headline(runs: Sequence[RunRecord], title: str) -> Html:
-    """What one wants to know first."""
+    """The results that a reader wants first."""
     kicker = tag("p", "Murmuration run" if len(runs) == 1 else "Murmuration", class_="kicker")
     if len(runs) > 1:
         return join((kicker, tag("h1", title), tag("p", " · ".join(run.name for run in runs), class_="facts")))
@@ -59,7 +59,7 @@ def headline(runs: Sequence[RunRecord], title: str) -> Html:
 
 
 def tiles(run: RunRecord) -> list[Html]:
-    """The chief figures, large."""
+    """The chief numbers, set large."""
     found = [
         tile(f"WER, {result.title}", text.percent(result.wer), result_aside(result), chief=True)
         for result in run.results[:TILES]
@@ -85,20 +85,20 @@ def tiles(run: RunRecord) -> list[Html]:
 
 
 def tile(label: str, value: str, aside: str, chief: bool = False) -> Html:
-    """One figure with its name above and a remark below."""
+    """One number with its name above and a remark below."""
     shown = tag("dd", tag("span", value, class_="figure"), tag("span", aside, class_="aside"))
     return tag("div", tag("dt", label), shown, class_="chief" if chief else None)
 
 
 def result_aside(result: Result) -> str:
-    """The interval, or how much speech the figure rests on."""
+    """A remark on a result: its interval, or the amount of speech it was measured on."""
     if result.interval is not None:
         return f"95 % interval {text.interval(result.interval)}"
     return f"{text.count(result.reference_words)} words"
 
 
 def backend(run: RunRecord) -> str:
-    """The scheme of communication, as the summary names it or the configuration builds it."""
+    """The backend, as the summary names it or else as the configuration builds it."""
     return str(run.summary.get("backend") or target(run, "backend"))
 
 
@@ -113,7 +113,7 @@ def target(run: RunRecord, node: str) -> str:
 
 
 def learners(run: RunRecord) -> str:
-    """How many learners, in words."""
+    """The number of learners, in words."""
     return f"{run.learners} learner{'' if run.learners == 1 else 's'}"
 
 
@@ -146,7 +146,7 @@ def comparison(runs: Sequence[RunRecord]) -> Html:
 
 
 def differences(runs: Sequence[RunRecord]) -> Html:
-    """Settings that the runs do not share, but their names."""
+    """Settings that differ between the runs, their names excepted."""
     keys = sorted({key for run in runs for key in run.config})
     rows = []
     for key in keys:
@@ -161,7 +161,7 @@ def differences(runs: Sequence[RunRecord]) -> Html:
 
 
 def results_table(runs: Sequence[RunRecord]) -> Html:
-    """Every evaluation with its errors by kind."""
+    """A table of every evaluation with its errors by kind."""
     several = len(runs) > 1
     columns = ["set", "search", "WER", "95 % interval", "CER", "ins", "del", "sub", "words", "utterances", "decoded in"]
     header = [*(["run"] if several else []), *columns]
@@ -190,7 +190,7 @@ def grid(charts: Sequence[Html]) -> Html:
 
 
 def learners_section(runs: Sequence[RunRecord]) -> Html:
-    """How the learners shared the work, how far apart they were and what came of it."""
+    """The section on learners: their shares of the work, their distances and the effects."""
     tables = [(run.name, learners_table(run), run.learners) for run in runs]
     several = len(runs) > 1
     shown = [
@@ -229,7 +229,7 @@ def lattice_section(lattices: Sequence[LatticePicture]) -> Html:
 
 
 def others(runs: Sequence[RunRecord]) -> Html:
-    """What hooks and backends report beside the usual, folded away; what never changed is only listed."""
+    """Further metrics of hooks and backends, folded away; those that never changed are only listed."""
     charts, constants = other_figures(runs, elsewhere=shown_here)
     rows = [(key, text.figure(value)) for key, value in constants]
     listed = [table(("never changed", "value"), rows, "Figures that never changed", numbers=(1,))] if rows else []
@@ -247,7 +247,7 @@ def configuration(runs: Sequence[RunRecord]) -> Html:
 
 
 def environment(run: RunRecord, several: bool) -> Html:
-    """What the summary says beside its figures: machine, versions, commit."""
+    """The environment in the summary: machine, versions, commit."""
     told = {
         key: run.summary[key]
         for key in ("learners", "backend", "best", "wall_seconds", "environment")
@@ -261,7 +261,7 @@ def environment(run: RunRecord, several: bool) -> Html:
 
 
 def flattened(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Entries of nested mappings one after the other; what describes the machine loses its prefix."""
+    """Entries of nested mappings as one list; those that describe the machine lose their prefix."""
     entries = []
     for key, value in values.items():
         if isinstance(value, Mapping):

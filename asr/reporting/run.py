@@ -1,7 +1,7 @@
 """A run folder as data: rows of every learner, evaluation results with their transcripts, configuration, summary.
 
-Only the metrics or the configuration must be there; whatever else is missing (a run that is still going on, one never
-evaluated) is empty or None, and the page says less.
+Only the metrics or the configuration must exist; anything else that is missing (because the run is going on or was
+never evaluated) is empty or None, and its part of the page is left out.
 """
 
 import ast
@@ -20,14 +20,14 @@ from asr.runs.run_folder import Evaluation, RunFolder
 from distributed.errors import UsageError
 
 _TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_LISTED = re.compile(rf"\[(?:{_TEXT}(?:, {_TEXT})*)?\]")  # as Python writes a list of texts
+_LISTED = re.compile(rf"\[(?:{_TEXT}(?:, {_TEXT})*)?\]")  # the form in which Python prints a list of strings
 
-STILL_THERE = 0.9  # of the run's samples: a learner without rows after that has left (resumed with fewer learners)
+STILL_THERE = 0.9  # fraction of the samples: a learner without later rows has left (resume with fewer learners)
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One utterance as it was said and as it was recognised, in words."""
+    """Reference and hypothesis of one utterance, as lists of words."""
 
     utterance_id: str
     reference: tuple[str, ...]
@@ -36,7 +36,7 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One evaluation: a test set decoded in one way. Figures that the file lacks are NaN."""
+    """One evaluation: a test set under one search. Metrics that the file lacks are NaN."""
 
     set_name: str
     decode: str  # greedy, beam8, ...
@@ -47,19 +47,19 @@ class Result:
     substitutions: float
     reference_words: float
     utterances: float
-    interval: tuple[float, float] | None  # of the word error rate
+    interval: tuple[float, float] | None  # 95 % interval of the word error rate
     transcripts: tuple[Transcript, ...]  # empty where no recogs file was written
-    arithmetic: str  # that it was decoded in, as "fp32 on cpu"; empty where that was not recorded
+    arithmetic: str  # arithmetic of the decoding, such as "fp32 on cpu"; empty if not recorded
 
     @property
     def title(self) -> str:
-        """How tables name it."""
+        """Name of the run in tables."""
         return f"{self.set_name} · {self.decode}"
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """Everything that a report shows of one run."""
+    """All data of one run that a report shows."""
 
     name: str
     rows: Mapping[int, Sequence[Row]]  # by learner, in the order of writing
@@ -70,7 +70,7 @@ class RunRecord:
 
     @property
     def learners(self) -> int:
-        """Learners that the run had when its last row was written."""
+        """Number of learners when the run's last row was written."""
         ends = [number(rows[-1], "samples") for rows in self.rows.values() if rows]
         return sum(end >= STILL_THERE * max(ends) for end in ends)
 
@@ -95,16 +95,16 @@ class RunRecord:
         return [row for learner in sorted(self.rows) for row in self.rows[learner]]
 
     def keys(self) -> list[str]:
-        """Every figure that some row has, sorted."""
+        """The keys of all metrics in any row, sorted."""
         return sorted({key for row in self.all_rows() for key in row if "/" in key})
 
     def evaluated_sets(self) -> list[str]:
-        """Sets that were evaluated while training."""
+        """The sets that were evaluated during training."""
         return sorted({key.split("/")[1] for key in self.keys() if key.startswith("eval/") and key.count("/") == 2})
 
 
 def number(values: Mapping[str, Any], key: str) -> float:
-    """The value of ``key``; NaN where it is missing or no number."""
+    """The value of ``key`` in a row; NaN if it is missing or no number."""
     value = values.get(key)
     return float(value) if isinstance(value, int | float) else math.nan
 

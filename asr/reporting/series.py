@@ -1,7 +1,7 @@
-"""Curves as numbers: one learner's figure over the samples, the mean or sum over learners, smoothing, thinning.
+"""Curves as numbers: one learner's metric over the samples, the mean or sum over learners, smoothing, thinning.
 
 Learners of an asynchronous scheme log at sample counts of their own, and a resumed run may have another number of them:
-curves are put on a common grid first, each learner counting only where it was there.
+curves are interpolated to a common grid first, and each learner counts only where it has data.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A curve: ``x`` ascending, ``y`` NaN where the figure is not finite."""
+    """A curve: ``x`` ascending, ``y`` NaN where the metric is not finite."""
 
     x: Values
     y: Values
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to draw."""
+        """True if there is nothing to draw."""
         return not np.isfinite(self.y).any()
 
 
 def series(rows: Sequence[Row], key: str, over: str = "samples") -> Series:
-    """The figure ``key`` of one learner over ``over``, from the rows that have it."""
+    """The metric ``key`` of one learner over the metric ``over``, from the rows that have it."""
     having = [row for row in rows if key in row]
     x = np.array([number(row, over) for row in having], dtype=np.float64)
     y = np.array([number(row, key) for row in having], dtype=np.float64)
@@ -40,17 +40,17 @@ def series(rows: Sequence[Row], key: str, over: str = "samples") -> Series:
 
 
 def mean(curves: Sequence[Series]) -> Series:
-    """The mean over the learners that are there."""
+    """The mean over the learners that have data at a point."""
     return _combined(curves, lambda y_LN, present_LN: y_LN.sum(0) / present_LN.sum(0))
 
 
 def total(curves: Sequence[Series]) -> Series:
-    """The sum over the learners that are there."""
+    """The sum over the learners that have data at a point."""
     return _combined(curves, lambda y_LN, _: y_LN.sum(0))
 
 
 def _combined(curves: Sequence[Series], reduce: Callable[[Values, NDArray[np.bool_]], Values]) -> Series:
-    """L curves on the union of their points (N), interpolated, reduced where any of them is there."""
+    """Interpolate L curves to the union of their N points and reduce them where any of them has data."""
     curves = [curve for curve in curves if not curve.empty]
     if not curves:
         return Series(np.empty(0), np.empty(0))
@@ -62,7 +62,7 @@ def _combined(curves: Sequence[Series], reduce: Callable[[Values, NDArray[np.boo
 
 
 def _on_grid(curve: Series, x_N: Values) -> Values:
-    """Interpolated between finite points, and held for one interval before the first and after the last."""
+    """Interpolate between finite points and extend by one interval before the first and after the last point."""
     finite = np.isfinite(curve.y)
     x, y = curve.x[finite], curve.y[finite]
     reach = float(np.median(np.diff(x))) if len(x) > 1 else 0.0
@@ -71,9 +71,9 @@ def _on_grid(curve: Series, x_N: Values) -> Values:
 
 
 def smooth(curve: Series, points: float) -> Series:
-    """Mean over neighbours weighted by a Gaussian of standard deviation ``points``, with no lag; NaN points left out.
+    """Smooth without lag by a Gaussian of standard deviation ``points``; NaN points are left out.
 
-    It is the mean of logarithms where every value is positive: a loss that falls by decades keeps its shape.
+    Logarithms are averaged where every value is positive, so that a loss that falls by decades keeps its shape.
     """
     keep = np.isfinite(curve.y)
     x, y = curve.x[keep], curve.y[keep]
@@ -90,7 +90,7 @@ def smooth(curve: Series, points: float) -> Series:
 
 
 def thin(curve: Series, most: int) -> Series:
-    """At most ``most`` points, each the mean of neighbours: what a plot of that many pixels can show."""
+    """Reduce to at most ``most`` points, each the mean of neighbours, as many as a plot of that width can show."""
     size = len(curve.x)
     if size <= most:
         return curve
@@ -101,12 +101,12 @@ def thin(curve: Series, most: int) -> Series:
 
 
 def spread(curves: Sequence[Series]) -> tuple[Series, Series]:
-    """The lowest and the highest of the learners that are there."""
+    """The lowest and the highest value of the learners that have data at a point."""
     low = _combined(curves, lambda y_LN, present_LN: np.where(present_LN, y_LN, np.inf).min(0))
     high = _combined(curves, lambda y_LN, present_LN: np.where(present_LN, y_LN, -np.inf).max(0))
     return low, high
 
 
 def running_total(curve: Series) -> Series:
-    """The sum so far of what rows report since the row before."""
+    """The running total of a metric whose rows hold the amount since the row before."""
     return Series(curve.x, np.nancumsum(curve.y))

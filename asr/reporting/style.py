@@ -1,7 +1,7 @@
-"""The look of a report: one style sheet, its colours as variables with a light and a dark value.
+"""The style of a report: one style sheet, its colours as variables with a light and a dark value.
 
-Plots use the same variables (see svg.py), so that they follow the reader's theme. Series colours are told apart by
-readers with any colour vision (after Okabe and Ito, 2008) and have at least 3:1 contrast to the page in both themes.
+Plots use the same variables (see svg.py), so that they follow the reader's theme. Series colours can be distinguished
+by readers with any colour vision (after Okabe and Ito, 2008) and have at least 3:1 contrast to the page in both themes.
 """
 
 SERIES = 6

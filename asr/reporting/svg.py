@@ -22,7 +22,7 @@ ROLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"} | {
     f"#0101{index:02x}": f"var(--series-{index - 16})" for index in range(16, 16 + SERIES)
 }
 DASHES: tuple[str, ...] = ("solid", "dashed", "dotted", "dashdot")
-FONT_SIZE = 8.5  # of the plots' texts, in points
+FONT_SIZE = 8.5  # font size of the plots' texts, in points
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "murmuration",
@@ -72,7 +72,7 @@ def inline_svg(axes: Axes, name: str, description: str, css_class: str = "plot")
 
 
 def _content(markup: str, name: str) -> str:
-    """What lies between the opening <svg> and the end, free of metadata and of styles that would reach the page."""
+    """The content of the <svg> element, without metadata and without styles that would affect the page."""
     content = markup[markup.index("<metadata>") : markup.index("</svg>") + len("</svg>")]
     content = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", content, flags=re.DOTALL)
     content = re.sub(r'<g id="[^"]*"/>|<defs>\s*</defs>', "", content)

@@ -1,4 +1,4 @@
-"""Numbers as people read them. What is not known is a dash."""
+"""Formats numbers for people; unknown numbers become a dash."""
 
 import math
 
@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 def compact(value: float, _position: int | None = None) -> str:
-    """A number for an axis, with k, M, G, T for powers of a thousand. Takes a tick's position, as formatters do."""
+    """A number for an axis, with k, M, G, T for powers of a thousand; the tick's position is a formatter's argument."""
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10**power:
             return f"{value / 10**power:.4g}{letter}"

@@ -1,6 +1,6 @@
-"""What was recognised wrongly: the worst utterances, and the words that are confused most often.
+"""Recognition errors: the worst utterances, and the words that are confused most often.
 
-Words are aligned as in the errs file of the run, so that page and file agree.
+Words are aligned as in the run's errs file, so that page and file agree.
 """
 
 from collections import Counter
@@ -18,14 +18,14 @@ Kind = Literal["same", "substitution", "deletion", "insertion"]
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One place of an alignment; a word that is not there is empty."""
+    """One position of an alignment; a missing word is empty."""
 
     reference: str
     hypothesis: str
 
     @property
     def kind(self) -> Kind:
-        """What happened to the word."""
+        """The kind of error: insertion, deletion, substitution, or none."""
         if self.reference == self.hypothesis:
             return "same"
         if not self.reference:
@@ -42,7 +42,7 @@ class Aligned:
 
     @property
     def errors(self) -> int:
-        """Words inserted, deleted and substituted."""
+        """Number of words inserted, deleted and substituted."""
         return sum(edit.kind != "same" for edit in self.edits)
 
     @property
@@ -64,7 +64,7 @@ def worst(transcripts: Sequence[Transcript], limit: int) -> list[Aligned]:
 
 
 def confusions(transcripts: Sequence[Transcript], limit: int) -> dict[Kind, list[tuple[Edit, int]]]:
-    """The most frequent substitutions, deletions and insertions, with how often each happened."""
+    """The most frequent substitutions, deletions and insertions, with their counts."""
     counts = Counter(edit for transcript in transcripts for edit in align(transcript).edits)
     found: dict[Kind, list[tuple[Edit, int]]] = {"substitution": [], "deletion": [], "insertion": []}
     for edit, times in sorted(counts.items(), key=lambda item: (-item[1], item[0].reference, item[0].hypothesis)):
@@ -74,7 +74,7 @@ def confusions(transcripts: Sequence[Transcript], limit: int) -> dict[Kind, list
 
 
 def utterance_list(utterances: Sequence[Aligned]) -> Html:
-    """Utterances with their errors marked in the text: struck out is what was missed, underlined what was written."""
+    """Utterances with errors marked in the text: missed words are struck out, written ones underlined."""
     items = []
     for aligned in utterances:
         words = len(aligned.transcript.reference)
@@ -85,7 +85,7 @@ def utterance_list(utterances: Sequence[Aligned]) -> Html:
 
 
 def marked(edits: Sequence[Edit]) -> Html:
-    """The reference with what was missed as <del> and what was written in its place, or added, as <ins>."""
+    """The reference with missed words as <del> and words written instead or in addition as <ins>."""
     words: list[Html] = []
     for edit in edits:
         if edit.kind == "same":

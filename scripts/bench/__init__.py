@@ -1,1 +1,1 @@
-"""Benchmarks and experiments behind the figures in docs/: each saves its environment, command and figures as JSON."""
+"""Benchmarks and experiments behind the numbers in docs/: each saves its environment, command and results as JSON."""

@@ -1,9 +1,9 @@
-"""What compressed gradients cost and save: bytes for several numbers of learners, time of the selection, gradient build-up.
+"""Cost and savings of compressed gradients: bytes for several numbers of learners, selection time, gradient build-up.
 
     python scripts/bench/compression.py --json compression.json --plot build-up.svg
 
 Bytes are measured: real learners reduce one gradient of Conformer-S (10 million parameters) under each scheme, and what
-they hand to collectives is counted, indices and uncompressed parameters included. The time of selection and memory is
+they pass to collectives is counted, indices and uncompressed parameters included. The time of selection and memory is
 measured against forward and backward of the same model on one learner, in turns, as medians. Build-up is simulated in
 one process: how many distinct entries all learners together send under local top-k and under ScaleCom.
 """
@@ -45,12 +45,12 @@ from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
 PIECES = 1024  # with so many outputs Conformer-S has 10.5 million parameters
-UTTERANCES, FRAMES, TOKENS = 4, 800, 40  # of the step that the selection is compared with: four utterances of 8 s
+UTTERANCES, FRAMES, TOKENS = 4, 800, 40  # batch of the step that the selection is compared with: four utterances of 8 s
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 
 
 def schemes(rate: int) -> Mapping[str, Callable[[World], CompressedBackend]]:
-    """Everything that is compared, by the names of the figures."""
+    """All schemes that are compared, by their names in the results."""
     sparse: Any = {"rate": rate, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0}
     return {
         "scalecom": lambda world: ScaleCom(**sparse, overlap=False, bucket_mb=1, world=world),
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
 
 
 def conformer() -> SpeechModel:
-    """Conformer-S with its weights drawn at random."""
+    """Build Conformer-S with random weights."""
     config = compose("train", ["model=conformer_s"])
     model: SpeechModel = build(config.model, vocabulary_size=PIECES, feature_dimension=80)
     return model
@@ -105,7 +105,7 @@ def prepared(backend: CompressedBackend, model: torch.nn.Module) -> CompressedBa
 
 
 def traffic(world: World, rate: int) -> list[Row]:
-    """What one step hands to collectives and sends on the wire, per scheme; run by every learner."""
+    """Bytes that one step passes to collectives and sends on the wire, per scheme; run by every learner."""
     rows, model = [], conformer()
     for name, make in schemes(rate).items():
         backend = prepared(make(world), model)
@@ -123,7 +123,7 @@ def traffic(world: World, rate: int) -> list[Row]:
 
 
 def selection_fraction(rate: int, repetitions: int) -> dict[str, float]:
-    """Seconds of ScaleCom's pass over the gradient on one learner, its norm included, over those of a step's computation."""
+    """ScaleCom's time for selection and norm on one learner, as a fraction of the computation time of a step."""
     torch.set_num_threads(1)
     world = World(0, 1, 0, 1, torch.device("cpu"), None)
     model, batch = conformer(), noise_batch()
@@ -158,7 +158,7 @@ def noise_batch() -> Batch:
 
 
 def build_up(rate: int, steps: int, entries: int = 40_000, noise: float = 1.0) -> list[Row]:
-    """How many times more than entries / rate all learners together send, at the mean over the second half of ``steps``."""
+    """Entries that all learners together send, over entries / rate; the mean over the second half of ``steps``."""
     rows: list[Row] = []
     for scheme in ("local_topk", "scalecom"):
         for learners in SIMULATED:
@@ -168,7 +168,7 @@ def build_up(rate: int, steps: int, entries: int = 40_000, noise: float = 1.0) -
 
 
 def simulate(scheme: str, learners: int, rate: int, steps: int, entries: int, noise: float) -> list[float]:
-    """The union of what learners send over what one sends, step by step, with classic error feedback.
+    """The union of the entries that all learners send, over those that one sends, step by step with error feedback.
 
     Gradients are a direction that all share, of entries of very unequal size, and normal ``noise`` of each learner's own
     of the same sizes.
@@ -195,7 +195,7 @@ def largest(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
 
 
 def figures(rows: Sequence[Row], growth: Sequence[Row]) -> dict[str, float]:
-    """The rows as figures by scheme and number of learners."""
+    """The rows as flat results, keyed by scheme and number of learners."""
     found = {f"bytes_ratio/{row['scheme']}/{row['learners']}": row["bytes_ratio"] for row in rows}
     return found | {f"union/{row['scheme']}/{row['learners']}": row["union"] for row in growth}
 

@@ -1,9 +1,9 @@
-"""How long training waits for its data: Conformer S on 16 kHz FLAC, through the parts that scripts/train.py uses.
+"""Time that training waits for its data: Conformer S on 16 kHz FLAC, through the parts that scripts/train.py uses.
 
     python scripts/bench/dataloader.py --json docs/results/dataloader.json [--quick]
 
 Speech of the synthetic corpus is written as FLAC to a temporary folder, with noises and impulse responses beside it.
-For each way of loading: the loader alone, through an epoch, and a training run, whose first steps are not counted.
+Each way of loading is measured with the loader alone, for an epoch, and in training, without its first steps.
 ``data_wait_fraction`` is the time that steps waited for units over the time of the steps; figures without a suffix are
 those of one loading process that keeps nothing (``workers_1``).
 """
@@ -65,11 +65,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """The extent of the measurement."""
 
-    utterances: int  # of an epoch
+    utterances: int  # utterances per epoch
     warm_up: int  # steps that are not counted: processes start, kernels are compiled
-    steps: int  # that are counted
+    steps: int  # counted steps
 
 
 FULL, QUICK = Size(utterances=128, warm_up=2, steps=12), Size(utterances=40, warm_up=1, steps=3)
@@ -120,18 +120,18 @@ def write_flac(path: Path, samples: np.ndarray, text: str) -> Utterance:
 
 
 def measure(variant: str, folder: Path, size: Size, world: World) -> dict[str, Any]:
-    """The figures of one way of loading."""
+    """Measure one way of loading."""
     trainer = make_trainer(variant, folder, size, world)
     dataset = trainer.parts.dataset
     assert isinstance(dataset, UnitDataset)
     seconds = sum(utterance.duration for utterance in dataset.utterances)
     if dataset.cache.limit_gb > 0:
-        list(load(trainer))  # what is measured is a later epoch
+        list(load(trainer))  # only a later epoch is measured
     loaded = load_alone(trainer)
     trainer.fit(None)
     trainer.parts.recorder.close()
     rows = [row for row in read_rows(RunFolder(folder / variant).metrics_of(0)) if "time/step" in row][size.warm_up :]
-    step_seconds, wait_seconds = (sum(row[key] for row in rows) for key in ("time/step", "time/data_wait"))
+    step_seconds, wait_seconds = sum(row["time/step"] for row in rows), sum(row["time/data_wait"] for row in rows)
     return {
         "variant": variant,
         "settings": list(VARIANTS[variant]),
@@ -145,7 +145,7 @@ def measure(variant: str, folder: Path, size: Size, world: World) -> dict[str, A
 
 
 def make_trainer(variant: str, folder: Path, size: Size, world: World) -> Trainer:
-    """A run as scripts/train.py makes it."""
+    """Build a trainer as scripts/train.py does."""
     overrides = [
         "data=manifests", f"data.root={folder}", "data.train=train.jsonl", "evaluation.sets=[]", "model=conformer_s",
         "batch.units=1", f"batch.unit_utterances={UNIT_UTTERANCES}", f"trainer.max_steps={size.warm_up + size.steps}",
@@ -177,7 +177,7 @@ def load_alone(trainer: Trainer) -> float:
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Of every variant, and without a suffix those of the headline."""
+    """The results of all variants; those of the headline variant have keys without a suffix."""
     found: dict[str, float] = {}
     for row in rows:
         for key in ("utterances_per_second", "data_wait_fraction"):

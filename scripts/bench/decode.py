@@ -3,10 +3,10 @@
     python scripts/bench/decode.py --run exp/my-run --set test --utterances 600 --json decode.json
 
 One thread; the same model on the same utterances, method after method on each unit in turn, seconds of processor time
-from features to labels, encoder included. torchaudio's RNNTBeamSearch (1-best) takes one utterance at a time, as it must;
-the others take a unit, or one at a time to tell what batching brings. By default torchaudio ranks hypotheses by score per
-label; "by score" is that search with the ranking of ours. Speeds are told beside the faster of the two, word error rates
-beside the more accurate one, with the paired interval of scripts/evaluate.py (docs/evaluation.md).
+from features to labels, encoder included. torchaudio's RNNTBeamSearch (1-best) takes one utterance at a time, as it
+must; the others take a unit, or one at a time to show the effect of batching. By default torchaudio ranks hypotheses by
+score per label; "by score" is the same search with our ranking. Speeds are compared with the faster of the two, word
+error rates with the more accurate one, with the paired interval of scripts/evaluate.py (docs/evaluation.md).
 """
 
 import argparse
@@ -52,10 +52,10 @@ Recognise = Callable[[Batch], list[list[int]]]  # labels of each utterance
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a method recognises."""
+    """The result of a method."""
 
     texts: dict[str, str]  # by utterance
-    unit_seconds: list[float]  # of processor time
+    unit_seconds: list[float]  # processor time per unit
 
 
 def main(arguments: list[str]) -> None:
@@ -170,7 +170,7 @@ def one_by_one(recognise: Recognise) -> Recognise:
 
 
 def references_of(batches: Sequence[Batch], tokenizer: Tokenizer) -> dict[str, str]:
-    """What was said, by utterance."""
+    """The reference texts, by utterance."""
     return {
         name: tokenizer.decode(row[:length])
         for batch in batches
@@ -181,12 +181,12 @@ def references_of(batches: Sequence[Batch], tokenizer: Tokenizer) -> dict[str, s
 
 
 def measure(trained: Trained, batches: Sequence[Batch], recognisers: Mapping[str, Recognise]) -> dict[str, Found]:
-    """What each method recognises, and how long it takes; they take turns on every unit."""
+    """The hypotheses and the time of each method; methods take turns on every unit."""
     found = {name: Found({}, []) for name in recognisers}
     placed = [trained.inference().moved_to_model(batch) for batch in batches]
     with evaluating(trained.model, trained.device, trained.precision):
         for recognise in recognisers.values():
-            recognise(placed[0].part(0, 1))  # what is set up at the first call
+            recognise(placed[0].part(0, 1))  # setup at the first call is not measured
         for batch in placed:
             for name, recognise in recognisers.items():
                 start = time.thread_time()
@@ -199,7 +199,7 @@ def measure(trained: Trained, batches: Sequence[Batch], recognisers: Mapping[str
 
 
 def rows_of(references: Mapping[str, str], found: Mapping[str, Found]) -> list[dict[str, Any]]:
-    """One row per method, beside torchaudio's: the faster of its two, and the one with fewer errors."""
+    """One row per method, compared with torchaudio's faster search and with its more accurate one."""
     seconds = {name: sum(each.unit_seconds) for name, each in found.items()}
     counts = {name: counts_by_utterance(references, each.texts) for name, each in found.items()}
     totals = {name: total(each) for name, each in counts.items()}

@@ -1,8 +1,9 @@
-"""What each hook costs in time per step, loading included, on synthetic speech: python scripts/bench/hooks.py --json hooks.json
+"""Time per step that each hook costs, loading included: python scripts/bench/hooks.py --json hooks.json
 
-One trainer for each hook and one without any, over the same units of the same plan, take their steps in turn, so that other
-load falls on all of them alike. Times are those of the process (one thread); a row holds medians over the steps, and the
-median of the ratios to the step without hooks that came just before. Signals are kept in memory after the first epoch.
+One trainer for each hook and one without any, over the same units of the same plan, take their steps in turn, so that
+other load falls on all of them alike. Times are those of the process (one thread); a row holds medians over the steps,
+and the median of the ratios to the step without hooks that came just before. Signals are kept in memory after the first
+epoch.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from scripts.composition.trainer import assemble
 
 RATE = 16000  # Hz
 NONE = "none"
-HOOKS = {  # what a hook needs; {files}: the folder that ``write_files`` fills
+HOOKS = {  # the settings that a hook needs; {files}: the folder that ``write_files`` fills
     "spec_augment": (),
     "length_perturbation": (),
     "sequence_noise": (),
@@ -73,7 +74,7 @@ class Times:
 
 
 def overrides(hook: str, files: Path, utterances: int, model: str) -> list[str]:
-    """The run of a hook, as one would type it; the same plan for all."""
+    """Command-line overrides of the run with a hook; all runs have the same plan."""
     needed = [each.format(files=files) for each in HOOKS.get(hook, ())]
     return [
         f"hooks=[{'' if hook == NONE else hook}]", *needed, f"model={model}", f"data.root={files / 'corpus'}",
@@ -84,7 +85,7 @@ def overrides(hook: str, files: Path, utterances: int, model: str) -> list[str]:
 
 
 def write_files(folder: Path, utterances: int, model: str) -> None:
-    """Random noises and rooms, n-best lists that lack some tokens, and a language model that has hardly learnt."""
+    """Write the files that hooks need: noises, rooms, n-best lists that lack some tokens, a language model."""
     rng = np.random.default_rng(0)
     decay = np.exp(-np.arange(RATE // 2) / (0.1 * RATE))
     for name, samples in (
@@ -113,7 +114,7 @@ def write_files(folder: Path, utterances: int, model: str) -> None:
 
 
 def write_language_model(folder: Path, utterances: int) -> None:
-    """A run of scripts/train_lm.py of one step, on the transcripts of the corpus, with the default model."""
+    """Train the default language model for one step on the corpus's transcripts, with scripts/train_lm.py."""
     data = [each for each in overrides(NONE, folder, utterances, "") if each.startswith("data.")]
     run_of_a_step = ["backend=single", "trainer.max_steps=1", "evaluation.sets=[]", "logger=[]"]
     config = compose("train_lm", [*data, *run_of_a_step])
@@ -126,7 +127,7 @@ def write_language_model(folder: Path, utterances: int) -> None:
 
 
 def start(hook: str, files: Path, utterances: int, model: str) -> Trainer:
-    """The trainer of a hook, ready to step."""
+    """Start the trainer of a hook; it is ready to take steps."""
     config = compose("train", overrides(hook, files, utterances, model))
     choose_matmul(config.launch.matmul)
     folder = files / "runs" / hook
@@ -150,7 +151,7 @@ def one_step(trainer: Trainer, units: Sequence[Unit], times: Times) -> None:
 
 
 def measure(trainers: Mapping[str, Trainer], steps: int) -> dict[str, Times]:
-    """Steps in turn; those of the first epoch, in which signals are read, are left out."""
+    """Time the steps of all trainers in turn; those of the first epoch, which reads signals, are left out."""
     plan = trainers[NONE].parts.plan
     times = {hook: Times() for hook in trainers}
     for units in plan.epoch(0):
@@ -203,7 +204,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model", default="lstm_tiny", help="of conf/model; dropconnect wants LSTMs")
     parser.add_argument("--hooks", nargs="+", choices=HOOKS, default=list(HOOKS), help="these alone")
     chosen = parser.parse_args(arguments)
-    made_with = environment()  # as of now: commits may follow while it runs
+    made_with = environment()  # recorded at the start, since commits may follow while it runs
     flush_denormals()
     torch.set_num_threads(1)
     steps, utterances = (10, 40) if chosen.quick else (100, 160)

@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 600.0
 
 
 def run_learners(size: int, work: Callable[..., Any], *arguments: Any, pinned: bool = False) -> list[Any]:
-    """``work(world, *arguments)`` of each of ``size`` learners, by rank; ``work`` and its results must be picklable.
+    """Run ``work(world, *arguments)`` on ``size`` learners; results are by rank and, like ``work``, must be picklable.
 
     Args:
         pinned: each learner, with all its threads, keeps to a core of its own, of which there must be enough (Linux).

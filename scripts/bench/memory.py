@@ -1,4 +1,4 @@
-"""How much memory a piece of work needs at its peak, beyond what its process held before."""
+"""Peak memory of a piece of work, beyond the memory that its process held before."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def peak_extra_bytes(work: Callable[[], Any], rehearsal: Callable[[], Any]) -> int:
-    """Run ``work`` in a forked copy of this process; how far its resident memory rose above where it began.
+    """Run ``work`` in a forked copy of this process; returns the rise of its resident memory at the peak, in bytes.
 
     ``rehearsal`` runs before, so that code which is loaded when it is first used is not counted. Linux alone. Threads do
     not survive a fork: the process should compute with one.
@@ -21,7 +21,7 @@ def peak_extra_bytes(work: Callable[[], Any], rehearsal: Callable[[], Any]) -> i
         status = 1
         try:
             rehearsal()
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed before shall not hide what is taken now
+            ctypes.CDLL(None).malloc_trim(0)  # memory freed earlier must not hide new allocations
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             before = _status_bytes("VmRSS")
             work()

@@ -1,12 +1,13 @@
-"""What each training method brings on real speech: a baseline, each method alone, all combined; with and without a language model.
+"""Gains of training methods on real speech: a baseline, each alone, all combined; with and without language model.
 
     python scripts/bench/methods.py --data data.root=data/fsdd --seeds 1 2 3 --folder exp/methods --json methods.json
 
-Connected digits, a quarter of the strings, one speaker left out (``--full``: each of three); or ``--corpus speechocean762``, with
-``--override init_from=`` as its recipe wants it. All runs of a corpus differ in their hooks alone, which have their defaults:
-the papers' best. In each fold a language model is trained on transcripts; hypotheses for label smoothing are those of the baseline of the same fold and seed. The
-weights of the language model are tuned on dev, with the fold's first baseline, and are then those of every run.
-Differences are paired by utterance (scripts/bench/paired.py). The same command goes on where it was interrupted.
+The data are connected digits, a quarter of the strings, one speaker left out (``--full``: each of three), or ``--corpus
+speechocean762``, with ``--override init_from=`` as its recipe wants it. All runs of a corpus differ only in their
+hooks, whose settings are the defaults: the papers' best. In each fold a language model is trained on transcripts;
+hypotheses for label smoothing come from the baseline of the same fold and seed. The language model's weights are tuned
+on dev with the fold's first baseline and used in every run. Differences are paired by utterance
+(scripts/bench/paired.py). The same command goes on where it was interrupted.
 """
 
 import argparse
@@ -38,7 +39,7 @@ SEARCHES = ("greedy", "beam", "beam and language model")
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Where methods are compared."""
+    """A corpus on which methods are compared."""
 
     experiment: str
     folds: Mapping[str, Sequence[str]]
@@ -47,7 +48,7 @@ class Corpus:
 
 
 def alone(hook: str, *settings: str, lifted: bool = True) -> list[str]:
-    """A method beside SpecAugment, which all have."""
+    """The hooks of a run with one method in addition to SpecAugment, which all runs have."""
     until = [f"hooks.{hook}.until_epoch={{lifted}}"] if lifted else []
     return [f"hooks=[{hook},spec_augment]", *until, *(f"hooks.{hook}.{each}" for each in settings)]
 
@@ -61,7 +62,7 @@ METHODS = {
     "sequence_noise": alone("sequence_noise", lifted=False),
     "dropconnect": alone("dropconnect", lifted=False),
     "replicas": alone("replicas", lifted=False),
-    # As swb300_combined, with scheduled sampling, whose place SwitchOut would take.
+    # Like swb300_combined, with scheduled sampling, which excludes SwitchOut.
     "combined": [
         "hooks=[nbest_label_smoothing,scheduled_sampling,dropconnect,replicas,sequence_noise,length_perturbation,spec_augment]",
         "hooks.nbest_label_smoothing.lists={lists}", "hooks.nbest_label_smoothing.until_epoch={middle}",
@@ -90,22 +91,22 @@ CORPORA = {
 
 
 def places_of(baseline: Path, lm: Path, epochs: int) -> dict[str, str]:
-    """What stands in braces in the settings of methods. Those that papers lift towards the end are off in the last sixth."""
+    """Values of placeholders in the settings of methods; methods that papers end early are off in the last sixth."""
     lists = RunFolder(baseline).nbest("train")
     return {"lists": str(lists), "lm": str(lm), "middle": str(epochs * 5 // 12), "lifted": str(epochs * 5 // 6)}
 
 
 class Study:
-    """Trains and evaluates what is compared on a corpus."""
+    """Trains and evaluates all runs that are compared on a corpus."""
 
     def __init__(
         self, trials: Trials, corpus: Corpus, epochs: int, data: Sequence[str], overrides: Sequence[str]
     ) -> None:
         self.trials = trials
         self.corpus = corpus
-        self.epochs = epochs  # of a recogniser
+        self.epochs = epochs  # epochs of a recogniser
         self.data = data  # settings of recognisers and language models
-        self.overrides = overrides  # of recognisers
+        self.overrides = overrides  # overrides of recognisers
         self.tuned: dict[str, list[str]] = {}  # by fold, settings of the search with a language model
 
     def language_model(self, fold: str, overrides: Sequence[str]) -> Path:
@@ -116,7 +117,7 @@ class Study:
         return run
 
     def train(self, name: str, fold: str, seed: int, lm: Path) -> Path:
-        """Train a run and, of a baseline, write what it takes the training utterances for; the run's folder."""
+        """Train a run and return its folder; a baseline also decodes the training set to n-best lists."""
         run = self.trials.run(fold, f"{name}-{seed}")
         budget = (f"seed={seed}", f"trainer.epochs={self.epochs}", *self.overrides)
         places = places_of(self.trials.run(fold, f"{BASELINE}-{seed}"), lm, self.epochs)
@@ -188,7 +189,7 @@ def main(arguments: list[str]) -> None:
 
 
 def table(search: str, errors: Mapping[str, Errors], methods: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Print what the methods differ in from the baseline under one search; its rows."""
+    """Print the differences between methods and baseline under one search; returns the rows."""
     rows = [row(name, methods[name], of_method, errors[BASELINE]) for name, of_method in errors.items()]
     print(f"\n{search}")
     print_table(rows)
@@ -202,7 +203,7 @@ def save(
     made_with: Mapping[str, Any],
     **remarks: Any,
 ) -> None:
-    """Write all rows, and for each method what the language model brings it."""
+    """Save all rows, and for each method the gain by the language model."""
     figures = {f"wer/{each['search']}/{each['variant']}": each["wer"] for each in rows}
     _, without, fused = SEARCHES
     gains = [row(name, [], of_method, errors[without][name]) for name, of_method in errors[fused].items()]

@@ -54,7 +54,7 @@ IBM_SYMBOLS = " abcdefghijklmnopqrstuvwxyz'0123456789.,-&/+_"  # 45: with blank 
 IBM = ("features.num_mels=40", "features.deltas=2", f'tokenizer.alphabet="{IBM_SYMBOLS}"')
 TARGETS = 32_000  # states of the papers' acoustic models
 DBLSTM = ("features.num_mels=40", "features.deltas=2", f"model.num_targets={TARGETS}")
-AS_IN_THE_PAPER = {  # what a model was made to read and write; others take the defaults
+AS_IN_THE_PAPER = {  # features and tokens that a model was designed for; others take the defaults
     "conformer_s": PIECES,
     "conformer_m": PIECES,
     "conformer_l": PIECES,
@@ -79,7 +79,7 @@ class StepMeter(Hook):
 
     def on_step_start(self, progress: Progress) -> None:
         if progress.step == 0:
-            self.meter.reset()  # what the probe took is not the steps' own
+            self.meter.reset()  # time and memory of the probe are not the steps'
         self.began = time.process_time()
 
     def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
@@ -88,7 +88,7 @@ class StepMeter(Hook):
 
 
 def overrides(model: str, steps: int, corpus: Path, utterances: int) -> list[str]:
-    """The run of a model, as one would type it."""
+    """Command-line overrides of the run of a model."""
     return [
         f"model={model}",
         *AS_IN_THE_PAPER.get(model, ()),
@@ -108,7 +108,7 @@ def overrides(model: str, steps: int, corpus: Path, utterances: int) -> list[str
 
 
 def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, Any]:
-    """Train a model for a few steps; its row of the table."""
+    """Train a model for a few steps and return its row of the table."""
     config = compose("train", overrides(model, steps, corpus, utterances))
     if AS_IN_THE_PAPER.get(model) == DBLSTM:
         config.frame_targets = str(corpus / "random-targets")
@@ -141,7 +141,7 @@ def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, 
 
 
 def draw_targets(config: DictConfig) -> None:
-    """A random class for every frame of the training split: what a step costs does not depend on which."""
+    """Draw a random class for every training frame, since the cost of a step does not depend on classes."""
     corpus, features = build(config.data), build(config.features)
     generator = torch.Generator().manual_seed(0)
     classes = {
@@ -173,7 +173,7 @@ def summary(model: str, rows: list[dict[str, Any]], meter: StepMeter) -> dict[st
 
 
 def in_own_process(model: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure a model in a fresh process; RuntimeError with its last words if it fails."""
+    """Measure a model in a fresh process; raises RuntimeError with the end of its output if it fails."""
     result = folder / f"{model}.json"
     command = [sys.executable, "-m", "scripts.bench.models", "--only", model, "--json", str(result)]
     command += ["--corpus", str(options.corpus or folder / "corpus"), *(["--quick"] if options.quick else [])]
@@ -207,7 +207,7 @@ def main(arguments: list[str]) -> None:
     if chosen.only:
         chosen.json.write_text(json.dumps(measure(chosen.only, steps, chosen.corpus, utterances)))
         return
-    made_with = environment()  # as of now: commits may follow while it runs
+    made_with = environment()  # recorded at the start, since commits may follow while it runs
     models = [name for name in options("model") if not chosen.quick or name.endswith("_tiny")]
     print("| model | parameters | outputs | step | audio s/s | peak memory | loss |\n|---|---|---|---|---|---|---|")
     rows = []

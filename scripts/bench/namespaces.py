@@ -75,7 +75,7 @@ def linked_hosts(number: int) -> Iterator[list[Host]]:
 
 
 def _join(host: Host, namespace: str, interface: str) -> None:
-    """A cable between a host and an interface of another namespace."""
+    """Join a host and an interface of another namespace by a veth pair."""
     ends = ["netns", host.namespace, "type", "veth", "peer", "name", interface, "netns", namespace]
     _ip("link", "add", host.interface, *ends)
 
@@ -89,9 +89,9 @@ def _plug_into_switch(hosts: Sequence[Host], switch: str) -> None:
 
 
 def run_on(hosts: Sequence[Host], script: str, *arguments: str) -> list[dict[str, Any]]:
-    """Run a script of this folder on all hosts, as a launcher with one learner per host would; what each recorded.
+    """Run a script of this folder on all hosts, one learner per host; returns the record of each.
 
-    It gets the names of its interface and of the JSON file that it shall write, and ``arguments``.
+    The script gets the names of its interface and of the JSON file that it must write, followed by ``arguments``.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{rank}.json" for rank in range(len(hosts))]

@@ -1,14 +1,14 @@
-"""Step times of two learners on a link of limited bandwidth, under our schemes and torch's own data parallelism.
+"""Step times of two learners on a link of limited bandwidth, under this project's schemes and torch's own ones.
 
     sudo .venv/bin/python scripts/bench/network.py --json network.json
 
 Compute is real: a perceptron of 10 million parameters (--quick: 5) on batches of 150 to 200 ms. The link is emulated
 (scripts/bench/namespaces.py); its goodput is measured in the same run by plain TCP, in both directions at once, with
-messages of the model's size. Schemes take turns, always with both learners at work; among them are computation alone, and
-computation while plain TCP fills the link, which shows what the kernel's part of it takes from the learners' cores. A
-turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; of that scheme
-only exchanges count that began and ended within these steps. Figures are medians over turns and learners; step times
-are compared with computation alone in the same turn.
+messages of the model's size. Schemes take turns, always with both learners at work; among them are computation alone,
+and computation while plain TCP fills the link, which shows what the kernel's part of it takes from the learners' cores.
+A turn gives the mean over its steps, which for the asynchronous scheme last as long as several exchanges; of that
+scheme only exchanges count that began and ended within these steps. Figures are medians over turns and learners; step
+times are compared with computation alone in the same turn.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from scripts.composition.startup import run_main
 
 BANDWIDTHS = ("1gbit", "200mbit")
 FULL, QUICK = Plan(width=1216, turns=5, steps=4, exchanges=20), Plan(width=864, turns=1, steps=2, exchanges=8)
-ROUNDS_SHARE = 0.8  # of the rounds that the link has room for: what an asynchronous scheme shall complete
+ROUNDS_SHARE = 0.8  # target of an asynchronous scheme, as a fraction of the rounds that the link has room for
 FIGURES = (
     "step_ratio", "step_over_bound", "wire_efficiency", "rounds_per_step", "rounds_over_target",
     "counted_over_interface",
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(bandwidths: Sequence[str], plan: Plan) -> list[Record]:
-    """What both learners recorded."""
+    """Run the measurement on both learners and return their records."""
     with linked_hosts(2) as hosts:
         return run_on(hosts, "network_learner.py", hosts[0].address, json.dumps(asdict(plan)), *bandwidths)
 
@@ -95,20 +95,20 @@ def summarise(bandwidth: str, records: Sequence[Record]) -> list[Record]:
         if scheme == "adpsgd":
             room = min(1.0, compute * goodput / records[0]["message_bytes"])
             row["rounds_over_target"] = row["rounds_per_step"] / (ROUNDS_SHARE * room)
-        if payload_bytes and scheme != "tcp":  # of which nothing but bytes given to the kernel is counted
+        if payload_bytes and scheme != "tcp":  # for tcp only the bytes given to the kernel are counted
             row["counted_over_interface"] = median("counted_bytes", scheme) / median("interface_bytes", scheme)
         rows.append(row)
     return rows
 
 
 def step_ratios(scheme: str, measured: Sequence[Record]) -> list[float]:
-    """Step time over that of computation alone in the same turn, which a machine's slow drift leaves alone."""
+    """Step times relative to computation alone in the same turn, so that slow drift of the machine cancels."""
     pairs = [zip(each["step_seconds"][scheme], each["step_seconds"]["compute"], strict=True) for each in measured]
     return [step / compute for turns in pairs for step, compute in turns]
 
 
 def figures(rows: Sequence[Record]) -> dict[str, float]:
-    """The rows as figures by scheme and bandwidth."""
+    """The rows as flat results, keyed by scheme and bandwidth."""
     found = {}
     for row in rows:
         if row["scheme"] == "compute":

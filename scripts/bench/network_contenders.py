@@ -1,4 +1,4 @@
-"""What scripts/bench/network.py compares: schemes of this project and of torch, each training the same perceptron."""
+"""The contenders of scripts/bench/network.py: schemes of this project and of torch that train the same perceptron."""
 
 from dataclasses import dataclass
 
@@ -50,13 +50,13 @@ class Contender:
         self.backend.zero_grad()
 
     def settle(self, world: World) -> None:
-        """Return when nothing of this scheme is in flight anywhere."""
+        """Wait until no message of this scheme is in flight anywhere."""
         if self.backend is not None:
             self.backend.drain()
         world.barrier()
 
     def take(self, world: World) -> dict[str, float]:
-        """The figures of communication since the last call."""
+        """The metrics of communication since the last call."""
         return world.traffic.take() if self.backend is None else self.backend.metrics()
 
 
@@ -67,7 +67,7 @@ def network(width: int) -> nn.Module:
 
 
 def contenders(world: World, width: int) -> dict[str, Contender]:
-    """Everything that is compared; all of them stay in memory and take turns."""
+    """All schemes that are compared; all of them stay in memory and take turns."""
     message_bytes = sum(p.numel() * p.element_size() for p in network(width).parameters())
 
     def ours(backend: FlatBackend) -> Contender:
@@ -102,7 +102,7 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
 
 
 def scalecom(world: World, overlap: bool) -> ScaleCom:
-    """Compressed gradients, with overlap one layer in each bucket."""
+    """Compressed gradients; with overlap, each bucket holds one layer."""
     return ScaleCom(
         rate=SCALECOM_RATE,
         rates=[],
@@ -116,7 +116,7 @@ def scalecom(world: World, overlap: bool) -> ScaleCom:
 
 
 def local_topk(world: World) -> LocalTopK:
-    """Compressed gradients of which every learner chooses its own entries."""
+    """Compressed gradients for which every learner selects its own entries."""
     return LocalTopK(rate=SCALECOM_RATE, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
 
 

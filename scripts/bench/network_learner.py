@@ -24,22 +24,22 @@ from scripts.bench.namespaces import interface_bytes, limit_bandwidth
 from scripts.bench.network_contenders import ROUNDS_PER_STEP, Contender, contenders
 
 ASYNCHRONOUS = ("adpsgd", "tcp")  # whose messages last as long as several steps
-COMPUTE_SECONDS = 0.17  # of one step, which the batch size is chosen for
-COMPUTE_STEPS = 5  # of computation alone or beside plain TCP, for each step of a scheme
+COMPUTE_SECONDS = 0.17  # computation time of one step, for which the batch size is chosen
+COMPUTE_STEPS = 5  # steps of computation alone or beside plain TCP, for each step of a scheme
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured."""
+    """The extent of the measurement."""
 
-    width: int  # of the perceptron's layers
+    width: int  # width of the perceptron's layers
     turns: int
-    steps: int  # of a scheme per turn
+    steps: int  # steps of a scheme per turn
     exchanges: int  # one after the other, that an asynchronous scheme has time for per turn
 
 
 def seconds_of(action: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Time a call, in seconds."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
@@ -62,7 +62,7 @@ class Measurement:
     def __init__(self, world: World, interface: str, address: str, found: dict[str, Contender]) -> None:
         self.world = world
         self.interface = interface
-        self.address = address  # of learner 0
+        self.address = address  # address of learner 0
         self.found = found
         self.message = torch.zeros(sum(p.numel() for p in found["compute"].model.parameters()))
         self.exchange = NeighbourExchange(
@@ -102,7 +102,7 @@ class Measurement:
         return seconds / messages
 
     def run(self, x: Tensor, plan: Plan) -> dict[str, Any]:
-        """Figures of every contender, by kind."""
+        """Measure every contender; returns the values by kind."""
         figures: dict[str, Any] = defaultdict(lambda: defaultdict(list))
         goodput = []
         for _ in range(plan.turns):
@@ -126,7 +126,7 @@ class Measurement:
 
     @contextmanager
     def _beside(self, name: str) -> Iterator[Callable[[], int]]:
-        """What goes on while a contender computes; gives the bytes sent so far by it."""
+        """The traffic beside a contender's computation; gives a function that returns the bytes it has sent so far."""
         if name == "tcp":
             with plain_tcp.saturated(self.world.rank, self.address) as sent:
                 yield sent
@@ -146,8 +146,8 @@ class Measurement:
                 contender.step(x)
                 steps += 1
             figures["step_seconds"][name].append((time.perf_counter() - started) / steps)
-            inside = contender.take(self.world)  # of an asynchronous scheme: exchanges that began and ended inside
-            by_itself = steps * contender.payload_bytes + sent() - sent_before  # what no backend has counted
+            inside = contender.take(self.world)  # asynchronous schemes: exchanges that began and ended inside
+            by_itself = steps * contender.payload_bytes + sent() - sent_before  # bytes that no backend has counted
             contender.settle(self.world)
         counted = inside["comm/bytes_sent"] + contender.take(self.world)["comm/bytes_sent"]
         sent_per_step = (payload(inside) + by_itself) / steps
@@ -161,7 +161,7 @@ class Measurement:
 
 
 def payload(figures: dict[str, float]) -> float:
-    """Bytes sent that were the exchange of a step."""
+    """Number of payload bytes that a step's exchange sends."""
     return figures["comm/bytes_sent"] - figures["comm/control_bytes_sent"]
 
 

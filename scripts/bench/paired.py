@@ -1,8 +1,9 @@
 """Word error rates of variants over folds and seeds, and their differences from the first one, paired by utterance.
 
-Two intervals. In that over utterances a resample draws utterances, each with all its seeds: it tells what to expect of these
-very models on other speech. In the other one it draws seeds first: it tells what to expect of the method, and is the one to
-claim a gain by. Of few seeds it is too narrow, by sqrt((n - 1) / n) for n of them.
+Two intervals are given. For the interval over utterances, a resample draws utterances, each with all its seeds: it
+predicts how these very models do on other speech. For the interval over seeds, a resample draws seeds first: it
+predicts how the method does, and claims of a gain should rest on it. With n seeds it is too narrow by the factor
+sqrt((n - 1) / n).
 
 S seeds   U utterances of all folds
 """
@@ -16,19 +17,20 @@ from asr.decoding.bootstrap import INTERVAL, REPLICATIONS, resampled_sums
 from asr.decoding.comparison import Comparison, compare
 from asr.decoding.wer import ErrorCounts
 
-Errors = dict[tuple[str, int], dict[str, ErrorCounts]]  # of a variant: by fold and seed, then by utterance
+Errors = dict[tuple[str, int], dict[str, ErrorCounts]]  # error counts of a variant, by fold and seed, then by utterance
 
 
 def total(errors: Mapping[str, ErrorCounts]) -> ErrorCounts:
-    """All utterances together."""
+    """Error counts of all utterances together."""
     return sum(errors.values(), ErrorCounts())
 
 
 def row(name: str, settings: Sequence[str], errors: Errors, baseline: Errors) -> dict[str, Any]:
-    """A variant's figures, and its paired difference from the first one over all folds and seeds."""
-    own, first = (merged(each.values()) for each in (errors, baseline))
+    """The table row of a variant: its error rate, and the paired difference from the first over all folds and seeds."""
+    own, first = merged(errors.values()), merged(baseline.values())
     comparison: Comparison = compare(own, first, replications=REPLICATIONS, seed=0)
-    folds, seeds = (list(dict.fromkeys(each)) for each in zip(*errors, strict=True))
+    folds = list(dict.fromkeys(fold for fold, _ in errors))
+    seeds = list(dict.fromkeys(seed for _, seed in errors))
     of_seeds = [[merged(each[fold, seed] for fold in folds) for seed in seeds] for each in (errors, baseline)]
     return {
         "variant": name,
@@ -75,7 +77,7 @@ def merged(parts: Iterable[Mapping[str, ErrorCounts]]) -> dict[str, ErrorCounts]
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """In Markdown."""
+    """Print the table in Markdown."""
     print("| variant | WER by seed | WER | difference, absolute | 95 % interval over utterances | over seeds too |")
     print("|---|---|---|---|---|---|")
     for each in rows:

@@ -4,8 +4,8 @@
         --variant allreduce backend=allreduce --variant dpsgd backend=dpsgd --override batch.units=4
 
 The first variant is what the others are compared with, paired by utterance, with the errors of all its seeds together
-(scripts/bench/paired.py). ``--fold NAME SETTING`` trains all of it once more with another setting, as with another speaker
-left out; the errors of all folds are pooled. The same command goes on where it was interrupted.
+(scripts/bench/paired.py). ``--fold NAME SETTING`` trains all of it once more with another setting, as with another
+speaker left out; the errors of all folds are pooled. The same command goes on where it was interrupted.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 
 
 def named(option: str, given: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """Settings by the name in front of them."""
+    """Map the name in front of each setting to the settings."""
     found: dict[str, list[str]] = {}
     for name, *settings in given:
         if name in found:

@@ -1,4 +1,4 @@
-"""Plain TCP between two learners: what a link can carry, and what carrying it takes from cores that compute.
+"""Plain TCP between two learners: the goodput of a link, and the computing time that the transfer takes from cores.
 
 Every scheme's exchange goes through the kernel like this, with its own work on top.
 """
@@ -36,7 +36,7 @@ def _joined(address: str) -> socket.socket:
 
 
 def exchange(joined: socket.socket, message_bytes: int) -> None:
-    """A message each way, both at once."""
+    """Send and receive a message at the same time."""
     outgoing, incoming = bytes(message_bytes), memoryview(bytearray(MIB))
     sender = threading.Thread(target=joined.sendall, args=(outgoing,))
     sender.start()
@@ -48,7 +48,7 @@ def exchange(joined: socket.socket, message_bytes: int) -> None:
 
 @contextmanager
 def saturated(rank: int, address: str) -> Iterator[Callable[[], int]]:
-    """The link filled in both directions by two threads of each learner; gives the bytes sent here so far."""
+    """Fill the link in both directions by two threads of each learner; gives the number of bytes sent here so far."""
     outgoing, incoming = bytes(MIB), memoryview(bytearray(MIB))
     sent, over = 0, False
 

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
 
 
 def row(run: str, counts: list[ErrorCounts]) -> dict[str, Any]:
-    """Figures of some utterances together."""
+    """The table row of a group of utterances."""
     total = sum(counts, ErrorCounts())
     interval = bootstrap_interval(
         [each.errors for each in counts], [each.reference_words for each in counts], replications=REPLICATIONS, seed=0

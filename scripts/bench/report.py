@@ -1,4 +1,4 @@
-"""What a benchmark saves: its figures, the rows of its table, and where and how they came about."""
+"""The JSON file that a benchmark saves: its results, the rows of its table, its environment and command."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ def save_figures(
 ) -> None:
     """Write ``{"environment", "command", "figures", "rows"}`` and remarks as JSON, making the folder if it is missing.
 
-    ``made_with`` is the environment when the measurement began, where commits may follow while it runs.
+    ``made_with`` is the environment at the start of the measurement, since commits may follow while it runs.
     """
     surroundings = dict(made_with or environment())
     record = {"environment": surroundings, "command": surroundings["command"], **remarks}

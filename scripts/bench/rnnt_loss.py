@@ -3,10 +3,11 @@
     python scripts/bench/rnnt_loss.py --run exp/demo --json docs/results/rnnt-loss.json
 
 One thread, both on the same path of fp32 matrix products, interleaved in one run, medians of processor time. Lengths
-are uniform between half and full. random: states of an untrained model. trained: lattices of the run, in as many
-classes and joint dimensions. The floor is the time of our own matrix products, all cells in backward, at the rate
-measured in the same rounds. Peak memory: a process each. The pruned loss, another objective, has its first pass fitted to
-the very states that it is measured on; its loss error is the excess of its second pass.
+are uniform between half and full. ``random`` inputs are states of an untrained model; ``trained`` ones are lattices of
+the run, with its classes and joint dimensions. The floor is the time of our own matrix products, all cells in backward,
+at the rate measured in the same rounds. Peak memory is measured in a process for each method. The pruned loss, another
+objective, has its first pass fitted to the states that it is measured on; its loss error is the excess of its second
+pass.
 """
 
 import argparse
@@ -45,16 +46,16 @@ from scripts.composition.startup import run_main
 HEADLINE = (8, 200, 40, 500, 512)
 GRID = ((8, 200, 40, 29, 256), (8, 200, 40, 1024, 320), (4, 400, 80, 500, 512), (16, 60, 12, 500, 512))
 QUICK = (4, 100, 20, 500, 512)
-ALL_CELLS = "ours fp32, all cells"  # in backward too: what the floor is of
+ALL_CELLS = "ours fp32, all cells"  # also in backward; the floor refers to this method
 PRUNED = "ours fp32, pruned"
-FITTING_STEPS = 60  # of the pruned loss's first pass; the best of its windows are found in fewer
+FITTING_STEPS = 60  # steps that fit the pruned loss's first pass; its best windows are found in fewer
 
 Method = Callable[[LossInputs], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of a batch, at most."""
+    """The largest sizes of a batch."""
 
     batch: int
     frames: int
@@ -107,7 +108,7 @@ def random_inputs(sizes: Sizes) -> LossInputs:
 
 
 def with_tensors(inputs: LossInputs, tensors: list[Tensor]) -> LossInputs:
-    """The same lattices of other states."""
+    """The inputs with other encoder states and predictions, and the same lattices."""
     encoder_BTJ, predictor_BSJ, weight_VJ, bias_V = tensors
     return replace(inputs, encoder_BTJ=encoder_BTJ, predictor_BSJ=predictor_BSJ, weight_VJ=weight_VJ, bias_V=bias_V)
 
@@ -204,7 +205,7 @@ def measure(occupancy: str, inputs: LossInputs, rounds: int) -> list[dict[str, A
 
 
 def first_frames(inputs: LossInputs, frames: int) -> LossInputs:
-    """The same, cut short."""
+    """The inputs cut to their first frames."""
     return replace(
         inputs,
         encoder_BTJ=inputs.encoder_BTJ[:, :frames],
@@ -213,7 +214,7 @@ def first_frames(inputs: LossInputs, frames: int) -> LossInputs:
 
 
 def sizes_of(inputs: LossInputs) -> dict[str, int]:
-    """What a row is about."""
+    """The sizes that a row is labelled with."""
     (batch, frames, joint), (classes, _) = inputs.encoder_BTJ.shape, inputs.weight_VJ.shape
     cells = int((inputs.encoder_lengths_B * (inputs.target_lengths_B + 1)).sum())
     labels = inputs.targets_BU.shape[1]
@@ -221,13 +222,13 @@ def sizes_of(inputs: LossInputs) -> dict[str, int]:
 
 
 def kept_fraction(inputs: LossInputs) -> float:
-    """Of the cells, those that backward visits."""
+    """The fraction of cells that backward visits."""
     occupancy_BTS = lattice_occupancy(lattice_arcs(inputs))
     return int((occupancy_BTS >= default_loss().min_occupancy).sum()) / sizes_of(inputs)["cells"]
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds of this thread's processor time that ``work`` takes: what others do on the machine is not in it."""
+    """Processor time in seconds that ``work`` takes on this thread, which other load on the machine does not change."""
     start = time.thread_time()
     work()
     return time.thread_time() - start
@@ -247,12 +248,12 @@ def floor_seconds(inputs: LossInputs) -> float:
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:
-    """Of the whole tensor, Euclidean."""
+    """Euclidean error of the whole tensor, relative to its norm."""
     return float((value.double() - exact.double()).norm() / exact.double().norm())
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The figures of the headline sizes."""
+    """The results for the headline sizes."""
     of = {(row["occupancy"], row["method"]): row for row in reversed(rows)}  # the headline comes first
     theirs, fp32, bf16, all_cells = (of["random", name] for name in METHODS)
     figures = {

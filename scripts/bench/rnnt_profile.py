@@ -1,4 +1,4 @@
-"""Where the time of joiner and transducer loss goes: processor time of each PyTorch operator, forward and backward.
+"""A profile of joiner and transducer loss: processor time of each PyTorch operator, forward and backward.
 
 python scripts/bench/rnnt_profile.py --method "ours fp32"
 """
@@ -35,7 +35,7 @@ class OperatorTimes(TorchDispatchMode):
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run ``func``, by the watch."""
+        """Run ``func`` and record its time."""
         start = time.thread_time()
         result = func(*args, **(kwargs or {}))
         self.seconds[str(func)] += time.thread_time() - start
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     print(choose_matmul("auto"))
     inputs, method = random_inputs(Sizes(*(QUICK if options.quick else HEADLINE))), METHODS[options.method]
     with OperatorTimes():
-        forward_backward(method, inputs)  # what is imported and compiled at first use is not measured
+        forward_backward(method, inputs)  # imports and compilation at first use are not measured
     with OperatorTimes() as operators:
         total = timed(lambda: forward_backward(method, inputs))
     print(f"| {options.method} | calls | ms | of {1e3 * total:.0f} ms |\n|---|---|---|---|")

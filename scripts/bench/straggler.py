@@ -1,13 +1,13 @@
-"""One slow learner among several: how long an epoch takes under each scheme, over the time when none is slow.
+"""One slow learner among several: time of an epoch under each scheme, relative to the time when none is slow.
 
     python scripts/bench/straggler.py --json straggler.json
 
 Part one has four learners whose computation is emulated by sleeping, so that they fit on two cores; communication,
 mixing and the hand-out of units are the real ones. Part two has two learners with real computation, pinned to a core
 each, of which one computes more per unit. An epoch is a fixed number of units. Schemes in lockstep give each learner
-one unit per step, asynchronous ones let each claim its next. The tail, from the first learner that finds no more units
-to the end of the last, is part of the epoch and also told by itself. Cases take turns; figures are medians over turns,
-ratios over the same scheme with none slow in the same turn.
+one unit per step; in asynchronous schemes each learner claims its next unit. The tail, from the first learner that
+finds no more units to the end of the last, is part of the epoch and also listed separately. Cases take turns; results
+are medians over turns, ratios are relative to the same scheme with no slow learner in the same turn.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Part:
     """A set of learners and the schemes that they compare."""
 
     compute: str  # emulated or real
-    suffix: str  # of its figures' names
+    suffix: str  # suffix of its result keys
     learners: int
     schemes: tuple[str, ...]
     run: Callable[..., list[Outcome]]
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
 
 
 def cases_of(part: Part, options: argparse.Namespace) -> list[Case]:
-    """All epochs of a part, in the order in which they are run."""
+    """The epochs of a part, in the order in which they run."""
 
     def units(scheme: str) -> int:
         steps = min(options.units, QUICK_STEPS) if options.quick and scheme not in ASYNCHRONOUS else options.units
@@ -89,7 +89,7 @@ def cases_of(part: Part, options: argparse.Namespace) -> list[Case]:
 
 
 def measure(part: Part, options: argparse.Namespace) -> list[tuple[Case, list[Outcome]]]:
-    """Every epoch with the outcome of each learner."""
+    """Run every epoch and return it with the outcome of each learner."""
     cases = cases_of(part, options)
     by_learner = run_learners(part.learners, part.run, options.parameters, cases, pinned=part.compute == "real")
     return [(case, [outcomes[i] for outcomes in by_learner]) for i, case in enumerate(cases)]
@@ -114,7 +114,7 @@ def summarise(part: Part, measured: Sequence[tuple[Case, list[Outcome]]], unit_s
 
 
 def epoch_figures(case: Case, outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Seconds of an epoch, its tail, and the pace of the learners that are not slow."""
+    """Duration and tail of an epoch in seconds, and the pace of the learners that are not slow."""
     began, first, last = (
         min(each.began for each in outcomes),
         min(each.ended for each in outcomes),
@@ -130,7 +130,7 @@ def epoch_figures(case: Case, outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def figures(rows: Sequence[Found]) -> dict[str, float]:
-    """The rows as figures by scheme and slowdown; those of real computation have names of their own."""
+    """The rows as flat results, keyed by scheme and slowdown; those of real computation have separate keys."""
     found = {}
     for row in rows:
         if row["slowdown"] == 1.0:

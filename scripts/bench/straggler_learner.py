@@ -17,17 +17,17 @@ from distributed.schemes.delay_by_one import DelayByOne
 
 ASYNCHRONOUS: dict[str, TopologyName] = {"adpsgd-ring": "ring", "adpsgd-random_ring": "random_ring"}
 WARM_UP_UNITS = 5  # per learner, before the clock: connections, caches and buckets as in later steps
-LAYERS, BATCH = 3, 256  # of the perceptron that computes
+LAYERS, BATCH = 3, 256  # layers and batch size of the perceptron
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One epoch under one scheme, as every learner is told."""
+    """The settings of one epoch under one scheme, the same for every learner."""
 
     repetition: int
     scheme: str
-    slowdown: float  # of learner 0
-    units: int  # of all learners together
+    slowdown: float  # factor by which learner 0 is slower
+    units: int  # total over all learners
     unit_seconds: float
 
     @property
@@ -38,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One learner's epoch, by the host's clock."""
+    """One learner's epoch: its number of units, and begin and end by the host's clock in seconds."""
 
     units: int
     began: float
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Emulated(nn.Module):
-    """Parameters whose gradient costs next to nothing, after a nap as long as the unit's computation."""
+    """A model whose gradient costs next to nothing, after a sleep as long as the unit's computation."""
 
     def __init__(self, parameters: int) -> None:
         super().__init__()
@@ -103,12 +103,12 @@ def run_real(world: World, parameters: int, cases: Sequence[Case]) -> list[Outco
 
 
 def slowness(world: World, case: Case) -> float:
-    """How many times longer than usual this learner takes for a unit."""
+    """The factor by which this learner is slower than usual on a unit."""
     return case.slowdown if world.rank == 0 else 1.0
 
 
 def run_epoch(world: World, model: nn.Module, case: Case, usual: Sequence[float], own: Sequence[float]) -> Outcome:
-    """One learner's part of an epoch; the model is given ``own``, pass by pass, in each unit, ``usual`` before the clock."""
+    """One learner's part of an epoch: each unit passes ``own`` to the model, the warm-up before the clock ``usual``."""
     backend = build(case.scheme, world)
     wrapped = backend.wrap(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
@@ -129,7 +129,7 @@ def run_epoch(world: World, model: nn.Module, case: Case, usual: Sequence[float]
 
 
 def run_unit(backend: FlatBackend, wrapped: nn.Module, optimizer: torch.optim.Optimizer, work: Sequence[float]) -> None:
-    """A step of one unit, whose passes accumulate."""
+    """Take a step of one unit, whose passes accumulate gradients."""
     divisor = backend.begin_step(1.0, 1.0)
     for each in work[:-1]:
         with backend.accumulating():
@@ -146,7 +146,7 @@ def _more(world: World, case: Case, lockstep: bool, done: int) -> bool:
 
 
 def _passes_of_a_unit(world: World, model: nn.Module, unit_seconds: float) -> int:
-    """How many passes fill a unit while all learners compute."""
+    """The number of passes that fill a unit while all learners compute."""
     seconds = statistics.median(_seconds_of(lambda: model(1.0).backward()) for _ in range(50))
     passes = world.average(torch.tensor([unit_seconds / seconds]))
     return max(1, round(passes.item()))

@@ -2,9 +2,9 @@
 
     sudo .venv/bin/python scripts/bench/traffic.py --learners 4 --json traffic.json
 
-All schemes of scripts/bench/network.py that count for themselves, in turn, on a perceptron; nothing is timed, so that other
-work on the machine does no harm. Interfaces count headers and acknowledgements as well; packets are of 65 kB, as cards that
-split and join them make them.
+All schemes of scripts/bench/network.py that count for themselves, in turn, on a perceptron; nothing is timed, so that
+other work on the machine does no harm. Interfaces count headers and acknowledgements as well; packets are of 65 kB, as
+cards that split and join them make them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from scripts.bench.report import save_figures
 from scripts.composition.startup import run_main
 
 MOST_HOSTS = 16
-WIDTH, STEPS = 1216, 8  # of the perceptron's layers; per scheme
+WIDTH, STEPS = 1216, 8  # width of the perceptron's layers; steps per scheme
 
 
 def main(arguments: list[str]) -> None:
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
 
 
 def row(scheme: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Bytes sent per step, means over learners, and the ratio of each of them."""
+    """Bytes sent per step, the mean over learners, and the ratio for each learner."""
     of_learners = [record[scheme] for record in records]
     return {
         "scheme": scheme,

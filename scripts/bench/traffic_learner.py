@@ -12,12 +12,12 @@ from distributed.learners.launch import World, start, stop
 from scripts.bench.namespaces import interface_bytes
 from scripts.bench.network_contenders import Contender, contenders
 
-ROWS = 4  # of the perceptron's input: what is computed does not matter
-SETTLED_SECONDS = 0.3  # that retransmissions and acknowledgements have time for
+ROWS = 4  # rows of the perceptron's input; the computation does not matter
+SETTLED_SECONDS = 0.3  # time for retransmissions and acknowledgements
 
 
 def main(interface: str, output: str, width: str, steps: str) -> None:
-    """Take steps of every scheme that counts its bytes, and write what it and the interface counted."""
+    """Take steps of every scheme that counts its bytes, and write its counts and the interface's."""
     world = start(place(), join_seconds=120, timeout_seconds=120, patience_seconds=None, device="cpu", threads=1)
     torch.manual_seed(0)
     x = torch.randn(ROWS, int(width))
@@ -44,7 +44,7 @@ def counted(contender: Contender, x: torch.Tensor, steps: int, interface: str, w
 
 
 def settled(contender: Contender, world: World) -> None:
-    """Return when nothing is in flight, neither here nor in the kernel."""
+    """Wait until nothing is in flight, neither here nor in the kernel."""
     contender.settle(world)
     time.sleep(SETTLED_SECONDS)
     world.barrier()

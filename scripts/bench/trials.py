@@ -1,8 +1,8 @@
 """Trained runs that a benchmark compares: trains and evaluates them, and goes on where it was interrupted.
 
-Every run lies in a folder of its own. Training always has its say: it refuses a folder of another configuration, and has
-nothing to do in that of a finished run. An evaluation is done again unless its figures are of the weights of the run and of
-its language models as they are now, and of the same search.
+Every run lies in a folder of its own. Training always has its say: it refuses a folder of another configuration, and
+has nothing to do in that of a finished run. An evaluation is done again unless its figures are of the weights of the
+run and of its language models as they are now, and of the same search.
 """
 
 import json
@@ -29,7 +29,7 @@ QUICK = ("trainer.max_steps=12", "trainer.evaluate_every=12", "trainer.checkpoin
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What all runs have in common."""
+    """Trains and evaluates the runs of an experiment; the fields are the settings that all runs share."""
 
     learners: int
     folder: Path
@@ -60,7 +60,7 @@ class Trials:
         }
 
     def _refuse_other_learners(self, run: Path) -> None:
-        """How many there are is not part of the configuration: a resume may change it."""
+        """Refuse another number of learners, which the configuration does not hold, as a resume may change it."""
         checkpoints, _ = list_checkpoints(RunFolder(run).checkpoints)
         others = {each.world_size for each in checkpoints} - {self.learners}
         if others:
@@ -79,7 +79,7 @@ class Trials:
 
 
 def is_of(figures: Path, origin: Mapping[str, Any]) -> bool:
-    """Whether an evaluation's figures are there, and are of all that is given, as scripts/evaluate.py records it."""
+    """True if an evaluation's results exist and agree with all given facts, as scripts/evaluate.py records them."""
     if not figures.is_file():
         return False
     record = json.loads(figures.read_text(encoding="utf-8"))

@@ -113,7 +113,7 @@ def test_the_others_name_a_lost_learner_and_end(launcher: Any, scheme: str, blow
         assert {k: v.shape for k, v in emergency.model_state().items()} == {k: v.shape for k, v in usual.items()}
 
 
-def test_with_an_agent_per_learner_the_run_names_the_lost_one_and_leaves_a_model(launcher: Any) -> None:
+def test_with_one_agent_per_learner_the_lost_one_is_named_and_a_model_left(launcher: Any) -> None:
     batch = ("batch.units=3", "batch.unit_utterances=2")
     agents = launcher.start_agents(3, "name=agents", "backend=dpsgd", *batch, *LONG)
     folder = launcher.folder / "exp" / "agents"

@@ -32,7 +32,7 @@ def end(process: Forked) -> str:
     return output.splitlines()[-1].partition(": ")[2]
 
 
-def test_a_killed_process_and_then_another_number_of_them_write_the_lists_of_one(
+def test_lists_are_the_same_after_a_kill_and_with_another_process_count(
     launcher: Any, run: Path, tmp_path: Path
 ) -> None:
     settings = (f"run={run}", "hypotheses=5", "decode.beam=10", "shard_utterances=1")

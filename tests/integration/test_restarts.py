@@ -37,9 +37,7 @@ def test_what_is_left_in_the_launcher_s_store_misleads_nobody(launcher: Any, vic
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("starter", ["torchrun", "launch.py"])
-def test_a_killed_learner_costs_nothing_where_the_launcher_starts_all_again(
-    launcher: Any, starter: str, victim: int
-) -> None:
+def test_a_killed_learner_costs_nothing_if_the_launcher_restarts_all(launcher: Any, starter: str, victim: int) -> None:
     launcher.train(2, "name=undisturbed", *RUN)
     start = launcher.start_torchrun if starter == "torchrun" else launcher.start_launcher
     started = start(2, "name=killed", *RUN, restarts=2)

@@ -18,7 +18,7 @@ ROUNDED = [(word, False) for word in words(lambda each: "values" in each.keys)]
 
 
 @pytest.mark.parametrize("scheme", WITH_MEMORY)
-def test_what_learners_have_not_sent_together_is_the_mean_of_their_memories(
+def test_the_jointly_unsent_gradient_is_the_mean_of_the_memories(
     run_learners, compressed, by_hand, scheme: str
 ) -> None:
     """Over beta; and all of them apply the same, bitwise."""
@@ -121,7 +121,7 @@ def test_local_top_k_applies_the_sum_of_what_learners_choose_themselves(run_lear
 
 
 @pytest.mark.parametrize("scheme", WITH_MEMORY)
-def test_a_parameter_that_is_frozen_for_a_while_is_not_sent_and_keeps_what_it_owes(
+def test_a_temporarily_frozen_parameter_is_not_sent_and_keeps_its_memory(
     run_learners, compressed, by_hand, scheme: str
 ) -> None:
     def learner(world: World) -> tuple[dict[str, Tensor], ...]:

@@ -95,7 +95,7 @@ def test_delay_by_one_is_dpsgd_with_complete_mixing(run_learners, laboratory):
 
 
 @pytest.mark.parametrize("scheme", ["delay_by_one", "complete", "ring", "exponential"])
-def test_mean_of_the_weights_follows_synchronous_sgd_where_curvatures_agree(run_learners, scheme: str):
+def test_mean_weights_follow_synchronous_sgd_where_curvatures_agree(run_learners, scheme: str):
     """Same inputs, other targets: gradients are linear with one Hessian, so the mean sees the gradient at the mean."""
     x, y = data(6, 3, 5), data(4, 6, 3, 1)
 

@@ -56,7 +56,7 @@ def make(world: World, kind: type[ScaleCom] = ScaleCom, **options: Any) -> Any:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"values": "bfloat16", "warmup_steps": 2}, {"bucket_mb": 5e-4}])
-def test_it_is_bitwise_what_is_sent_after_backward(
+def test_overlap_is_bitwise_equal_to_sending_after_backward(
     laboratory, run_learners, size: int, options: dict[str, Any]
 ) -> None:
     """Over steps of several units; with one bucket it is bitwise the scheme without overlap."""

@@ -128,7 +128,7 @@ def test_rate_1_and_warm_up_are_dense_averages_bitwise(run_learners, size: int) 
     run_learners(size, learner)
 
 
-def test_the_mean_of_selections_is_the_selection_of_the_mean_and_the_same_everywhere(run_learners) -> None:
+def test_the_mean_of_selections_is_the_selection_of_the_mean_on_all_ranks(run_learners) -> None:
     """With the leader's positions, in turn; all others are zero."""
 
     def learner(world: World) -> list[tuple[Tensor, Tensor, Any]]:

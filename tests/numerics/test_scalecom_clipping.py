@@ -33,7 +33,7 @@ def clipped_mean(world: World, own: Tensor, max_norm: float) -> tuple[Tensor, bo
     return torch.cat([each.grad.flatten() for each in parameters]), report.clipped
 
 
-def test_learners_clip_their_own_gradients_to_what_the_mean_of_independent_ones_may_be(run_learners) -> None:
+def test_learners_clip_their_gradients_to_the_norm_that_fits_the_mean(run_learners) -> None:
     """A mean just below ``max_norm`` passes almost whole, and one twice as long is halved."""
 
     def learner(world: World) -> None:
@@ -49,7 +49,7 @@ def test_learners_clip_their_own_gradients_to_what_the_mean_of_independent_ones_
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_mean_of_clipped_gradients_is_at_most_sqrt_l_times_max_norm_long(run_learners, size: int) -> None:
+def test_the_mean_of_clipped_gradients_has_at_most_sqrt_l_times_max_norm(run_learners, size: int) -> None:
     """However long they are; just that where all agree. A single learner clips as if nothing were compressed."""
 
     def learner(world: World) -> None:

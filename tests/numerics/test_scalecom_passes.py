@@ -41,7 +41,7 @@ class Touched(TorchDispatchMode):
         return result
 
 
-def test_a_step_takes_three_passes_over_the_gradient_and_two_over_the_memory(
+def test_a_step_takes_3_passes_over_the_gradient_and_2_over_the_memory(
     alone: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the leader: selection, memory, new gradient; of norm and clipping, which all schemes have, nothing is counted."""

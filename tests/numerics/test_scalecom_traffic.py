@@ -68,7 +68,7 @@ def test_frozen_parameters_cost_no_entries(run_learners) -> None:
     assert set(run_learners(2, learner)) == {(4 * 48 + 4 * 7 + 8, 4 * (48 + 64))}
 
 
-def test_dense_over_sent_is_at_least_65_at_rate_400_with_ten_million_parameters(
+def test_dense_over_sent_is_at_least_65_at_rate_400_with_10m_parameters(
     run_learners: Callable[..., list[tuple[int, float]]],
 ) -> None:
     """Conformer S, its biases, norms and first convolution sent whole, indices included."""
@@ -117,9 +117,7 @@ def test_a_model_with_frozen_parameters_costs_what_it_costs_without_them(
 
 
 @pytest.mark.parametrize("scheme", words(lambda each: each.compresses))
-def test_parts_of_the_payload_are_per_step_and_make_up_what_the_ratio_is_of(
-    run_learners, compressed, scheme: str
-) -> None:
+def test_payload_parts_are_per_step_and_add_up_to_the_whole_payload(run_learners, compressed, scheme: str) -> None:
     """Warm-up is uncompressed; a figure is over the steps since the last one."""
 
     def learner(world: World) -> None:

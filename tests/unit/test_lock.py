@@ -19,7 +19,7 @@ def locked() -> dict[str, str]:
     return {canonicalize_name(each.name): next(iter(each.specifier)).version for each in needed}
 
 
-def test_the_lock_holds_a_version_that_the_project_allows_of_everything_it_names() -> None:
+def test_the_lock_holds_an_allowed_version_of_every_dependency() -> None:
     extras = [each for group in PROJECT["optional-dependencies"].values() for each in group]
     versions = locked()
     for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):

@@ -1,4 +1,4 @@
-"""What all readers share: from what tables say of utterances to manifests that were checked against the audio.
+"""Base of all readers: turns the entries of tables into manifests that are checked against the audio.
 
 A reader turns each table into ``Entry`` and ``Defect`` objects. Here the headers of the audio are read, durations
 filled in and what cannot be used is refused under ``data.on_bad``. The manifests are written once, into a folder of
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An utterance as a table names it; what only the audio's header tells is not known yet."""
+    """An utterance as a table describes it, before the audio's header has been read."""
 
     where: str  # file:line
     id: str
@@ -52,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of the entries of a split: utterances and defects are together as many as there were entries."""
+    """Outcome for the entries of a split: each entry has become an utterance or a defect."""
 
     utterances: list[Utterance]
     defects: list[Defect]
@@ -62,7 +62,7 @@ class Settled:
 def settle(
     entries: Iterable[Entry | Defect], sample_rate: int, case: Case, markers: Set[str], *, resample: bool
 ) -> Settled:
-    """Utterances that agree with their audio, without ``markers`` in their texts, and what is wrong with the others."""
+    """Sort entries into utterances that agree with their audio, ``markers`` removed from their texts, and defects."""
     entries = list(entries)
     headers = read_headers({entry.audio_filepath for entry in entries if isinstance(entry, Entry)})
     settled = Settled([], [], Counter())
@@ -143,13 +143,13 @@ class TableCorpus(Corpus):
         self.cache = Path(self.cache)
         self.markers = checked_markers(self.remove)
         self.splits = {split: [Path(part) for part in parts] for split, parts in self.parts().items() if parts}
-        self._told = False
+        self._logged = False
         if not self.splits:
             raise UsageError(f"data has no split: {', '.join(self.parts())} are all empty; name what they are made of")
 
     @abstractmethod
     def parts(self) -> Mapping[str, Sequence[Path]]:
-        """What train, dev and test are made of, below ``root``; one of nothing is left out."""
+        """The parts of train, dev and test, below ``root``; a split without parts is left out."""
 
     def prepare(self) -> dict[str, Path]:
         """Write the manifests under ``cache`` unless they are there; it takes as long as reading the header of every file."""
@@ -177,20 +177,20 @@ class TableCorpus(Corpus):
 
         folder = self.cache / content_hash(**parameters)
         self.make_once(folder, make, key="data.cache")
-        self._tell(folder)
+        self._log_left_out(folder)
         return {split: folder / f"{split}.jsonl" for split in self.splits}
 
-    def _tell(self, folder: Path) -> None:
-        """Log what was left out, also when the manifests were there already; once, however often we prepare."""
-        for split in () if self._told else self.splits:
+    def _log_left_out(self, folder: Path) -> None:
+        """Log the utterances left out, even if the manifests existed before; once, however often ``prepare`` runs."""
+        for split in () if self._logged else self.splits:
             left_out = [defect for defect in read_refused(folder, split) if not defect.by_choice]
             if left_out:
                 count = f"{len(left_out)} utterance{'s' * (len(left_out) > 1)}"
-                again = "once their audio is mended, delete that folder to have it looked at again"
+                again = "once their audio is repaired, delete that folder to have them checked again"
                 logger.warning("%s: left out %s, listed in %s; %s", split, count, folder / REFUSED_FILE, again)
             for defect in left_out[:SHOWN]:
                 logger.warning("  %s", defect)
-        self._told = True
+        self._logged = True
 
     def _write(self, folder: Path) -> None:
         removed: dict[str, Counter[str]] = {}
@@ -206,7 +206,7 @@ class TableCorpus(Corpus):
         (folder / REMOVED_FILE).write_text(json.dumps(removed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     def own_parameters(self) -> dict[str, Any]:
-        """What determines the manifests beside the tables and the settings of this base."""
+        """The parameters that determine the manifests, beside the tables and the settings of this base."""
         return {}
 
     @abstractmethod
@@ -219,12 +219,12 @@ class TableCorpus(Corpus):
 
     @abstractmethod
     def entries(self, split: str) -> Iterator[Entry | Defect]:
-        """What the tables of a split say, one for each utterance."""
+        """The entries in the tables of a split, one for each utterance."""
 
 
 @dataclass(kw_only=True, eq=False)
 class NamedSplits(TableCorpus):
-    """Base of the readers whose splits are named as such."""
+    """Base of the readers whose settings name the parts of each split."""
 
     train: list[Path]
     dev: list[Path]
@@ -240,7 +240,7 @@ def _stamp(table: Path) -> tuple[str, int, int]:
 
 
 def read_refused(folder: Path, split: str) -> list[Defect]:
-    """What a reader left out of a split when it wrote the manifests in ``folder``."""
+    """The defects that a reader left out of a split when it wrote the manifests in ``folder``."""
     records = [record for _, record in read_json_lines(folder / REFUSED_FILE)]
     try:
         return [
@@ -251,7 +251,7 @@ def read_refused(folder: Path, split: str) -> list[Defect]:
 
 
 def read_removed(folder: Path, split: str) -> dict[str, int]:
-    """How often each marker was taken out of the texts of a split, most frequent first."""
+    """The number of times that each marker was removed from the texts of a split, most frequent first."""
     removed = read_json(folder / REMOVED_FILE).get(split)
     if not isinstance(removed, dict) or any(type(count) is not int for count in removed.values()):
         raise CorpusError(f"{folder / REMOVED_FILE}: damaged; delete the folder, which is then made anew")
@@ -259,7 +259,7 @@ def read_removed(folder: Path, split: str) -> dict[str, int]:
 
 
 def apply_policy(split: str, usable: int, defects: Sequence[Defect], on_bad: OnBad) -> None:
-    """Refuse a split with defects under ``stop``, one of nothing else under ``skip``; otherwise let it pass.
+    """Refuse a split with any defect under ``stop``, and a split without any utterance under ``skip``.
 
     Raises:
         CorpusError: with the first defect and how many there are.

@@ -22,14 +22,14 @@ from distributed.errors import UsageError
 NEEDED = ("wav.scp", "text")
 OPTIONAL = ("utt2spk", "segments", "reco2file_and_channel")
 COPY = "Kaldi's wav-copy scp:wav.scp scp:new.scp does all, where new.scp names a file for each id"
-TO_THE_END = -1.0  # as the end of a segment
+TO_THE_END = -1.0  # value of a segment's end that means the end of the recording
 
 _OFFSET = re.compile(r":\d+(\[[\d:,]*\])?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the sound of a recording is."""
+    """The file and channel that hold the sound of a recording."""
 
     file: Path
     channel: int | None  # counted from 0; None: the file must have only one
@@ -37,7 +37,7 @@ class Source:
 
 
 class Recordings:
-    """Which file and channel a recording is: wav.scp, reco2file_and_channel and the endings of ids."""
+    """Maps recordings to files and channels by wav.scp, reco2file_and_channel and the endings of ids."""
 
     def __init__(self, wav_scp: Table, files_and_channels: Table, audio_root: Path, channel_suffixes: Sequence[str]):
         self.wav_scp = wav_scp
@@ -73,13 +73,13 @@ class Recordings:
 
 
 def _channel_number(name: str) -> int | None:
-    """A channel counted from 0, of the letters or numbers that reco2file_and_channel has; None for others."""
+    """The channel, counted from 0, for a letter or number in reco2file_and_channel; None for any other text."""
     known = {"A": 0, "B": 1, "1": 0, "2": 1}
     return known.get(name.upper())
 
 
 def _unusable(value: str) -> str | None:
-    """Why what wav.scp says is no file to read, or None."""
+    """The reason why an entry of wav.scp is not a readable file; None if it is one."""
     if not value:
         return "expected a recording and its file, got only one column; correct the line"
     if value.endswith("|") or value.startswith("|"):
@@ -118,7 +118,7 @@ class KaldiCorpus(NamedSplits):
 
 
 def data_directory(folder: Path, key: str) -> list[Path]:
-    """The files of a data directory that are read; ``key`` is the configuration key that errors name.
+    """The files that are read in a data directory; ``key`` is the configuration key that errors name.
 
     Raises:
         CorpusError: one that is needed is missing.
@@ -134,10 +134,10 @@ def data_directory(folder: Path, key: str) -> list[Path]:
 def read_data_directory(
     folder: Path, audio_root: Path, channel_suffixes: Sequence[str] = ()
 ) -> Iterator[Entry | Defect]:
-    """The utterances of a data directory, then the transcripts that no utterance has.
+    """The utterances of a data directory, then its unused transcripts as defects.
 
     Args:
-        audio_root: what relative paths in wav.scp are relative to.
+        audio_root: folder that relative paths in wav.scp start from.
         channel_suffixes: endings of recording ids that name the first, second, ... channel of a file.
     """
     tables = {name: _table(folder / name) for name in (*NEEDED, *OPTIONAL)}

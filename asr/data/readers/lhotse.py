@@ -37,7 +37,7 @@ class LhotseCuts(NamedSplits):
         return {"audio_root": str(self.audio_folder.absolute()), "channel": self.channel}
 
     def tables(self, split: str) -> list[Path]:
-        """The files of cuts or supervisions, the latter followed by that of their recordings."""
+        """The files of cuts or supervisions; each file of supervisions is followed by the file of its recordings."""
         found = [self.root / part for part in self.splits[split]]
         for table in found:
             if "recordings" in table.name:
@@ -61,14 +61,14 @@ class LhotseCuts(NamedSplits):
 
 
 def recordings_of(table: Path) -> Path | None:
-    """The file of the recordings beside one of supervisions, as Lhotse's recipes name them; None for cuts."""
+    """The file of recordings that belongs to a file of supervisions, named as in Lhotse's recipes; None for cuts."""
     if "supervisions" not in table.name:
         return None
     return table.with_name(table.name.replace("supervisions", "recordings"))
 
 
 def cuts_of_supervisions(supervisions: Path, recordings: Path) -> Iterator[tuple[str, Any]]:
-    """The cut that each supervision makes of its recording, and the lines that are none, as Defects."""
+    """The cut that each supervision makes of its recording; lines that are no supervision become Defects."""
     known: dict[str, Any] = {}
     for where, recording in read_json_lines(recordings):
         if isinstance(recording, dict) and isinstance(recording.get("id"), (str, int)):
@@ -98,7 +98,7 @@ def read_cut(cut: Any, audio_root: Path, where: str, channel: int | None) -> Ent
     """The utterance of a cut; relative paths are relative to ``audio_root``.
 
     Args:
-        channel: which to take, counted from 0, of a cut of several that does not tell.
+        channel: the channel, counted from 0, to take from a cut with several channels that names none.
     """
     name = ""
     try:
@@ -115,7 +115,7 @@ def _strange(kind: str) -> str:
 
 
 def unusable_cut(cut: Mapping[str, Any]) -> str | None:
-    """Why a cut is no segment of a file with a text, or None."""
+    """The reason why a cut is not a segment of a file with a text; None if it is one."""
     kind, recording = cut.get("type", "MonoCut"), cut.get("recording")
     if kind == "PaddingCut":
         return "is a PaddingCut, silence that nobody recorded; remove the line"

@@ -36,7 +36,7 @@ class LibriSpeech(NamedSplits):
         return found
 
     def entries(self, split: str) -> Iterator[Entry | Defect]:
-        """Chapter by chapter; audio without a line is a defect like a line without audio."""
+        """The entries, chapter by chapter; audio without a transcript and a transcript without audio are defects."""
         tables = self.tables(split)
         for table in tables:
             yield from read_chapter(table)
@@ -44,11 +44,11 @@ class LibriSpeech(NamedSplits):
         for subset in self.splits[split]:
             for chapter in sorted((self.root / subset).glob("*/*/")):
                 if chapter not in chapters:
-                    yield from untold_chapter(chapter)
+                    yield from chapter_without_transcripts(chapter)
 
 
-def untold_chapter(chapter: Path) -> Iterator[Defect]:
-    """The audio of a chapter whose transcripts are not there."""
+def chapter_without_transcripts(chapter: Path) -> Iterator[Defect]:
+    """The defects of a chapter whose file of transcripts is missing: one for each audio file."""
     for name, files in sorted(_audio(chapter).items()):
         yield Defect(
             str(files[0]), name, "has no transcript: there is no *.trans.txt beside it; copy that or remove the file"
@@ -56,7 +56,7 @@ def untold_chapter(chapter: Path) -> Iterator[Defect]:
 
 
 def _audio(chapter: Path) -> dict[str, list[Path]]:
-    """The files of each name, which should be one."""
+    """The audio files of each name; a name should have exactly one."""
     named: dict[str, list[Path]] = {}
     for file in sorted(chapter.glob("[!.]*")):  # macOS leaves ._* files beside those it copies
         if file.suffix.lower() in audio_suffixes():

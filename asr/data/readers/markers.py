@@ -1,4 +1,4 @@
-"""Markers in transcripts: words that nobody said, such as ``[laughter]`` and ``<noise>``, which a model shall not write.
+"""Markers in transcripts, such as ``[laughter]`` and ``<noise>``: they are not spoken, so a model shall not write them.
 
 Which words are markers is a setting, because corpora disagree and a hesitation is a word to some. They are taken out
 before the manifests are written, and counted.

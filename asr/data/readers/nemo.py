@@ -68,7 +68,7 @@ class NemoCorpus(TableCorpus):
 
 
 def manifest_filepaths(section: str, source: Mapping[str, Any]) -> list[Path]:
-    """The manifests that a section names; none for null.
+    """The manifest files that a section names; an empty list for null.
 
     Raises:
         ValueError: the section has other keys.
@@ -85,7 +85,7 @@ def manifest_filepaths(section: str, source: Mapping[str, Any]) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class NamedByFile(Entry):
-    """An utterance without an id of its own: ``id`` begins with the stem of its file."""
+    """An utterance whose manifest gives no id; ``id`` begins with the stem of its file."""
 
 
 def read_record(record: Any, folder: Path, where: str, own: Sequence[Path]) -> Entry | Defect:
@@ -130,7 +130,7 @@ def standard_keys(record: Any, folder: Path, own: Sequence[Path]) -> Any:
 
 
 def _text_of(file: Path, own: Sequence[Path]) -> str:
-    """The text in a file of the corpus: a manifest from elsewhere must not copy other files into ours as texts."""
+    """Read a text from a file of the corpus; other files are refused, lest a foreign manifest copy them into ours."""
     absolute, *folders = (Path(os.path.abspath(each)) for each in (file, *own))  # without '..'; links as they are
     if not any(absolute.is_relative_to(folder) for folder in folders):
         raise ForeignError(
@@ -140,14 +140,14 @@ def _text_of(file: Path, own: Sequence[Path]) -> str:
 
 
 def _times(utterance: Utterance) -> str:
-    """What tells the segments of a file apart: begin and end in ms; nothing for a whole file."""
+    """The suffix that distinguishes the segments of a file: begin and end in ms; empty for a whole file."""
     if utterance.offset is None:
         return ""
     return f"-{round(1000 * utterance.offset):07d}-{round(1000 * (utterance.offset + utterance.duration)):07d}"
 
 
 def with_folders(entries: Sequence[Entry | Defect]) -> list[Entry | Defect]:
-    """The entries; those named by files of which others have the same name get the folder's name before theirs."""
+    """The entries; where different files share a stem, the ids made from it get the folder's name in front."""
     files: defaultdict[str, set[Path]] = defaultdict(set)
     for entry in entries:
         if isinstance(entry, NamedByFile):

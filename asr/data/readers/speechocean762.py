@@ -48,7 +48,7 @@ class Speechocean762(TableCorpus):
         return [table] if table.is_file() else data_directory(folder, "data.root")
 
     def entries(self, split: str) -> Iterator[Entry | Defect]:
-        """Utterances of the split's speakers; what has no speaker because it is a defect belongs to train and test."""
+        """The entries of the split's speakers; defects, which have no speaker, belong to train and test."""
         (part,) = self.splits[split]
         tables = self.tables(split)
         read = read_tsv(tables[0], self.root) if len(tables) == 1 else read_data_directory(self.root / part, self.root)
@@ -63,7 +63,7 @@ class Speechocean762(TableCorpus):
 
 
 def draw_speakers(speakers: set[str], number: int, seed: int) -> set[str]:
-    """So many of the speakers, a function of the set and the seed alone.
+    """Draw ``number`` of the speakers, a function of the set of speakers and the seed alone.
 
     Raises:
         CorpusError: none would be left for training.

@@ -1,4 +1,4 @@
-"""Text tables as they are found in the wild: line ends of Windows, a byte order mark, no newline at the end, gzip.
+"""Text tables, tolerant of Windows line ends, a byte order mark, a missing newline at the end, and gzip.
 
 Every row keeps its ``file:line``, so that a defect can be looked up. What is wrong with a row is a ``Defect``, one
 utterance that cannot be used; what is wrong with a whole file is a ``CorpusError``.
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of a file by name, in its order, and those that are no rows or repeat a name."""
+    """The rows of a file by name, in file order, and as defects the lines that are no rows or repeat a name."""
 
     path: Path
     rows: dict[str, Row]
@@ -76,12 +76,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def name_of(value: object) -> str:
-    """A name that JSON may hold as a number; empty for null."""
+    """A name as text, which JSON may hold as a number; empty for null."""
     return "" if value is None else str(value)
 
 
 def read_table(path: Path) -> Table:
-    """Rows of a name, blanks and a value, as in Kaldi's files and LibriSpeech's transcripts. A value may be empty."""
+    """Read rows of a name, blanks and a value (may be empty), as in Kaldi's files and LibriSpeech's transcripts."""
     table = Table(path, {}, [])
     for where, line in read_lines(path):
         name, _, value = _BLANKS.sub(" ", line.strip(" \t"), count=1).partition(" ")

@@ -58,7 +58,7 @@ def test_parts_and_at_the_top_settings_can_be_named() -> None:
     assert find_target(f"{settings}.TrainSettings", "", settings).__name__ == "TrainSettings"
 
 
-def test_nodes_inside_a_node_are_built_first_and_partial_ones_wait_for_what_they_lack() -> None:
+def test_inner_nodes_are_built_first_and_partial_ones_await_arguments() -> None:
     config = compose("train", ["model=lstm_tiny"])
     model = build(config.model, vocabulary_size=29, feature_dimension=80)
     assert model.vocabulary_size == 29

@@ -37,9 +37,7 @@ def test_consensus_of_gossip_is_the_mean_and_restores_bitwise(run_learners, norm
     assert all(model.holds(own) for model, own in zip(models, before, strict=True))
 
 
-def test_own_weights_come_back_within_the_consensus_and_the_mean_after_them(
-    run_learners, normalised, fails: bool, scheme
-):
+def test_own_weights_return_within_the_consensus_and_the_mean_afterwards(run_learners, normalised, fails: bool, scheme):
     models = [normalised(0 if scheme.synchronous else seed) for seed in range(3)]
     models[1][1].running_mean.fill_(9.0)
 
@@ -67,7 +65,7 @@ def test_own_weights_come_back_within_the_consensus_and_the_mean_after_them(
     run_learners(3, measure)
 
 
-def test_consensus_of_a_synchronous_scheme_averages_running_statistics_alone(run_learners, normalised, synchronous):
+def test_synchronous_consensus_averages_running_statistics_alone(run_learners, normalised, synchronous):
     models = [normalised(0) for _ in range(2)]
     models[1][1].running_mean.fill_(1.0)
     before = [model.snapshot() for model in models]

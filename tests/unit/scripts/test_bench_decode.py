@@ -20,7 +20,7 @@ from scripts.evaluate import main as evaluate
 Run = Callable[..., Path]
 
 
-def test_searches_are_told_beside_the_better_of_torchaudios_two() -> None:
+def test_searches_are_compared_with_the_better_of_torchaudios_two() -> None:
     """Four words. torchaudio's own ranking is the slower one and makes more errors."""
     references = {"a": "one two", "b": "three four"}
     found = {

@@ -49,7 +49,7 @@ def test_steps_are_compared_with_computation_in_the_same_turn():
     assert step_ratios("adpsgd", [record(0)["1gbit"]]) == pytest.approx([1.05, 1.05, 1.05])
 
 
-def test_rounds_are_told_over_what_the_link_has_room_for():
+def test_rounds_are_reported_relative_to_the_links_capacity():
     found = figures(summarise("1gbit", [record(0), record(1)]))
     assert found["step_ratio/adpsgd/1gbit"] == pytest.approx(1.05)
     room = 0.2 / 0.32  # of an exchange in the time of a step's computation

@@ -67,9 +67,7 @@ def runs(alone: World, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return made
 
 
-def test_training_always_has_its_say_and_an_evaluation_counts_for_its_checkpoint_alone(
-    runs: Runs, tmp_path: Path
-) -> None:
+def test_training_is_always_run_and_evaluations_count_for_their_checkpoint(runs: Runs, tmp_path: Path) -> None:
     trials = Trials(1, tmp_path, "test")
     run = trials.run("", "dpsgd-1")
 
@@ -142,7 +140,7 @@ def test_folds_have_folders_and_settings_of_their_own(runs: Runs, tmp_path: Path
     assert ["data.held_out=bob" in each and "hooks=[noise]" in each for each in trained] == [False, False, False, True]
 
 
-def test_methods_share_a_language_model_and_the_hypotheses_of_their_baseline(runs: Runs, tmp_path: Path) -> None:
+def test_methods_share_a_language_model_and_their_baselines_hypotheses(runs: Runs, tmp_path: Path) -> None:
     methods_given = ["--methods", "nbest_label_smoothing", "combined"]
     arguments = ["--folder", str(tmp_path / "runs"), "--seeds", "1", "2", *methods_given]
     figures = tmp_path / "methods.json"

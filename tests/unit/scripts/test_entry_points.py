@@ -44,7 +44,7 @@ def test_no_entry_point_imports_another(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*ENTRY_POINTS, *BENCHES], ids=lambda path: path.stem)
-def test_a_python_without_the_environment_is_told_in_one_line(path: Path) -> None:
+def test_a_python_without_the_environment_gets_one_line(path: Path) -> None:
     arguments, package = (["--learners", "2", "train"], "torch") if path.stem == "launch" else (["--help"], "hydra")
     bare = [sys.executable, "-I", "-S", str(path), *arguments]  # -S: no site-packages
     done = subprocess.run(bare, capture_output=True, text=True, timeout=60)
@@ -54,7 +54,7 @@ def test_a_python_without_the_environment_is_told_in_one_line(path: Path) -> Non
     assert line == f"error: {sys.executable} has no package {package}: make setup, then . .venv/bin/activate"
 
 
-def test_another_version_of_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_python_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup.sys, "version_info", (3, 9, 2))
     with pytest.raises(WrongPythonError) as caught:
         check_python()

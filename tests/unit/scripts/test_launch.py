@@ -67,7 +67,7 @@ with open(f"{tmp_path}/{{rank}}", "w") as file:
     assert " ".join(rest) == "127.0.0.1 True 3 3 name=run a b"
 
 
-def test_the_store_listens_on_the_loopback_and_is_a_new_one_for_each_attempt() -> None:
+def test_the_store_listens_on_the_loopback_and_is_new_in_each_attempt() -> None:
     before, handler = set(listening()), OneHost(2)
     first, second = handler.next_rendezvous(), handler.next_rendezvous()
     opened = set(listening()) - before
@@ -107,7 +107,7 @@ def test_a_learner_that_leaves_no_word_is_named(
     assert last_line(capfd) == line
 
 
-def test_learners_are_started_again_as_often_as_said_and_the_reason_is_printed(
+def test_learners_are_restarted_as_often_as_set_and_the_reason_is_printed(
     run: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     body = "if rank == 1 and attempt < 2:\n    end(2, f'error on learner 1: attempt {attempt}')"
@@ -127,7 +127,7 @@ def test_when_no_restart_is_left_the_error_is_printed_once(
 
 
 @pytest.mark.parametrize(("ending", "code"), [("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", 143)])
-def test_a_signal_reaches_the_learners_whose_exit_code_counts_where_they_agree(
+def test_a_signal_reaches_the_learners_and_their_common_exit_code_counts(
     run: Callable[..., int], capfd: pytest.CaptureFixture[str], tmp_path: Path, ending: str, code: int
 ) -> None:
     body = f"""

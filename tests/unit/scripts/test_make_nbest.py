@@ -44,7 +44,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_lists_are_the_same_in_one_call_in_several_processes_and_after_an_interruption(
+def test_lists_do_not_depend_on_process_count_or_interruption(
     baseline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     make_nbest([f"run={baseline}", *FEW])
@@ -168,7 +168,7 @@ def test_a_header_is_written_once_and_shards_without_one_are_refused(tmp_path: P
         begin(tmp_path, HEADER_OF_A)
 
 
-def test_of_processes_that_begin_with_other_checkpoints_one_wins(tmp_path: Path) -> None:
+def test_one_of_processes_that_start_from_other_checkpoints_wins(tmp_path: Path) -> None:
     """As where learners start while the run still trains: what is best changes between them."""
     together = threading.Barrier(6)
 

@@ -96,7 +96,7 @@ def test_a_users_own_manifest_is_reported_before_it_is_refused(
     prepare.main([*manifest, f"report={report}", "data.on_bad=skip"])
 
 
-def test_recordings_that_two_splits_share_are_told(
+def test_recordings_shared_by_two_splits_are_reported(
     tree: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     skip = [*tree, "data.on_bad=skip"]

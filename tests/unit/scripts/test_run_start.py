@@ -123,7 +123,7 @@ def test_learners_that_fail_leave_no_folder(tmp_path: Path, run_learners: Callab
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_a_learner_that_its_launcher_ends_during_the_start_leaves_no_folder(tmp_path: Path, trained: bool) -> None:
+def test_a_learner_ended_by_its_launcher_at_the_start_leaves_no_folder(tmp_path: Path, trained: bool) -> None:
     folder = tmp_path / "exp" / "a"
     pid = os.fork()
     if pid == 0:

@@ -100,7 +100,7 @@ def test_another_rate_is_resampled_if_asked_for(
     assert len(waveform) == num_samples(utterance, read_header(utterance.audio_filepath), target)
 
 
-def test_an_equal_rate_is_read_bitwise_the_same_whether_or_not_others_are_resampled(make_utterance: Make) -> None:
+def test_files_of_the_wanted_rate_are_read_bitwise_equal_under_resample(make_utterance: Make) -> None:
     utterance = make_utterance()
     assert torch.equal(read_audio(utterance, 16000, resample=True), read_audio(utterance, 16000, resample=False))
 

@@ -83,7 +83,7 @@ def test_numbers(number: int, words: str) -> None:
 
 
 @given(st.integers(0, 999_999), st.integers(0, 999_999))
-def test_different_numbers_are_said_differently(first: int, second: int) -> None:
+def test_different_numbers_have_different_words(first: int, second: int) -> None:
     assert (spell_number(first) == spell_number(second)) == (first == second)
 
 
@@ -123,6 +123,6 @@ def test_years_and_times() -> None:
         (spell_time, (0, 5)),
     ],
 )
-def test_what_cannot_be_said_is_refused(function, arguments) -> None:  # type: ignore[no-untyped-def]
+def test_numbers_without_words_are_refused(function, arguments) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="must"):
         function(*arguments)

@@ -49,7 +49,7 @@ def test_what_is_written_is_read(write_lists: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"text": "stop"}, {"duration": 1.251}, {"text": "", "duration": 1.0}])
-def test_other_utterances_of_the_same_name_are_told_apart(changes: dict[str, Any]) -> None:
+def test_different_utterances_of_the_same_id_are_distinguished(changes: dict[str, Any]) -> None:
     one = Utterance("train-000001", Path("a.wav"), 1.25, "go")
     other, moved = replace(one, **changes), replace(one, audio_filepath=Path("b.wav"))
     assert truth_of(one) == truth_of(moved) != truth_of(other)

@@ -184,7 +184,7 @@ def test_the_margin_makes_room_for_longer_targets() -> None:
         make([100] * 4, [10] * 4, target_margin=0.15, **tight)
 
 
-def test_the_target_margin_is_what_hooks_need_or_a_number_that_has_room_for_it() -> None:
+def test_the_target_margin_is_the_hooks_need_or_a_larger_number() -> None:
     frames = lengths(40)
     assert make(frames, target_lengthening=0.25, target_margin=None).planned_targets.tolist() == [
         planned_tokens(frame // 10, 0.25) for frame in frames
@@ -217,7 +217,7 @@ def test_longer_utterances_make_smaller_units() -> None:
     assert slower.encoder_frames.tolist() == [math.ceil(115 / 4)] * 8
 
 
-def test_the_frame_margin_is_what_hooks_need_or_a_number_that_has_room_for_it() -> None:
+def test_the_frame_margin_is_the_hooks_need_or_a_larger_number() -> None:
     frames = lengths(40)
     assert make(frames, lengthening=0.25).fingerprint == make(frames, frame_margin=0.25).fingerprint
     assert make(frames, frame_margin=0.25, lengthening=0.1).epoch(1) == make(frames, frame_margin=0.25).epoch(1)

@@ -86,7 +86,7 @@ def test_a_voice_that_does_not_exist_is_refused(synthesiser: Synthesiser, voice:
 
 
 @pytest.mark.parametrize("voice", ["en-us+m1", "en-gb+f2", "en-gb-scotland+m8", "en-029+f4"])
-def test_what_is_said_does_not_depend_on_what_was_said_before(synthesiser: Synthesiser, voice: str) -> None:
+def test_speech_does_not_depend_on_the_sentences_spoken_before(synthesiser: Synthesiser, voice: str) -> None:
     alone = say(synthesiser, voice)
     for before in ("a long sentence about nothing", "no"):
         synthesiser.say(before, "en-gb-x-rp+f4", 300, 90)  # f4 has an echo, f1 breath noise

@@ -20,7 +20,7 @@ def utterances(*texts: str) -> list[Utterance]:
     return [Utterance(f"t{index}", Path("a.txt"), 0.0, text) for index, text in enumerate(texts)]
 
 
-def test_lines_of_a_file_are_named_by_their_number_and_empty_ones_passed_over(tmp_path: Path) -> None:
+def test_lines_are_named_by_their_number_and_empty_lines_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\ufeffab\n\n  \nc a\n", encoding="utf-8")
     read = read_text(path, "texts")

@@ -18,7 +18,7 @@ def draws(recombine: float, number: int = 400) -> list[str]:
     return [sentences.draw(generator) for _ in range(number)]
 
 
-def test_without_recombination_each_sentence_is_drawn_as_it_stands_in_lower_case() -> None:
+def test_without_recombination_sentences_are_drawn_whole_in_lower_case() -> None:
     assert set(draws(0.0)) == {text.lower() for text in TEXTS}
 
 

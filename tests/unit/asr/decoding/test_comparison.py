@@ -106,7 +106,7 @@ def test_matched_pairs_are_counted() -> None:
     assert (found.wer, found.other_wer) == (0.3, 0.25)
 
 
-def test_without_reference_words_nothing_is_said() -> None:
+def test_without_reference_words_the_difference_is_nan() -> None:
     found = compared([1, 0], [0, 0], [0, 0])
     assert math.isnan(found.difference)
     assert all(math.isnan(end) for end in found.interval)

@@ -24,7 +24,7 @@ def naive_decode(logits_SV: torch.Tensor) -> Hypothesis:
     return Hypothesis([token for token, _ in written], score, [frame for _, frame in written])
 
 
-def test_it_is_the_naive_walk_whatever_the_padding() -> None:
+def test_greedy_ctc_equals_the_naive_walk_for_any_padding() -> None:
     logits_BSV = 3 * torch.randn(6, 23, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     lengths = torch.tensor([23, 9, 1, 0, 17, 22])
     found = ctc_greedy_decode(logits_BSV, lengths)

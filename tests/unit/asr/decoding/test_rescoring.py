@@ -48,6 +48,6 @@ def test_each_setting_chooses_what_its_formula_says() -> None:
     assert len({tuple(row) for row in places_PU.tolist()}) > 5, "settings choose differently"
 
 
-def test_of_equal_settings_the_one_nearest_to_none_is_best() -> None:
+def test_among_equal_settings_the_smallest_weights_are_best() -> None:
     settings = [Weights(0.5, 0.2, 0.0), Weights(0.3, 0.0, -0.1), Weights(0.2, 0.0, 0.1), Weights(0.0, 0.0, 0.0)]
     assert best_setting(settings, torch.tensor([3.0, 3.0, 3.0, 4.0])) == 2

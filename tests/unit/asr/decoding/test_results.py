@@ -97,7 +97,7 @@ def test_table_of_several_sets() -> None:
     assert clean.split()[:2] == ["test-clean", "0.00"]
 
 
-def test_a_comparison_is_saved_and_said_in_one_line(tmp_path: Path) -> None:
+def test_a_comparison_is_saved_and_reported_in_one_line(tmp_path: Path) -> None:
     ours, theirs = score_set("dev", REFERENCES, REFERENCES), score_set("dev", REFERENCES, HYPOTHESES)
     comparison = compare(ours.counts, theirs.counts, replications=100, seed=0)
     line = write_comparison(Evaluation(tmp_path, "greedy"), "base", comparison, {"checkpoint": "step-1"})

@@ -116,7 +116,7 @@ def test_ordinary_text_is_shown_as_it_is(text: str) -> None:
     assert shown(text) == text
 
 
-def test_it_is_written_out_as_python_does() -> None:
+def test_control_characters_are_escaped_as_python_does() -> None:
     assert shown("\x1b[2J\t\n\u202e") == r"\x1b[2J\t\n\u202e"
     assert shown_lines("a\tb\n\x1b") == "a\tb\n\\x1b"
 

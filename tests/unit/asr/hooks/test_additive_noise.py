@@ -61,9 +61,7 @@ def test_silence_of_either_adds_nothing() -> None:
     assert mean_power(torch.zeros(0)) == 0
 
 
-def test_the_ratios_fill_the_range_and_a_part_of_the_utterances_stays_clean(
-    write_recordings: Write, waveforms: Waveforms
-) -> None:
+def test_ratios_fill_the_range_and_some_utterances_stay_clean(write_recordings: Write, waveforms: Waveforms) -> None:
     hook = make_hook(write_recordings(noise(1.0)), probability=0.5)
     found: list[float] = []
     clean = 0
@@ -96,7 +94,7 @@ def test_the_signal_that_was_given_is_not_written_to(write_recordings: Write, wa
     assert all(map(torch.equal, given, waveforms(IDS).signals))
 
 
-def test_bad_recordings_are_refused_when_training_starts_and_not_needed_to_use_a_model(tmp_path: Path) -> None:
+def test_bad_recordings_are_refused_at_start_but_unneeded_for_inference(tmp_path: Path) -> None:
     hook = make_hook(tmp_path / "none.jsonl")
     with pytest.raises(
         RecordingsError, match=r"hooks\.additive_noise\.manifest: .*none\.jsonl: cannot be read"

@@ -167,7 +167,7 @@ def test_learners_of_a_quadratic_loss_measure_what_the_definitions_say(run_learn
     assert figures["diagnostics/sigma_w2"] == pytest.approx(squares / LEARNERS**2)
 
 
-def test_where_all_learners_hold_the_same_weights_nothing_comes_of_their_distance(
+def test_with_equal_weights_the_learners_distance_has_no_effect(
     run_learners: Callable[..., list[Any]],
 ) -> None:
     def learner(world: World) -> dict[str, float]:

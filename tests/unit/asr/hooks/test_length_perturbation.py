@@ -112,7 +112,7 @@ def test_an_utterance_all_of_whose_frames_would_go_loses_none() -> None:
     )
 
 
-def test_what_is_drawn_depends_on_seed_epoch_utterance_and_the_name_in_the_configuration_alone() -> None:
+def test_draws_depend_on_seed_epoch_utterance_and_configured_name_alone() -> None:
     perturbing = hook(**ALWAYS)
     together, alone = raw_batch(["a", "b", "c"]), raw_batch(["c", "b"])
     perturbing.on_batch(together)
@@ -134,7 +134,7 @@ def test_it_acts_in_its_epochs_alone(epoch: int, perturbed: bool) -> None:
     assert (raw.targets, raw.predictor_inputs) == ([[1]], [[1]])
 
 
-def test_it_runs_on_normalised_features_and_says_how_much_longer_they_get() -> None:
+def test_it_runs_on_normalised_features_and_states_their_lengthening() -> None:
     assert LengthPerturbation.stage == "normalised"
     assert LengthPerturbation.changes_training
     assert hook().lengthens == pytest.approx(0.3)

@@ -47,7 +47,7 @@ def test_hypotheses_that_are_empty_or_too_long_are_left_out() -> None:
     assert usable([3, 0, 5, 6, 1], longest=5) == [0, 2, 4]
 
 
-def test_labels_are_replaced_with_probability_epsilon_by_each_hypothesis_as_likely(write_lists: Write) -> None:
+def test_labels_are_replaced_with_probability_epsilon_by_equal_chances(write_lists: Write) -> None:
     hook, seen = make(write_lists(LISTS, LETTERS), epsilon=0.4), Counter[tuple[int, ...]]()
     differing = 0.0
     for epoch in range(50):

@@ -12,7 +12,7 @@ from distributed.learners.launch import World
 HERE = Path("exp/a")
 
 
-def test_it_is_kept_through_a_resume_and_another_one_is_refused(alone: World) -> None:
+def test_the_fingerprint_survives_a_resume_and_another_is_refused(alone: World) -> None:
     first, resumed = Pinned("hooks.x.lm"), Pinned("hooks.x.lm")
     first.pin(7, HERE, alone)
     resumed.take_back(first.state())

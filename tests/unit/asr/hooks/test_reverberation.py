@@ -45,7 +45,7 @@ def test_an_impulse_at_any_place_is_the_identity(samples: int, taps: int, place:
     torch.testing.assert_close(reverberate(signal, response), signal)
 
 
-def test_it_is_convolution_from_the_direct_path_on() -> None:
+def test_reverberation_is_convolution_from_the_direct_path_on() -> None:
     signal, response = random(500, 0), torch.from_numpy(room(1, taps=300, direct=40))
     expected = np.convolve(signal.numpy(), response.numpy())[40:540]
     torch.testing.assert_close(convolve(signal, response), torch.from_numpy(expected))

@@ -103,7 +103,7 @@ def test_a_keep_probability_of_one_changes_nothing() -> None:
     assert raw.metrics["a/substitution_rate"] == 0
 
 
-def test_of_one_token_where_all_are_sampled_it_is_the_models_greedy_continuation() -> None:
+def test_top_1_with_all_tokens_sampled_is_the_greedy_continuation() -> None:
     given, sampling = texts(6, 25), hook(keep_probability=0.0, top_k=1)
     raw = raw_batch(given)
     sampling.on_batch(raw)
@@ -159,7 +159,7 @@ def test_the_substitution_rate_is_that_of_tokens_that_differ() -> None:
     assert raw.metrics["time/a"] > 0
 
 
-def test_a_text_is_read_the_same_alone_and_with_others_and_in_another_process() -> None:
+def test_a_history_does_not_depend_on_batch_mates_or_process() -> None:
     given, ids = texts(7, 40), [f"t{index}" for index in range(7)]
     sampling = hook(keep_probability=0.5)
     together = raw_batch(given, ids)

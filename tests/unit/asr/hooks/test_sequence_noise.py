@@ -41,7 +41,7 @@ def test_energies_add_exactly(frames: int, others: int, scale: float, seed: int)
     torch.testing.assert_close(add_spectrum(mel, partner, scale).exp(), mel.exp() + scale * torch.stack(rows).exp())
 
 
-def test_the_log_domain_is_not_left_where_energies_would_overflow_or_vanish() -> None:
+def test_the_log_domain_avoids_overflow_and_underflow_of_energies() -> None:
     mel = torch.tensor([[120.0, -120.0]])
     mixed = add_spectrum(mel, mel, 1.0)
     torch.testing.assert_close(mixed, mel + torch.tensor(2.0).log())
@@ -79,7 +79,7 @@ def test_what_is_added_is_what_the_stages_before_left() -> None:
     assert all(map(torch.equal, given_signals, raw_batch(IDS).signals))
 
 
-def test_what_is_drawn_depends_on_seed_epoch_utterance_and_name_and_the_unit() -> None:
+def test_draws_depend_on_seed_epoch_utterance_name_and_unit() -> None:
     together, again = raw_batch(IDS), raw_batch(IDS)
     hook = make()
     hook.on_batch(together)

@@ -92,7 +92,7 @@ def test_the_fraction_limits_stretches_of_short_utterances() -> None:
     time_fraction=st.floats(0, 1),
     seed=st.integers(0, 2**31),
 )
-def test_masks_are_whole_rows_and_columns_of_zero_the_rest_is_untouched_and_something_stays(
+def test_masks_zero_whole_rows_and_columns_and_leave_the_rest_unchanged(
     frames: int,
     bins: int,
     frequency_masks: int,
@@ -139,7 +139,7 @@ def hook() -> SpecAugment:
     return built
 
 
-def test_masks_depend_on_seed_epoch_utterance_and_the_name_in_the_configuration_alone() -> None:
+def test_masks_depend_on_seed_epoch_utterance_and_configured_name_alone() -> None:
     together, alone = raw_batch(["a", "b", "c"], [200, 150, 90]), raw_batch(["c", "b"], [90, 150])
     hook().on_batch(together)
     hook().on_batch(alone)

@@ -84,7 +84,7 @@ def test_targets_and_cached_waveforms_are_left_alone() -> None:
     assert raw.targets == [[1]] * 20
 
 
-def test_it_says_how_much_room_it_needs() -> None:
+def test_the_hook_states_the_lengthening_it_needs() -> None:
     assert hook().lengthens == pytest.approx(1 / 0.9 - 1)
     assert SpeedPerturbation(factors=[1.0, 1.2]).lengthens == 0
 

@@ -49,7 +49,7 @@ def test_the_number_is_distributed_as_the_papers_figures_ask() -> None:
     assert torch.allclose(probabilities[1:] / probabilities[:-1], torch.tensor(-0.1).exp().double())
 
 
-def test_a_text_stays_whole_where_n_is_zero_or_no_token_happens_to_be_replaced() -> None:
+def test_a_text_is_unchanged_if_n_is_zero_or_no_token_is_drawn() -> None:
     probabilities = number_probabilities(50, 0.1, "inverse")
     whole = float((probabilities * (1 - torch.arange(51) / 50) ** 50).sum())
     assert whole == pytest.approx(0.142, abs=5e-4)
@@ -59,7 +59,7 @@ def test_a_text_stays_whole_where_n_is_zero_or_no_token_happens_to_be_replaced()
     assert found == pytest.approx(whole, abs=0.025), "4 standard deviations"
 
 
-def test_as_printed_the_temperature_of_the_papers_does_nothing() -> None:
+def test_the_papers_temperature_as_printed_has_no_effect() -> None:
     assert float(number_probabilities(50, 0.1, "printed")[0]) == pytest.approx(0.99995, abs=1e-5)
     assert torch.allclose(number_probabilities(50, 10.0, "printed"), number_probabilities(50, 0.1, "inverse"))
     raw = raw_batch([[1, 2, 3] * 16] * 20)
@@ -69,7 +69,7 @@ def test_as_printed_the_temperature_of_the_papers_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 50])
-def test_as_many_tokens_are_replaced_as_expected(tokens: int) -> None:
+def test_the_expected_number_of_tokens_is_replaced(tokens: int) -> None:
     raw = raw_batch([[5] * tokens] * 3000)
     hook().on_batch(raw)
     differing = torch.tensor(raw.predictor_inputs) != 5

@@ -16,13 +16,13 @@ from asr.losses.squashing import TANH
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 in_the_interpreter = pytest.mark.skipif(
-    not INTERPRETED, reason="run by test_in_the_interpreter in a process of its own"
+    not INTERPRETED, reason="run by test_the_kernels_equal_pytorch_in_the_interpreter in a process of its own"
 )
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="starts the interpreter")
-def test_in_the_interpreter() -> None:
+def test_the_kernels_equal_pytorch_in_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", __file__, "-k", "interpreted"],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -33,7 +33,7 @@ def make_inputs(combine: Combine = "add", dtype: torch.dtype = torch.float32) ->
 
 
 @pytest.mark.parametrize("combine", ["add", "multiply"])
-def test_it_is_the_exact_loss(combine: Combine) -> None:
+def test_the_unfused_loss_is_the_exact_loss(combine: Combine) -> None:
     inputs = make_inputs(combine)
     loss_B, exact_B = TorchaudioLoss()(inputs), EXACT(inputs)
     torch.testing.assert_close(loss_B, exact_B, rtol=1e-5, atol=1e-5)

@@ -44,9 +44,7 @@ def test_the_loss_is_the_sum_of_the_utterances_losses(build: Build, make_batch: 
     assert output.terms["ctc_impossible"] == 0
 
 
-def test_impossible_utterances_are_counted_and_every_parameter_gets_a_gradient(
-    build: Build, make_batch: MakeBatch
-) -> None:
+def test_impossible_utterances_count_and_all_parameters_get_gradients(build: Build, make_batch: MakeBatch) -> None:
     model = build("ctc_conformer_tiny", small=True)
     for batch, impossible in ((make_batch([8, 40], [3, 3]), 1), (make_batch([4], [9]), 1), (make_batch([], []), None)):
         model.zero_grad()

@@ -26,7 +26,7 @@ def flat(found: tuple[Tensor, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, T
 
 @pytest.mark.usefixtures("unable")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_the_fp32_lstm_rounded_at_its_end(lstm: Lstm, dtype: torch.dtype) -> None:
+def test_bf16_outputs_are_those_of_the_fp32_lstm_rounded(lstm: Lstm, dtype: torch.dtype) -> None:
     x, states = torch.randn(2, 4, 3).to(dtype), (torch.randn(2, 2, 5).to(dtype), torch.randn(2, 2, 5).to(dtype))
     exact = flat(lstm(x.float(), (states[0].float(), states[1].float())))
     with torch.autocast("cpu", torch.bfloat16):

@@ -32,7 +32,7 @@ def test_the_image_is_the_occupancy(make_lattice) -> None:
     )  # turned over: u upwards
 
 
-def test_reference_hypothesis_and_labels_are_told(make_lattice) -> None:
+def test_the_picture_shows_reference_hypothesis_and_labels(make_lattice) -> None:
     markup = lattice_figure(make_lattice("a <b>", utterance_id="<u&1>"), "x")
     assert "&lt;u&amp;1&gt;" in markup
     assert markup.count("a &lt;b&gt;") == 2

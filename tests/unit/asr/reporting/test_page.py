@@ -52,7 +52,7 @@ def test_pieces_of_markup_glued_as_strings_are_text_again() -> None:
     assert tag("p", tag("b", "x") + "<i>") == "<p>&lt;b&gt;x&lt;/b&gt;&lt;i&gt;</p>"
 
 
-def test_attributes_without_a_value_are_left_out_and_void_elements_not_closed() -> None:
+def test_none_attributes_are_left_out_and_void_elements_not_closed() -> None:
     assert tag("td", "x", class_=None) == "<td>x</td>"
     assert tag("meta", charset="utf-8") == '<meta charset="utf-8">'
 

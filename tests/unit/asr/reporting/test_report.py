@@ -106,7 +106,7 @@ def test_a_run_that_was_never_evaluated(make_run) -> None:
     assert "Errors" not in titles(page)
 
 
-def test_without_results_the_headline_shows_the_newest_evaluation_in_training(make_run) -> None:
+def test_without_results_the_headline_shows_the_latest_evaluation(make_run) -> None:
     page = report(read_run(make_run(utterances=0, steps=600)))
     assert re.search(r"WER, dev</dt>.*?while training; best", page)
 

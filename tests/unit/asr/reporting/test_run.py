@@ -27,7 +27,7 @@ def test_a_whole_run(make_run) -> None:
     assert record.least("eval/dev/wer") == record.last("eval/dev/wer")
 
 
-def test_what_is_no_run_folder_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_reported_in_one_line(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError, match=r"is no run folder: it has neither config\.yaml nor metrics") as raised:
             read_run(folder)

@@ -33,7 +33,7 @@ def test_learners_that_log_together_are_averaged_and_summed_point_by_point() -> 
     np.testing.assert_array_equal(high.y, [3, 2, 3])
 
 
-def test_the_total_of_learners_that_log_at_other_points_has_no_steps_at_its_ends() -> None:
+def test_a_total_over_different_sample_grids_has_no_jumps_at_its_ends() -> None:
     learners = [curve([10, 30, 50], [5, 5, 5]), curve([20, 40, 60], [7, 7, 7])]
     combined = total(learners)
     np.testing.assert_array_equal(combined.x, [10, 20, 30, 40, 50, 60])

@@ -56,7 +56,7 @@ def test_errors_are_marked_in_the_text() -> None:
     assert marked(edits) == "the <del>&lt;cat&gt;</del> <ins>hat</ins> sat <ins>down</ins>"
 
 
-def test_lists_and_tables_escape_what_was_said() -> None:
+def test_lists_and_tables_escape_transcripts() -> None:
     hostile = [said("<script>1</script>", "<script>alert(1)</script> x", "x <img/onerror=1>")]
     markup = utterance_list(worst(hostile, 5)) + confusion_tables(confusions(hostile, 5))
     assert "<script" not in markup

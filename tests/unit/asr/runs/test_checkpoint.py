@@ -112,7 +112,7 @@ def test_retention_keeps_the_last_and_the_best(tmp_path: Path, alone: World, fol
     assert best.progress.step == 2
 
 
-def test_as_many_of_the_best_are_kept_as_wished(
+def test_the_configured_number_of_best_checkpoints_is_kept(
     tmp_path: Path, alone: World, folder: Folders, save: Save, steps: Steps
 ) -> None:
     checkpoints = folder(tmp_path, alone, keep_last=1, keep_best=3)

@@ -58,7 +58,7 @@ def test_all_survivors_are_averaged_by_the_first(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_who_does_not_come_in_time_is_left_out_and_the_first_of_the_others_averages(tmp_path: Path) -> None:
+def test_late_learners_are_left_out_and_the_first_of_the_others_averages(tmp_path: Path) -> None:
     own, results = models(), {}
     threads = [
         threading.Thread(target=lambda r=rank: results.update({r: leave(tmp_path, r, own[r], 1.0)})) for rank in (2, 3)

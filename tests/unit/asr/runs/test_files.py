@@ -7,7 +7,7 @@ from pathlib import Path
 from asr.runs.files import create_atomically
 
 
-def test_of_those_that_create_a_file_together_one_wins_and_it_is_whole(tmp_path: Path) -> None:
+def test_one_of_concurrent_creators_of_a_file_wins_and_it_is_whole(tmp_path: Path) -> None:
     texts = [f"{writer}" * 10_000 for writer in range(8)]
     together = threading.Barrier(len(texts))
 

@@ -163,7 +163,7 @@ def test_a_resumed_run_keeps_its_wandb_id(tmp_path: Path, starts: list[dict[str,
 
 
 @pytest.mark.parametrize("error", [wandb.errors.CommError("no\nserver"), OSError("disk full")])
-def test_wandb_that_does_not_start_is_said_in_one_line_and_dropped(
+def test_a_wandb_that_does_not_start_is_reported_in_one_line_and_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     attempts: list[int] = []

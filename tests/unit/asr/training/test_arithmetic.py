@@ -36,7 +36,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return become
 
 
-def test_the_nearest_that_works_is_taken_and_said(
+def test_the_nearest_supported_arithmetic_is_taken_and_reported(
     model: nn.Module, processor: Any, tmp_path: Path, alone: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     processor(True)

@@ -53,7 +53,7 @@ class BadLoss(Hook):
 
 
 @pytest.mark.parametrize("scheme", words(lambda each: each.several))
-def test_a_weight_that_becomes_nan_ends_the_run_by_name_and_is_in_no_checkpoint(
+def test_a_nan_weight_is_named_ends_the_run_and_enters_no_checkpoint(
     scheme: str, small_config: Config, make_trainer: Make, run_learners: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
     config = small_config(*SCHEMES[scheme].overrides(2, group_size=1), *RUN)

@@ -93,7 +93,7 @@ class Refusing:
         return batch
 
 
-def test_what_is_refused_while_loading_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_while_loading_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     units = [Unit(0, index, 0, (2 * index, 2 * index + 1)) for index in range(2)]
     with caplog.at_level(logging.WARNING):
         assert len(list(load(Refusing(), units))) == 2

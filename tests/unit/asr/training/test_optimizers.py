@@ -141,7 +141,7 @@ def test_maximize_is_descent_on_the_negated_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lars", "lamb"])
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_the_length_of_an_adapted_step_does_not_depend_on_the_scale_of_the_gradient(name: str, factor: float) -> None:
+def test_an_adapted_step_does_not_depend_on_the_scale_of_the_gradient(name: str, factor: float) -> None:
     one, other = weights(), weights()
     exact = {"eps": 1e-14} if name == "lamb" else {}  # eps is the only length that Adam's direction knows
     first, second = (FACTORIES[name]([{"params": p, "weight_decay": 0.0}], **exact) for p in (one, other))

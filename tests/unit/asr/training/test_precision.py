@@ -59,7 +59,7 @@ def test_a_wish_is_obeyed_whatever_the_processor(monkeypatch: pytest.MonkeyPatch
     assert choose_matmul("mkl").path == "mkl"
 
 
-def test_the_same_machine_always_gets_the_same_answer_and_keeps_fp32_accuracy() -> None:
+def test_the_choice_is_the_same_on_one_machine_and_keeps_fp32_accuracy() -> None:
     first = choose_matmul("auto")
     assert first.relative_error <= MAX_RELATIVE_ERROR
     assert choose_matmul("auto") == first

@@ -245,7 +245,7 @@ def test_the_worst_units_are_those_with_the_most_of_each() -> None:
     assert max(load.attention for load in chosen) == 2 * 100**2
 
 
-def test_split_units_are_counted_and_said(
+def test_split_units_are_counted_and_reported(
     small_config: Config,
     make_trainer: Make,
     fit: Fit,

@@ -90,7 +90,7 @@ def test_annealing_after_a_shorter_warmup() -> None:
     ("epoch", "expected"),
     [(0, 2e-4), (5, 1.1e-3), (10, 2e-3), (15.9, 2e-3), (16, 2e-3 / 2**0.5), (24.9, 6.25e-5 * 2**0.5), (25, 1.25e-4)],
 )
-def test_a_recipe_that_holds_the_peak_and_raises_the_rate_for_its_last_epochs(epoch: float, expected: float) -> None:
+def test_a_schedule_may_hold_the_peak_and_raise_the_rate_at_the_end(epoch: float, expected: float) -> None:
     """arXiv 2108.10803, section 4: 2e-4 to 2e-3 in 10 epochs, held for 6, annealed from the 17th; 1.2e-4 in the 26th."""
     schedule = warmup_anneal(warmup_epochs=10, hold_epochs=6, raised_from=25)
     assert 2e-3 * schedule.factor(100 * epoch) == pytest.approx(expected)
@@ -138,7 +138,7 @@ def test_setting_twice_and_resuming_start_from_the_peak_again() -> None:
     assert second.current == pytest.approx(0.05)
 
 
-def test_the_rate_of_another_time_is_told_without_setting_it() -> None:
+def test_the_rate_at_another_time_is_returned_without_setting_it() -> None:
     rate = LearningRate(optimizer_of(), one_cycle(anneal="linear", horizon=HORIZON))
     rate.set(800)
     before = rate.current

@@ -53,7 +53,7 @@ def test_a_unit_emptied_while_loading_is_counted_and_harmless(
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "run"))
 
 
-def test_a_lone_learner_of_asynchronous_gossip_trains_bitwise_as_a_single_one(
+def test_one_learner_of_asynchronous_gossip_equals_single_bitwise(
     small_config: Config, make_trainer: Make, fit: Fit, losses: Losses, tmp_path: Path, alone: World
 ) -> None:
     """Also where global batches differ in weight."""

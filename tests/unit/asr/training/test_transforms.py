@@ -94,7 +94,7 @@ def test_a_changed_model_gives_the_modules_that_were_not_changed(start, damped_r
 
 
 @pytest.mark.parametrize("damped", [False, True])
-def test_a_second_stage_takes_over_a_changed_model_with_and_without_the_hook(
+def test_a_second_stage_loads_a_changed_model_with_and_without_the_hook(
     damped: bool, damped_run: Path, small_config: Config, make_trainer, tmp_path: Path, alone: World
 ) -> None:
     base = [each for each in SMALL if not each.startswith("model")]

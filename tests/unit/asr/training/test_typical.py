@@ -42,9 +42,7 @@ def uses_of(model: SpeechModel, plan: BatchPlan) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("loss", ["exact", "torchaudio"])
-def test_an_encoder_is_used_once_per_state_a_predictor_once_per_token_a_joiner_once_per_cell(
-    plan: BatchPlan, loss: str
-) -> None:
+def test_encoder_predictor_and_joiner_run_once_per_state_token_and_cell(plan: BatchPlan, loss: str) -> None:
     model = model_of(*TINY, f"model/loss={loss}")
     uses = uses_of(model, plan)
     states, cells = 31, 31 * 6  # ceil(123 / 4), and U + 1 = 6 with the start symbol

@@ -93,7 +93,7 @@ def test_a_pool_gives_every_unit_to_exactly_one_learner(
     assert set(processed.values()) == {1}
 
 
-def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_nothing_between_them(
+def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_no_units(
     plan: BatchPlan, claim: Callable[[str, int], int]
 ) -> None:
     taken = run_apart([pooled(plan, claim).steps(Progress()) for _ in range(3)], seed=1)
@@ -110,7 +110,7 @@ def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_nothing_between_them
         assert all(step.samples_before <= step.samples for step in steps)
 
 
-def test_the_planned_weight_is_a_share_of_the_batch_in_lockstep_and_nominal_in_a_pool(
+def test_the_planned_weight_is_shared_in_lockstep_and_nominal_in_a_pool(
     plan: BatchPlan, claim: Callable[[str, int], int]
 ) -> None:
     steps = list(LockstepUnits(plan, 10, rank=1, world_size=2).steps(Progress()))

@@ -73,7 +73,7 @@ def test_moments_are_found_moved_and_go_on_bitwise(name: str):
     assert not any(torch.equal(a, b) for a, b in zip(buffers, before, strict=True))  # updated in place
 
 
-def test_a_parameter_without_a_gradient_yet_is_waited_for_and_a_frozen_one_is_not():
+def test_parameters_without_a_gradient_yet_are_awaited_but_not_frozen_ones():
     model = Scaled()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     assert not has_all_moments(optimizer)

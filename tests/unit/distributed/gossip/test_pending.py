@@ -11,7 +11,7 @@ def message(*values: float) -> Message:
     return [torch.tensor(values)]
 
 
-def test_snapshots_hold_what_has_arrived_and_weights_do_not_until_it_is_folded_in():
+def test_arrivals_are_in_snapshots_at_once_and_in_weights_when_folded_in():
     weights = torch.tensor([1.0, 2.0])
     mixing = PendingMixing([weights])
     sent = mixing.packing.message()

@@ -41,7 +41,7 @@ def test_place_is_what_the_launcher_says_and_touches_no_group(environment: pytes
         ("LOCAL_WORLD_SIZE", "9", "LOCAL_WORLD_SIZE=9"),
     ],
 )
-def test_a_half_said_environment_is_refused(
+def test_a_partly_set_environment_is_refused(
     environment: pytest.MonkeyPatch, name: str, value: str | None, message: str
 ):
     for each, usual in VARIABLES.items():

@@ -76,7 +76,7 @@ def losses(learners: list[Liveness]) -> list[Loss | None]:
     return [each.wait_for_loss() for each in learners]
 
 
-def test_what_is_said_last_arrives_although_something_unread_comes_in() -> None:
+def test_the_last_message_arrives_despite_unread_input() -> None:
     """Closing over unread lines resets the connection, which throws away what waits behind a line that is on its way."""
     with socket.create_server((LOOPBACK, 0)) as server:
         for _ in range(200):
@@ -93,7 +93,7 @@ def test_what_is_said_last_arrives_although_something_unread_comes_in() -> None:
             assert said == ["alive", "done"]
 
 
-def test_those_who_live_accuse_nobody_and_leave_in_any_order(group: Group) -> None:
+def test_living_learners_accuse_nobody_and_leave_in_any_order(group: Group) -> None:
     learners = group(4)
     for each in learners:
         each._say_joined()
@@ -171,7 +171,7 @@ def test_a_learner_that_fails_says_why_in_a_line_at_once(group: Group, rank: int
     assert losses(others) == [Loss(rank, "failed: no space left on device")] * 2
 
 
-def test_only_the_first_loss_counts_and_is_told_once() -> None:
+def test_only_the_first_loss_counts_and_is_reported_once() -> None:
     heard: list[Loss] = []
     centre = centre_of(8, on_loss=heard.append)
     centre.start()
@@ -187,7 +187,7 @@ LINES = ["learner 1 mine wrong", "learner x", "learner", "lost 1 by a liar", "jo
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_who_does_not_know_the_secret_is_nobody(group: Group, line: str) -> None:
+def test_a_peer_without_the_secret_is_ignored(group: Group, line: str) -> None:
     learners = group(2, awaited=3)
     assert isinstance(learners[0], Centre)
     with socket.create_connection((LOOPBACK, learners[0].port)) as connection:
@@ -196,7 +196,7 @@ def test_who_does_not_know_the_secret_is_nobody(group: Group, line: str) -> None
     assert losses(learners) == [None, None]
 
 
-def test_who_says_nothing_is_told_nothing_and_put_out(group: Group) -> None:
+def test_a_silent_peer_learns_nothing_and_is_disconnected(group: Group) -> None:
     learners = group(2, awaited=3)
     assert isinstance(learners[0], Centre)
     with socket.create_connection((LOOPBACK, learners[0].port)) as connection:
@@ -262,7 +262,7 @@ def test_a_member_is_not_taken_in_by_who_does_not_know_the_secret() -> None:
             thread.join()
 
 
-def test_a_crowd_of_idle_connections_keeps_no_learner_out_and_none_comes_in_later(group: Group) -> None:
+def test_idle_connections_keep_no_learner_out_and_none_is_admitted_later(group: Group) -> None:
     learners = group(1, patience=20.0, awaited=2)
     centre = learners[0]
     assert isinstance(centre, Centre)
@@ -295,7 +295,7 @@ def test_the_second_who_says_to_be_a_learner_is_put_out(group: Group) -> None:
         (5, "learner 2 has not come within 0.5 seconds (launch.join_seconds), nor have learners 3, 4"),
     ],
 )
-def test_who_has_not_come_is_named_to_all(size: int, line: str) -> None:
+def test_a_missing_learner_is_named_to_all(size: int, line: str) -> None:
     centre = centre_of(size, patience=20.0, join=0.5)
     centre.start()
     came = member(centre, 1, 20.0)
@@ -310,7 +310,7 @@ def test_who_has_not_come_is_named_to_all(size: int, line: str) -> None:
     centre.close()
 
 
-def test_who_has_come_and_is_not_connected_in_time_is_named() -> None:
+def test_a_learner_that_does_not_connect_in_time_is_named() -> None:
     centre = centre_of(2, patience=20.0, join=0.5)
     centre.start()
     came = member(centre, 1, 20.0)

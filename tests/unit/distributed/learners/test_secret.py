@@ -37,7 +37,7 @@ def test_a_launcher_draws_one_unless_it_was_given_one(monkeypatch: pytest.Monkey
     assert environment.secret_given() == first
 
 
-def test_the_file_is_the_user_s_alone_and_the_same_for_all_who_begin_together(home: Path) -> None:
+def test_the_file_is_private_and_the_same_for_concurrent_starts(home: Path) -> None:
     found: list[bytes] = []
     readers = [threading.Thread(target=lambda: found.append(shared_secret())) for _ in range(8)]
     for each in readers:
@@ -66,13 +66,13 @@ def test_a_file_that_holds_no_secret_is_refused(home: Path, content: str, messag
         shared_secret()
 
 
-def test_a_home_that_cannot_be_written_is_told_with_the_remedy(home: Path) -> None:
+def test_an_unwritable_home_is_reported_with_the_remedy(home: Path) -> None:
     home.parent.write_text("not a folder")
     with pytest.raises(LaunchError, match=f"secret in {home}.*set {SECRET} to the same long random text"):
         shared_secret()
 
 
-def test_a_proof_is_of_the_secret_and_of_all_that_is_said() -> None:
+def test_a_proof_covers_the_secret_and_the_whole_message() -> None:
     claimed = proof(b"secret", "member", "nonce", "1")
     assert proves(claimed, b"secret", "member", "nonce", "1")
     for secret, said in ((b"other", ("member", "nonce", "1")), (b"secret", ("centre", "nonce", "1"))):

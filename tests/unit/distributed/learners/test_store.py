@@ -34,7 +34,7 @@ def test_its_port_is_taken() -> None:
     del store
 
 
-def test_it_is_not_waited_for_longer_than_said_and_learner_0_is_named() -> None:
+def test_waiting_ends_at_the_deadline_and_names_learner_0() -> None:
     started = time.monotonic()
     with pytest.raises(LearnerLostError, match=r"learner 0 has not come within 0.5 seconds .*nobody answers at 127"):
         meet(here(1), Meeting(LOOPBACK, free_port(), hosted=False), 0.5)

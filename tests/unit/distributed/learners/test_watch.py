@@ -96,7 +96,7 @@ def test_what_is_being_opened_can_be_cut_too() -> None:
         assert waiting.recv(1) == b""
 
 
-def test_as_many_files_as_the_system_allows() -> None:
+def test_the_limit_of_open_files_is_raised_to_the_maximum() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 1, before[1]))
@@ -117,7 +117,7 @@ def test_the_address_of_a_launch_that_has_ended_is_passed_over() -> None:
         each.close()
 
 
-def test_an_address_that_somebody_without_the_secret_has_put_there_is_refused() -> None:
+def test_an_address_published_without_the_secret_is_refused() -> None:
     store = HashStore()
     store.set("liveness", json.dumps([LOOPBACK, 9, proof(b"guessed", "liveness", LOOPBACK, "9")]))
     watch = Watch(Place(1, 2, 1, 2, launched=True), join_seconds=30.0, grace_seconds=30.0)
@@ -150,7 +150,7 @@ def test_a_start_without_learner_0_is_a_join_error_with_its_name(what: str) -> N
     assert ("within 0.3 seconds (launch.join_seconds)" in str(caught.value)) == (what == "late")
 
 
-def test_where_no_connection_can_be_made_the_interface_is_asked_about() -> None:
+def test_without_a_connection_the_error_asks_for_the_interface() -> None:
     watch = Watch(Place(0, 2, 0, 2, launched=True), join_seconds=30.0, grace_seconds=30.0)
     message = (
         r"learner 0 cannot connect to the others \(Gloo connectFullMesh failed\): can they reach each other, on the"

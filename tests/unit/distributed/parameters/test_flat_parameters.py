@@ -64,7 +64,7 @@ def test_a_write_to_the_buffer_is_a_write_to_the_model_and_aligned():
     assert all(parameter.data_ptr() % ALIGNMENT_BYTES == 0 for parameter in model.parameters())
 
 
-def test_gradients_stay_views_through_backward_optimizer_and_a_foreign_zero_grad():
+def test_gradients_stay_views_through_backward_optimizer_and_zero_grad():
     model = Recurrent()
     flat = FlatParameters(model, gradients=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -61,7 +61,7 @@ def test_ages_by_hand(run_learners):
     run_learners(2, learner)
 
 
-def test_in_warm_up_nothing_waits(alone: World):
+def test_during_warm_up_no_entry_waits(alone: World):
     backend = make(alone, warmup_steps=2)
     for expected in ([0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1]):
         step(backend, [9.0, 1.0, 5.0, 4.0])

@@ -20,7 +20,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3), nn.LayerNorm(3), nn.Linear(3, 5), nn.LSTM(5, 4))
 
 
-def test_biases_norms_and_the_first_convolution_are_dense_unless_a_pattern_says_otherwise():
+def test_biases_norms_and_first_convolution_are_dense_by_default():
     rates = rates_of(network(), 100, [])
     dense = {name for name, rate in rates.items() if rate == 1}
     assert dense == {*("0.weight", "0.bias", "1.bias", "2.weight", "2.bias", "3.bias", "4.bias_ih_l0", "4.bias_hh_l0")}
@@ -100,7 +100,7 @@ def test_under_auto_rates_follow_the_uses_that_learner_0_counts(run_learners, ca
     ) in caplog.messages
 
 
-def test_with_a_rate_nothing_is_counted_and_without_counting_there_is_no_auto(alone: World):
+def test_a_set_rate_counts_nothing_and_auto_needs_counting(alone: World):
     ScaleCom(**AUTO | {"rate": 4}, overlap=False, bucket_mb=1, world=alone).examine(
         network(), lambda: pytest.fail("nobody asked for it")
     )
@@ -117,7 +117,7 @@ def test_patterns_that_cannot_be_meant_are_refused(patterns: list[tuple[str, int
         rates_of(network(), 100, patterns)
 
 
-def test_parameters_of_a_rate_lie_together_and_segments_cover_everything_once():
+def test_parameters_of_a_rate_are_adjacent_and_segments_cover_all_once():
     model = network().append(nn.Linear(2, 2).double())
     rates = rates_of(model, 100, [("3.weight", 7)])
     flat = FlatParameters(model, gradients=True, order=lambda name, _: (rates[name],))

@@ -13,7 +13,7 @@ def noise(length: int, seed: int = 0) -> torch.Tensor:
 
 
 @given(length=st.integers(1, 300), rate=st.integers(1, 320), seed=st.integers(0, 99))
-def test_every_chunk_gives_its_largest_entry_the_last_one_as_if_padded_with_zeros(length: int, rate: int, seed: int):
+def test_each_chunk_gives_its_largest_entry_the_last_as_if_zero_padded(length: int, rate: int, seed: int):
     memory, gradient = noise(length, seed), noise(length, seed + 1)
     padded = torch.zeros(-(-length // rate) * rate)
     padded[:length] = (memory + gradient).abs()
@@ -66,7 +66,7 @@ def test_the_memory_follows_its_equation(beta: float, everything: bool):
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.3])
-def test_where_all_was_sent_as_it_was_nothing_remains(beta: float):
+def test_if_everything_was_sent_uncompressed_no_memory_remains(beta: float):
     """Not even a rounding error: m + beta g - beta g would leave one where the processor fuses the two operations."""
     memory = torch.zeros(100)
     for seed in range(3):

@@ -36,7 +36,7 @@ def test_union_counts_positions_that_anybody_chooses():
     assert union([torch.tensor([0.0, 3.0, 1.0]), torch.tensor([1.0])], [torch.tensor([1]), torch.tensor([0])]) == 1.5
 
 
-def test_figures_of_learners_alike_are_the_best_there_are_and_measuring_changes_nothing(run_learners):
+def test_equal_learners_have_the_best_metrics_and_measuring_is_neutral(run_learners):
     """With equal gradients: the leader chooses for all, memories are parallel, nobody would choose otherwise."""
 
     def learner(world: World) -> dict[str, float]:

@@ -37,7 +37,7 @@ def test_a_recurrent_layer_uses_its_weights_once_per_step(kind: type[nn.RNNBase]
     assert len(weights) == 8
 
 
-def test_uses_of_a_tied_parameter_add_up_and_those_of_a_part_count_as_a_part():
+def test_uses_of_a_tied_parameter_add_up_and_partial_uses_count_partly():
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -68,7 +68,7 @@ def test_copies_of_a_parameter_are_the_parameter():
     assert count_uses(model, lambda: Product.apply(torch.randn(8, 3), weight)) == {"weight": 8, "other": 0}
 
 
-def test_what_is_no_product_with_a_parameter_does_not_count_and_memory_that_is_free_again_belongs_to_nobody():
+def test_only_products_with_parameters_count_and_freed_memory_has_no_owner():
     model = nn.Linear(64, 64)
 
     def forward() -> None:

@@ -67,7 +67,7 @@ def test_modules_of_a_ctc_run_are_taken_over_bitwise_and_the_rest_is_fresh(
     assert all(torch.equal(rest[name], drawn[name]) for name in drawn)
 
 
-def test_a_language_models_network_becomes_a_prediction_network_and_the_other_way_round(
+def test_networks_of_language_models_and_predictors_are_interchangeable(
     small_config: Config,
     lm_config: Config,
     lm_run: Callable[..., Path],
@@ -108,7 +108,7 @@ def test_an_encoder_needs_no_common_tokens_but_all_else_does(ctc_run: Path, star
         start(f"init_from={ctc_run}", "init_modules=[encoder,ctc_head]", other)
 
 
-def test_other_features_are_said(
+def test_differing_features_are_reported(
     ctc_run: Path, start: Callable[..., Transducer], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

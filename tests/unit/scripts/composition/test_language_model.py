@@ -163,7 +163,7 @@ def test_what_is_sampled_does_not_depend_on_the_loading_processes(
     parts.recorder.close()
 
 
-def test_a_run_does_not_go_on_with_a_language_model_that_was_trained_on_since(
+def test_a_resume_refuses_a_language_model_that_was_trained_further(
     lm_run: Callable[..., Path], sampling_trainer: Callable[..., Trainer]
 ) -> None:
     folder = lm_run("trainer.max_steps=2", "evaluation.sets=[]")

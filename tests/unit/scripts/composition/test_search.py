@@ -99,9 +99,7 @@ def test_models_are_loaded_in_the_recognisers_precision(random_run: Run, random_
     )
 
 
-def test_language_models_of_other_weights_under_the_same_name_have_other_fingerprints(
-    random_run: Run, random_lm_run: Run
-) -> None:
+def test_language_models_of_the_same_name_differ_in_fingerprint_by_weights(random_run: Run, random_lm_run: Run) -> None:
     trained = load_trained(random_run("run"), "best", threads=1)
     external, source, other = (random_lm_run(name, f"seed={seed}") for seed, name in enumerate(("lm", "source", "x")))
 

@@ -21,7 +21,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_errors_are_reported_where_the_launcher_is_half_said(environment: pytest.MonkeyPatch) -> None:
+def test_errors_are_reported_under_a_partly_set_launcher_environment(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RANK", "0")
     assert line_for_people(UsageError("unknown key 'bakend'")) == "error: unknown key 'bakend'\n"
     with pytest.raises(LaunchError) as caught:
@@ -31,7 +31,7 @@ def test_errors_are_reported_where_the_launcher_is_half_said(environment: pytest
 
 
 @pytest.mark.parametrize(("attempt", "ours", "printed"), [("0", True, True), ("1", True, False), ("1", False, True)])
-def test_the_last_line_is_left_to_a_launcher_of_ours_that_starts_no_learner_again(
+def test_our_launcher_prints_the_last_line_where_no_restart_follows(
     environment: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,

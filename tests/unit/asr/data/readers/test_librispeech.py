@@ -161,7 +161,7 @@ def test_skip_leaves_out_counts_and_lists(
     assert caplog.text.count("train: left out 1 utterance, listed in") == 1
 
 
-def test_what_was_left_out_is_told_by_every_run_once(
+def test_utterances_left_out_are_reported_once_by_every_run(
     corpus: Callable[..., Corpus], write_bytes: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_bytes(TABLE, TEXT + b"103-1240-0009 NINE\n")
