@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -23,7 +23,7 @@ from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import agree_on_precision
 from asr.training.auxiliary import attach_auxiliaries
 from asr.training.evaluation import EvaluationSet, Evaluator
-from asr.training.hook import Hook, Run
+from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.idle import IdleGroups
 from asr.training.loss_gradients import LossGradients
 from asr.training.measures import measure_of
@@ -89,6 +89,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
     module = backend.wrap(model.to(world.device))
     claimed = {name: hook.on_parameter_groups(model) for name, hook in hooks.items()}
+    _check_idle(claimed, config)
     groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
     optimizer: Optimizer = build(config.optimizer, groups=groups)
     backend.attach(optimizer)
@@ -164,6 +165,16 @@ def _check_pace(hooks: Mapping[str, Hook], backend: Backend) -> None:
             )
         if hook.meets_every is not None and hook.meets_every < 1:
             raise UsageError(f"hooks.{name}: it meets every {hook.meets_every} global steps; that must be 1 or more")
+
+
+def _check_idle(claimed: Mapping[str, Sequence[ParameterGroup]], config: DictConfig) -> None:
+    """Moments are mixed once all learners have them for all parameters: those of a group that rests may never come."""
+    for name, groups in claimed.items():
+        if config.backend.get("mix_moments") and any(group.idle is not None for group in groups):
+            raise UsageError(
+                f"hooks.{name}: parameters of it rest in some steps and have no moments before their first one, which "
+                "backend.mix_moments=true would wait for; set backend.mix_moments=false"
+            )
 
 
 def _refuse_doubles(config: DictConfig, material: Material) -> None:

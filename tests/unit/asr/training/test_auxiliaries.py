@@ -14,6 +14,7 @@ from asr.runs.model_folder import load_model
 from asr.runs.progress import Progress
 from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.trainer import Trainer
+from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.build import count_parameters
 from tests.schemes import SCHEMES
@@ -137,3 +138,11 @@ def test_it_is_in_no_model_folder_no_count_and_no_initial_weights(
     again.parts.recorder.close()
     found: Tensor = again.parts.run.model.auxiliary["lagrangian"].multiplier
     assert found.item() == 0.0 < hook.multiplier.item()
+
+
+def test_moments_are_not_mixed_with_a_group_that_rests(
+    small_config: Config, make_trainer: Make, tmp_path: Path, alone: World
+) -> None:
+    config = small_config("backend=dpsgd", "backend.mix_moments=true", *STEPS)
+    with pytest.raises(UsageError, match=r"^hooks\.lagrangian: .* set backend\.mix_moments=false$"):
+        make_trainer(config, tmp_path, alone, {"lagrangian": Multiplier(every=2)})
