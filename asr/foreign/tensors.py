@@ -49,12 +49,14 @@ def read_state(path: Path, device: torch.device, *, mmap: bool = False) -> dict[
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Raise ForeignError if a number is NaN or infinite: a model with one writes nonsense without any error."""
-    bad = [
-        name for name, each in sorted(tensors.items()) if each.is_floating_point() and not bool(each.isfinite().all())
-    ]
-    if bad:
-        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        names = ", ".join(bad[:NAMED]) + more
+    if bad := non_finite(dict(sorted(tensors.items()))):
         raise ForeignError(
-            where, f"NaN or infinite weights in {names}, of {len(tensors)} tensors; choose another checkpoint or model"
+            where, f"NaN or infinite weights in {bad}, of {len(tensors)} tensors; choose another checkpoint or model"
         )
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The names of the tensors that hold a NaN or an infinity, the first few of many; None if all are finite."""
+    bad = [name for name, each in tensors.items() if each.is_floating_point() and not bool(each.isfinite().all())]
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return ", ".join(bad[:NAMED]) + more or None

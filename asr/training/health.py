@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from asr.foreign.tensors import NAMED
+from asr.foreign.tensors import non_finite
 
 
 def ailment(state: Mapping[str, Any]) -> str | None:
@@ -13,21 +13,18 @@ def ailment(state: Mapping[str, Any]) -> str | None:
 
     Checks weights, buffers, and the state of the optimizer and the backend.
     """
-    bad = [name for part in ("model", "optimizer", "backend") for name in _not_finite(part, state[part])]
-    if bad:
-        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        return f"holds numbers that are not finite, in {', '.join(bad[:NAMED])}{more}"
-    return None
+    parts = ("model", "optimizer", "backend")
+    bad = non_finite(dict(each for part in parts for each in _tensors(part, state[part])))
+    return None if bad is None else f"holds numbers that are not finite, in {bad}"
 
 
-def _not_finite(name: str, value: object) -> Iterator[str]:
-    """Names of the floating tensors within nested containers that hold a NaN or an infinity."""
+def _tensors(name: str, value: object) -> Iterator[tuple[str, Tensor]]:
+    """The tensors within nested containers, each with its path as its name."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            yield name
+        yield name, value
     elif isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _not_finite(f"{name}.{key}", each)
+            yield from _tensors(f"{name}.{key}", each)
     elif isinstance(value, list | tuple):
         for index, each in enumerate(value):
-            yield from _not_finite(f"{name}.{index}", each)
+            yield from _tensors(f"{name}.{index}", each)

@@ -21,7 +21,7 @@ from asr.runs.metrics import MetricsWriter
 from asr.runs.model_folder import ModelParts
 from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import agree_on_precision
-from asr.training.auxiliary import attach_auxiliaries
+from asr.training.auxiliary_modules import attach_auxiliaries
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.idle import IdleGroups
