@@ -152,11 +152,8 @@ class Member(Liveness):
 
     def _introduce(self, centre: Peer) -> None:
         word, _, theirs = centre.next_line(self.patience_seconds).partition(" ")
-        own, rank, port = (
-            drawn(),
-            str(self.rank),
-            str(self._address[1]),
-        )  # of the door that was knocked at: no relay has it
+        own, rank = drawn(), str(self.rank)
+        port = str(self._address[1])  # a relay listens at another one
         centre.send(f"learner {rank} {own} {proof(self._secret, 'member', theirs, own, rank, port)}")
         answer = centre.next_line(self.patience_seconds).split(" ")
         if (

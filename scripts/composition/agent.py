@@ -13,7 +13,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 
 from distributed.learners.liveness import LOOPBACK
 from distributed.learners.store import listening_store
-from scripts.composition.launcher import failure_line, first_failure
+from scripts.composition.learner_failures import failure_line, first_failure
 from scripts.composition.startup import print_last
 
 _STORE_SECONDS = 60.0  # timeout of a request to the store, which runs in this process

@@ -5,20 +5,16 @@ secret of their own, and the error of the learner that failed is the last line, 
 """
 
 import logging
-import signal
-import sys
 import tempfile
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from asr.foreign.terminal import say
 from distributed.errors import UsageError
+from scripts.composition.learner_failures import agreed, failure_line, first_failure
 from scripts.composition.startup import REPOSITORY, print_last
-
-if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 LAUNCHED = ("train", "train_lm", "make_nbest")  # the entry points that several processes share
 
@@ -88,40 +84,3 @@ def launch(options: Launch) -> int:
     rank, failure = first_failure(result.failures)
     print_last(f"{failure_line(rank, failure)}\n")
     return failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
-
-
-def agreed(codes: Iterable[int | None]) -> int | None:
-    """The common exit code, if all learners ended by themselves with the same one above 0; else None."""
-    different = set(codes)
-    code = different.pop() if len(different) == 1 else None
-    return code if code is not None and code > 0 else None
-
-
-def first_failure(failures: "Mapping[int, ProcessFailure]") -> "tuple[int, ProcessFailure]":
-    """Rank and failure of the learner that failed first: others failed because of it, or the agent ended them."""
-
-    def order(each: "tuple[int, ProcessFailure]") -> tuple[int, int, int]:
-        rank, failure = each
-        word = _word(failure)
-        if word is not None:
-            return (0 if word["extraInfo"]["own"] else 2), int(word["extraInfo"]["nanoseconds"]), rank
-        return (0 if failure.exitcode > 0 else 3 if failure.exitcode == -signal.SIGTERM else 1), sys.maxsize, rank
-
-    return min(failures.items(), key=order)
-
-
-def _word(failure: "ProcessFailure") -> "Mapping[str, Any] | None":
-    """The message that the learner has written with ``environment.leave_word``; None without one."""
-    message = failure.error_file_data["message"]
-    return message if isinstance(message, dict) else None
-
-
-def failure_line(rank: int, failure: "ProcessFailure") -> str:
-    """The error line that the failed learner has written, or else one that says how its process ended."""
-    word = _word(failure)
-    if word is not None:
-        return str(word["message"]).strip()
-    if failure.exitcode < 0:
-        number = -failure.exitcode
-        return f"error: learner {rank} was killed by signal {number} ({signal.Signals(number).name})"
-    return f"error: learner {rank} ended with exit code {failure.exitcode}: see what it has printed"
