@@ -18,7 +18,7 @@ from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.console import console_logger
 from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
-from asr.runs.model_folder import ModelParts
+from asr.runs.model_folder import Description, ModelParts
 from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import agree_on_precision
 from asr.training.auxiliary_modules import attach_auxiliaries
@@ -62,19 +62,12 @@ log = logging.getLogger(__name__)
 
 def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str, Hook]) -> Trainer:
     """Build every part of a run and return the trainer, ready to fit."""
-    _check_order(hooks)
-    backend = build_backend(config, world)
-    _check_pace(hooks, backend)
-    warn_if_alone(backend, world, config)
     options: TrainerOptions = build(config.trainer)
-    backend.check_clipping(options.max_norm)
+    backend = _backend(config, world, hooks, options)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
     _refuse_doubles(config, material)
-    earlier = newest_description(RunFolder(folder).checkpoints)
-    description = describe(config, material, hooks, earlier)
-    model = hooked_model(config, material, hooks, description, resumed=earlier is not None)
-    attach_auxiliaries(model, hooks)
+    description, model = _model(config, folder, material, hooks)
     precision = agree_on_precision(options.precision, model, folder, world)
     split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
@@ -89,9 +82,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
     module = backend.wrap(model.to(world.device))
     claimed = {name: hook.on_parameter_groups(model) for name, hook in hooks.items()}
-    _check_idle(claimed, config)
-    groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
-    optimizer: Optimizer = build(config.optimizer, groups=groups)
+    optimizer = _optimizer(config, model, claimed)
     backend.attach(optimizer)
     horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
     log.info("%s", _headline(world, plan, material.amount(split), model, options, folder))
@@ -118,20 +109,54 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             units=_unit_source(plan, options, world, backend, hooks),
             dataset=dataset,
             evaluator=_evaluator(config, model, material, evaluated, world, loader, precision),
-            checkpoints=CheckpointFolder(
-                RunFolder(folder).checkpoints,
-                world,
-                build(config.checkpoint),
-                type(backend).__name__,
-                plan.fingerprint,
-                ModelParts(description, material.tokenizer),
-                settings_of(config),
-            ),
+            checkpoints=_checkpoints(config, run, description),
             recorder=_recorder(config, run, horizon, refused_before=len(split.screened.refused)),
             memory=memory,
             loader=loader,
         ),
         options,
+    )
+
+
+def _backend(config: DictConfig, world: World, hooks: Mapping[str, Hook], options: TrainerOptions) -> Backend:
+    """The backend, once it is known to suit the hooks, the clipping and the number of learners."""
+    _check_order(hooks)
+    backend = build_backend(config, world)
+    _check_pace(hooks, backend)
+    warn_if_alone(backend, world, config)
+    backend.check_clipping(options.max_norm)
+    return backend
+
+
+def _model(
+    config: DictConfig, folder: Path, material: Material, hooks: Mapping[str, Hook]
+) -> tuple[Description, SpeechModel]:
+    """The model to train, with the modules that train beside it, and its description for model folders."""
+    earlier = newest_description(RunFolder(folder).checkpoints)
+    description = describe(config, material, hooks, earlier)
+    model = hooked_model(config, material, hooks, description, resumed=earlier is not None)
+    attach_auxiliaries(model, hooks)
+    return description, model
+
+
+def _optimizer(config: DictConfig, model: SpeechModel, claimed: Mapping[str, Sequence[ParameterGroup]]) -> Optimizer:
+    """The optimizer, with the groups that hooks have claimed."""
+    _check_idle(claimed, config)
+    groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
+    optimizer: Optimizer = build(config.optimizer, groups=groups)
+    return optimizer
+
+
+def _checkpoints(config: DictConfig, run: Run, description: Description) -> CheckpointFolder:
+    """Where checkpoints of the run are written, with what their manifests and model folders say of it."""
+    return CheckpointFolder(
+        RunFolder(run.folder).checkpoints,
+        run.world,
+        build(config.checkpoint),
+        type(run.backend).__name__,
+        run.plan.fingerprint,
+        ModelParts(description, run.tokenizer),
+        settings_of(config),
     )
 
 
