@@ -6,25 +6,16 @@ from its own start; those who have not are a loss like any other. It listens unt
 
 import secrets
 import selectors
-import socket
 import time
 from collections.abc import Callable
 
+from distributed.learners.connections import listener
 from distributed.learners.liveness import CLOSED, Liveness
 from distributed.learners.secret import drawn, proof, proves
 from distributed.learners.signs import UNREACHABLE, Loss, Peer, late, loss_in
 
 _BACKLOG = 1024  # all learners may come at once
 _STRANGERS = 256  # most connections that have not introduced themselves yet
-
-
-def _listener(interface: str) -> socket.socket:
-    if interface:
-        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        return socket.create_server((interface, 0), family=family, backlog=_BACKLOG)
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
-    return socket.create_server(("", 0), backlog=_BACKLOG)
 
 
 class Centre(Liveness):
@@ -52,7 +43,7 @@ class Centre(Liveness):
         self._deadline = time.monotonic() + join_seconds
         self._to_come = set(range(1, size))
         self._to_join = set(range(size))
-        self._listener = _listener(interface)
+        self._listener = listener(interface, backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
         self._peers: list[Peer] = []
         self._own_failure: str | None = None

@@ -23,6 +23,20 @@ _SO_ATTACH_FILTER = 26  # of Linux; Python's socket module does not name it
 _RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # struct sock_filter: BPF_RET | BPF_K, keep 0 bytes
 
 
+def listener(interface: str, port: int = 0, backlog: int | None = None) -> socket.socket:
+    """A listening TCP socket on one address of this host; "": on all addresses, of IPv4 and of IPv6 where there is any.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    if interface:
+        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+        return socket.create_server((interface, port), family=family, backlog=backlog)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
+    return socket.create_server(("", port), backlog=backlog)
+
+
 class Connections:
     """Records the TCP sockets that were opened while groups were made."""
 

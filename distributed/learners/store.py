@@ -11,6 +11,7 @@ from datetime import timedelta
 from torch.distributed import Store, TCPStore
 
 from distributed.errors import LearnerError
+from distributed.learners.connections import listener
 from distributed.learners.environment import Meeting, Place
 from distributed.learners.liveness import LOOPBACK
 from distributed.learners.signs import LearnerLostError, late
@@ -25,8 +26,8 @@ def listening_store(interface: str, port: int, size: int, timeout: timedelta) ->
     Raises:
         OSError: the port is taken.
     """
-    with socket.create_server((interface, port)) as listener:
-        own = listener.getsockname()[1]
+    with listener(interface, port) as listening:
+        own = listening.getsockname()[1]
         return TCPStore(
             interface or LOOPBACK,
             own,
@@ -34,7 +35,7 @@ def listening_store(interface: str, port: int, size: int, timeout: timedelta) ->
             is_master=True,
             timeout=timeout,
             wait_for_workers=False,
-            master_listen_fd=listener.detach(),
+            master_listen_fd=listening.detach(),
         )
 
 

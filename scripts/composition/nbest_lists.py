@@ -22,7 +22,7 @@ from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
 from asr.runs.run_folder import RunFolder
 from asr.training.inference import load, states_of
-from distributed.errors import UsageError
+from distributed.errors import LearnerError, UsageError
 from distributed.learners.environment import place
 from scripts.composition.build import Split
 from scripts.composition.compose import compose, differing_keys
@@ -48,6 +48,17 @@ def run(arguments: list[str]) -> None:
     own = range(here.rank, header.shards, here.size)
     missing = [shard for shard in own if not shard_file(folder, shard).is_file()]
     decoder = Decoder(trained, split, search, header, config.unit_utterances)
+    try:
+        write_shards(decoder, folder, header, missing)
+    except UsageError as error:  # from here on processes may fail one by one: each says so
+        raise LearnerError(str(error)) from error
+    if missing:
+        log.info("%s", decoder.inference.statistics)
+    say(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
+
+
+def write_shards(decoder: "Decoder", folder: Path, header: Header, missing: Sequence[int]) -> None:
+    """Decode and write the shards that are missing; one line for each."""
     begun = time.perf_counter()
     for written, shard in enumerate(missing, start=1):
         started = time.perf_counter()
@@ -57,9 +68,6 @@ def run(arguments: list[str]) -> None:
         eta = clock((now - begun) / written * (len(missing) - written))
         line = "shard %d of %d: %d utterances in %.1f s, ETA %s"
         log.info(line, shard + 1, header.shards, len(lists), now - started, eta)
-    if missing:
-        log.info("%s", decoder.inference.statistics)
-    say(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
 
 
 def check_lengths(config: DictConfig) -> None:
