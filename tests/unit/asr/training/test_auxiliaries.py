@@ -90,8 +90,12 @@ def train(
 def test_an_ascending_multiplier_grows_while_its_constraint_is_broken(scheme: str, train: Any) -> None:
     size = 2 if SCHEMES[scheme].several else 1
     for _, hook in train(scheme, size, [*SCHEMES[scheme].overrides(size), "trainer.max_steps=4"]):
-        assert hook.values[0] == pytest.approx(0.1, rel=1e-4), "Adam's first step has the length of the rate"
-        assert hook.values == sorted(hook.values)
+        assert min(hook.values) > 0
+        if SCHEMES[
+            scheme
+        ].lockstep:  # elsewhere a neighbour that is further on, or not so far, may be mixed in at any time
+            assert hook.values[0] == pytest.approx(0.1, rel=1e-4), "Adam's first step has the length of the rate"
+            assert hook.values == sorted(hook.values)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
