@@ -60,6 +60,8 @@ def opened(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
     Raises:
         ForeignError: it is missing, no regular file, or larger than its kind may be.
     """
+    if "\0" in str(path):
+        raise ForeignError(path, "cannot be read: its name holds a NUL character, which no file's does")
     try:
         _check(os.stat(path), path, kind)  # before it is opened, which alone may move a tape
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

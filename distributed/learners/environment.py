@@ -102,15 +102,15 @@ def without_recorder() -> None:
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")
 
 
-def leave_word(line: str, own: bool) -> bool:
+def leave_word(line: str, own: bool, code: int) -> bool:
     """Write the last line of this learner to the file from which its launcher's agent reports it.
 
-    ``own``: the error is this learner's own, not the loss of another one.
+    ``own``: the error is this learner's own, not the loss of another one. ``code``: the exit code that follows.
     Returns whether the launcher prints it: scripts/launch.py does, unless it starts the learners again.
     """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        extra = {"timestamp": str(int(time.time())), "nanoseconds": time.time_ns(), "own": own}
+        extra = {"timestamp": str(int(time.time())), "nanoseconds": time.time_ns(), "own": own, "code": code}
         message = {"message": line, "extraInfo": extra}
         try:
             Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")

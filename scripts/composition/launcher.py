@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from asr.foreign.terminal import say
 from distributed.errors import UsageError
-from scripts.composition.learner_failures import agreed, failure_line, first_failure
+from scripts.composition.learner_failures import agreed, exit_code, failure_line, first_failure
 from scripts.composition.startup import REPOSITORY, print_last
 
 LAUNCHED = ("train", "train_lm", "make_nbest")  # the entry points that several processes share
@@ -83,4 +83,4 @@ def launch(options: Launch) -> int:
         return 0
     rank, failure = first_failure(result.failures)
     print_last(f"{failure_line(rank, failure)}\n")
-    return failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
+    return exit_code(failure)

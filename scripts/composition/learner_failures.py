@@ -44,3 +44,11 @@ def failure_line(rank: int, failure: "ProcessFailure") -> str:
         number = -failure.exitcode
         return f"error: learner {rank} was killed by signal {number} ({signal.Signals(number).name})"
     return f"error: learner {rank} ended with exit code {failure.exitcode}: see what it has printed"
+
+
+def exit_code(failure: "ProcessFailure") -> int:
+    """The code that the failed learner has written before it ended, as the agent may have ended it meanwhile; or its own."""
+    word = _word(failure)
+    if word is not None:
+        return int(word["extraInfo"]["code"])
+    return failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode

@@ -71,9 +71,10 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
             raise
         if not line:
             time.sleep(SAY_SECONDS)
-        elif not _left_to_the_launcher(line, error):
+        code = getattr(error, "exit_code", 2)
+        if line and not _left_to_the_launcher(line, error, code):
             print_last(line)
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(code)
 
 
 def require_environment() -> None:
@@ -100,10 +101,10 @@ def run_and_leave(main: "Callable[[list[str]], None]") -> None:
     launch.leave(status)
 
 
-def _left_to_the_launcher(line: "str", error: "Exception") -> "bool":
+def _left_to_the_launcher(line: "str", error: "Exception", code: "int") -> "bool":
     """Leave the line to scripts/launch.py, which prints it after all learners' output; False where there is none."""
     environment = sys.modules.get("distributed.learners.environment")
-    return environment is not None and environment.leave_word(line, own=getattr(error, "loss", None) is None)
+    return environment is not None and environment.leave_word(line, own=getattr(error, "loss", None) is None, code=code)
 
 
 def print_last(line: "str") -> None:

@@ -22,7 +22,7 @@ from distributed.learners.environment import leave_word
 rank, attempt = (int(os.environ[name]) for name in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
 
 def end(code, line, own=True):
-    if not leave_word(line, own):
+    if not leave_word(line, own, code):
         print(line, file=sys.stderr)
     sys.exit(code)
 """
@@ -91,6 +91,19 @@ end(3, "error on learner 1: disk full\\n")
     printed = capfd.readouterr()
     assert printed.err.splitlines()[-1] == "error on learner 1: disk full"
     assert set(printed.err.splitlines()[:-1]) <= {"much", ""}, "nothing of the agent's own report"
+
+
+def test_the_exit_code_is_the_learners_own_where_it_is_ended_after_its_last_line(
+    run: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = """
+if rank == 1:
+    leave_word("error on learner 1: disk full", True, 3)
+    os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    assert run(body) == 3
+    assert last_line(capfd) == "error on learner 1: disk full"
 
 
 @pytest.mark.parametrize(

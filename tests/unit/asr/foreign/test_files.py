@@ -78,7 +78,7 @@ def write(folder: Path, stored: bytes) -> Path:
         (lambda folder: folder, "is a folder, where a text of one utterance is expected"),
         (lambda folder: folder / "none", "cannot be read: No such file or directory"),
         (lambda folder: folder / ("n" * 300), "cannot be read: File name too long"),
-        (lambda folder: folder / "a\0b", "cannot be read: embedded null byte"),
+        (lambda folder: folder / "a\0b", "cannot be read: its name holds a NUL character"),
         (lambda folder: folder / "a\ud800b", "cannot be read: "),
         (lambda folder: write(folder, b"a\nb\xe9\n"), "); convert it: iconv -f latin1"),
         (lambda folder: write(folder, b"\xed\xa0\x80"), "not UTF-8 (invalid continuation byte); convert it"),
