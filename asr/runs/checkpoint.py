@@ -1,6 +1,7 @@
 """Checkpoints on disk: what lies in their folders, how they are read and found.
 
     checkpoints/step-00001000/learner-0.pt ...   each learner's own state, loadable without unpickling code
+    checkpoints/step-00001000/shared.pt          what all of them hold alike (checkpoint_shared.py); none in gossip
     checkpoints/step-00001000/model.safetensors  the consensus model; with model.yaml and tokenizer/ a model folder
     checkpoints/step-00001000/auxiliary.safetensors   consensus of the modules that train with it, where there are any
     checkpoints/step-00001000/manifest.json      SHA-256 of every file and of itself, where the run stood, figures
@@ -24,6 +25,7 @@ from torch import Tensor
 from asr.foreign.files import ForeignError
 from asr.foreign.tensors import read_state, read_tensors, refuse_non_finite
 from asr.runs.checkpoint_manifest import CheckpointError, FormatError, read_manifest
+from asr.runs.checkpoint_shared import SHARED, joined
 from asr.runs.files import sha256
 from asr.runs.model_folder import DESCRIPTION, WEIGHTS, Description, is_model_folder, read_description
 from asr.runs.progress import Progress
@@ -62,7 +64,11 @@ class Checkpoint:
 
     def learner_state(self, learner: int, device: torch.device) -> dict[str, Any]:
         """State of one learner of the run that wrote the checkpoint."""
-        return read_state(self.folder / learner_file(learner), device)
+        own = read_state(self.folder / learner_file(learner), device)
+        if SHARED not in self.files:
+            return own
+        weights = {name: tensor.to(device) for name, tensor in self.consensus().items()}
+        return joined({"model": weights}, read_state(self.folder / SHARED, device), own)
 
     def backend_states(self) -> list[dict[str, Any]]:
         """The backend's state of every learner, on the CPU; weights and moments in the files are not read."""
@@ -80,8 +86,9 @@ class Checkpoint:
     def refuse_non_finite(self) -> None:
         """Raise ForeignError unless all weights of the consensus model and of every learner are finite."""
         refuse_non_finite(self.consensus(), self.folder / WEIGHTS)
-        for learner in range(self.world_size):
-            file = self.folder / learner_file(learner)
+        shared = [SHARED] if SHARED in self.files else []
+        for name in (*shared, *map(learner_file, range(self.world_size))):
+            file = self.folder / name
             refuse_non_finite(read_state(file, torch.device("cpu"), mmap=True).get("model", {}), file)
 
     def damaged_file(self) -> Path | None:

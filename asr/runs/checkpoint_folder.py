@@ -1,15 +1,16 @@
 """Writes checkpoints that survive kill -9, a full disk and a flipped bit, and retires them.
 
 Everything is written into a folder under a temporary name and fsynced; learner 0 then writes the manifest and renames
-the folder, so that a folder under its final name is complete. Writing fails or succeeds on all learners together.
+the folder, so that a folder under its final name is complete. Writing fails or succeeds on all learners together, at
+once or, where a thread writes, at the next of their meetings that needs the checkpoint.
 """
 
-import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from asr.runs.checkpoint import (
     read_checkpoint,
 )
 from asr.runs.checkpoint_manifest import CheckpointError, one_line, write_manifest
+from asr.runs.checkpoint_settings import refuse_other_settings
+from asr.runs.checkpoint_shared import SHARED, divided
+from asr.runs.checkpoint_writing import Writing
 from asr.runs.files import (
     delete_folder,
     fsync,
@@ -46,7 +50,7 @@ from asr.runs.model_folder import WEIGHTS, ModelParts, write_description, write_
 from asr.runs.progress import Progress
 from distributed.learners.launch import World
 
-NAMED_SETTINGS = 8  # most differing settings that an error names
+REMEDY = "the checkpoints before it are intact: free space or make the folder writable, then run it again"
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +67,14 @@ class CheckpointFolder:
         plan: int,
         model: ModelParts,
         settings: Mapping[str, Any],
+        in_background: bool = False,
     ) -> None:
-        """``settings``, by dotted key: all on which the run's numbers depend; plain values, equal in every resume."""
+        """Take what describes the run in every checkpoint.
+
+        Args:
+            settings: by dotted key, all on which the run's numbers depend; plain values, equal in every resume.
+            in_background: whether threads write checkpoints while training goes on.
+        """
         self.root = root
         self.world = world
         self.retention = retention
@@ -72,6 +82,8 @@ class CheckpointFolder:
         self.plan = plan
         self.model = model
         self.settings = settings
+        self.in_background = in_background
+        self._writing: Writing | None = None  # the checkpoint that is being written; on all learners or on none
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest intact checkpoint, found by learner 0 for all, and a line for each newer one that is not intact.
@@ -83,6 +95,7 @@ class CheckpointFolder:
                 version of this program, or the newest was written under another batch plan, in which it would stand
                 for other utterances, or under other settings, which would mix two runs.
         """
+        self.finish()
         chosen: Checkpoint | None = None
         lines: list[str] = []
         doing, remedy = f"resume from {self.root}", "mend what it names, then run the same command again"
@@ -116,36 +129,84 @@ class CheckpointFolder:
 
     def among_best(self, figure: float) -> bool:
         """Whether a checkpoint with this figure would be one of the ``keep_best`` best."""
+        self.finish()
         found = list_checkpoints(self.root)[0] if self.world.rank == 0 else []
         as_good = sum(c.figure is not None and c.figure <= figure for c in found)
         return self.world.any(self.world.rank == 0 and as_good < self.retention.keep_best)
 
     def save(
-        self, progress: Progress, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None, figure: float | None
+        self,
+        progress: Progress,
+        state: Mapping[str, Any],
+        consensus: Mapping[str, Tensor] | None,
+        figure: float | None,
+        alike: bool = True,
     ) -> Path:
-        """Write one checkpoint; only learner 0 gives ``consensus``.
+        """Write one checkpoint, or have it written in the background: then ``finish`` says whether it was.
 
         A last, smaller global batch may end in the same global step as the one before, hence under the same name.
         Then the checkpoint with the lower ``figure`` stays; one without takes that of the same number of samples.
 
+        Args:
+            state: this learner's; nothing may change it until it is written.
+            consensus: weights of the consensus model, which the same holds for; given by learner 0 alone.
+            figure: metric of the first evaluation set, if it was evaluated at this point.
+            alike: whether learners compare model and optimizer, to store what all hold alike once.
+
         Raises:
             CheckpointError: on every learner, if any of them could not write; older checkpoints are untouched.
         """
+        self.finish()
         final = self.root / checkpoint_name(progress.global_step)
         temporary = self.root / f"{WRITING}{final.name}"
         doing = f"write checkpoint {final}"
-        remedy = "the checkpoints before it are intact: free space or make the folder writable, then run it again"
-        with self._together(doing, remedy):
+        with self._together(doing, REMEDY):
             if self.world.rank == 0:
                 sweep(self.root, WRITING)
                 temporary.mkdir(parents=True)
-        with self._together(doing, remedy):
-            self._write_own(temporary, state, consensus)
-        with self._together(doing, remedy):
-            if self.world.rank == 0:
-                self._complete(temporary, final, progress, figure)
-                self._retire()
+        own, shared = divided(state, self.world, consensus) if alike else (state, None)
+        write = partial(self._write_own, temporary, own, shared, consensus)
+        complete = partial(self._complete, temporary, final, asdict(progress), figure) if self.world.rank == 0 else None
+        if self.in_background:
+            digests = [_digest_file(temporary, learner) for learner in range(self.world.size)]
+            self._writing = Writing(doing, write, digests, complete)
+        else:
+            self._write_now(doing, write, complete)
         return final
+
+    def _write_now(self, doing: str, write: Callable[[], None], complete: Callable[[], None] | None) -> None:
+        with self._together(doing, REMEDY):
+            write()
+        with self._together(doing, REMEDY):
+            if complete is not None:
+                complete()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is written in the background, if there is one.
+
+        Raises:
+            CheckpointError: on every learner, if any of them could not write; older checkpoints are untouched.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            with self._together(writing.doing, REMEDY):
+                writing.wait_written()
+        except BaseException:
+            writing.give_up()
+            raise
+        with self._together(writing.doing, REMEDY):
+            writing.wait_completed()
+
+    def close(self) -> None:
+        """After an error: let a checkpoint that is being written become complete, if the others still do their part.
+
+        Not collective, and safe to call twice; after ``finish`` it does nothing.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.close()
 
     @contextmanager
     def _together(self, doing: str, remedy: str) -> Iterator[None]:
@@ -162,36 +223,45 @@ class CheckpointFolder:
             reason = f"learner {first[0]}: {first[1]}" if failure is None else one_line(failure)
             raise CheckpointError(f"cannot {doing}: {reason}; {remedy}") from failure
 
-    def _write_own(self, temporary: Path, state: Mapping[str, Any], consensus: Mapping[str, Tensor] | None) -> None:
-        own = temporary / learner_file(self.world.rank)
-        with own.open("wb") as file:  # of a file that torch opens itself no error says that the disk is full
-            torch.save(dict(state), file)
-        fsync(own)
-        write_atomically(own.with_suffix(".sha256"), sha256(own))
+    def _write_own(
+        self,
+        temporary: Path,
+        own: Mapping[str, Any],
+        shared: Mapping[str, Any] | None,
+        consensus: Mapping[str, Tensor] | None,
+    ) -> None:
+        """Write this learner's files; the one with the digest of its own state comes last."""
         if consensus is not None:
             write_weights(temporary / WEIGHTS, without_auxiliaries(consensus))
             if auxiliaries := auxiliaries_alone(consensus):
                 write_weights(temporary / AUXILIARIES, auxiliaries)
+        if shared is not None and self.world.rank == 0:
+            _write_state(temporary / SHARED, shared)
+        file = temporary / learner_file(self.world.rank)
+        _write_state(file, own)
+        write_atomically(_digest_file(temporary, self.world.rank), sha256(file))
 
-    def _complete(self, temporary: Path, final: Path, progress: Progress, figure: float | None) -> None:
+    def _complete(self, temporary: Path, final: Path, progress: Mapping[str, Any], figure: float | None) -> None:
+        """Give the checkpoint its manifest and its name, and retire others."""
         earlier = intact_checkpoint(final)
         if earlier is not None and earlier.figure is not None:
-            if figure is None and earlier.progress.samples == progress.samples:
+            if figure is None and earlier.progress.samples == progress["samples"]:
                 figure = earlier.figure
             elif figure is not None and earlier.figure < figure:
-                log.info("%s is kept: its metric is lower than the one after %d samples", final, progress.samples)
+                log.info("%s is kept: its metric is lower than the one after %d samples", final, progress["samples"])
                 shutil.rmtree(temporary)
                 return
-        weights = [each for each in (WEIGHTS, AUXILIARIES) if (temporary / each).exists()]
+        weights = [each for each in (WEIGHTS, AUXILIARIES, SHARED) if (temporary / each).exists()]
         names = [*weights, *write_description(temporary, self.model.description, self.model.tokenizer)]
         files = {name: sha256(temporary / name) for name in names}
         for learner in range(self.world.size):
-            digest = (temporary / learner_file(learner)).with_suffix(".sha256")
+            digest = _digest_file(temporary, learner)
             files[learner_file(learner)] = digest.read_text()
             digest.unlink()
         run = {"world_size": self.world.size, "backend": self.backend, "plan": self.plan, "settings": self.settings}
-        write_manifest(temporary, {"progress": asdict(progress), **run, "figure": figure, "files": files})
+        write_manifest(temporary, {"progress": progress, **run, "figure": figure, "files": files})
         put_in_place(temporary, final)
+        self._retire()
 
     def _retire(self) -> None:
         found, _ = list_checkpoints(self.root)
@@ -202,17 +272,12 @@ class CheckpointFolder:
                 delete_folder(checkpoint.folder)
 
 
-def refuse_other_settings(folder: Path, theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, naming the keys, if ``theirs``, a checkpoint's settings, differ from the run's ``own``."""
-    differing = sorted(key for key in {*theirs, *own} if _canonical(theirs, key) != _canonical(own, key))
-    if differing:
-        more = f" and {len(differing) - NAMED_SETTINGS} more" if len(differing) > NAMED_SETTINGS else ""
-        raise CheckpointError(
-            f"{folder} was written by a run with other settings: {', '.join(differing[:NAMED_SETTINGS])}{more} differ; repeat that "
-            "run's command to go on, or choose another name="
-        )
+def _digest_file(folder: Path, learner: int) -> Path:
+    """Where a learner says, until learner 0 has read it, which SHA-256 its state has, and that it is all written."""
+    return (folder / learner_file(learner)).with_suffix(".sha256")
 
 
-def _canonical(settings: Mapping[str, Any], key: str) -> str | None:
-    """JSON text of a setting, in which tuples equal lists; None where the setting is missing."""
-    return json.dumps(settings[key], sort_keys=True) if key in settings else None
+def _write_state(path: Path, state: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:  # of a file that torch opens itself no error says that the disk is full
+        torch.save(dict(state), file)
+    fsync(path)

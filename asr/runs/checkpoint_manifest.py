@@ -11,8 +11,8 @@ from asr.foreign.json_text import read_json
 from asr.runs.files import write_atomically
 from distributed.errors import UserError
 
-FORMAT = 4
-READABLE = (3, FORMAT)  # format 3 does not contain the settings of the run
+FORMAT = 5
+READABLE = (3, 4, FORMAT)  # format 3 does not contain the settings of the run; 3 and 4 have nothing stored once for all
 MANIFEST = "manifest.json"
 
 
@@ -46,7 +46,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable checkpoint manifest: it has no format")
     if record["format"] not in READABLE:
         raise FormatError(
-            f"{path}: format {str(record['format'])[:80]}, this version reads {' and '.join(map(str, READABLE))}: "
+            f"{path}: format {str(record['format'])[:80]}, this version reads {', '.join(map(str, READABLE))}: "
             "go on with the version that wrote it, or choose another name="
         )
     digest = record.pop("sha256", None)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from asr.runs.checkpoint import Retention
 from distributed.ranges import Count, Natural, NonNegative, Positive
 
 
@@ -26,6 +27,21 @@ class EvaluationOptions:
 
     sets: list[str]
     unit_utterances: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOptions:
+    """Settings of checkpoints: which are kept, when they are written beside ``trainer.checkpoint_every``, and how."""
+
+    keep_last: Count
+    keep_best: Natural
+    every_minutes: Positive | None
+    in_background: bool
+
+    @property
+    def retention(self) -> Retention:
+        """Which are kept."""
+        return Retention(keep_last=self.keep_last, keep_best=self.keep_best)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

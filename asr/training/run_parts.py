@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from asr.data.pipeline import UnitBatches
 from asr.data.plan import BatchPlan
 from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.training.clock import CheckpointClock
 from asr.training.evaluation import Evaluator
 from asr.training.hook import Hook, Run
 from asr.training.memory import MemoryGuard
@@ -30,6 +31,7 @@ class Parts:
     dataset: UnitBatches
     evaluator: Evaluator
     checkpoints: CheckpointFolder
+    clock: CheckpointClock
     recorder: Recorder
     memory: MemoryGuard
     loader: LoaderOptions

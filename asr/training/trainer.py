@@ -57,6 +57,7 @@ class Trainer:
             for hook in hooks:
                 closing.callback(hook.close)
             closing.callback(self.backend.close)
+            closing.callback(self.parts.checkpoints.close)
             closing.enter_context(self.parts.world.naming_the_lost())  # announces an error before parts are closed
             try:
                 self._start(resume_from)
@@ -66,6 +67,7 @@ class Trainer:
                     if step.together:
                         self._marks(step)
                 self.backend.drain()
+                self.parts.checkpoints.finish()
                 for hook in hooks:
                     hook.on_fit_end(self.progress)
             except BaseException as error:
@@ -85,6 +87,7 @@ class Trainer:
             self._probe()
         self.backend.synchronise(resumed, self._rehearse)
         self.parts.recorder.start(self.progress.samples)
+        self.parts.clock.start(self.progress.global_step)
 
     def _steps(self) -> Iterator[tuple[Step, list[Batch], float]]:
         """The learner's steps with their loaded units, and the seconds spent waiting for them."""
@@ -218,7 +221,7 @@ class Trainer:
             figure = self._evaluate()
         improved = figure is not None and self.parts.checkpoints.among_best(figure)
         due = improved or self.checkpoint_put_off or self._crossed(before, self.options.checkpoint_every)
-        if self._finished or due:
+        if self._finished or due or self.parts.clock.due(self.progress.global_step):
             self.save(figure)
 
     def _evaluate(self) -> float | None:
@@ -243,6 +246,8 @@ class Trainer:
         self.checkpoint_put_off = self.parts.world.any(self.bad_steps.in_a_row > 0) and not self._finished
         if self.checkpoint_put_off:
             return
+        self.parts.checkpoints.finish()  # before another copy of the state is made
+        self.parts.clock.restart()
         for hook in self.parts.hooks.values():
             hook.on_checkpoint(self.progress)
         self.backend.drain()
@@ -252,11 +257,11 @@ class Trainer:
             line = f"no checkpoint of step {self.progress.global_step}: learner {unfit[0]} {unfit[1]}"
             if self._finished:
                 raise TrainingDivergedError(f"{line}; the run has ended, and the checkpoints before it are its best")
-            log.warning("%s; the next is tried after trainer.checkpoint_every steps", line)
+            log.warning("%s; the next one is tried when it is due", line)
             return
         with self.backend.consensus():
-            consensus = self.parts.run.model.state_dict() if self.parts.world.rank == 0 else None
-            self.parts.checkpoints.save(self.progress, state, consensus, figure)
+            consensus = copied(self.parts.run.model.state_dict()) if self.parts.world.rank == 0 else None
+        self.parts.checkpoints.save(self.progress, state, consensus, figure, alike=self.backend.synchronous)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of this learner's state, all that a resume needs."""

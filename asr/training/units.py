@@ -5,6 +5,7 @@ share the data and a resume is a seek. In lockstep a step of one learner is a st
 of the plan among them. From a pool each learner takes the next units of the same plan as soon as it is free, so that a
 fast one takes more. Learners then meet only at marks (evaluation, checkpoint, end): a mark closes a stretch of the
 plan, and a learner reaches it when the stretch has no units left. So no unit is claimed but unprocessed at a mark.
+Where time decides when a checkpoint is due, learners agree on the end of a stretch when the first of them begins it.
 """
 
 import math
@@ -93,6 +94,8 @@ class PooledUnits:
         marks: global steps between points at which learners must meet, for each reason to meet.
         claim: (name, number) -> index of the first of ``number`` units that no other learner gets; ``World.claim``.
         pool: name of this run's claims; a new one each time that learners start.
+        planned_mark: (name of a stretch, global step at its start) -> global step at which it shall end at the latest,
+            the same for all learners; None where only ``marks`` count.
     """
 
     plan: BatchPlan
@@ -101,16 +104,24 @@ class PooledUnits:
     marks: Sequence[int]
     claim: Callable[[str, int], int]
     pool: str
+    planned_mark: Callable[[str, int], int | None] = lambda name, step: None
 
     def steps(self, start: Progress) -> Iterator[Step]:
         """This learner's claims, and a step without units at the end of each stretch."""
         stretch: list[GlobalBatch] = []
+        planned: int | None = None
         for each in global_batches(self.plan, start, self.total_samples):
+            if not stretch:
+                name = f"{self.pool}/{each.samples_before}"
+                planned = self.planned_mark(name, global_step(self.plan, each.samples_before))
             stretch.append(each)
-            if each.samples >= self.total_samples or self._is_mark(each):
+            if each.samples >= self.total_samples or self._is_mark(each) or self._has_come(planned, each):
                 yield from self._claims(stretch)
                 yield self._step([], each.samples, each.samples, each.position, together=True)
                 stretch = []
+
+    def _has_come(self, step: int | None, batch: GlobalBatch) -> bool:
+        return step is not None and global_step(self.plan, batch.samples) >= step
 
     def _is_mark(self, batch: GlobalBatch) -> bool:
         before, after = global_step(self.plan, batch.samples_before), global_step(self.plan, batch.samples)

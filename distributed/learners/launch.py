@@ -120,6 +120,16 @@ class World:
         """
         return int(self.joined.get_group_store().add(f"claimed/{name}", number)) - number
 
+    def first_proposal(self, name: str, value: int) -> int:
+        """The value that the first learner to call this has proposed for ``name``.
+
+        Not collective: every learner calls it when it likes, and all get the same. One message to the rendezvous store
+        and back.
+        """
+        if self.size == 1:
+            return value
+        return int(self.joined.get_group_store().compare_set(f"proposed/{name}", "", str(value)))
+
     def new_group(self, name: str, ranks: Sequence[int], on_device: bool = False) -> ProcessGroup:
         """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners.
 

@@ -22,6 +22,7 @@ from asr.runs.model_folder import Description, ModelParts
 from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import agree_on_precision
 from asr.training.auxiliary_modules import attach_auxiliaries
+from asr.training.clock import CheckpointClock
 from asr.training.evaluation import EvaluationSet, Evaluator
 from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.idle import IdleGroups
@@ -30,7 +31,7 @@ from asr.training.measures import measure_of
 from asr.training.memory import MemoryGuard
 from asr.training.objective import Objective
 from asr.training.parameter_groups import parameter_groups
-from asr.training.parts import LoaderOptions, TrainerOptions
+from asr.training.parts import CheckpointOptions, LoaderOptions, TrainerOptions
 from asr.training.precision import Precision
 from asr.training.recorder import Recorder
 from asr.training.refusals import Refusals, write_screening
@@ -100,16 +101,19 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
         precision=precision, tokenizer=material.tokenizer,
         batches=lambda split, seed: shuffled_batches(evaluation_set(config, material, split, cache), seed),
     )  # fmt: skip
+    saving: CheckpointOptions = build(config.checkpoint)
+    clock = CheckpointClock(world, saving.every_minutes, lockstep=backend.lockstep)
     return Trainer(
         Parts(
             run=run,
             objective=objective,
             optimizer=optimizer,
             hooks=hooks,
-            units=_unit_source(plan, options, world, backend, hooks),
+            units=_unit_source(plan, options, world, backend, hooks, clock),
             dataset=dataset,
             evaluator=_evaluator(config, model, material, evaluated, world, loader, precision),
-            checkpoints=_checkpoints(config, run, description),
+            checkpoints=_checkpoints(config, run, description, saving),
+            clock=clock,
             recorder=_recorder(config, run, horizon, refused_before=len(split.screened.refused)),
             memory=memory,
             loader=loader,
@@ -147,16 +151,17 @@ def _optimizer(config: DictConfig, model: SpeechModel, claimed: Mapping[str, Seq
     return optimizer
 
 
-def _checkpoints(config: DictConfig, run: Run, description: Description) -> CheckpointFolder:
+def _checkpoints(config: DictConfig, run: Run, description: Description, saving: CheckpointOptions) -> CheckpointFolder:
     """Where checkpoints of the run are written, with what their manifests and model folders say of it."""
     return CheckpointFolder(
         RunFolder(run.folder).checkpoints,
         run.world,
-        build(config.checkpoint),
+        saving.retention,
         type(run.backend).__name__,
         run.plan.fingerprint,
         ModelParts(description, run.tokenizer),
         settings_of(config),
+        saving.in_background,
     )
 
 
@@ -230,7 +235,12 @@ def _check_same_plan(world: World, plan: BatchPlan) -> None:
 
 
 def _unit_source(
-    plan: BatchPlan, options: TrainerOptions, world: World, backend: Backend, hooks: Mapping[str, Hook]
+    plan: BatchPlan,
+    options: TrainerOptions,
+    world: World,
+    backend: Backend,
+    hooks: Mapping[str, Hook],
+    clock: CheckpointClock,
 ) -> UnitSource:
     total = total_samples(options, plan)
     meetings = {name: hook.meets_every for name, hook in hooks.items() if hook.meets_every is not None}
@@ -242,6 +252,7 @@ def _unit_source(
         share=plan.units // world.size,
         marks=(options.evaluate_every, options.checkpoint_every, *meetings.values()),
         claim=world.claim,
+        planned_mark=clock.planned_mark,
         pool=f"units/{world.gather(secrets.randbits(62))[0]}",  # a store may outlive the learners that filled it
     )
 

@@ -1,6 +1,8 @@
 """Checkpoints for tests: folders of them, small ones, and damage."""
 
-from collections.abc import Callable
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,19 @@ from tests.model_parts import NO_MODEL
 
 @pytest.fixture
 def folder() -> Callable[..., CheckpointFolder]:
-    """``folder(root, world, keep_last=10, keep_best=0, plan=7, **settings)``: a folder of checkpoints."""
+    """``folder(root, world, keep_last=10, keep_best=0, plan=7, in_background=False, **settings)``: of checkpoints."""
 
     def make(
-        root: Path, world: World, keep_last: int = 10, keep_best: int = 0, plan: int = 7, **settings: object
+        root: Path,
+        world: World,
+        keep_last: int = 10,
+        keep_best: int = 0,
+        plan: int = 7,
+        in_background: bool = False,
+        **settings: object,
     ) -> CheckpointFolder:
         retention = Retention(keep_last=keep_last, keep_best=keep_best)
-        return CheckpointFolder(root, world, retention, "Single", plan, NO_MODEL, settings)
+        return CheckpointFolder(root, world, retention, "Single", plan, NO_MODEL, settings, in_background)
 
     return make
 
@@ -59,3 +67,14 @@ def damage() -> Callable[..., Path]:
         return victim
 
     return cut
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Writing past 64 KiB into any file fails, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)

@@ -1,9 +1,7 @@
 """Checkpoints: what is written comes back, some are kept, and a failed write leaves the earlier ones alone."""
 
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -134,17 +132,6 @@ def test_a_checkpoint_of_other_training_data_is_refused(
     save(folder(tmp_path, alone), 1)
     with pytest.raises(CheckpointError, match=r"step-00000001 was written with other training data"):
         folder(tmp_path, alone, plan=8).newest()
-
-
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """Writing past 64 KiB into any file fails, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.usefixtures("small_files")

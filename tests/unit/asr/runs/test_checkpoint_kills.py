@@ -61,11 +61,13 @@ class Clock:
         return ticking
 
 
-def save(root: Path, world: World, samples: int, figure: float | None = None) -> None:
+def save(root: Path, world: World, samples: int, figure: float | None = None, *, in_background: bool = False) -> None:
     """Global steps are pairs of samples here: 4 and 5 share a name."""
-    checkpoints = CheckpointFolder(root, world, Retention(keep_last=1, keep_best=0), "Single", 7, NO_MODEL, {})
+    retention = Retention(keep_last=1, keep_best=0)
+    checkpoints = CheckpointFolder(root, world, retention, "Single", 7, NO_MODEL, {}, in_background)
     state = {"backend": {}, "samples": samples}
     checkpoints.save(Progress(samples=samples, global_step=samples // 2), state, {"w": torch.ones(2)}, figure)
+    checkpoints.finish()
 
 
 def newest(root: Path, world: World) -> int:
@@ -79,12 +81,13 @@ def newest(root: Path, world: World) -> int:
     return chosen.progress.samples
 
 
+@pytest.mark.parametrize("in_background", [False, True])
 @pytest.mark.parametrize(
     ("samples", "resumed"),
     [(5, True), (5, False), (6, True)],
     ids=["one takes the place of another", "the same, and no resume before the next save", "one retires another"],
 )
-def test_kills(tmp_path: Path, alone: World, samples: int, resumed: bool) -> None:
+def test_kills(tmp_path: Path, alone: World, samples: int, resumed: bool, in_background: bool) -> None:
     before = tmp_path / "before"
     save(before, alone, 4)
     found = []
@@ -94,7 +97,7 @@ def test_kills(tmp_path: Path, alone: World, samples: int, resumed: bool) -> Non
         with pytest.MonkeyPatch.context() as patch:
             clock = Clock(patch, deadline)
             try:
-                save(root, alone, samples)
+                save(root, alone, samples, in_background=in_background)
             except Killed:
                 pass
             else:
