@@ -5,6 +5,14 @@ class UserError(Exception):
     """An error that the user can mend. Entry points print its message alone; other exceptions end in a traceback."""
 
     exit_code = 2
+    agreed: bool = False
+    """Whether all learners end with it together, so that none of them has to tell the others."""
+
+    is_failure: bool = True
+    """False for the end that was asked for."""
+
+    returns: bool = False
+    """Whether the run can go on from its newest checkpoint by itself, as numbers went bad and not the program."""
 
 
 class UsageError(UserError, ValueError):

@@ -1,13 +1,14 @@
 """Saves the mean of the survivors' weights when gossip loses a learner; the survivors exchange no messages for it.
 
-    checkpoints/emergency-5f3a90c1/model.safetensors   mean of the survivors
-                                   manifest.json       as of a checkpoint, of which no learner can resume
-                                   loss.json           who was lost and why, whose weights the mean holds
+    checkpoints/emergency-5f3a90c1-without-2/model.safetensors   mean of the survivors
+                                             manifest.json       as of a checkpoint, of which no learner can resume
+                                             loss.json           who was lost and why, whose weights the mean holds
 
 Exchanges with a lost learner may have broken anything that learners share but the run's folder, so they meet there:
 each survivor leaves its weights and waits a while for those of the others, of whom more may be lost; the first of those
-who came averages what is there. The name is that of the launch, all that they are sure to agree on: some may have been
-some steps further. A restarted run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
+who came averages what is there. The name is that of the launch and of the lost learner, all that they are sure to agree
+on: some may have been some steps further. Where a network falls apart, each side misses another learner and has a folder
+of its own. A restarted run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
 """
 
 import json
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 30.0  # for survivors that have a long step to finish first
 _LOOK_AGAIN_SECONDS = 0.05
+_LOSS = "loss.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +73,12 @@ def save_mean(
     Returns:
         The emergency checkpoint, on the survivor that wrote it.
     """
-    final = root / f"{EMERGENCY}{survivor.launch_id}"
+    final = root / f"{EMERGENCY}{survivor.launch_id}-without-{survivor.loss.learner}"
     folder = root / f"{WRITING}{final.name}"
     if final.exists():  # this one is late
         return None
     _leave(folder, survivor.rank, without_auxiliaries(model))
-    there = _wait_for(folder, final, survivor.others, wait_seconds)
+    there = _wait_for(folder, final, survivor, wait_seconds)
     if not there or there[0] != survivor.rank:
         return None
     _complete(folder, final, survivor.loss, there, parts, {"progress": asdict(progress), **run})
@@ -100,7 +102,7 @@ def _complete(
     write_weights(folder / WEIGHTS, mean_of_models(files))
     names = [WEIGHTS, *write_description(folder, parts.description, parts.tokenizer)]
     loss_record = {"lost": loss.learner, "what": loss.what, "mean_of": list(learners)}
-    write_atomically(folder / "loss.json", json.dumps(loss_record, indent=2))
+    write_atomically(folder / _LOSS, json.dumps(loss_record, indent=2))
     without_learners = {"world_size": 0, "figure": None, "files": {name: sha256(folder / name) for name in names}}
     write_manifest(folder, {**record, **without_learners})
     for file in files:
@@ -112,12 +114,27 @@ def _own_file(folder: Path, rank: int) -> Path:
     return folder / f"learner-{rank}.safetensors"
 
 
-def _wait_for(folder: Path, final: Path, ranks: Sequence[int], seconds: float) -> list[int]:
-    """Wait at most ``seconds`` for the weights of ``ranks``; return the ranks present, none if already averaged."""
+def _wait_for(folder: Path, final: Path, survivor: Survivor, seconds: float) -> list[int]:
+    """Wait at most ``seconds`` for the weights of the others; return the ranks present, none if already averaged."""
     deadline = time.monotonic() + seconds
     while not final.exists():
-        there = [rank for rank in ranks if _own_file(folder, rank).exists()]
-        if len(there) == len(ranks) or time.monotonic() > deadline:
+        there = [rank for rank in survivor.others if _own_file(folder, rank).exists()]
+        missing = [rank for rank in survivor.others if rank not in there]
+        if all(_elsewhere(folder.parent, survivor, rank) for rank in missing) or time.monotonic() > deadline:
             return there
         time.sleep(_LOOK_AGAIN_SECONDS)
     return []
+
+
+def _elsewhere(root: Path, survivor: Survivor, rank: int) -> bool:
+    """Whether a learner has left its weights on another side, of those who miss another learner."""
+    sides = root.glob(f"*{EMERGENCY}{survivor.launch_id}-without-*")
+    return any(_own_file(side, rank).exists() or rank in _averaged(side) for side in sides)
+
+
+def _averaged(side: Path) -> list[int]:
+    """The learners whose mean an emergency checkpoint holds; none where it is not complete."""
+    try:
+        return list(json.loads((side / _LOSS).read_text())["mean_of"])
+    except OSError:
+        return []

@@ -5,6 +5,7 @@ tokenizer/                between texts and tokens                       summary
 metrics/<learner>.jsonl   a row per logged step and evaluation           metrics.jsonl  the same of all learners, merged
 checkpoints/              step-..., damaged-..., emergency-...           logs/rank-<rank>.log
 refused/                  utterances left out                            bad_batches/   steps that were not finite
+left_out/                 global batches left out, after such steps
 arithmetic.json           where it is not the configured one             report.html
 eval/<set>/               what scripts/evaluate.py writes                export/<name>/ model folders of passes
 alignment/, nbest/<split>/  what scripts/align.py and make_nbest.py write
@@ -59,6 +60,11 @@ class RunFolder:
     def bad_batches(self) -> Path:
         """Folder of the batches whose loss or gradient was not finite."""
         return self.path / "bad_batches"
+
+    @property
+    def left_out(self) -> Path:
+        """Folder that lists the global batches that the run leaves out."""
+        return self.path / "left_out"
 
     @property
     def arithmetic(self) -> Path:

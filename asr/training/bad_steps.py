@@ -25,7 +25,16 @@ log = logging.getLogger(__name__)
 
 
 class TrainingDivergedError(UserError, RuntimeError):
-    """Too many steps in a row had a non-finite loss or gradient."""
+    """Too many steps in a row had a non-finite loss or gradient, or a learner's numbers are not finite any more.
+
+    ``agreed``: whether all learners have found so together.
+    """
+
+    returns = True
+
+    def __init__(self, message: str, *, agreed: bool) -> None:
+        super().__init__(message)
+        self.agreed = agreed
 
 
 class BadSteps:
@@ -62,7 +71,8 @@ class BadSteps:
             raise TrainingDivergedError(
                 f"{self.in_a_row} steps in a row had a non-finite loss or gradient{self._culprits(losses)} "
                 f"(trainer.max_bad_steps={self.maximum_in_a_row}, learning rate {lr:g}); "
-                f"the batches are in {self.folder}: look at the newest, or lower optimizer.lr"
+                f"the batches are in {self.folder}: look at the newest, or lower optimizer.lr",
+                agreed=self.gather is not None,
             )
 
     def _culprits(self, losses: list[float]) -> str:

@@ -1,6 +1,7 @@
 """Whether a learner's state is worth a checkpoint: a run cannot go on from numbers that are not finite."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,19 @@ def ailment(state: Mapping[str, Any]) -> str | None:
     parts = ("model", "optimizer", "backend")
     bad = non_finite(dict(each for part in parts for each in _tensors(part, state[part])))
     return None if bad is None else f"holds numbers that are not finite, in {bad}"
+
+
+def odd_one(checksums: Sequence[int]) -> tuple[int, str] | None:
+    """A learner whose weights differ from those of most, and a phrase about it; None where all are equal.
+
+    ``checksums``: of the weights, by rank. Of two learners nobody can tell which one is wrong.
+    """
+    common, times = Counter(checksums).most_common(1)[0]
+    odd = [rank for rank, value in enumerate(checksums) if value != common]
+    if not odd:
+        return None
+    doubt = "" if times > len(checksums) / 2 else ", or they than it"
+    return odd[0], f"holds other weights than the rest{doubt}, which this scheme keeps equal"
 
 
 def _tensors(name: str, value: object) -> Iterator[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import NoReturn
 
 import torch
 
@@ -16,17 +16,22 @@ from asr.data.batch import Batch
 from asr.data.pipeline import unit_loader
 from asr.runs.checkpoint import Checkpoint
 from asr.runs.progress import Progress
-from asr.training.bad_steps import BadSteps, TrainingDivergedError
-from asr.training.health import ailment
+from asr.training.accounting import Accounting
+from asr.training.bad_steps import BadSteps
 from asr.training.idle import drop_gradients, left_alone
 from asr.training.meter import meter_of
 from asr.training.parts import TrainerOptions
 from asr.training.probe import Probe, probe_memory
 from asr.training.run_parts import Parts
-from asr.training.state import copied, gradients_dropped, untouched
+from asr.training.saving import Saver
+from asr.training.state import gradients_dropped, untouched
 from asr.training.step_result import StepResult
+from asr.training.stopped import StoppedError
+from asr.training.suspects import Suspects
 from asr.training.units import Step, global_step, total_samples
 from distributed.backend import Backend
+from distributed.errors import UserError
+from distributed.learners.signs import LearnerLostError
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +48,21 @@ class Trainer:
         self.units = 0  # number of units that this learner has processed
         self.logged_step = 0  # global step at which this learner last checked whether a row is due
         self.unlogged: StepResult | None = None  # result of the newest step until it is written in a row
-        self.checkpoint_put_off = False  # whether a due checkpoint waits for the end of a streak of bad steps
+        self.suspects = Suspects()
+        self.accounting = Accounting(parts.world)
         gather = parts.world.gather if self.backend.synchronous else None
         self.bad_steps = BadSteps(parts.run.folder, parts.world.rank, options.max_bad_steps, gather)
+        self.saver = Saver(parts, self.bad_steps)
         self.total_samples = total_samples(options, parts.plan)
 
     # ------------------------------------------------------------------ the run
 
     def fit(self, resume_from: Checkpoint | None) -> Progress:
-        """Train until all samples are processed, from the start or from a checkpoint."""
+        """Train until all samples are processed, from the start or from a checkpoint.
+
+        Raises:
+            StoppedError: all learners have agreed to stop before, and have written a checkpoint.
+        """
         hooks = self.parts.hooks.values()
         with ExitStack() as closing:
             for hook in hooks:
@@ -66,6 +77,8 @@ class Trainer:
                         self._run_step(step, batches, waited_seconds)
                     if step.together:
                         self._marks(step)
+                if not self._finished:
+                    self._stop()
                 self.backend.drain()
                 self.parts.checkpoints.finish()
                 for hook in hooks:
@@ -73,15 +86,26 @@ class Trainer:
             except BaseException as error:
                 for hook in hooks:
                     hook.on_error(error)
+                self._leave_out_suspects(error)
                 raise
         return self.progress
+
+    def _leave_out_suspects(self, error: BaseException) -> None:
+        """List the batches after which numbers went bad: learner 0 where all have found so, else the one that has."""
+        if not isinstance(error, UserError) or isinstance(error, LearnerLostError) or not error.returns:
+            return
+        if self.parts.world.rank == 0 or not error.agreed:
+            self.suspects.leave_out(self.parts.run, str(error))
 
     def _start(self, resume_from: Checkpoint | None) -> None:
         resumed = resume_from is not None
         if resume_from is not None:
-            self.load(resume_from)
+            self.progress, self.units = self.saver.load(resume_from)
+            self.marked_step = self.logged_step = self.progress.global_step
         for hook in self.parts.hooks.values():
             hook.on_fit_start(self.parts.run, resumed)
+        self.saver.saved_samples = self.progress.samples
+        self.parts.world.gate.start(self.progress.samples)
         self.parts.objective.plan_step(self.progress)
         if self.options.memory_probe and self.progress.samples < self.total_samples:
             self._probe()
@@ -97,6 +121,8 @@ class Trainer:
         loader = parts.loader
         batches = unit_loader(parts.dataset, units, num_workers=loader.num_workers, prefetch=loader.prefetch)
         for step in steps:
+            if not self.parts.units.begin(step):
+                return
             started = time.perf_counter()
             loaded = [next(batches) for _ in step.units]
             yield step, loaded, time.perf_counter() - started
@@ -110,6 +136,8 @@ class Trainer:
         result = self.unlogged = self.step(batches, step.planned_weight)
         self._advance(step)
         self.units += len(step.units)
+        self.accounting.processed(len(step.units))
+        self.suspects.after_step(step.units, result.report.finite)
         self.bad_steps.after_step(
             result.report, self.progress, batches, result.losses, self.parts.run.learning_rate.current
         )
@@ -211,18 +239,32 @@ class Trainer:
     def _marks(self, step: Step) -> None:
         """Evaluate and write a checkpoint where they are due; collective."""
         self._stand_at(step)
+        self.accounting.planned(step.planned_units)
         self._log_if_due()
         before, self.marked_step = self.marked_step, self.progress.global_step
         for hook in self.parts.hooks.values():
             if hook.meets_every is not None and self._crossed(before, hook.meets_every):
                 hook.on_meeting(self.progress)
-        figure: float | None = None
-        if self._finished or self._crossed(before, self.options.evaluate_every):
-            figure = self._evaluate()
-        improved = figure is not None and self.parts.checkpoints.among_best(figure)
-        due = improved or self.checkpoint_put_off or self._crossed(before, self.options.checkpoint_every)
-        if self._finished or due or self.parts.clock.due(self.progress.global_step):
-            self.save(figure)
+        evaluates = self._finished or self._crossed(before, self.options.evaluate_every)
+        saves = self._finished or self.saver.put_off or self._crossed(before, self.options.checkpoint_every)
+        saves = saves or self.parts.clock.due(self.progress.global_step)
+        if evaluates or saves:
+            self.accounting.check(self.progress.global_step)
+        figure = self._evaluate() if evaluates else None
+        if saves or (figure is not None and self.parts.checkpoints.among_best(figure)):
+            self._save(figure)
+
+    def _save(self, figure: float | None) -> None:
+        self.saver.save(self.progress, self.units, figure, last=self._finished)
+
+    def _stop(self) -> NoReturn:
+        """End before all samples are processed, as all learners have agreed; collective."""
+        if self.saver.saved_samples < self.progress.samples:
+            self.accounting.check(self.progress.global_step)
+            self._save(None)
+        self.parts.checkpoints.finish()
+        saved = self.saver.saved_samples == self.progress.samples
+        raise StoppedError(self.parts.world.gate.why, self.progress, saved=saved)
 
     def _evaluate(self) -> float | None:
         with self.backend.consensus() as disagreement:
@@ -231,63 +273,3 @@ class Trainer:
                 hook.on_evaluation(self.progress, metrics)
         self.parts.recorder.log_evaluation(self.progress, metrics | {"data/units": float(self.units)})
         return self.parts.evaluator.selecting_figure(metrics)
-
-    # ------------------------------------------------------------------ checkpoints
-
-    def save(self, figure: float | None) -> None:
-        """Write a checkpoint; collective.
-
-        It is left out where a learner holds numbers that are not finite, and put off to the end of a streak of bad steps: a
-        checkpoint of either would push out those that a run can go on from.
-
-        Raises:
-            TrainingDivergedError: the run has ended with such numbers.
-        """
-        self.checkpoint_put_off = self.parts.world.any(self.bad_steps.in_a_row > 0) and not self._finished
-        if self.checkpoint_put_off:
-            return
-        self.parts.checkpoints.finish()  # before another copy of the state is made
-        self.parts.clock.restart()
-        for hook in self.parts.hooks.values():
-            hook.on_checkpoint(self.progress)
-        self.backend.drain()
-        state = self.state_dict()
-        unfit = self.parts.world.first_failure(ailment(state))
-        if unfit is not None:
-            line = f"no checkpoint of step {self.progress.global_step}: learner {unfit[0]} {unfit[1]}"
-            if self._finished:
-                raise TrainingDivergedError(f"{line}; the run has ended, and the checkpoints before it are its best")
-            log.warning("%s; the next one is tried when it is due", line)
-            return
-        with self.backend.consensus():
-            consensus = copied(self.parts.run.model.state_dict()) if self.parts.world.rank == 0 else None
-        self.parts.checkpoints.save(self.progress, state, consensus, figure, alike=self.backend.synchronous)
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of this learner's state, all that a resume needs."""
-        state = {
-            "model": self.parts.run.model.state_dict(),
-            "optimizer": self.parts.optimizer.state_dict(),
-            "backend": self.backend.state_dict(),
-            "hooks": {name: hook.state_dict() for name, hook in self.parts.hooks.items()},
-            "bad_steps": self.bad_steps.state_dict(),
-            "step": self.progress.step,
-            "units": self.units,
-        }
-        return copied(state)
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Restore a checkpoint; with another number of learners all start from the consensus model."""
-        rank, size, device = self.parts.world.rank, self.parts.world.size, self.parts.world.device
-        same = checkpoint.world_size == size
-        own = checkpoint.learner_state(rank if same else 0, device)
-        self.parts.run.model.load_state_dict(own["model"] if same else checkpoint.consensus())
-        self.parts.optimizer.load_state_dict(own["optimizer"])
-        self.backend.load_state_dict(checkpoint.backend_states(), rank, size)
-        for name, hook in self.parts.hooks.items():
-            hook.load_state_dict(own["hooks"][name])
-        self.bad_steps.load_state_dict(own["bad_steps"])
-        self.progress = checkpoint.progress
-        self.progress.step = own["step"]  # differs between learners without lockstep
-        self.units = own.get("units", 0) if same else 0  # checkpoints of earlier versions do not have it
-        self.marked_step = self.logged_step = self.progress.global_step

@@ -9,15 +9,17 @@ Where time decides when a checkpoint is due, learners agree on the end of a stre
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
 from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
+from asr.runs.left_out import Place
 from asr.runs.progress import Progress
 from asr.training.parts import TrainerOptions
+from distributed.learners.stopping import Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Step:
     samples: int  # samples after these units
     position: tuple[int, int]  # (epoch, batch) of the next step
     together: bool  # whether every learner is at this point after the step: only then are marks acted upon
+    planned_units: int  # units that all learners have together between this point and the last one with ``together``
     planned_weight: float  # a learner's share of what the plan gives such a step: what gossip divides a loss by
 
 
@@ -36,7 +39,13 @@ class UnitSource(Protocol):
     """Yields the steps of a learner."""
 
     def steps(self, start: Progress) -> Iterator[Step]:
-        """All steps from ``start`` on until the run's samples are processed."""
+        """All steps from ``start`` on until the run's samples are processed, or all learners have agreed to stop.
+
+        They may be read ahead of the training, to load their units.
+        """
+
+    def begin(self, step: Step) -> bool:
+        """Whether the step is to be trained; False where it lies beyond the point at which all have agreed to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +63,21 @@ def global_step(plan: BatchPlan, samples: int) -> int:
     return math.floor(samples / plan.nominal_batch + 1e-9)
 
 
-def global_batches(plan: BatchPlan, start: Progress, total_samples: int) -> Iterator[GlobalBatch]:
-    """The plan's global batches from ``start`` on until ``total_samples`` are processed; a resume is a seek."""
+def global_batches(
+    plan: BatchPlan, start: Progress, total_samples: int, left_out: Collection[Place] = ()
+) -> Iterator[GlobalBatch]:
+    """The plan's global batches from ``start`` on until ``total_samples`` are processed; a resume is a seek.
+
+    Those that are left out count their samples, without any units.
+    """
     epoch, batch, samples = start.epoch, start.batch, start.samples
     while samples < total_samples:
         batches = plan.epoch(epoch)
         while batch < len(batches) and samples < total_samples:
             size = sum(len(unit.utterances) for unit in batches[batch])
             following = (epoch, batch + 1) if batch + 1 < len(batches) else (epoch + 1, 0)
-            yield GlobalBatch(batches[batch], samples, samples + size, following)
+            units = [] if (epoch, batch) in left_out else batches[batch]
+            yield GlobalBatch(units, samples, samples + size, following)
             samples += size
             batch += 1
         epoch, batch = epoch + 1, 0
@@ -76,13 +91,21 @@ class LockstepUnits:
     total_samples: int
     rank: int
     world_size: int
+    gate: Gate
+    left_out: Collection[Place] = ()
 
     def steps(self, start: Progress) -> Iterator[Step]:
         """One step per global batch."""
-        for each in global_batches(self.plan, start, self.total_samples):
+        for each in global_batches(self.plan, start, self.total_samples, self.left_out):
             units = self.plan.learner_units(each.units, self.rank, self.world_size)
             planned = (each.samples - each.samples_before) / self.world_size
-            yield Step(units, each.samples_before, each.samples, each.position, together=True, planned_weight=planned)
+            yield Step(
+                units, each.samples_before, each.samples, each.position, True, len(each.units), planned_weight=planned
+            )
+
+    def begin(self, step: Step) -> bool:
+        """Asks when the step is about to be trained."""
+        return self.gate.begin(lambda: step.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +127,27 @@ class PooledUnits:
     marks: Sequence[int]
     claim: Callable[[str, int], int]
     pool: str
+    gate: Gate
+    left_out: Collection[Place] = ()
     planned_mark: Callable[[str, int], int | None] = lambda name, step: None
 
     def steps(self, start: Progress) -> Iterator[Step]:
         """This learner's claims, and a step without units at the end of each stretch."""
         stretch: list[GlobalBatch] = []
         planned: int | None = None
-        for each in global_batches(self.plan, start, self.total_samples):
+        for each in global_batches(self.plan, start, self.total_samples, self.left_out):
             if not stretch:
                 name = f"{self.pool}/{each.samples_before}"
                 planned = self.planned_mark(name, global_step(self.plan, each.samples_before))
             stretch.append(each)
             if each.samples >= self.total_samples or self._is_mark(each) or self._has_come(planned, each):
-                yield from self._claims(stretch)
-                yield self._step([], each.samples, each.samples, each.position, together=True)
+                processed = yield from self._claims(stretch)
+                if processed:
+                    end = stretch[processed - 1]
+                    planned_units = sum(len(batch.units) for batch in stretch[:processed])
+                    yield self._step([], end.samples, end.samples, end.position, planned_units)
+                if processed < len(stretch):
+                    return
                 stretch = []
 
     def _has_come(self, step: int | None, batch: GlobalBatch) -> bool:
@@ -127,20 +157,49 @@ class PooledUnits:
         before, after = global_step(self.plan, batch.samples_before), global_step(self.plan, batch.samples)
         return any(after // every > before // every for every in self.marks)
 
-    def _claims(self, stretch: Sequence[GlobalBatch]) -> Iterator[Step]:
-        units = [(unit, batch.position) for batch in stretch for unit in batch.units]
+    def _claims(self, stretch: Sequence[GlobalBatch]) -> Generator[Step, None, int]:
+        """This learner's claims of a stretch; returns how many of its batches all learners together process."""
+        units = [(unit, batch) for batch in stretch for unit in batch.units]
         first_sample = stretch[0].samples_before
-        samples = list(accumulate((len(unit.utterances) for unit, _ in units), initial=first_sample))
-        while (first := self.claim(f"{self.pool}/{first_sample}", self.share)) < len(units):
-            claimed = units[first : first + self.share]
-            end = first + len(claimed)
-            units_claimed, position = [unit for unit, _ in claimed], claimed[-1][1]
-            yield self._step(units_claimed, samples[first], samples[end], position, together=False)
+        befores, afters = _samples_around(stretch)
+        first = 0
 
-    def _step(self, units: list[Unit], before: int, samples: int, position: tuple[int, int], together: bool) -> Step:
+        def claim() -> int:
+            nonlocal first
+            first = self.claim(f"{self.pool}/{first_sample}", self.share)
+            return units[first][1].samples if first < len(units) else first_sample
+
+        while self.gate.begin(claim):
+            if first >= len(units):
+                break
+            claimed = units[first : first + self.share]
+            last = first + len(claimed) - 1
+            yield self._step([unit for unit, _ in claimed], befores[first], afters[last], claimed[-1][1].position, None)
+        until = self.gate.until  # the end of a batch; the share divides the units of one
+        return len(stretch) if until is None else sum(batch.samples <= until for batch in stretch)
+
+    def begin(self, step: Step) -> bool:
+        """True: what has been claimed must be trained, and nothing is claimed beyond the agreed point."""
+        return True
+
+    def _step(
+        self, units: list[Unit], before: int, samples: int, position: tuple[int, int], planned_units: int | None
+    ) -> Step:
+        """A step; with ``planned_units`` the end of a stretch, at which all learners are together."""
         # The nominal weight, not that of these units: dividing by the latter would give a small unit as large a step.
         planned = self.plan.nominal_batch / (self.plan.units // self.share)
-        return Step(units, before, samples, position, together, planned)
+        return Step(units, before, samples, position, planned_units is not None, planned_units or 0, planned)
+
+
+def _samples_around(stretch: Sequence[GlobalBatch]) -> tuple[list[int], list[int]]:
+    """Samples of the run before and after each unit of a stretch."""
+    befores: list[int] = []
+    afters: list[int] = []
+    for batch in stretch:
+        ends = list(accumulate((len(unit.utterances) for unit in batch.units), initial=batch.samples_before))
+        befores += ends[:-1]
+        afters += ends[1:]
+    return befores, afters
 
 
 def samples_of_steps(plan: BatchPlan, steps: int, epochs: int) -> int:

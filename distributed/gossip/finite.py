@@ -10,10 +10,12 @@ class NonFiniteWeightsError(UserError, RuntimeError):
     ``learners`` begins the message: which learners, and whether they hold or have sent them.
     """
 
+    returns = True
+
     def __init__(self, learners: str) -> None:
         super().__init__(
-            f"{learners} weights that are not finite; the run ends before they spread: the same command goes on from the "
-            "newest checkpoint; where it happens again, look at that learner's host and log, or lower optimizer.lr"
+            f"{learners} weights that are not finite, which were not mixed with others; look at that learner's host and log, or "
+            "lower optimizer.lr; the newest checkpoint is intact"
         )
 
 

@@ -13,6 +13,7 @@ from distributed.learners.connections import listener
 from distributed.learners.liveness import CLOSED, Liveness
 from distributed.learners.secret import drawn, proof, proves
 from distributed.learners.signs import UNREACHABLE, Loss, Peer, late, loss_in
+from distributed.learners.stopping import Agreement, Gate
 
 _BACKLOG = 1024  # all learners may come at once
 _STRANGERS = 256  # most connections that have not introduced themselves yet
@@ -35,8 +36,10 @@ class Centre(Liveness):
         join_seconds: float,
         patience_seconds: float,
         on_loss: Callable[[Loss], None],
+        gate: Gate | None = None,
     ) -> None:
-        super().__init__(rank=0, patience_seconds=patience_seconds, on_loss=on_loss)
+        super().__init__(rank=0, patience_seconds=patience_seconds, on_loss=on_loss, gate=gate)
+        self._agreement = Agreement(size)
         self.launch_id = secrets.token_hex(4)
         self._secret = secret
         self._join_seconds = join_seconds
@@ -46,14 +49,28 @@ class Centre(Liveness):
         self._listener = listener(interface, backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
         self._peers: list[Peer] = []
-        self._own_failure: str | None = None
+        self._own_failure: Loss | None = None
         self._news: str | None = None  # the line of the first loss, sent also to learners that connect later
 
     def _say_joined(self) -> None:
         self._to_join.discard(0)
 
-    def failed(self, what: str) -> None:
-        self._own_failure = what
+    def failed(self, what: str, *, returns: bool = False) -> None:
+        self._own_failure = Loss(0, f"failed: {what}", returns)
+
+    def _say_stop(self, why: str) -> None:
+        if self.gate.why is None:
+            self._tell(f"stop {why}")
+            self.gate.stop(why)
+
+    def _say_begun(self, point: int) -> None:
+        self._hear_begun(0, point)
+
+    def _hear_begun(self, learner: int, point: int) -> None:
+        agreed = self._agreement.hear(learner, point)
+        if agreed is not None:
+            self._tell(f"until {agreed}")
+            self.gate.settle(agreed)
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector, self._listener:
@@ -63,6 +80,7 @@ class Centre(Liveness):
                 self._serve(selector, self.period_seconds / 4)
                 self._gather(selector)
                 self._tell_own_failure()
+                self._agree()
                 now = time.monotonic()
                 if now - last_beat >= self.period_seconds:
                     self._beat(missed_seconds=now - last_beat - self.period_seconds)
@@ -110,7 +128,7 @@ class Centre(Liveness):
 
     def _tell_own_failure(self) -> None:
         if self._own_failure is not None:
-            self._tell_loss(Loss(0, f"failed: {self._own_failure}"))
+            self._tell_loss(self._own_failure)
             self._own_failure = None
 
     def _tell_loss(self, loss: Loss) -> None:
@@ -141,6 +159,10 @@ class Centre(Liveness):
                 self._meet(peer, line)
             elif line == "joined":
                 self._to_join.discard(peer.rank)
+            elif line.startswith("stop "):
+                self._say_stop(line.removeprefix("stop "))
+            elif line.startswith("begun ") and (point := line.removeprefix("begun ")).isdecimal():
+                self._hear_begun(peer.rank, int(point))
             elif line == "done":
                 peer.done = True
             elif loss := loss_in(line):

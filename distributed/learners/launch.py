@@ -26,6 +26,7 @@ from distributed.learners.connections import allow_all_descriptors
 from distributed.learners.environment import LaunchError, Meeting, Place, meeting, stay_on_this_host, without_recorder
 from distributed.learners.secret import shared_secret
 from distributed.learners.signs import LONGEST_LINE, encoded
+from distributed.learners.stopping import Gate
 from distributed.learners.store import meet
 from distributed.learners.traffic import Traffic, broadcast_copies_sent
 from distributed.learners.watch import Watch
@@ -48,6 +49,7 @@ class World:
     group: ProcessGroup | None
     traffic: Traffic = field(default_factory=Traffic, compare=False)
     watch: Watch | None = field(default=None, compare=False)
+    gate: Gate = field(default_factory=Gate, compare=False)  # where this learner stops, if all agree to
 
     def __post_init__(self) -> None:
         if self.group is None and self.size > 1:
@@ -159,6 +161,11 @@ class World:
         with nullcontext() if self.watch is None else self.watch.naming_the_lost():
             yield
 
+    @property
+    def can_agree(self) -> bool:
+        """Whether learners can agree to stop: there is one alone, or they watch each other."""
+        return self.size == 1 or self.watch is not None
+
     def check(self) -> None:
         """Raise LearnerLostError if another learner is known to be lost. Not collective."""
         if self.watch is not None:
@@ -223,7 +230,8 @@ def start(
     if patience_seconds is None:
         watch.close()
     kept = None if patience_seconds is None else watch
-    return World(place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD, watch=kept)
+    own = (place.rank, place.size, place.local_rank, place.local_size, chosen, dist.group.WORLD)
+    return World(*own, watch=kept, gate=watch.gate)
 
 
 def _join(

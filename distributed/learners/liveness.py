@@ -19,6 +19,7 @@ from distributed.errors import LearnerError
 from distributed.learners.environment import SECRET
 from distributed.learners.secret import drawn, proof, proves
 from distributed.learners.signs import LearnerLostError, Loss, Peer, loss_in
+from distributed.learners.stopping import Gate
 
 LOOPBACK = "127.0.0.1"
 _BEATS = 7  # signs of life within the patience
@@ -32,10 +33,14 @@ class Liveness(ABC):
     Args:
         patience_seconds: the longest silence of a learner.
         on_loss: called once, from the watching thread, when another learner is lost.
+        gate: through which this learner is stopped where all agree to stop.
     """
 
-    def __init__(self, *, rank: int, patience_seconds: float, on_loss: Callable[[Loss], None]) -> None:
+    def __init__(
+        self, *, rank: int, patience_seconds: float, on_loss: Callable[[Loss], None], gate: Gate | None = None
+    ) -> None:
         self.rank = rank
+        self.gate = gate or Gate(alone=False)
         self.launch_id = ""  # the same on all learners, another one at each start
         self.patience_seconds = patience_seconds
         self.period_seconds = min(patience_seconds / _BEATS, _LONGEST_PERIOD_SECONDS)
@@ -45,6 +50,8 @@ class Liveness(ABC):
         self._known = threading.Event()
         self._loss: Loss | None = None
         self._closing = threading.Event()
+        self._asked_others = False  # whether this learner has passed on that it was asked to stop
+        self._answered = False  # whether it has said where it can stop
         self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
 
     @property
@@ -85,8 +92,25 @@ class Liveness(ABC):
         """Tell learner 0 that this one is connected to all others."""
 
     @abstractmethod
-    def failed(self, what: str) -> None:
-        """Tell the others that this learner ends, and why, in a line."""
+    def failed(self, what: str, *, returns: bool = False) -> None:
+        """Tell the others that this learner ends, and why, in a line. ``returns``: to go on from a checkpoint."""
+
+    @abstractmethod
+    def _say_stop(self, why: str) -> None:
+        """Ask all learners to stop."""
+
+    @abstractmethod
+    def _say_begun(self, point: int) -> None:
+        """Tell learner 0 where this learner can stop."""
+
+    def _agree(self) -> None:
+        """Pass on what the training thread has been asked, and how far it has gone."""
+        if self.gate.asked is not None and not self._asked_others:
+            self._asked_others = True
+            self._say_stop(self.gate.asked)
+        if not self._answered and (point := self.gate.answer()) is not None:
+            self._answered = True
+            self._say_begun(point)
 
     @abstractmethod
     def _watch(self) -> None:
@@ -127,8 +151,9 @@ class Member(Liveness):
         secret: bytes,
         patience_seconds: float,
         on_loss: Callable[[Loss], None],
+        gate: Gate | None = None,
     ) -> None:
-        super().__init__(rank=rank, patience_seconds=patience_seconds, on_loss=on_loss)
+        super().__init__(rank=rank, patience_seconds=patience_seconds, on_loss=on_loss, gate=gate)
         self._address = address
         self._secret = secret
         self._centre: Peer | None = None
@@ -174,13 +199,20 @@ class Member(Liveness):
     def _say_joined(self) -> None:
         self.centre.send("joined")
 
-    def failed(self, what: str) -> None:
-        self.centre.send(Loss(self.rank, f"failed: {what}").line)
+    def failed(self, what: str, *, returns: bool = False) -> None:
+        self.centre.send(Loss(self.rank, f"failed: {what}", returns).line)
+
+    def _say_stop(self, why: str) -> None:
+        self.centre.send(f"stop {why}")
+
+    def _say_begun(self, point: int) -> None:
+        self.centre.send(f"begun {point}")
 
     def _watch(self) -> None:
         last_beat = time.monotonic()
         while not self._closing.is_set() and not self.centre.done and self._loss is None:
             self._hear()
+            self._agree()
             now = time.monotonic()
             if now - last_beat >= self.period_seconds:
                 self.centre.heard += now - last_beat - self.period_seconds
@@ -194,7 +226,12 @@ class Member(Liveness):
     def _hear(self) -> None:
         lines = self.centre.read()
         for line in lines or ():
-            if line == "done":
+            word, _, rest = line.partition(" ")
+            if word == "stop":
+                self.gate.stop(rest)
+            elif word == "until" and rest.isdecimal():
+                self.gate.settle(int(rest))
+            elif line == "done":
                 self.centre.done = True
             elif line == "together":
                 self._together.set()

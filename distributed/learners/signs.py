@@ -1,7 +1,8 @@
 """What learners tell each other in signs of life, and the connections that carry it.
 
 Lines of text over TCP: at first who it is (see secret.py), then ``together`` once all have come, ``joined`` from a learner
-that is connected to all, ``connected`` once all are, and at any time ``alive``, ``done``, ``lost <rank> <what happened>``.
+that is connected to all, ``connected`` once all are, and at any time ``alive``, ``done``, ``lost <rank> <what happened>``,
+``returns <rank> <why>``, and those by which all agree to stop (stopping.py).
 """
 
 import socket
@@ -22,6 +23,7 @@ class Loss:
 
     learner: int
     what: str
+    returns: bool = False  # whether it goes on from the newest checkpoint by itself, and the others with it
 
     def __str__(self) -> str:
         return f"learner {self.learner} {self.what}"
@@ -29,7 +31,7 @@ class Loss:
     @property
     def line(self) -> str:
         """The line that announces the loss to another learner."""
-        return f"lost {self.learner} {self.what}"
+        return f"{'returns' if self.returns else 'lost'} {self.learner} {self.what}"
 
 
 def late(ranks: Iterable[int], what: str, seconds: float, why: str = "") -> Loss:
@@ -45,6 +47,7 @@ class LearnerLostError(UserError, RuntimeError):
     def __init__(self, loss: Loss) -> None:
         super().__init__(f"{loss}; start the run again to go on from its newest checkpoint")
         self.loss = loss
+        self.returns = loss.returns
 
 
 class JoinError(LearnerError):
@@ -132,4 +135,4 @@ def loss_in(line: str) -> Loss | None:
     """The loss that a line announces; None for other lines."""
     kind, _, rest = line.partition(" ")
     rank, _, what = rest.partition(" ")
-    return Loss(int(rank), what) if kind == "lost" and rank.isdecimal() else None
+    return Loss(int(rank), what, kind == "returns") if kind in ("lost", "returns") and rank.isdecimal() else None

@@ -25,6 +25,7 @@ from distributed.learners.environment import Place
 from distributed.learners.liveness import CLOSED, LOOPBACK, Liveness, Member, StrangerError
 from distributed.learners.secret import proof, proves
 from distributed.learners.signs import UNREACHABLE, JoinError, LearnerLostError, Loss, late
+from distributed.learners.stopping import Gate
 from distributed.learners.store import RETRY_SECONDS
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Watch:
         self.join_seconds = join_seconds
         self.grace_seconds = grace_seconds
         self.connections = Connections()
+        self.gate = Gate(alone=False, check=self.check)
         self._deadline = time.monotonic() + join_seconds
         self._joined = False
         self._heard = threading.Event()  # set once the training thread waits for no other learner any more
@@ -111,6 +113,7 @@ class Watch:
                 join_seconds=self.join_seconds,
                 patience_seconds=patience_seconds,
                 on_loss=self._on_loss,
+                gate=self.gate,
             )
             signed = proof(secret, _KEY, address, str(centre.port))
             store.set(_KEY, json.dumps([address, centre.port, signed]))
@@ -137,6 +140,7 @@ class Watch:
                 secret=secret,
                 patience_seconds=patience_seconds,
                 on_loss=self._on_loss,
+                gate=self.gate,
             )
             try:
                 member.start()
@@ -185,8 +189,10 @@ class Watch:
         if isinstance(error, LearnerLostError):
             lost = error
         elif already_heard or not may_be_a_lost_connection(error) or (loss := self._loss_behind()) is None:
-            if self._liveness is not None:
-                self._liveness.failed(str(error) or type(error).__name__)
+            agreed = isinstance(error, UserError) and error.agreed
+            if self._liveness is not None and not agreed:
+                returns = isinstance(error, UserError) and error.returns
+                self._liveness.failed(str(error) or type(error).__name__, returns=returns)
             return None
         else:
             lost = LearnerLostError(loss)

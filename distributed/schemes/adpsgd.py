@@ -20,6 +20,7 @@ import torch
 from distributed.backend import State
 from distributed.base import GossipBackend
 from distributed.gossip.diagnostics import staleness_figures
+from distributed.gossip.finite import NonFiniteWeightsError
 from distributed.gossip.moments import SQUARES, flatten_moments, has_all_moments, require_moments
 from distributed.gossip.pairwise import Background, Buffers, ExchangeError, Pairwise
 from distributed.gossip.pending import PendingMixing
@@ -202,6 +203,8 @@ class AsynchronousGossip(GossipBackend):
 
     def _raise_failure(self) -> None:
         for thread in self._threads:
+            if isinstance(thread.error, NonFiniteWeightsError):
+                raise thread.error
             if thread.error is not None:
                 raise ExchangeError(str(thread.error)) from thread.error
 

@@ -13,7 +13,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 
 from distributed.learners.liveness import LOOPBACK
 from distributed.learners.store import listening_store
-from scripts.composition.learner_failures import failure_line, first_failure
+from scripts.composition.learner_failures import failure_line, first_failure, were_stopped
 from scripts.composition.startup import print_last
 
 _STORE_SECONDS = 60.0  # timeout of a request to the store, which runs in this process
@@ -58,7 +58,9 @@ class Agent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
-        if result.is_failed() and self._remaining_restarts > 0:
+        if were_stopped(result.failures):
+            self._remaining_restarts = 0  # they were asked to stop
+        elif result.is_failed() and self._remaining_restarts > 0:
             most = worker_group.spec.max_restarts
             failures = result.failures
             why = failure_line(*first_failure(failures)) if failures else "error: a learner does not answer"

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from asr.foreign.terminal import say
 from distributed.errors import UsageError
-from scripts.composition.learner_failures import agreed, exit_code, failure_line, first_failure
+from scripts.composition.learner_failures import STOPPED, agreed, exit_code, failure_line, first_failure, were_stopped
 from scripts.composition.startup import REPOSITORY, print_last
 
 LAUNCHED = ("train", "train_lm", "make_nbest")  # the entry points that several processes share
@@ -77,10 +77,14 @@ def launch(options: Launch) -> int:
         try:
             result = agent.run()
         except SignalException as ended:
-            print_last(f"ended by {ended.sigval.name}\n")
-            return agreed(agent.exit_codes()) or 128 + ended.sigval
+            code = agreed(agent.exit_codes()) or 128 + ended.sigval
+            if code != STOPPED:  # learner 0 has said then how far they have come
+                print_last(f"ended by {ended.sigval.name}\n")
+            return code
     if not result.is_failed():
         return 0
+    if were_stopped(result.failures):
+        return STOPPED
     rank, failure = first_failure(result.failures)
     print_last(f"{failure_line(rank, failure)}\n")
     return exit_code(failure)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from asr.training.stopped import EXIT_CODE as STOPPED
+
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
@@ -14,6 +16,11 @@ def agreed(codes: Iterable[int | None]) -> int | None:
     different = set(codes)
     code = different.pop() if len(different) == 1 else None
     return code if code is not None and code > 0 else None
+
+
+def were_stopped(failures: "Mapping[int, ProcessFailure]") -> bool:
+    """Whether the learners have stopped because they were asked to; the agent may have ended some of them meanwhile."""
+    return any(failure.exitcode == STOPPED for failure in failures.values())
 
 
 def first_failure(failures: "Mapping[int, ProcessFailure]") -> "tuple[int, ProcessFailure]":

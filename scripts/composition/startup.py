@@ -69,10 +69,11 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
         line = line_for_people(error)
         if line is None:
             raise
-        if not line:
-            time.sleep(SAY_SECONDS)
         code = getattr(error, "exit_code", 2)
-        if line and not _left_to_the_launcher(line, error, code):
+        is_failure = getattr(error, "is_failure", True)
+        if not line and is_failure:
+            time.sleep(SAY_SECONDS)
+        if line and not (is_failure and _left_to_the_launcher(line, error, code)):
             print_last(line)
         sys.exit(code)
 
@@ -129,7 +130,8 @@ def _is_first_of_its_host() -> bool:
 def line_for_people(error: Exception) -> "str | None":
     """The line to print about an error that the user can mend; None for other errors, which are bugs.
 
-    Empty on all but the first learner of a host, where all meet the same mistake in the configuration.
+    Empty on all but the first learner of a host, where all meet the same mistake in the configuration, and where the run was
+    asked to stop, which its log says.
     """
     if isinstance(error, (WrongPythonError, WrongPackageError)):
         return f"error: {error}\n"
@@ -144,6 +146,8 @@ def line_for_people(error: Exception) -> "str | None":
         here = place()
     except LaunchError:  # perhaps the very error to report
         here = Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
+    if isinstance(error, UserError) and not error.is_failure:
+        return ""
     if isinstance(error, UsageError):
         return f"error: {shown_error(error)}\n" if here.local_rank == 0 else ""
     who = f"error on learner {here.rank}" if here.size > 1 else "error"

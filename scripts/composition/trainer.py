@@ -2,20 +2,21 @@
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
 from asr.data.cache import SignalCache
-from asr.data.material import Material, refuse_doubles
+from asr.data.material import Material
 from asr.data.plan import BatchPlan
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, plain
 from asr.runs.checkpoint import newest_description
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.console import console_logger
+from asr.runs.left_out import Place, batches_left_out
 from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
 from asr.runs.model_folder import Description, ModelParts
@@ -41,7 +42,6 @@ from asr.training.trainer import Trainer
 from asr.training.typical import run_typical
 from asr.training.units import LockstepUnits, PooledUnits, UnitSource, global_step, total_samples
 from distributed.backend import Backend
-from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.build import (
     build_backend,
@@ -56,7 +56,15 @@ from scripts.composition.build import (
 )
 from scripts.composition.run_start import settings_of
 from scripts.composition.search import with_language_models
-from scripts.composition.settings import settings_of_run, trains_on_text
+from scripts.composition.settings import trains_on_text
+from scripts.composition.trainer_checks import (
+    check_idle,
+    check_order,
+    check_pace,
+    check_same_plan,
+    refuse_doubled_sets,
+    warn_if_alone,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +75,13 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     backend = _backend(config, world, hooks, options)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
-    _refuse_doubles(config, material)
+    refuse_doubled_sets(config, material)
     description, model = _model(config, folder, material, hooks)
     precision = agree_on_precision(options.precision, model, folder, world)
     split = material.split("train")
     plan = build_plan(config, split, model, hooks.values())
-    _check_same_plan(world, plan)
+    left_out = frozenset(batches_left_out(folder))
+    check_same_plan(world, plan, left_out)
     loader: LoaderOptions = build(config.loader)
     cache = SignalCache(loader.cache_gb_per_process)
     evaluated = [evaluation_set(config, material, name, cache) for name in config.evaluation.sets]
@@ -109,7 +118,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
             objective=objective,
             optimizer=optimizer,
             hooks=hooks,
-            units=_unit_source(plan, options, world, backend, hooks, clock),
+            units=_unit_source(plan, left_out, options, world, backend, hooks, clock),
             dataset=dataset,
             evaluator=_evaluator(config, model, material, evaluated, world, loader, precision),
             checkpoints=_checkpoints(config, run, description, saving),
@@ -124,9 +133,9 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
 
 def _backend(config: DictConfig, world: World, hooks: Mapping[str, Hook], options: TrainerOptions) -> Backend:
     """The backend, once it is known to suit the hooks, the clipping and the number of learners."""
-    _check_order(hooks)
+    check_order(hooks)
     backend = build_backend(config, world)
-    _check_pace(hooks, backend)
+    check_pace(hooks, backend)
     warn_if_alone(backend, world, config)
     backend.check_clipping(options.max_norm)
     return backend
@@ -145,7 +154,7 @@ def _model(
 
 def _optimizer(config: DictConfig, model: SpeechModel, claimed: Mapping[str, Sequence[ParameterGroup]]) -> Optimizer:
     """The optimizer, with the groups that hooks have claimed."""
-    _check_idle(claimed, config)
+    check_idle(claimed, config)
     groups = parameter_groups(model, claimed, config.optimizer.weight_decay)
     optimizer: Optimizer = build(config.optimizer, groups=groups)
     return optimizer
@@ -165,54 +174,6 @@ def _checkpoints(config: DictConfig, run: Run, description: Description, saving:
     )
 
 
-def warn_if_alone(backend: Backend, world: World, config: DictConfig) -> None:
-    """Warn if the backend mixes weights with those of other learners and there are none."""
-    settings = settings_of_run(config)
-    if world.size == 1 and not backend.synchronous and settings is not None:
-        log.warning(
-            "backend: one learner has nobody to mix its weights with, and trains as under backend=single; "
-            "start several with torchrun --standalone --nproc-per-node 2 scripts/%s ...",
-            settings.script,
-        )
-
-
-def _check_order(hooks: Mapping[str, Hook]) -> None:
-    """Refuse a list of hooks in which one would undo another's work: within a stage they run as they are listed."""
-    names = list(hooks)
-    for position, (name, hook) in enumerate(hooks.items()):
-        for late in names[position + 1 :]:
-            if late in hook.comes_after:
-                raise UsageError(f"hooks=[{','.join(names)}]: {late} must come before {name}; list them in that order")
-
-
-def _check_pace(hooks: Mapping[str, Hook], backend: Backend) -> None:
-    """Refuse hooks that need lockstep under a backend without it, and intervals of meetings below 1."""
-    for name, hook in hooks.items():
-        if hook.needs_lockstep and not backend.lockstep:
-            raise UsageError(
-                f"hooks=[{name}] needs all learners to make every step together, which {type(backend).__name__} does not; "
-                "choose another backend=, or leave the hook out"
-            )
-        if hook.meets_every is not None and hook.meets_every < 1:
-            raise UsageError(f"hooks.{name}: it meets every {hook.meets_every} global steps; that must be 1 or more")
-
-
-def _check_idle(claimed: Mapping[str, Sequence[ParameterGroup]], config: DictConfig) -> None:
-    """Moments are mixed once all learners have them for all parameters: those of a group that rests may never come."""
-    for name, groups in claimed.items():
-        if config.backend.get("mix_moments") and any(group.idle is not None for group in groups):
-            raise UsageError(
-                f"hooks.{name}: parameters of it rest in some steps and have no moments before their first one, which "
-                "backend.mix_moments=true would wait for; set backend.mix_moments=false"
-            )
-
-
-def _refuse_doubles(config: DictConfig, material: Material) -> None:
-    """Refuse evaluation sets of the same name, under which their metrics are stored."""
-    sets = config.evaluation.sets
-    refuse_doubles("evaluation.sets", sets, [material.set_name(each) for each in sets], splits=["train"])
-
-
 def _recorder(config: DictConfig, run: Run, horizon: Horizon, refused_before: int) -> Recorder:
     return Recorder(
         writer=MetricsWriter(run.folder, run.world.rank),
@@ -223,19 +184,9 @@ def _recorder(config: DictConfig, run: Run, horizon: Horizon, refused_before: in
     )
 
 
-def _check_same_plan(world: World, plan: BatchPlan) -> None:
-    """Refuse learners that see different data: they would train on some utterances twice and on others never."""
-    fingerprints = world.gather(plan.fingerprint)
-    differing = [rank for rank, value in enumerate(fingerprints) if value != fingerprints[0]]
-    if differing:
-        raise UsageError(
-            f"learners {differing} see other training data than learner 0 (utterances, lengths or tokens): "
-            "put the corpus where all learners read the same files; on each host scripts/prepare.py says what it reads and leaves out"
-        )
-
-
 def _unit_source(
     plan: BatchPlan,
+    left_out: Collection[Place],
     options: TrainerOptions,
     world: World,
     backend: Backend,
@@ -245,7 +196,7 @@ def _unit_source(
     total = total_samples(options, plan)
     meetings = {name: hook.meets_every for name, hook in hooks.items() if hook.meets_every is not None}
     if backend.lockstep or world.size == 1:
-        return LockstepUnits(plan, total, world.rank, world.size)
+        return LockstepUnits(plan, total, world.rank, world.size, world.gate, left_out)
     return PooledUnits(
         plan,
         total,
@@ -254,6 +205,8 @@ def _unit_source(
         claim=world.claim,
         planned_mark=clock.planned_mark,
         pool=f"units/{world.gather(secrets.randbits(62))[0]}",  # a store may outlive the learners that filled it
+        gate=world.gate,
+        left_out=left_out,
     )
 
 

@@ -11,20 +11,24 @@ from asr.data.plan import check_learners
 from asr.runs.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
 from asr.runs.emergency import Survivor, save_mean
 from asr.runs.files import write_atomically
+from asr.runs.left_out import batches_left_out
 from asr.runs.loggers import setup_logging
 from asr.runs.metrics import SHOWN, cut_former_learners, merge
 from asr.runs.run_folder import RunFolder
 from asr.training.precision import choose_matmul, flush_denormals
+from asr.training.stopped import StoppedError
 from asr.training.trainer import Trainer
-from distributed.errors import LearnerError, UsageError
+from distributed.errors import LearnerError, UsageError, UserError
 from distributed.learners import launch
 from distributed.learners.environment import place
 from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError, Loss
 from scripts.composition.build import build_hooks
+from scripts.composition.coming_back import come_back, comes_back
 from scripts.composition.compose import compose, run_folder
 from scripts.composition.environment import environment
 from scripts.composition.run_start import Start, check_folder, log_traceback, training_in
+from scripts.composition.signals import stopping_on_signals
 from scripts.composition.trainer import assemble
 
 log = logging.getLogger(__name__)
@@ -48,8 +52,20 @@ def train(config_name: str, arguments: list[str]) -> None:
         threads=options.threads,
     )
     try:
+        _train_in(config, folder, world)
+    except UserError as error:
+        if comes_back(error, folder):
+            come_back(error)
+        raise
+
+
+def _train_in(config: DictConfig, folder: Path, world: World) -> None:
+    try:
         with world.naming_the_lost(), training_in(folder, world) as start:
             _train(config, folder, world, start)
+    except StoppedError as stopped:
+        log.info("%s", stopped)
+        raise
     except UsageError as error:  # from here on learners may fail one by one: each says so
         log_traceback(folder, world.rank)
         raise LearnerError(str(error)) from error
@@ -68,7 +84,8 @@ def _train(config: DictConfig, folder: Path, world: World, start: Start) -> None
     before = trainer.progress.step if checkpoint is None else checkpoint.progress.step
     start.has_trained = lambda: trainer.progress.step > before
     try:
-        trainer.fit(checkpoint)
+        with stopping_on_signals(world):
+            trainer.fit(checkpoint)
     except LearnerLostError as lost:
         _save_survivors(trainer, lost.loss, world)
         raise
@@ -89,6 +106,11 @@ def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, C
     checkpoint, problems = trainer.parts.checkpoints.newest()
     for problem in problems:
         log.warning("checkpoint passed over: %s", problem)
+    if left_out := batches_left_out(folder):
+        places = ", ".join(f"{batch} of epoch {epoch}" for epoch, batch in left_out)
+        log.warning(
+            "global batches %s are left out: numbers were bad after them (%s)", places, RunFolder(folder).left_out
+        )
     if checkpoint is not None:
         log.info("%s", _resume_line(checkpoint, world.size))
     if world.rank == 0:
@@ -98,7 +120,7 @@ def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, C
 
 def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
     """Under gossip, save the mean of the survivors' weights: no other learner holds the same ones."""
-    if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank:
+    if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank or loss.returns:
         return
     checkpoints, weights = trainer.parts.checkpoints, trainer.parts.run.model.state_dict()
     if not all(bool(each.isfinite().all()) for each in weights.values()):

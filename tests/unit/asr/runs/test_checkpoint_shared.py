@@ -132,7 +132,7 @@ def test_a_scheme_of_equal_learners_stores_weights_and_moments_once(
         trainer = make_trainer(config, tmp_path, world)
         trainer.fit(None)
         trainer.parts.recorder.close()
-        return trainer.state_dict()
+        return trainer.saver.state_dict(trainer.progress, trainer.units)
 
     states = run_learners(2, learner)
     checkpoint = read_checkpoint(tmp_path / "checkpoints" / "step-00000003")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ from distributed.learners.signs import Loss
 from tests.model_parts import NO_MODEL
 
 
-def leave(root: Path, rank: int, model: dict[str, Tensor], wait: float) -> Path | None:
+def leave(root: Path, rank: int, model: dict[str, Tensor], wait: float, lost: int = 0) -> Path | None:
     return save_mean(
         root,
-        Survivor(rank=rank, world_size=4, launch_id="abcd", loss=Loss(0, "was killed")),
+        Survivor(rank=rank, world_size=4, launch_id="abcd", loss=Loss(lost, "was killed")),
         model,
         parts=NO_MODEL,
         progress=Progress(step=13, samples=99, global_step=13),
@@ -43,7 +44,7 @@ def test_all_survivors_are_averaged_by_the_first(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert (results[2], results[3]) == (None, None)
-    assert results[1] == tmp_path / "emergency-abcd"
+    assert results[1] == tmp_path / "emergency-abcd-without-0"
     ([checkpoint], problems) = list_emergencies(tmp_path)
     assert not problems
     assert checkpoint.damaged_file() is None
@@ -88,3 +89,28 @@ def test_a_damaged_one_is_a_problem_not_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [1, 2])
 def test_survivors_are_all_but_the_lost(rank: int) -> None:
     assert Survivor(rank=rank, world_size=4, launch_id="", loss=Loss(2, "")).others == [0, 1, 3]
+
+
+def test_each_side_of_a_network_that_fell_apart_has_a_mean_of_its_own(tmp_path: Path) -> None:
+    """Learners 0 and 1 miss 2, learners 2 and 3 miss 0: nobody waits for those of the other side."""
+    own, results = models() | {0: {"w": torch.zeros(3, 2), "count": torch.tensor(0)}}, {}
+    sides = {0: 2, 1: 2, 2: 0, 3: 0}
+    started = time.monotonic()
+    threads = [
+        threading.Thread(target=lambda r=rank: results.update({r: leave(tmp_path, r, own[r], 30.0, sides[r])}))
+        for rank in sides
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - started < 10
+    assert results == {
+        0: tmp_path / "emergency-abcd-without-2", 1: None, 2: tmp_path / "emergency-abcd-without-0", 3: None,
+    }  # fmt: skip
+    for checkpoint in list_emergencies(tmp_path)[0]:
+        record = json.loads((checkpoint.folder / "loss.json").read_text())
+        assert record["mean_of"] == ([0, 1] if record["lost"] == 2 else [2, 3])
+        first, second = record["mean_of"]
+        mean = (own[first]["w"].double() + own[second]["w"].double()) / 2
+        torch.testing.assert_close(checkpoint.model_state()["w"], mean.float())

@@ -117,7 +117,7 @@ def test_a_resume_passes_over_a_checkpoint_of_such_weights(
     trainer = make_trainer(config, tmp_path, alone)
     trainer.fit(None)
     trainer.parts.recorder.close()
-    state = trainer.state_dict()
+    state = trainer.saver.state_dict(trainer.progress, trainer.units)
     state["model"]["joiner.output.bias"][0] = torch.inf
     trainer.progress.global_step = 3
     trainer.parts.checkpoints.save(trainer.progress, state, state["model"], None)

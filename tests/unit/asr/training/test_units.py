@@ -9,6 +9,7 @@ import pytest
 from asr.data.plan import BatchPlan
 from asr.runs.progress import Progress
 from asr.training.units import LockstepUnits, PooledUnits, Step, global_batches, samples_of_steps
+from distributed.learners.stopping import Agreement, Gate
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def plan() -> BatchPlan:
 
 
 def test_samples_are_those_of_the_steps_that_are_walked(plan: BatchPlan) -> None:
-    whole = list(LockstepUnits(plan, 40, rank=0, world_size=1).steps(Progress()))
+    whole = list(LockstepUnits(plan, 40, rank=0, world_size=1, gate=Gate()).steps(Progress()))
     for steps in range(1, len(whole) + 1):
         assert samples_of_steps(plan, steps, epochs=4) == whole[steps - 1].samples
 
@@ -58,8 +59,10 @@ def claim() -> Callable[[str, int], int]:
     return take
 
 
-def pooled(plan: BatchPlan, claim: Callable[[str, int], int], total: int = 40, share: int = 1) -> PooledUnits:
-    return PooledUnits(plan, total, share, marks=(4, 6), claim=claim, pool="pool")
+def pooled(
+    plan: BatchPlan, claim: Callable[[str, int], int], total: int = 40, share: int = 1, gate: Gate | None = None
+) -> PooledUnits:
+    return PooledUnits(plan, total, share, marks=(4, 6), claim=claim, pool="pool", gate=gate or Gate())
 
 
 def run_apart(sources: list[Iterator[Step]], seed: int) -> list[list[Step]]:
@@ -113,7 +116,7 @@ def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_no_units(
 def test_the_planned_weight_is_shared_in_lockstep_and_nominal_in_a_pool(
     plan: BatchPlan, claim: Callable[[str, int], int]
 ) -> None:
-    steps = list(LockstepUnits(plan, 10, rank=1, world_size=2).steps(Progress()))
+    steps = list(LockstepUnits(plan, 10, rank=1, world_size=2, gate=Gate()).steps(Progress()))
     assert sorted(step.planned_weight for step in steps) == [1.0, 2.0, 2.0]
     assert [2 * step.planned_weight for step in steps] == [step.samples - step.samples_before for step in steps]
     for share, learners in ((1, 2), (2, 1)):
@@ -126,11 +129,45 @@ def test_a_pool_goes_on_from_a_mark(plan: BatchPlan, claim: Callable[[str, int],
     mark = next(index for index, step in enumerate(whole) if step.together)
     epoch, batch = whole[mark].position
     start = Progress(samples=whole[mark].samples, epoch=epoch, batch=batch)
-    rest = list(PooledUnits(plan, 40, 1, marks=(4, 6), claim=claim, pool="again").steps(start))
+    rest = list(PooledUnits(plan, 40, 1, marks=(4, 6), claim=claim, pool="again", gate=Gate()).steps(start))
     assert rest == whole[mark + 1 :]
 
 
 def test_alone_a_pool_is_lockstep_cut_into_units(plan: BatchPlan, claim: Callable[[str, int], int]) -> None:
     alone = [unit for step in pooled(plan, claim, share=2).steps(Progress()) for unit in step.units]
-    lockstep = [unit for step in LockstepUnits(plan, 40, 0, 1).steps(Progress()) for unit in step.units]
+    lockstep = [unit for step in LockstepUnits(plan, 40, 0, 1, Gate()).steps(Progress()) for unit in step.units]
     assert alone == lockstep
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [1, 2])
+def test_learners_of_a_pool_that_stop_have_processed_whole_batches_once(
+    plan: BatchPlan, claim: Callable[[str, int], int], share: int, seed: int
+) -> None:
+    gates = [Gate(alone=False) for _ in range(3)]
+    sources = [pooled(plan, claim, share=share, gate=gate).steps(Progress()) for gate in gates]
+    pace, taken = random.Random(seed), [list[Step]() for _ in sources]
+    asked_after = pace.randrange(2, 6)
+    for _ in range(asked_after):  # before the first mark, at the fourth batch
+        learner = pace.randrange(3)
+        taken[learner].append(next(sources[learner]))
+    agreement, point = Agreement(3), None
+    for rank, gate in enumerate(gates):
+        gate.stop("asked")
+        point = agreement.hear(rank, gate.answer() or 0)
+    assert point is not None
+    for gate in gates:
+        gate.settle(point)
+    for learner, source in enumerate(sources):
+        taken[learner] += source
+    batches = [batch for batch in global_batches(plan, Progress(), 40) if batch.samples <= point]
+    assert batches[-1].samples == point
+    processed = Counter(unit.name for steps in taken for step in steps for unit in step.units)
+    assert processed == Counter(unit.name for batch in batches for unit in batch.units)
+    for steps in taken:
+        assert steps[-1].together
+        assert (steps[-1].samples, steps[-1].position) == (point, batches[-1].position)
+    start = Progress(samples=point, epoch=batches[-1].position[0], batch=batches[-1].position[1])
+    again = PooledUnits(plan, 40, share, marks=(4, 6), claim=claim, pool="again", gate=Gate()).steps(start)
+    processed.update(unit.name for step in again for unit in step.units)
+    assert processed == Counter(unit.name for batch in global_batches(plan, Progress(), 40) for unit in batch.units)

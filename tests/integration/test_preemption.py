@@ -1,0 +1,96 @@
+"""A run that is asked to stop, as schedulers do before they take a machine: it saves, and the same command goes on."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr.training.stopped import EXIT_CODE
+from tests.integration.test_lost_learners import children, ended
+from tests.integration.test_restarts import last_weights
+
+RUN = ("batch.units=2", "batch.unit_utterances=2", "trainer.max_steps=20", "trainer.checkpoint_every=1000")
+
+
+@pytest.mark.parametrize(
+    ("backend", "victim", "number"),
+    [
+        ("allreduce", 1, signal.SIGTERM),
+        ("dpsgd", 0, signal.SIGINT),
+    ],
+)
+def test_a_signal_to_one_learner_costs_no_step(launcher: Any, backend: str, victim: int, number: int) -> None:
+    run = (f"backend={backend}", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
+    launcher.train(2, "name=undisturbed", *run)
+    folder = launcher.folder / "exp" / "asked"
+    printed = stopped(launcher, folder, victim, number, *run)
+    step = len(launcher.rows("asked", 0))
+    assert 0 < step < 20
+    assert f"{signal.Signals(number).name} on learner {victim}: saved step {step}; the same command goes on" in printed
+    assert "Traceback" not in printed
+    again = launcher.train(2, "name=asked", *run)
+    assert f"resuming from checkpoint step-{step:08d}" in again
+    assert last_weights(folder) == last_weights(launcher.folder / "exp" / "undisturbed")
+    for learner in (0, 1):
+        assert launcher.rows("asked", learner) == launcher.rows("undisturbed", learner)
+
+
+def test_asynchronous_learners_save_at_the_end_of_a_global_batch(launcher: Any) -> None:
+    run = ("backend=adpsgd", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
+    printed = stopped(launcher, launcher.folder / "exp" / "asked", 1, signal.SIGTERM, *run)
+    assert "saved step" in printed
+    again = launcher.train(2, "name=asked", *run)
+    assert "resuming from checkpoint step-" in again
+    units = [launcher.rows("asked", learner)[-1]["data/units"] for learner in (0, 1)]
+    assert sum(units) == 40  # 20 global batches of two
+
+
+def test_the_launcher_passes_a_signal_on_and_does_not_restart(launcher: Any) -> None:
+    run = ("backend=allreduce", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
+    started = launcher.start_launcher(2, "name=asked", *run, restarts=3)
+    folder = launcher.folder / "exp" / "asked"
+    with ended([started]):
+        wait_until_logged(folder, [started])
+        os.kill(started.pid, signal.SIGUSR1)
+        printed, errors = started.communicate(timeout=60)
+    assert started.returncode == EXIT_CODE, printed + errors
+    assert (printed + errors).strip().splitlines()[-1].endswith("the same command goes on")
+
+
+def test_a_signal_to_a_child_of_the_launcher_is_no_failure(launcher: Any) -> None:
+    run = ("backend=dpsgd", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
+    started = launcher.start_launcher(2, "name=asked", *run, restarts=3)
+    folder = launcher.folder / "exp" / "asked"
+    with ended([started]):
+        wait_until_logged(folder, [started])
+        os.kill(children(started.pid)[1], signal.SIGTERM)
+        printed, errors = started.communicate(timeout=60)
+    assert started.returncode == EXIT_CODE, printed + errors
+    assert (printed + errors).count("saved step") == 1
+
+
+def stopped(launcher: Any, folder: Path, victim: int, number: int, *run: str) -> str:
+    """Send a signal to one of two learners once they have trained; returns what learner 0 has printed."""
+    learners = launcher.start_each(2, "name=asked", *run)
+    with ended(learners):
+        wait_until_logged(folder, learners)
+        os.kill(learners[victim].pid, number)
+        started = time.monotonic()
+        printed = [learner.communicate(timeout=60)[0] for learner in learners]
+    assert time.monotonic() - started < 10
+    assert [learner.returncode for learner in learners] == [EXIT_CODE] * 2, printed
+    return str(printed[0])
+
+
+def wait_until_logged(folder: Path, learners: Sequence[Any]) -> None:
+    """Wait for the first row of learner 0."""
+    rows = folder / "metrics" / "0.jsonl"
+    deadline = time.monotonic() + 100
+    while not (rows.exists() and rows.stat().st_size):
+        assert all(each.poll() is None for each in learners)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
