@@ -143,10 +143,8 @@ def train_steps() -> Callable[..., Iterator[GradientReport]]:
     return loop
 
 
-@pytest.fixture(scope="session")
-def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_corpus(root: Path) -> Path:
     """40 + 6 utterances of one or two words, each word a chord of its own; 8 kHz."""
-    root = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for split, size in (("train", 40), ("dev", 6)):
         utterances = []
@@ -163,6 +161,12 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             utterances.append(Utterance(file.stem, file, len(samples) / 8000, " ".join(words), f"speaker{index % 3}"))
         write_manifest(root / f"{split}.jsonl", utterances)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of seconds, in a folder of its own."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ A fresh interpreter takes 4 to 5 seconds of a core before the first line of an e
 What a test sees is the same: a process of its own with its own arguments, environment, folder and output.
 """
 
+import ctypes
 import io
 import multiprocessing
 import os
@@ -30,9 +31,13 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload([*LOADED, "torch._dynamo", "torch.utils.tensorboard"])
 
 
-def _enter(line: Sequence[str], folder: str, variables: Mapping[str, str], output: str, errors: str) -> None:
+def _enter(
+    line: Sequence[str], folder: str, variables: Mapping[str, str], output: str, errors: str, namespace: str | None
+) -> None:
     """What a forked process does: take everything that an exec would have given it, then run the script."""
     os.setsid()
+    if namespace is not None:
+        _enter_network(namespace)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
@@ -45,6 +50,13 @@ def _enter(line: Sequence[str], folder: str, variables: Mapping[str, str], outpu
     runpy.run_path(line[0], run_name="__main__")
 
 
+def _enter_network(namespace: str) -> None:
+    """See the network of a namespace that ``ip netns`` has made, and no other from now on; needs root."""
+    with open(f"/run/netns/{namespace}") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), file.name)
+
+
 _running: "set[Forked]" = set()  # nobody has seen the end of these yet
 
 
@@ -55,15 +67,26 @@ def end_all() -> None:
 
 
 class Forked:
-    """A running script, with what the tests use of ``subprocess.Popen``; ``separate``: standard error apart from output."""
+    """A running script, with what the tests use of ``subprocess.Popen``.
 
-    def __init__(self, line: Sequence[str], folder: Path, *, separate: bool = False, **variables: str) -> None:
+    ``separate``: standard error apart from output; ``namespace``: the network that it sees.
+    """
+
+    def __init__(
+        self,
+        line: Sequence[str],
+        folder: Path,
+        *,
+        separate: bool = False,
+        namespace: str | None = None,
+        **variables: str,
+    ) -> None:
         self.args = list(line)
         self._written = Path(tempfile.mkdtemp(prefix="forked-"))
         self._output, self._errors = self._written / "output", self._written / ("errors" if separate else "output")
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
         self._process = _server.Process(
-            target=_enter, args=(self.args, str(folder), environment, str(self._output), str(self._errors))
+            target=_enter, args=(self.args, str(folder), environment, str(self._output), str(self._errors), namespace)
         )
         self._process.start()
         _running.add(self)

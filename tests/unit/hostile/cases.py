@@ -12,8 +12,8 @@ LONGEST_SECONDS = 2.0  # of the processor's, for one case
 LONGEST_LINE = 4000  # characters
 
 
-def check_every_case(folder: Path, name: str, read: Callable[[Path], object], changed: int) -> int:
-    """Damage the file ``name`` of a good tree in every way, and ``changed`` times as a seed decides; returns how many.
+def check_every_case(folder: Path, name: str, read: Callable[[Path], object], changed: int, seed: str = "") -> int:
+    """Damage the file ``name`` of a good tree in every way, and ``changed`` times as ``seed`` decides; returns how many.
 
     The tree must be read without an error before, and is left as it was.
     """
@@ -21,7 +21,7 @@ def check_every_case(folder: Path, name: str, read: Callable[[Path], object], ch
     good = path.read_bytes()
     read(folder)
     path.write_bytes(good)  # reading may cut it
-    for case, put in _cases(good, changed, name):
+    for case, put in _cases(good, changed, name + seed):
         _remove(path)
         put(path)
         begun = time.process_time()
