@@ -45,7 +45,7 @@ class Fault:
     number: int = 0  # signal: which one; disk: most bytes of a file
     bit: int | None = None  # numbers: the bit of a float32 that is flipped, 31 is its sign; None: NaN
     seed: int = 0  # numbers: which one of all
-    attempt: int = 0  # how often the launcher has started the learners again before
+    attempt: int = 0  # how often the learners were started again before, by the launcher or by themselves
 
 
 def write_plan(path: Path, faults: Sequence[Fault]) -> None:
@@ -80,7 +80,7 @@ class Injector(Hook):
         self.run: Run | None = None
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        attempt = sum(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "MURMURATION_RETURNED"))
         planned = [Fault(**each) for each in json.loads(self.plan.read_text())]
         self.left = [each for each in planned if each.learner == run.world.rank and each.attempt == attempt]
         self.run = run
