@@ -218,10 +218,14 @@ class CheckpointFolder:
             failure = error
         first = self.world.first_failure(None if failure is None else one_line(failure))
         if first is not None:
-            if isinstance(failure, CheckpointError):
-                raise failure
             reason = f"learner {first[0]}: {first[1]}" if failure is None else one_line(failure)
-            raise CheckpointError(f"cannot {doing}: {reason}; {remedy}") from failure
+            stops = (
+                failure
+                if isinstance(failure, CheckpointError)
+                else CheckpointError(f"cannot {doing}: {reason}; {remedy}")
+            )
+            stops.agreed = True
+            raise stops from (None if stops is failure else failure)
 
     def _write_own(
         self,
