@@ -21,6 +21,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from asr.foreign.json_text import read_json
 from asr.models.auxiliary import without_auxiliaries
 from asr.runs.checkpoint import EMERGENCY, WRITING, mean_of_models
 from asr.runs.checkpoint_manifest import write_manifest
@@ -134,7 +135,6 @@ def _elsewhere(root: Path, survivor: Survivor, rank: int) -> bool:
 
 def _averaged(side: Path) -> list[int]:
     """The learners whose mean an emergency checkpoint holds; none where it is not complete."""
-    try:
-        return list(json.loads((side / _LOSS).read_text())["mean_of"])
-    except OSError:
+    if not (side / _LOSS).exists():
         return []
+    return list(read_json(side / _LOSS)["mean_of"])

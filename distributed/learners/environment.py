@@ -16,6 +16,7 @@ from distributed.errors import UsageError
 
 SECRET = "MURMURATION_SECRET"
 _LAUNCHER = "MURMURATION_LAUNCHER"  # set by scripts/launch.py, which prints the last error itself
+_RETURNED = "MURMURATION_RETURNED"  # set where a learner has started anew by itself
 
 
 class LaunchError(UsageError):
@@ -70,6 +71,16 @@ def meeting() -> Meeting:
 def secret_given() -> str | None:
     """The launch's secret from the environment; None where it is not set."""
     return os.environ.get(SECRET) or None
+
+
+def has_returned() -> bool:
+    """Whether this learner has started anew since its launch, as numbers went bad."""
+    return _RETURNED in os.environ
+
+
+def note_return() -> None:
+    """Let the program that replaces this one know that it has started anew."""
+    os.environ[_RETURNED] = "1"
 
 
 def cache_folder() -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0  # how often a wait for the agreement checks whether a learner is lost
+_CHECK_SECONDS = 1.0  # how often a wait for the agreement checks whether a learner is lost
 
 
 class Gate:
@@ -72,7 +72,7 @@ class Gate:
                 self._hear(self.asked)
                 self._until = self._begun
             while self._why is not None and self._until is None:
-                self._changed.wait(_LOOK_SECONDS)
+                self._changed.wait(_CHECK_SECONDS)
                 self.check()
             self._beginning = True
         try:

@@ -13,21 +13,20 @@ from typing import NoReturn
 from asr.runs.checkpoint import list_checkpoints
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UserError
-
-_RETURNED = "MURMURATION_RETURNED"  # set in the environment of a learner that has returned
+from distributed.learners.environment import has_returned, note_return
 
 log = logging.getLogger(__name__)
 
 
 def comes_back(error: UserError, folder: Path) -> bool:
     """Whether the run in ``folder`` shall return: if numbers went bad, for the first time, and there is a checkpoint."""
-    return error.returns and _RETURNED not in os.environ and bool(list_checkpoints(RunFolder(folder).checkpoints)[0])
+    return error.returns and not has_returned() and bool(list_checkpoints(RunFolder(folder).checkpoints)[0])
 
 
 def come_back(error: UserError) -> NoReturn:
     """Start this process' program anew, with the same arguments."""
     log.warning("%s; returning to the newest checkpoint by itself, without the batches in left_out/, this once", error)
-    os.environ[_RETURNED] = "1"
+    note_return()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
