@@ -75,7 +75,7 @@ def hold(ground: Ground, draw: random.Random) -> Iterator[Tried]:
     for window in ground.windows[:2]:
         before, fault = intact(trial), _held(trial, draw, window, PATIENCE + draw.uniform(2.0, 6.0))
         trial.start(fault)
-        ended = trial.wait(within=fault.seconds + GRACE)
+        ended = trial.wait(within=fault.seconds + PATIENCE + GRACE)  # the learner itself has that long once it goes on
         yield Tried(check_fault(trial, ended, before), ended.seconds)
     ground.finish(trial)
 
