@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from distributed.learners.environment import SECRET
+from distributed.learners.environment import SECRET, without_stack_frames
 from distributed.learners.secret import drawn
 from tests.chaos.campaign import KINDS, record, run, table
 from tests.chaos.ground import Ground
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the record is written")
     options = parser.parse_args()
     os.environ.setdefault(SECRET, drawn())
+    without_stack_frames()  # as every entry point does; the server that learners are forked from loads torch later
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"seed {options.seed}, folders in {root}", flush=True)
     began = time.monotonic()

@@ -36,6 +36,8 @@ KINDS: Mapping[str, Kind] = {
     "hold": Kind(signals.hold, 1, 8),
     "joining": Kind(signals.joining, 1, 12),
     "restarts": Kind(signals.restarts, 1, 13),
+    "asked": Kind(signals.asked, 1, 10),
+    "asked-launcher": Kind(signals.asked_launcher, 1, 3),
     "weights": Kind(corruption.weights, 1, 14),
     "gradients": Kind(corruption.gradients, 1, 10),
     "messages": Kind(corruption.messages, 1, 8),
