@@ -1,10 +1,11 @@
-"""The campaign of faults: python -m tests.chaos [--quick] [--seed N] [--only KIND[:TRIAL]] [--json FILE]
+"""The campaign of faults: python -m tests.chaos [--quick] [--seed N] [--only KIND[:TRIAL]] [--minutes M] [--json FILE]
 
 Each trial is a run of real processes to which faults are done as the seed decides; what must hold afterwards is in
 oracle.py. It ends with a table and with exit code 1 where a promise was broken; each such line repeats one trial.
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few trials of every kind, in some minutes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], metavar="KIND[:TRIAL]", help="may be repeated")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which no trial begins")
     parser.add_argument("--json", type=Path, help="where the record is written")
     options = parser.parse_args()
     os.environ.setdefault(SECRET, drawn())
@@ -44,7 +46,9 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"seed {options.seed}, folders in {root}", flush=True)
     began = time.monotonic()
-    rows = run(Ground(root / "ground", options.quick), options.seed, _chosen(options.only, options.quick))
+    rows = run(
+        Ground(root / "ground", options.quick), options.seed, _chosen(options.only, options.quick), options.minutes
+    )
     if options.json:
         options.json.write_text(record(rows, options.seed))
     print(f"\n{table(rows)}\n\n{sum(each.tries for each in rows.values())} tries in {time.monotonic() - began:.0f} s")
