@@ -11,6 +11,7 @@ on: some may have been some steps further. Where a network falls apart, each sid
 of its own. A restarted run does not use it: no learner's moments are in it, and a checkpoint before it is complete.
 """
 
+import errno
 import json
 import logging
 import time
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -73,6 +75,9 @@ def save_mean(
 
     Returns:
         The emergency checkpoint, on the survivor that wrote it.
+
+    Raises:
+        OSError: this learner's weights, or the mean, cannot be written: the disk may be full.
     """
     final = root / f"{EMERGENCY}{survivor.launch_id}-without-{survivor.loss.learner}"
     folder = root / f"{WRITING}{final.name}"
@@ -91,7 +96,10 @@ def _leave(folder: Path, rank: int, model: Mapping[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     own = _own_file(folder, rank)
     unfinished = own.with_suffix(".unfinished")
-    save_file({key: tensor.detach().cpu().clone() for key, tensor in model.items()}, unfinished)
+    try:
+        save_file({key: tensor.detach().cpu().clone() for key, tensor in model.items()}, unfinished)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, " ".join(str(error).split()), str(unfinished)) from error
     unfinished.rename(own)
     log.error("this learner's weights are in %s", folder)
 
@@ -121,15 +129,15 @@ def _wait_for(folder: Path, final: Path, survivor: Survivor, seconds: float) -> 
     while not final.exists():
         there = [rank for rank in survivor.others if _own_file(folder, rank).exists()]
         missing = [rank for rank in survivor.others if rank not in there]
-        if all(_elsewhere(folder.parent, survivor, rank) for rank in missing) or time.monotonic() > deadline:
+        if all(_elsewhere(folder, final, survivor, rank) for rank in missing) or time.monotonic() > deadline:
             return there
         time.sleep(_LOOK_AGAIN_SECONDS)
     return []
 
 
-def _elsewhere(root: Path, survivor: Survivor, rank: int) -> bool:
-    """Whether a learner has left its weights on another side, of those who miss another learner."""
-    sides = root.glob(f"*{EMERGENCY}{survivor.launch_id}-without-*")
+def _elsewhere(folder: Path, final: Path, survivor: Survivor, rank: int) -> bool:
+    """Whether a learner has left its weights on another side than this one, of those who miss another learner."""
+    sides = set(folder.parent.glob(f"*{EMERGENCY}{survivor.launch_id}-without-*")) - {folder, final}
     return any(_own_file(side, rank).exists() or rank in _averaged(side) for side in sides)
 
 

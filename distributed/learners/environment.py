@@ -92,9 +92,17 @@ def prepare_for_learners(secret: str) -> None:
     """Set the environment variables that scripts/launch.py passes on to the learners that it starts."""
     os.environ.setdefault(SECRET, secret)
     os.environ[_LAUNCHER] = "1"
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is reported in one line, without stack frames
+    without_stack_frames()
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun sets the same, and warns
+
+
+def without_stack_frames() -> None:
+    """Let torch's transports report no warnings, unless the user chose otherwise; call before torch is imported.
+
+    Whatever they warn of, as of a store that is lost, comes with stack frames of C++; a learner says it in one line.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def stay_on_this_host() -> None:

@@ -220,6 +220,8 @@ class Member(Liveness):
                 last_beat = now
                 if now - self.centre.heard > self.patience_seconds:
                     self._lose(Loss(0, self._silent()))
+        if self._loss is not None and self._loss.learner == 0:
+            self.centre.send(self._loss.line)  # it may only have been suspended, and would take "done" for a good end
         self.centre.finish()
         self.centre.close(self.period_seconds)
 

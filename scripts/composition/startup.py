@@ -61,6 +61,9 @@ def run_main(main: "Callable[[list[str]], None]") -> None:
     try:
         check_python()
         check_packages()
+        from distributed.learners.environment import without_stack_frames  # which imports no torch
+
+        without_stack_frames()
         main(sys.argv[1:])
     except KeyboardInterrupt:
         print_last("interrupted\n")

@@ -126,14 +126,17 @@ def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
     if not all(bool(each.isfinite().all()) for each in weights.values()):
         log.error("this learner's weights are not finite: they are in no emergency checkpoint")
         return
-    save_mean(
-        checkpoints.root,
-        Survivor(rank=world.rank, world_size=world.size, launch_id=world.watch.launch_id, loss=loss),
-        weights,
-        parts=checkpoints.model,
-        progress=trainer.progress,
-        run={"backend": checkpoints.backend, "plan": checkpoints.plan, "settings": checkpoints.settings},
-    )
+    try:
+        save_mean(
+            checkpoints.root,
+            Survivor(rank=world.rank, world_size=world.size, launch_id=world.watch.launch_id, loss=loss),
+            weights,
+            parts=checkpoints.model,
+            progress=trainer.progress,
+            run={"backend": checkpoints.backend, "plan": checkpoints.plan, "settings": checkpoints.settings},
+        )
+    except OSError as error:  # the loss is still what this run ends with: its cause may be the same full disk
+        log.error("this learner's weights are in no emergency checkpoint: %s", error)
 
 
 def _resume_line(checkpoint: Checkpoint, learners: int) -> str:

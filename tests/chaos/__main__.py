@@ -1,17 +1,18 @@
-"""The campaign of faults: python -m tests.chaos [--quick] [--seed N] [--only KIND[:TRIAL]] [--json FILE]
+"""The campaign of faults: python -m tests.chaos [--quick] [--seed N] [--only KIND[:TRIAL]] [--minutes M] [--json FILE]
 
 Each trial is a run of real processes to which faults are done as the seed decides; what must hold afterwards is in
 oracle.py. It ends with a table and with exit code 1 where a promise was broken; each such line repeats one trial.
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from distributed.learners.environment import SECRET
+from distributed.learners.environment import SECRET, without_stack_frames
 from distributed.learners.secret import drawn
 from tests.chaos.campaign import KINDS, record, run, table
 from tests.chaos.ground import Ground
@@ -37,13 +38,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few trials of every kind, in some minutes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], metavar="KIND[:TRIAL]", help="may be repeated")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which no trial begins")
     parser.add_argument("--json", type=Path, help="where the record is written")
     options = parser.parse_args()
     os.environ.setdefault(SECRET, drawn())
+    without_stack_frames()  # as every entry point does; the server that learners are forked from loads torch later
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"seed {options.seed}, folders in {root}", flush=True)
     began = time.monotonic()
-    rows = run(Ground(root / "ground", options.quick), options.seed, _chosen(options.only, options.quick))
+    rows = run(
+        Ground(root / "ground", options.quick), options.seed, _chosen(options.only, options.quick), options.minutes
+    )
     if options.json:
         options.json.write_text(record(rows, options.seed))
     print(f"\n{table(rows)}\n\n{sum(each.tries for each in rows.values())} tries in {time.monotonic() - began:.0f} s")

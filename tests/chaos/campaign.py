@@ -1,5 +1,6 @@
 """The kinds of faults, how many of each are tried, and the table of what came of them."""
 
+import itertools
 import json
 import random
 import time
@@ -36,6 +37,8 @@ KINDS: Mapping[str, Kind] = {
     "hold": Kind(signals.hold, 1, 8),
     "joining": Kind(signals.joining, 1, 12),
     "restarts": Kind(signals.restarts, 1, 13),
+    "asked": Kind(signals.asked, 1, 10),
+    "asked-launcher": Kind(signals.asked_launcher, 1, 3),
     "weights": Kind(corruption.weights, 1, 14),
     "gradients": Kind(corruption.gradients, 1, 10),
     "messages": Kind(corruption.messages, 1, 8),
@@ -55,6 +58,7 @@ class Row:
     worst: float | None = None
     broken: list[str] = field(default_factory=list)
     left_out: str | None = None  # why it cannot be tried here
+    not_begun: int = 0  # trials, for which there was no time
     seconds: float = 0.0
 
     @property
@@ -69,30 +73,40 @@ class Row:
             self.worst = max(self.worst or 0.0, tried.seconds)
 
 
-def run(ground: Ground, seed: int, trials: Mapping[str, Sequence[int]]) -> dict[str, Row]:
-    """Try every kind, ``trials`` being the indices for each, and print a line for each trial."""
-    rows = {kind: Row() for kind in trials}
-    for kind, indices in trials.items():
+def run(ground: Ground, seed: int, trials: Mapping[str, Sequence[int]], minutes: float) -> dict[str, Row]:
+    """Try every kind, ``trials`` being the indices for each, one of each in turn, and print a line for each trial.
+
+    No trial begins after so many minutes.
+    """
+    rows, over = {kind: Row() for kind in trials}, time.monotonic() + 60 * minutes
+    turns = itertools.zip_longest(*([(kind, index) for index in indices] for kind, indices in trials.items()))
+    for kind, index in filter(None, itertools.chain.from_iterable(turns)):
         row = rows[kind]
-        for index in indices:
-            began, broken = time.monotonic(), len(row.broken)
-            try:
-                for tried in KINDS[kind].attempt(ground, random.Random(f"{seed} {kind} {index}")):
-                    row.add(tried)
-            except UsageError as error:
-                row.left_out = str(error)
-            except BrokenPromiseError as error:
-                row.broken.append(f"--seed {seed} --only '{kind}:{index}': {error}")
-            except (
-                Exception
-            ):  # of the campaign itself, or what it does not expect: the other trials are still worth their hour
-                row.broken.append(f"--seed {seed} --only '{kind}:{index}': {traceback.format_exc()}")
-            finally:
-                end_all()
-                row.seconds += time.monotonic() - began
-            state = "BROKEN" if len(row.broken) > broken else row.left_out or "kept"
-            print(f"{kind}:{index}  {row.tries} tries  {time.monotonic() - began:.0f} s  {state}", flush=True)
+        if time.monotonic() > over:
+            row.not_begun += 1
+            continue
+        began, broken = time.monotonic(), len(row.broken)
+        _try(ground, row, seed, kind, index)
+        seconds = time.monotonic() - began
+        row.seconds += seconds
+        state = "BROKEN" if len(row.broken) > broken else row.left_out or "kept"
+        print(f"{kind}:{index}  {row.tries} tries  {seconds:.0f} s  {state}", flush=True)
     return rows
+
+
+def _try(ground: Ground, row: Row, seed: int, kind: str, index: int) -> None:
+    again = f"python -m tests.chaos --seed {seed} --only '{kind}:{index}'{' --quick' if ground.quick else ''}"
+    try:
+        for tried in KINDS[kind].attempt(ground, random.Random(f"{seed} {kind} {index}")):
+            row.add(tried)
+    except UsageError as error:
+        row.left_out = str(error)
+    except BrokenPromiseError as error:
+        row.broken.append(f"{again}: {error}")
+    except Exception:  # what the campaign itself does not expect; the other trials are still worth their hour
+        row.broken.append(f"{again}: {traceback.format_exc()}")
+    finally:
+        end_all()
 
 
 def table(rows: Mapping[str, Row]) -> str:
@@ -102,8 +116,12 @@ def table(rows: Mapping[str, Row]) -> str:
         outcome = ", ".join(f"{count} {name}" for name, count in sorted(row.outcomes.items()))
         if row.broken:
             outcome += f" **{len(row.broken)} broken**"
+        if row.left_out is not None:
+            outcome += f"left out: {row.left_out}"
+        if row.not_begun:
+            outcome += f" ({row.not_begun} trials not begun)"
         worst = "" if row.worst is None else f"{row.worst:.1f}"
-        lines.append(f"| {kind} | {row.tries} | {outcome or f'left out: {row.left_out}'} | {worst} |")
+        lines.append(f"| {kind} | {row.tries} | {outcome.strip()} | {worst} |")
     return "\n".join(lines)
 
 
@@ -115,6 +133,7 @@ def _merged(rows: Mapping[str, Row]) -> dict[str, Row]:
         total.broken += row.broken
         total.left_out = total.left_out or row.left_out
         total.seconds += row.seconds
+        total.not_begun += row.not_begun
         if row.worst is not None:
             total.worst = max(total.worst or 0.0, row.worst)
     return merged
@@ -125,7 +144,7 @@ def record(rows: Mapping[str, Row], seed: int) -> str:
     kinds = {
         kind: {
             "tries": row.tries, "outcomes": dict(row.outcomes), "worst_seconds": row.worst, "broken": row.broken,
-            "left_out": row.left_out, "seconds": round(row.seconds, 1),
+            "left_out": row.left_out, "not_begun": row.not_begun, "seconds": round(row.seconds, 1),
         }
         for kind, row in rows.items()
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """Disks that are full: of one learner, by a limit on its files; of all, on a small file system of their own."""
 
+import errno
 import os
 import random
 import subprocess
@@ -58,10 +59,15 @@ def whole_disk(ground: Ground, draw: random.Random) -> Iterator[Tried]:
 
 
 def _fill(path: Path, left: int) -> None:
-    """Take all room of a file system but ``left`` bytes."""
-    stat = os.statvfs(path.parent)
+    """Take all room of a file system but ``left`` bytes; the run may take some of it meanwhile."""
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(4096, stat.f_bavail * stat.f_frsize - left))
+        while True:
+            stat = os.statvfs(path.parent)
+            try:
+                return os.posix_fallocate(file.fileno(), 0, max(1, stat.f_bavail * stat.f_frsize - left))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
 
 
 @contextmanager

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHANGED = 24  # ways to damage a good file that the seed decides, beside those that are the same for all
 MEMORY_BYTES = 1 << 30  # that reading may take beyond what the process has at its start
-LONGEST_SECONDS = 240.0  # for all cases of a reader
+LONGEST_SECONDS = 900.0  # for all cases of a reader
 
 _server = multiprocessing.get_context("forkserver")
 

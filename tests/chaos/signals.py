@@ -7,15 +7,17 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
+from asr.training.stopped import EXIT_CODE
 from tests.chaos.ground import Ground, Tried
 from tests.chaos.injector import Fault, Point
 from tests.chaos.oracle import check_fault, intact
-from tests.chaos.trial import GRACE, PATIENCE, BrokenPromiseError, Trial
+from tests.chaos.trial import GRACE, PATIENCE, BrokenPromiseError, Ended, Trial
 
 POINTS: tuple[Point, ...] = (
     "on_step_start", "on_gradients", "on_update", "on_step_end", "on_evaluation", "on_checkpoint",
 )  # fmt: skip
 JOIN_SECONDS = 12.0
+SAVED_WITHIN_SECONDS = 10.0
 START_SECONDS = 8.0  # that a learner takes on a busy machine before it joins, and its clock starts
 
 
@@ -75,7 +77,7 @@ def hold(ground: Ground, draw: random.Random) -> Iterator[Tried]:
     for window in ground.windows[:2]:
         before, fault = intact(trial), _held(trial, draw, window, PATIENCE + draw.uniform(2.0, 6.0))
         trial.start(fault)
-        ended = trial.wait(within=fault.seconds + GRACE)
+        ended = trial.wait(within=fault.seconds + PATIENCE + GRACE)  # the learner itself has that long once it goes on
         yield Tried(check_fault(trial, ended, before), ended.seconds)
     ground.finish(trial)
 
@@ -118,3 +120,53 @@ def restarts(ground: Ground, draw: random.Random) -> Iterator[Tried]:
         raise BrokenPromiseError(f"{len(ended.fired)} of {len(faults)} faults were done: {ended.printed}")
     yield Tried(check_fault(trial, ended, ()), ended.seconds, len(faults))
     ground.judge(trial, ended)
+
+
+def asked(ground: Ground, draw: random.Random) -> Iterator[Tried]:
+    """SIGTERM, SIGINT or SIGUSR1 on a learner, from within the loop or from outside at any instant: no step is lost."""
+    trial = ground.trial(draw, pace=0.05)
+    for first, last in ground.windows:
+        victim, step = draw.randrange(trial.learners), draw.randint(first, last)
+        number = draw.choice((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+        before, faulted = intact(trial), None
+        if draw.random() < 0.5:
+            trial.start(Fault(deed="signal", learner=victim, step=step, point=draw.choice(POINTS), number=number))
+        else:
+            trial.start()
+            trial.wait_for_step(step)
+            faulted = time.time()
+            os.kill(trial.running[victim].pid, number)
+        ended = trial.wait(within=SAVED_WITHIN_SECONDS, faulted=faulted)
+        check_fault(trial, ended, before)
+        _check_saved(trial, ended)
+        yield Tried(f"saved ({signal.Signals(number).name})", ended.seconds)
+    return ground.finish(trial)
+
+
+def asked_launcher(ground: Ground, draw: random.Random) -> Iterator[Tried]:
+    """The same on scripts/launch.py, which passes it on and starts nobody again."""
+    trial = ground.trial(draw, learners=2, pace=0.05)
+    for first, last in ground.windows:
+        number = draw.choice((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+        before = intact(trial)
+        trial.start_launcher(restarts=2)
+        trial.wait_for_step(draw.randint(first, last))
+        faulted = time.time()
+        os.kill(trial.running[0].pid, number)
+        ended = trial.wait(within=SAVED_WITHIN_SECONDS, faulted=faulted)
+        check_fault(trial, ended, before)
+        _check_saved(trial, ended)
+        yield Tried(f"saved ({signal.Signals(number).name})", ended.seconds)
+    return ground.finish(trial)
+
+
+def _check_saved(trial: Trial, ended: Ended) -> None:
+    """All have stopped with the code for it, and the newest checkpoint is of the last step that was made."""
+    if set(ended.codes) != {EXIT_CODE}:
+        raise BrokenPromiseError(f"exit codes {ended.codes} after a signal: {ended.printed}")
+    reached = max(int(row["global_step"]) for row in trial.rows())
+    newest = max(intact(trial), default="none")
+    if newest != f"step-{reached:08d}":
+        raise BrokenPromiseError(f"step {reached} was made, the newest checkpoint is {newest}: {ended.printed}")
+    if f"saved step {reached}; the same command goes on" not in "".join(ended.printed):
+        raise BrokenPromiseError(f"nobody said that step {reached} is saved: {ended.printed}")

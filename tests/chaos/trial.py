@@ -91,9 +91,7 @@ class Trial:
             hosts: where each is; else all are on this one, as if on hosts of their own,
             one: or as on one host.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_plan(self.plan, faults)
-        self.reached = max((int(row["global_step"]) for row in self.rows()), default=0)
+        self._make_ready(faults)
         self.port = free_port()
         common = {"WORLD_SIZE": str(self.learners), "MASTER_PORT": str(self.port)} | self.variables
         self.running = []
@@ -109,10 +107,14 @@ class Trial:
 
     def start_launcher(self, *faults: Fault, restarts: int) -> None:
         """Start the run with the project's launcher, which is then the only process in ``running``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_plan(self.plan, faults)
+        self._make_ready(faults)
         own = [str(LAUNCHER), "--learners", str(self.learners), "--restarts", str(restarts), "train"]
         self.running = [Forked([*own, *self.line[1:]], self.folder, **self.variables)]
+
+    def _make_ready(self, faults: Sequence[Fault]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_plan(self.plan, faults)
+        self.reached = max((int(row["global_step"]) for row in self.rows()), default=0)
 
     def fired(self) -> list[float]:
         """When faults of this start were done."""

@@ -1,6 +1,7 @@
 """The mean of survivors, made by processes that share nothing but a folder: here threads."""
 
 import json
+import resource
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asr.runs.checkpoint import list_checkpoints, list_emergencies
-from asr.runs.emergency import Survivor, save_mean
+from asr.runs.emergency import Survivor, _elsewhere, save_mean
 from asr.runs.progress import Progress
 from distributed.learners.signs import Loss
 from tests.model_parts import NO_MODEL
@@ -114,3 +115,28 @@ def test_each_side_of_a_network_that_fell_apart_has_a_mean_of_its_own(tmp_path: 
         first, second = record["mean_of"]
         mean = (own[first]["w"].double() + own[second]["w"].double()) / 2
         torch.testing.assert_close(checkpoint.model_state()["w"], mean.float())
+
+
+def test_weights_that_cannot_be_written_are_an_error_for_people(tmp_path: Path) -> None:
+    """As on a full disk: files may not grow beyond a kilobyte here."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"learner-1\.unfinished"):
+            leave(tmp_path, 1, {"w": torch.zeros(10_000)}, 0.1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list_emergencies(tmp_path) == ([], {})
+
+
+def test_who_comes_to_this_side_in_between_is_not_on_another(tmp_path: Path) -> None:
+    survivor = Survivor(rank=1, world_size=4, launch_id="abcd", loss=Loss(0, "was killed"))
+    final = tmp_path / "emergency-abcd-without-0"
+    folder = tmp_path / f".writing-{final.name}"
+    folder.mkdir()
+    (folder / "learner-2.safetensors").touch()
+    assert not _elsewhere(folder, final, survivor, 2)
+    other = tmp_path / ".writing-emergency-abcd-without-1"
+    other.mkdir()
+    (other / "learner-2.safetensors").touch()
+    assert _elsewhere(folder, final, survivor, 2)

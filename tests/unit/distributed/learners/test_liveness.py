@@ -168,6 +168,22 @@ def test_time_that_a_process_itself_has_missed_is_nobody_else_s_silence(group: G
     assert centre.loss is not None
 
 
+def test_learner_0_hears_that_it_was_given_up_while_it_was_suspended(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would find connections that were closed, and nobody who is lost."""
+    centre, other = group(2)
+    assert isinstance(centre, Centre)
+    serve, awake = centre._serve, threading.Event()
+    monkeypatch.setattr(centre, "_serve", lambda selector, seconds: awake.wait() and serve(selector, seconds))
+    loss = other.wait_for_loss()
+    assert loss is not None
+    assert loss.learner == 0
+    other.close()
+    awake.set()
+    assert centre.wait_for_loss() == loss
+
+
 def test_the_error_names_the_learner_and_the_remedy() -> None:
     error = LearnerLostError(Loss(3, CLOSED))
     assert str(error) == (
