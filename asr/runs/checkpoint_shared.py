@@ -9,7 +9,7 @@ leaf of the nested state, named by the keys that lead to it.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from distributed.learners.launch import World
 SHARED = "shared.pt"
 PARTS = ("model", "optimizer")  # those of a learner's state that may be equal on all learners
 
-Path = tuple[str | int, ...]
+Keys = tuple[str | int, ...]  # that lead to an entry
 State = Mapping[Any, Any]
 
 
@@ -50,7 +50,7 @@ def joined(*parts: State) -> dict[Any, Any]:
     return result
 
 
-def _held_by_all(state: State, world: World) -> Set[Path]:
+def _held_by_all(state: State, world: World) -> Set[Keys]:
     """The entries that are bitwise the same on all learners; none where learners have other entries than learner 0."""
     if world.size == 1:
         return {path for path, _ in _entries(state)}
@@ -63,7 +63,7 @@ def _held_by_all(state: State, world: World) -> Set[Path]:
     return {path for path, number in zip(paths, differing.tolist(), strict=True) if number == 0}
 
 
-def _entries(value: State, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def _entries(value: State, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     for key, each in value.items():
         if isinstance(each, Mapping) and each:
             yield from _entries(each, (*path, key))
@@ -71,7 +71,7 @@ def _entries(value: State, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield (*path, key), each
 
 
-def _selected(state: State, chosen: Any, path: Path = ()) -> dict[Any, Any]:
+def _selected(state: State, chosen: Callable[[Keys, Any], bool], path: Keys = ()) -> dict[Any, Any]:
     """The entries for which ``chosen(path, value)`` holds, nested as they were; mappings of none are left out."""
     result: dict[Any, Any] = {}
     for key, value in state.items():

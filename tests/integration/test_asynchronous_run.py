@@ -4,6 +4,8 @@ import json
 import time
 from typing import Any
 
+import pytest
+
 LEARNERS = 4
 GLOBAL_BATCHES = 24  # of four units; a step takes one
 RUN = (
@@ -35,8 +37,11 @@ def test_every_unit_is_processed_once_and_learners_meet_at_marks(launcher: Any) 
     assert any(row.get("comm/rounds", 0) > 0 for row in metrics)
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(launcher: Any) -> None:
-    learners = launcher.start(LEARNERS, "name=killed", *RUN)
+@pytest.mark.parametrize("when", [(), ("trainer.checkpoint_every=1000", "checkpoint.every_minutes=0.002")])
+def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(launcher: Any, when: tuple[str, ...]) -> None:
+    """By steps and by time: then learners agree on the way where they meet."""
+    run = (*RUN, *when)
+    learners = launcher.start(LEARNERS, "name=killed", *run)
     checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-*")):
@@ -45,6 +50,6 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(launcher: A
         time.sleep(0.05)
     learners.kill()
     learners.communicate()
-    output = launcher.train(LEARNERS, "name=killed", *RUN)
+    output = launcher.train(LEARNERS, "name=killed", *run)
     assert "resuming from checkpoint" in output
     assert sum(steps_taken(launcher, "killed")) == LEARNERS * GLOBAL_BATCHES

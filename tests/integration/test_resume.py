@@ -42,9 +42,18 @@ def wait_for_rows(agent: Learners | Forked, path: Path, rows: int) -> None:
         time.sleep(0.02)
 
 
-def kill_after(launcher: Any, run: Learners | Forked, rows: int, victim: int | None) -> None:
+def wait_for_checkpoints(agent: Learners | Forked, root: Path, number: int) -> None:
+    """Until so many checkpoints are complete: threads write them while training goes on."""
+    while len(list(root.glob("step-*"))) < number:
+        assert agent.poll() is None, agent.communicate()[0]
+        time.sleep(0.01)
+
+
+def kill_after(launcher: Any, run: Learners | Forked, rows: int, victim: int | None, checkpoints: int = 1) -> None:
     """Wait until learner 0 of a run in exp/killed has logged ``rows`` rows, then kill -9 one learner, or everything."""
-    wait_for_rows(run, launcher.folder / "exp" / "killed" / "metrics" / "0.jsonl", rows)
+    folder = launcher.folder / "exp" / "killed"
+    wait_for_rows(run, folder / "metrics" / "0.jsonl", rows)
+    wait_for_checkpoints(run, folder / "checkpoints", checkpoints)
     if victim is None:
         kill_all(run)
     else:
@@ -53,15 +62,19 @@ def kill_after(launcher: Any, run: Learners | Forked, rows: int, victim: int | N
     assert run.returncode != 0
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(launcher: Any) -> None:
-    launcher.train(2, "name=whole", *RUN)
-    agent = launcher.start(2, "name=killed", *RUN)
+@pytest.mark.parametrize(("backend", "in_background"), [("allreduce", True), ("dpsgd", True), ("allreduce", False)])
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
+    launcher: Any, backend: str, in_background: bool
+) -> None:
+    run = (*RUN, f"backend={backend}", f"checkpoint.in_background={in_background}")
+    launcher.train(2, "name=whole", *run)
+    agent = launcher.start(2, "name=killed", *run)
     checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
     while not (list(checkpoints.glob(".writing-*")) and list(checkpoints.glob("step-*"))):
         assert agent.poll() is None, "the run ended before a second checkpoint was seen being written"
     kill_all(agent)
     agent.communicate()
-    output = launcher.train(2, "name=killed", *RUN)
+    output = launcher.train(2, "name=killed", *run)
     assert "resuming from checkpoint" in output
     check_same_curves(launcher, 2)
 
@@ -100,7 +113,7 @@ def test_a_language_model_that_is_killed_ends_bitwise_like_one_that_is_not(lm_la
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) -> None:
     launcher.train(2, "name=whole", *RUN)
-    kill_after(launcher, launcher.start(2, "name=killed", *RUN), 13, None)
+    kill_after(launcher, launcher.start(2, "name=killed", *RUN), 13, None, checkpoints=2)
     newest = sorted((launcher.folder / "exp" / "killed" / "checkpoints").glob("step-*"))[-1]
     victim = newest / "learner-1.pt"
     victim.write_bytes(victim.read_bytes()[:-100])
