@@ -196,15 +196,19 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--quick", action="store_true", help="two turns, and bytes of two learners only")
+    parser.add_argument("--timed", type=int, nargs="*", default=[1, 2], metavar="LEARNERS", help="whose turns to time")
+    parser.add_argument(
+        "--stored", type=int, nargs="*", default=[2, 4, 8], metavar="LEARNERS", help="bytes of how many"
+    )
     parser.add_argument("--model", default="conformer_s", help="of conf/model")
     parser.add_argument("--utterances", type=int, default=4, help="of a learner in a step")
     parser.add_argument("--steps", type=int, default=6, help="of a turn")
     parser.add_argument("--turns", type=int, default=15, help="of each kind")
     chosen = parser.parse_args(arguments)
     made_with = environment()  # recorded at the start, since commits may follow while it runs
-    turns, many = (2, (2,)) if chosen.quick else (chosen.turns, (2, 4, 8))
+    turns, many = (2, [2]) if chosen.quick else (chosen.turns, chosen.stored)
     times, found = [], []
-    for learners in (1, 2):
+    for learners in chosen.timed:
         with tempfile.TemporaryDirectory() as name:
             settings = (Path(name), chosen.model, chosen.utterances, chosen.steps, turns)
             times += rows_of(learners, run_learners(learners, take_turns, *settings, pinned=learners > 1)[0])
