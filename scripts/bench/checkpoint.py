@@ -99,7 +99,7 @@ def turn(trainer: Trainer, batches: Sequence[list[Batch]], kind: str) -> Turn:
     trainer.parts.world.barrier()
     began = time.perf_counter()
     if kind != NONE:
-        trainer.save(None)
+        trainer.saver.save(trainer.progress, trainer.units, None, last=False)
     saved = time.perf_counter() - began
     steps, beside = [], []
     for each in batches:
@@ -129,11 +129,10 @@ def _size(trainer: Trainer, scheme: str) -> dict[str, Any]:
     found: dict[str, Any] = {"backend": scheme, "learners": trainer.parts.world.size}
     for name, alike in (("bytes", trainer.backend.synchronous), ("bytes_each_its_own", False)):
         trainer.progress.global_step += 1
+        state = trainer.saver.state_dict(trainer.progress, trainer.units)
         with trainer.backend.consensus():
             consensus = trainer.parts.run.model.state_dict() if trainer.parts.world.rank == 0 else None
-            written = trainer.parts.checkpoints.save(
-                trainer.progress, trainer.state_dict(), consensus, None, alike=alike
-            )
+            written = trainer.parts.checkpoints.save(trainer.progress, state, consensus, None, alike=alike)
             trainer.parts.checkpoints.finish()
         found[name] = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
         trainer.parts.world.barrier()  # before the next one retires it
