@@ -255,8 +255,11 @@ class AsynchronousGossip(GossipBackend):
             self._ended = True
             self._changed.notify_all()
         # A learner that ends on the way leaves the threads alone, its own and the next one's: the others meet a lost
-        # connection, and say so. One that no longer answered, without an error, would let them wait.
-        if not self._running and not self._failed():
+        # connection, and say so. One that no longer answered, without an error, would let them wait. Where a learner is
+        # lost the threads may wait for it.
+        watch = self.world.watch
+        lost = watch is not None and watch.liveness.loss is not None
+        if not self._running and not self._failed() and not lost:
             self._end_neighbour()
             for thread in self._threads:
                 thread.join(_END_SECONDS)

@@ -90,7 +90,9 @@ def run(ground: Ground, seed: int, trials: Mapping[str, Sequence[int]], minutes:
         seconds = time.monotonic() - began
         row.seconds += seconds
         state = "BROKEN" if len(row.broken) > broken else row.left_out or "kept"
-        print(f"{kind}:{index}  {row.tries} tries  {seconds:.0f} s  {state}", flush=True)
+        print(
+            f"{kind}:{index}  {row.tries} tries  {seconds:.0f} s  {state}", *row.broken[broken:], sep="\n  ", flush=True
+        )
     return rows
 
 

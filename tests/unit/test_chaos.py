@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_is_seen(trial: Trial) -> None:
 
 
 def test_checkpoints_that_were_not_written_are_seen(trial: Trial) -> None:
-    for name in sorted(intact(trial))[-3:]:
+    for name in sorted(intact(trial))[-4:]:
         shutil.rmtree(trial.run / "checkpoints" / name)
     with pytest.raises(BrokenPromiseError, match="step 44 was reached, the newest checkpoint is of step"):
         check_checkpoints(trial, ())
