@@ -7,6 +7,7 @@ line that names the file and the limit. A symbolic link to a regular file is as 
 
 import codecs
 import gzip
+import itertools
 import os
 import stat
 import zlib
@@ -84,7 +85,9 @@ def read_bytes(path: Path, kind: Kind) -> bytes:
         ForeignError: see ``opened``.
     """
     with opened(path, kind) as file:
-        content = file.read(kind.limit_bytes + 1)
+        # In parts: one read reserves all the bytes that it may return, whatever the size of the file.
+        parts = list(itertools.takewhile(len, (file.read(MEBIBYTE) for _ in range(kind.limit_bytes // MEBIBYTE + 1))))
+    content = b"".join(parts)
     if len(content) > kind.limit_bytes:
         raise _too_large(path, kind)
     return content
