@@ -43,7 +43,10 @@ from scripts.composition.startup import run_main
 BATCH, STEPS, TOKENS = 8, 200, 40
 QUICK_STEPS = 20
 RANGE = 4.0  # of features of unit variance
-SIZES = {"vocabulary_size": 46, "feature_dimension": 240}  # the paper's characters with blank, its features
+SIZES = {
+    "vocabulary_size": 46,
+    "feature_dimension": 120,
+}  # the characters and features of the paper, as conf/model/ibm_rnnt.yaml says
 
 
 @dataclass(frozen=True, slots=True)
