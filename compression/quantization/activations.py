@@ -23,6 +23,7 @@ from compression.quantization.weights import levels
 from distributed.errors import UsageError
 
 ActivationKind = Literal["pact", "pact_symmetric", "pact_plus", "pact_plus_symmetric", "max", "max_symmetric"]
+HiddenKind = Literal["fixed", "pact_symmetric", "pact_plus_symmetric"]
 SMALLEST = 1e-3  # a learned bound acts as no smaller one, so that it cannot collapse
 
 
@@ -41,13 +42,11 @@ class _Bounded(torch.autograd.Function):
     """See ``bounded``."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, lower_1: Tensor, upper_1: Tensor, bits: int, residual: bool, factor: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, lower_1: Tensor, upper_1: Tensor, bits: int, residual: bool) -> Tensor:
         lower_1, upper_1 = lower_1.to(x.dtype), upper_1.to(x.dtype)
         step_1, zero_1 = grid(lower_1, upper_1, bits)
         ctx.save_for_backward(x, lower_1, upper_1)
-        ctx.bits, ctx.residual, ctx.factor = bits, residual, factor
+        ctx.bits, ctx.residual = bits, residual
         return codes_between(x, step_1, zero_1, bits).mul_(step_1)
 
     @staticmethod
@@ -63,28 +62,32 @@ class _Bounded(torch.autograd.Function):
             shared = rest.mul_(inside).sum() / (2 * levels(ctx.bits))
         by_upper = (gradient * above).sum() + shared
         by_lower = shared - (gradient * below).sum()
-        return inside, (ctx.factor * by_lower).view(1), (ctx.factor * by_upper).view(1), None, None, None
+        return inside, by_lower.view(1), by_upper.view(1), None, None
 
 
-def acting(lower_1: Tensor, upper_1: Tensor) -> tuple[Tensor, Tensor]:
-    """The bounds as they act: at least SMALLEST, but a lower one of 0 is that of values which are never negative."""
-    return _at_least(lower_1, SMALLEST if lower_1 is upper_1 else 0.0), _at_least(upper_1, SMALLEST)
+def acting(lower_1: Tensor, upper_1: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The bounds as they act: at least SMALLEST, but a lower one of 0 is that of values which are never negative.
+
+    Their gradients are multiplied by ``factor``.
+    """
+    return _at_least(lower_1, SMALLEST if lower_1 is upper_1 else 0.0, factor), _at_least(upper_1, SMALLEST, factor)
 
 
 class _AtLeast(torch.autograd.Function):
-    """max(x, least) with the gradient of the identity: a bound that fell below can rise again."""
+    """max(x, least) with the gradient of the identity, times ``factor``: a bound that fell below can rise again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, least: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, least: float, factor: float) -> Tensor:
+        ctx.factor = factor
         return x.clamp_min(least)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0], None
+        return ctx.factor * gradients[0], None, None
 
 
-def _at_least(x: Tensor, least: float) -> Tensor:
-    limited: Tensor = _AtLeast.apply(x, least)
+def _at_least(x: Tensor, least: float, factor: float) -> Tensor:
+    limited: Tensor = _AtLeast.apply(x, least, factor)
     return limited
 
 
@@ -96,7 +99,7 @@ def bounded(x: Tensor, lower_1: Tensor, upper_1: Tensor, bits: int, *, residual:
         factor: of the gradients of the bounds, which are sums over all elements.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    values: Tensor = _Bounded.apply(x, *acting(lower_1, upper_1), bits, residual, factor)
+    values: Tensor = _Bounded.apply(x, *acting(lower_1, upper_1, factor), bits, residual)
     return values
 
 
@@ -150,9 +153,18 @@ class LearnedBounds(nn.Module):
         if self.seen is not None:
             self.seen.append(value_range(x, self.kind))
             return x
-        factor = (levels(self.bits) * x.shape[-1]) ** -0.5
+        factor = self.factor(x.shape[-1])
         lower = self.upper if self.lower is None else self.lower
-        return bounded(x, lower, self.upper, self.bits, residual="plus" in self.kind, factor=factor)
+        return bounded(x, lower, self.upper, self.bits, residual=self.residual, factor=factor)
+
+    @property
+    def residual(self) -> bool:
+        """Whether bounds learn from rounding errors too."""
+        return "plus" in self.kind
+
+    def factor(self, features: int) -> float:
+        """What the gradients of the bounds are multiplied by, for inputs of D features."""
+        return float(levels(self.bits) * features) ** -0.5
 
     @property
     def calibrated(self) -> bool:
@@ -175,6 +187,10 @@ class LearnedBounds(nn.Module):
         """The bounds a-, a+ as they act, (1,) each."""
         with torch.no_grad():
             return acting(self.upper if self.lower is None else self.lower, self.upper)
+
+    def acting_upper(self, features: int) -> Tensor:
+        """The bound a+ as it acts, (1,), with its gradient, for a layer that quantises in its own way."""
+        return acting(self.upper, self.upper, self.factor(features))[1]
 
     def step(self) -> Tensor:
         """The step, (1,)."""

@@ -11,7 +11,7 @@ from asr.models.speech_model import SpeechModel
 from asr.runs.progress import Progress
 from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.inference import Inference
-from compression.quantization.activations import ActivationKind, LearnedBounds
+from compression.quantization.activations import ActivationKind, HiddenKind, LearnedBounds
 from compression.quantization.calibration import calibrate
 from compression.quantization.transform import full_scheme
 from compression.quantization.weights import Grouping, WeightKind
@@ -28,11 +28,12 @@ class QuantizationAwareTraining(Hook):
         weights: WeightKind,
         groups: Grouping,
         inputs: ActivationKind,
+        hidden: HiddenKind,
         scheme: list[dict[str, Any]],
         calibration_batches: Count,
         bound_lr: Positive,
     ) -> None:
-        defaults = {"bits": bits, "weights": weights, "groups": groups, "inputs": inputs}
+        defaults = {"bits": bits, "weights": weights, "groups": groups, "inputs": inputs, "hidden": hidden}
         self.scheme = full_scheme(scheme, defaults, "hooks.qat_int4.scheme")
         self.calibration_batches = calibration_batches
         self.bound_lr = bound_lr

@@ -19,9 +19,16 @@ from asr.models.predictor import LstmPredictor
 from asr.models.speech_model import SpeechModel
 from asr.models.token_lm import TokenLanguageModel
 from asr.models.transducer import Transducer
-from compression.quantization.activations import ActivationKind, FixedBound, LearnedBounds
+from compression.quantization.activations import ActivationKind, FixedBound, HiddenKind, LearnedBounds
 from compression.quantization.squashing import CodedTanh
-from compression.quantization.twins import TWINS, InputQuantizer, QuantizedBidirectionalLayer, Twin, become
+from compression.quantization.twins import (
+    TWINS,
+    InputQuantizer,
+    QuantizedBidirectionalLayer,
+    QuantizedLstm,
+    Twin,
+    become,
+)
 from compression.quantization.weights import GATES, Grouping, WeightKind, WeightQuantizer
 from compression.scheme import treated, treatments
 from distributed.errors import UsageError
@@ -38,6 +45,7 @@ class Quantization:
     weights: WeightKind
     groups: Grouping
     inputs: ActivationKind
+    hidden: HiddenKind
 
 
 class Quantize:
@@ -58,7 +66,7 @@ class Quantize:
         for name, settings in quantized.items():
             _quantize(layers[name], settings, inputs.get(name))
         for layer in [each for each in model.modules() if isinstance(each, BidirectionalLayer)]:
-            _share_input(layer)
+            _share(layer)
         return model
 
 
@@ -127,7 +135,12 @@ def _quantize(module: nn.Module, settings: Quantization, known: Known | None) ->
         return
     gates = GATES if isinstance(module, nn.LSTM) else 1
     weights = WeightQuantizer(settings.weights, settings.bits, settings.groups, gates)
-    become(module, weights, _input_quantizer(module, settings, known), settings.bits)
+    twin = become(module, weights, _input_quantizer(module, settings, known))
+    if isinstance(twin, QuantizedLstm):
+        twin.hidden_bits, twin.hidden_quantizer = settings.bits, None
+        if settings.hidden != "fixed":
+            twin.hidden_quantizer = _learned(module, settings.bits, settings.hidden)
+            twin.hidden_quantizer.set_bounds(-1.0, 1.0)  # a hidden state lies between them
 
 
 def _input_quantizer(module: nn.Module, settings: Quantization, known: Known | None) -> InputQuantizer | None:
@@ -136,21 +149,27 @@ def _input_quantizer(module: nn.Module, settings: Quantization, known: Known | N
         return None
     if known is not None and known.bound is not None:
         return FixedBound(bits=settings.bits, bound=known.bound)
+    return _learned(module, settings.bits, settings.inputs)
+
+
+def _learned(module: nn.Module, bits: int, kind: ActivationKind) -> LearnedBounds:
     first = next(module.parameters())
-    return LearnedBounds(bits=settings.bits, kind=settings.inputs, device=first.device, dtype=first.dtype)
+    return LearnedBounds(bits=bits, kind=kind, device=first.device, dtype=first.dtype)
 
 
-def _share_input(layer: BidirectionalLayer) -> None:
-    """Let both directions read one quantised input: an integer product has one scale of it."""
+def _share(layer: BidirectionalLayer) -> None:
+    """Let both directions read one quantised input and write with one step: an integer product has one scale of its input."""
     right, left = layer.left_to_right, layer.right_to_left
-    if not (isinstance(right, Twin) and isinstance(left, Twin)):
+    if not (isinstance(right, QuantizedLstm) and isinstance(left, QuantizedLstm)):
         return
-    if repr(right.input_quantizer) != repr(left.input_quantizer):
+    shared = [(each.hidden_bits, repr(each.input_quantizer), repr(each.hidden_quantizer)) for each in (right, left)]
+    if shared[0] != shared[1]:
         raise UsageError(
-            f"hooks.qat_int4.scheme: the directions of a bidirectional layer read one input, got {right.input_quantizer} and "
-            f"{left.input_quantizer}; give both the same bits and inputs"
+            "hooks.qat_int4.scheme: the directions of a bidirectional layer read one input and write one output, got "
+            f"{shared[0]} and {shared[1]}; give both the same bits, inputs and hidden"
         )
     layer.__class__ = QuantizedBidirectionalLayer
     assert isinstance(layer, QuantizedBidirectionalLayer)
     layer.input_quantizer = right.input_quantizer
     right.input_quantizer = left.input_quantizer = None
+    left.hidden_quantizer = right.hidden_quantizer

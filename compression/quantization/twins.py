@@ -128,20 +128,25 @@ class QuantizedEmbedding(Twin, nn.Embedding):
 
 
 class QuantizedLstm(Twin, Lstm):
-    """An LSTM of quantised matrices, whose hidden states are quantised between -1 and 1; its outputs are codes / n.
+    """An LSTM of quantised matrices and hidden states; its outputs are codes x ``hidden_step``.
 
-    Between its layers dropout scales codes, so that their input is not quantised again. Computes in fp32 under autocast.
+    ``hidden_quantizer`` holds a bound of the hidden states that is learned; None: it is 1. Between its layers dropout scales codes, so that their input is not quantised again. Computes in fp32 under autocast.
     """
 
     hidden_bits: int
+    hidden_quantizer: LearnedBounds | None
 
     def quantized_names(self) -> list[str]:
         """The matrices of all layers."""
         return [name for name in self._flat_weights_names if name.startswith("weight")]
 
-    def hidden_step(self) -> float:
-        """The step of the hidden states."""
-        return 1 / levels(self.hidden_bits)
+    def hidden_step(self) -> Tensor:
+        """The step of the hidden states, (1,)."""
+        return (
+            torch.tensor([1 / levels(self.hidden_bits)])
+            if self.hidden_quantizer is None
+            else self.hidden_quantizer.step()
+        )
 
     def forward(self, input: Tensor, hx: States | None = None) -> tuple[Tensor, States]:  # type: ignore[override]
         """(B, T, K) to (B, T, H) and the last states (layers, B, H), as ``nn.LSTM(batch_first=True)``."""
@@ -154,7 +159,8 @@ class QuantizedLstm(Twin, Lstm):
         """The same of an input that is quantised already, with time as the first axis."""
         shape = (self.num_layers, x_TBK.shape[1], self.hidden_size)
         hidden_LBH, cell_LBH = hx or (x_TBK.new_zeros(shape), x_TBK.new_zeros(shape))
-        operands, last = self._operands, []
+        operands, last, learned = self._operands, [], self.hidden_quantizer
+        bound_1 = None if learned is None else learned.acting_upper(self.hidden_size)
         for layer in range(self.num_layers):
             if layer > 0:
                 x_TBK = dropout(x_TBK, self.dropout, self.training)
@@ -162,8 +168,9 @@ class QuantizedLstm(Twin, Lstm):
             bias_4H = operands[f"bias_ih_l{layer}"] + operands[f"bias_hh_l{layer}"] if self.bias else None
             states = hidden_LBH[layer].to(x_TBK.dtype), cell_LBH[layer].to(x_TBK.dtype)
             x_TBK, *end = lstm_sequence(
-                x_TBK, weights[0], weights[1], bias_4H, *states, largest_code=levels(self.hidden_bits)
-            )
+                x_TBK, weights[0], weights[1], bias_4H, *states, largest_code=levels(self.hidden_bits),
+                bound_1=bound_1, residual=learned is not None and learned.residual,
+            )  # fmt: skip
             last.append(end)
         return x_TBK, (torch.stack([each[0] for each in last]), torch.stack([each[1] for each in last]))
 
@@ -193,13 +200,10 @@ TWINS: dict[type[nn.Module], type[Twin]] = {
 }
 
 
-def become(
-    module: nn.Module, weight_quantizer: WeightQuantizer, input_quantizer: InputQuantizer | None, hidden_bits: int
-) -> None:
-    """Turn a layer, of a class in ``TWINS``, into its twin."""
+def become(module: nn.Module, weight_quantizer: WeightQuantizer, input_quantizer: InputQuantizer | None) -> Twin:
+    """Turn a layer, of a class in ``TWINS``, into its twin; returns it."""
     module.__class__ = TWINS[type(module)]
     assert isinstance(module, Twin)
     module.weight_quantizer = weight_quantizer
     module.input_quantizer = input_quantizer
-    if isinstance(module, QuantizedLstm):
-        module.hidden_bits = hidden_bits
+    return module

@@ -42,15 +42,20 @@ class FirstBounds(Hook):
         self.bounds = self.bounds or bounds_of(self.model)
 
 
-@pytest.mark.parametrize("word", words(lambda each: each.several))
+CASES = [(word, ()) for word in words(lambda each: each.several)]
+CASES.append(("dpsgd", ("hooks.qat_int4.hidden=pact_plus_symmetric",)))
+
+
+@pytest.mark.parametrize(("word", "more"), CASES)
 def test_bounds_are_the_learners_own_or_equal_as_their_weights_are(
     word: str,
+    more: tuple[str, ...],
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Any]],
     tmp_path: Path,
 ) -> None:
-    config = small_config(*SCHEMES[word].overrides(2), *RUN, "trainer.memory_probe=false")
+    config = small_config(*SCHEMES[word].overrides(2), *RUN, "trainer.memory_probe=false", *more)
 
     def learner(world: World) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         first = FirstBounds()

@@ -1,9 +1,12 @@
 """The hand-written LSTM: an ordinary one without rounding, and with it what a plain loop through autograd computes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from compression.quantization.activations import bounded
 from compression.quantization.lstm import lstm_sequence
 
 T, B, K, H = 9, 3, 5, 4
@@ -22,16 +25,20 @@ class Rounded(torch.autograd.Function):
 
 
 def plain_loop(
-    x_TBK: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor, levels: int | None
+    x_TBK: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    bias: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    quantize: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The equations, step by step."""
     outputs = []
     for x in x_TBK:
         i, f, g, o = (x @ w_ih.t() + hidden @ w_hh.t() + bias).chunk(4, dim=1)
         cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        hidden = o.sigmoid() * cell.tanh()
-        if levels is not None:
-            hidden = Rounded.apply(hidden, levels)
+        hidden = quantize(o.sigmoid() * cell.tanh())
         outputs.append(hidden)
     return torch.stack(outputs), hidden, cell
 
@@ -42,16 +49,31 @@ def drawn(dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
     return [torch.randn(shape, dtype=dtype, generator=generator).mul(0.7).requires_grad_() for shape in shapes]
 
 
-@pytest.mark.parametrize("levels", [None, 1, 7, 127])
-def test_outputs_and_gradients_are_those_of_a_plain_loop(levels: int | None) -> None:
-    inputs = drawn(torch.float32)
-    found, expected = lstm_sequence(*inputs, largest_code=levels), plain_loop(*inputs, levels)
+def check_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], inputs: list[Tensor]) -> None:
+    """Fail unless outputs, last states and gradients by all inputs agree."""
     upstream = [torch.randn(each.shape) for each in expected]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     gradients = [torch.autograd.grad(each, inputs, upstream) for each in (found, expected)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [None, 1, 7, 127])
+def test_outputs_and_gradients_are_those_of_a_plain_loop(levels: int | None) -> None:
+    inputs = drawn(torch.float32)
+    expected = plain_loop(*inputs, lambda hidden: hidden if levels is None else Rounded.apply(hidden, levels))
+    check_same(lstm_sequence(*inputs, largest_code=levels), expected, inputs)
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["pact", "pact_plus"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_learned_bound_has_the_gradient_of_one_in_a_plain_loop(bits: int, residual: bool) -> None:
+    inputs, bound_1 = drawn(torch.float32), torch.tensor([0.3], requires_grad=True)
+    expected = plain_loop(*inputs, lambda hidden: bounded(hidden, bound_1, bound_1, bits, residual=residual))
+    assert (expected[0].abs() > 0.299).any(), "some are clipped"
+    found = lstm_sequence(*inputs, largest_code=2 ** (bits - 1) - 1, bound_1=bound_1, residual=residual)
+    check_same(found, expected, [*inputs, bound_1])
 
 
 def test_gradients_in_double_precision() -> None:

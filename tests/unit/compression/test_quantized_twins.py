@@ -43,7 +43,7 @@ def test_names_shapes_and_values_of_the_state_stay(kind: str, small_model: Make,
 def test_with_many_bits_losses_and_gradients_are_those_without(kind: str, small_model: Make, make_batch: Make) -> None:
     batch, plain, twin = make_batch(FRAMES, TOKENS), small_model(kind), small_model(kind)
     transform = Quantize(scheme=[])
-    transform.patterns = [("*", Quantization(bits=24, weights="max", groups="row", inputs="max"))]  # type: ignore[arg-type]
+    transform.patterns = [("*", Quantization(bits=24, weights="max", groups="row", inputs="max", hidden="fixed"))]  # type: ignore[arg-type]
     transform(twin)
     calibrate(Inference(twin, torch.device("cpu"), "fp32"), [batch], 1)
     for each in twin.modules():
@@ -137,6 +137,18 @@ def test_a_layer_above_one_in_full_precision_has_the_bound_of_dropout(small_mode
     )
 
 
+def test_both_directions_share_a_learned_bound_of_their_hidden_states(small_model: Make, quantized: Make) -> None:
+    twin = quantized(small_model("lstm"), hidden="pact_symmetric")
+    for layer in twin.encoder.layers:
+        assert layer.left_to_right.hidden_quantizer is layer.right_to_left.hidden_quantizer
+    hidden = twin.encoder.layers[0].left_to_right.hidden_quantizer
+    assert hidden.bounds()[1] == 1, "where it begins"
+    fixed = quantized(small_model("lstm"))
+    x = torch.randn(2, 6, 48)
+    order = torch.arange(12)
+    torch.testing.assert_close(twin.encoder.layers[0](x, order), fixed.encoder.layers[0](x, order))
+
+
 @pytest.mark.parametrize("kind", ["lstm", "conformer", "ctc"])
 def test_an_utterances_states_depend_neither_on_padding_nor_on_its_batch(
     kind: str, small_model: Make, quantized: Make, make_batch: Make
@@ -222,7 +234,7 @@ def test_dropconnect_drops_connections_of_a_quantised_lstm(small_model: Make, qu
     ("scheme", "defaults", "message"),
     [
         ([{"modules": "encodr.*"}], {}, r"^hooks.qat_int4.scheme: 'encodr\.\*' matches no module that can be treated"),
-        ([{"modules": "*", "bit": 4}], {}, r"^scheme\[0\]: unknown setting bit; it may have bits, weights, groups, inputs"),
+        ([{"modules": "*", "bit": 4}], {}, r"^scheme\[0\]: unknown setting bit; it may have bits, weights, groups, inputs, hidden"),
         ([{"bits": 4}], {}, r"^scheme\[0\]: names no modules"),
         ([{"modules": "*"}, {"modules": "*", "bits": 9}], {}, r"^scheme\[1\]\.bits=9: must be .* at least 2 and at most 8 or null"),
         ([{"modules": "*", "weights": "sawb+"}], {}, r"^scheme\[0\]\.weights=sawb\+: must be one of max, sawb, sawb_plus"),
@@ -262,9 +274,11 @@ def test_calibration_sees_no_padding_and_leaves_calibrated_bounds(
         }
 
     def calibrated(*batches: Batch) -> SpeechModel:
-        model = Quantize(scheme=[{"modules": "*", "bits": 4, "weights": "max", "groups": "tensor", "inputs": "pact"}])(
-            small_model("conformer")
-        )
+        model = Quantize(
+            scheme=[
+                {"modules": "*", "bits": 4, "weights": "max", "groups": "tensor", "inputs": "pact", "hidden": "fixed"}
+            ]
+        )(small_model("conformer"))
         calibrate(Inference(model, torch.device("cpu"), "fp32"), batches, 9)
         return model
 
