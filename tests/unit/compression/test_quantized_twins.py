@@ -74,6 +74,16 @@ def test_every_parameter_gets_a_gradient_and_few_bits_change_the_loss(
         assert abs(small_model(kind)(batch).total - quantized(small_model(kind))(batch).total) > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["conformer", "lstm", "stateless"])
+def test_it_trains_under_autocast(kind: str, small_model: Make, quantized: Make, make_batch: Make) -> None:
+    batch, twin = make_batch(FRAMES, TOKENS), quantized(small_model(kind))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = twin(batch).total
+    loss.backward()
+    torch.testing.assert_close(loss, twin(batch).total, rtol=0.02, atol=0)
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in twin.parameters())
+
+
 @pytest.mark.parametrize("kind", SMALL)
 def test_codes_and_steps_of_every_quantised_tensor_can_be_read_off(
     kind: str, small_model: Make, quantized: Make
