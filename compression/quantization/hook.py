@@ -56,8 +56,10 @@ class QuantizationAwareTraining(Hook):
         return [group] if names else []
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Calibrate what is not calibrated: all learners from the same batches, a resumed run nothing."""
+        """Calibrate what is not calibrated: all learners from the same batches; a resumed run has its bounds."""
         self.model = run.model
+        if resumed:
+            return
         inference = Inference(run.model, run.world.device, run.precision)
         calibrate(inference, run.batches("train", run.seed), self.calibration_batches)
 

@@ -38,9 +38,10 @@ class _LstmSequence(torch.autograd.Function):
         bound_1: Tensor | None,
         residual: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        x_TBK = x_TBK.contiguous()
         steps, batch, inputs = x_TBK.shape
         cells, scale = hidden_BH.shape[1], float(largest_code or 1) / (1.0 if bound_1 is None else float(bound_1))
-        rows = x_TBK.reshape(-1, inputs)
+        rows = x_TBK.view(-1, inputs)
         gates_TB4H = (
             rows @ input_weight_4HK.t() if bias_4H is None else torch.addmm(bias_4H, rows, input_weight_4HK.t())
         ).view(steps, batch, 4 * cells)
@@ -54,24 +55,25 @@ class _LstmSequence(torch.autograd.Function):
         hidden_TBH = codes_TBH / scale
         hidden_TBH[0] = hidden_BH  # as it was given, whatever scaling up and down makes of it
         ctx.save_for_backward(
-            x_TBK, input_weight_4HK, hidden_weight_4HH, gates_TB4H, hidden_TBH, cells_TBH, squashed_TBH
+            x_TBK, input_weight_4HK, hidden_weight_4HH, gates_TB4H, hidden_TBH, cells_TBH, squashed_TBH, bound_1
         )
         ctx.has_bias, ctx.residual = bias_4H is not None, residual
-        ctx.bound = None if bound_1 is None else (bound_1, scale, largest_code)
         return hidden_TBH[1:].clone(), hidden_TBH[-1].clone(), cells_TBH[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_TBK, input_weight_4HK, hidden_weight_4HH, gates_TB4H, hidden_TBH, cells_TBH, squashed_TBH = ctx.saved_tensors
+        x_TBK, input_weight_4HK, hidden_weight_4HH, gates_TB4H, hidden_TBH, cells_TBH, squashed_TBH, bound_1 = (
+            ctx.saved_tensors
+        )
         output_TBH, last_hidden_BH, last_cell_BH = gradients
         steps, batch, inputs = x_TBK.shape
         delta_TBH = output_TBH.clone(memory_format=torch.contiguous_format)
         delta_TBH[-1] += last_hidden_BH
         local_TB4H, to_cell_TBH = local_derivatives(gates_TB4H, cells_TBH, squashed_TBH)
         by_bound_TBH = None
-        if ctx.bound is not None:
+        if bound_1 is not None:
             raw_TBH = gates_TB4H.chunk(4, dim=2)[3] * squashed_TBH
-            inside_TBH, by_bound_TBH = bound_derivatives(raw_TBH, hidden_TBH[1:], *ctx.bound, residual=ctx.residual)
+            inside_TBH, by_bound_TBH = bound_derivatives(raw_TBH, hidden_TBH[1:], bound_1, residual=ctx.residual)
             to_cell_TBH *= inside_TBH
             local_TB4H.chunk(4, dim=2)[3].mul_(inside_TBH)
         cell_BH = run_backward(gates_TB4H, hidden_weight_4HH, local_TB4H, to_cell_TBH, delta_TBH, last_cell_BH.clone())
@@ -79,7 +81,7 @@ class _LstmSequence(torch.autograd.Function):
         x_gradient = (local_N4H @ input_weight_4HK).view(steps, batch, inputs) if ctx.needs_input_grad[0] else None
         return (
             x_gradient,
-            local_N4H.t() @ x_TBK.reshape(-1, inputs),
+            local_N4H.t() @ x_TBK.view(-1, inputs),
             local_N4H.t() @ before_NH,
             local_N4H.sum(0) if ctx.has_bias else None,
             local_TB4H[0] @ hidden_weight_4HH,
@@ -114,7 +116,7 @@ def run_forward(
     states = zip(codes_TBH.unbind(), codes_TBH[1:].unbind(), cells_TBH.unbind(), cells_TBH[1:].unbind(), strict=False)
     steps = zip(gates_TB4H.unbind(), sigmoids, split, states, squashed_TBH.unbind(), strict=True)
     for gates, (entry_forget, exit_), (entry, forget, new, _), (before, code, old, cell), squashed in steps:
-        gates.addmm_(before, recurrent_H4H)
+        torch.addmm(gates, before, recurrent_H4H, out=gates)
         entry_forget.sigmoid_()
         new.tanh_()
         exit_.sigmoid_()
@@ -139,12 +141,10 @@ def local_derivatives(gates_TB4H: Tensor, cells_TBH: Tensor, squashed_TBH: Tenso
     return local_TB4H, torch.ops.aten.tanh_backward(exit_, squashed_TBH)
 
 
-def bound_derivatives(
-    raw_TBH: Tensor, hidden_TBH: Tensor, bound_1: Tensor, scale: float, largest_code: int, *, residual: bool
-) -> tuple[Tensor, Tensor]:
+def bound_derivatives(raw_TBH: Tensor, hidden_TBH: Tensor, bound_1: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:
     """Derivatives of quantised hidden states by what was rounded, and by the bound, for all steps (T, B, H)."""
     inside_TBH = raw_TBH.abs() <= bound_1
-    between_TBH = (hidden_TBH - raw_TBH) * (scale / largest_code) if residual else torch.zeros_like(raw_TBH)
+    between_TBH = (hidden_TBH - raw_TBH) / bound_1 if residual else torch.zeros_like(raw_TBH)
     return inside_TBH, torch.where(inside_TBH, between_TBH, raw_TBH.sign())
 
 

@@ -20,6 +20,7 @@ from compression.quantization.transform import Quantization, Quantize, can_be_qu
 from compression.quantization.twins import Twin
 from compression.quantization.weights import from_codes, levels
 from distributed.errors import UsageError
+from distributed.sparse.uses import count_uses
 from tests.unit.compression.conftest import SMALL
 
 Make = Callable[..., Any]
@@ -72,6 +73,16 @@ def test_every_parameter_gets_a_gradient_and_few_bits_change_the_loss(
     assert not unmoved, "bounds learn"
     with torch.no_grad():
         assert abs(small_model(kind)(batch).total - quantized(small_model(kind))(batch).total) > 1e-3
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_weights_are_used_as_often_as_without(kind: str, small_model: Make, quantized: Make, make_batch: Make) -> None:
+    """What automatic rates of compressed gradients go by."""
+    plain, twin, batch = small_model(kind), quantized(small_model(kind)), make_batch([40], [4])
+    uses = count_uses(plain, lambda: plain(batch))
+    found = count_uses(twin, lambda: twin(batch))
+    assert {name: found[name] for name in uses} == pytest.approx(uses)
+    assert any(uses.values())
 
 
 @pytest.mark.parametrize("kind", ["conformer", "lstm", "stateless"])
