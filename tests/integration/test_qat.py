@@ -80,6 +80,36 @@ def test_bounds_are_the_learners_own_or_equal_as_their_weights_are(
     assert 0 < rows[0]["qat_int4/smallest_bound"] <= rows[0]["qat_int4/largest_bound"]
 
 
+def test_two_learners_train_as_one_does(
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    run_learners: Callable[..., list[Any]],
+    tmp_path: Path,
+) -> None:
+    """In double precision, where rounding of sums hardly ever moves a code."""
+    config = small_config(
+        "backend=allreduce", *RUN, "trainer.max_steps=4", "evaluation.sets=[]", "trainer.precision=fp64",
+        "model.encoder.dropout=0", "model.predictor.dropout=0", "model.predictor.embedding_dropout=0",
+    )  # fmt: skip
+    initial: dict[str, Tensor] = {}  # of all learners, which as threads share torch's generator
+    for learners in (1, 2):
+
+        def learner(world: World, folder: Path = tmp_path / str(learners)) -> None:
+            trainer = make_trainer(config, folder, world)
+            if not initial:
+                initial.update({name: each.clone() for name, each in trainer.parts.run.model.state_dict().items()})
+            trainer.parts.run.model.load_state_dict(initial)
+            trainer.fit(None)
+            trainer.parts.recorder.close()
+
+        run_learners(learners, learner)
+    rows = {name: read_rows(tmp_path / name / "metrics" / "0.jsonl") for name in "12"}
+    losses = {name: [row["train/loss"] for row in found if "train/loss" in row] for name, found in rows.items()}
+    one, two = losses["1"], losses["2"]
+    assert len(one) == 4
+    assert two == pytest.approx(one, rel=1e-9)
+
+
 def test_bounds_have_a_rate_of_their_own_that_nothing_scales(
     small_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], alone: World, tmp_path: Path
 ) -> None:

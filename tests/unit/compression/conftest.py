@@ -22,6 +22,7 @@ SMALL = {
     "ctc": ["model=ctc_ibm_lstm", "model.encoder.hidden=8", "model.encoder.layers=2"],
     "acoustic": ["model=dblstm_4", "model.encoder.hidden=8", "model.bottleneck=8"],
 }  # fmt: skip
+SMALL["chunked"] = [*SMALL["conformer"], "model.encoder.chunk=2", "model.encoder.left_chunks=2"]
 DEFAULTS = {"bits": 4, "weights": "sawb_plus", "groups": "gate", "inputs": "pact_plus", "hidden": "fixed"}
 EVERYTHING = [{"modules": "*"}]
 

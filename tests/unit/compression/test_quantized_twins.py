@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from asr.data.batch import Batch
 from asr.hooks.dropconnect import DropConnect
 from asr.losses.reference import reference_loss
+from asr.models.recurrence import Lstm
 from asr.models.speech_model import SpeechModel
+from asr.models.streaming import ConformerStream
 from asr.models.transducer import Transducer
 from asr.training.inference import Inference
 from compression.quantization.activations import LearnedBounds
 from compression.quantization.calibration import calibrate
 from compression.quantization.transform import Quantization, Quantize, can_be_quantized
-from compression.quantization.twins import Twin
-from compression.quantization.weights import from_codes, levels
+from compression.quantization.twins import QuantizedLstm, Twin, become
+from compression.quantization.weights import WeightQuantizer, from_codes, levels
 from distributed.errors import UsageError
 from distributed.sparse.uses import count_uses
 from tests.unit.compression.conftest import SMALL
@@ -35,7 +37,7 @@ def test_names_shapes_and_values_of_the_state_stay(kind: str, small_model: Make,
     assert all(name.rpartition(".")[2] in ("upper", "lower") for name in after.keys() - before.keys())
     assert all(name in after for name in before)
     assert [n for n, m in twin.named_modules() if can_be_quantized(n, m)] == (
-        ["joiner"] if kind in ("conformer", "lstm", "stateless") else []
+        ["joiner"] if isinstance(plain, Transducer) else []
     )
     assert {type(each) for each in plain.modules()}.isdisjoint(type(e) for e in twin.modules() if isinstance(e, Twin))
 
@@ -101,7 +103,9 @@ def test_codes_and_steps_of_every_quantised_tensor_can_be_read_off(
 ) -> None:
     twin = quantized(
         small_model(kind),
-        [{"modules": "*.position", "bits": None}, {"modules": "*"}] if kind == "conformer" else [{"modules": "*"}],
+        [{"modules": "*.position", "bits": None}, {"modules": "*"}]
+        if "position" in str(small_model(kind))
+        else [{"modules": "*"}],
     )
     for layer in (each for each in twin.modules() if isinstance(each, Twin)):
         codes, steps = layer.codes(), layer.steps()
@@ -184,6 +188,16 @@ def test_an_utterances_states_depend_neither_on_padding_nor_on_its_batch(
             assert off.float().mean() < 0.01, "but for codes that rounding of sums has moved"
 
 
+def test_a_stream_of_chunks_gives_the_states_of_the_whole(small_model: Make, quantized: Make, make_batch: Make) -> None:
+    model = quantized(small_model("chunked"))
+    features, length = make_batch([40], [3]).features, torch.tensor([40])
+    with torch.no_grad():
+        whole, _ = model.encoder(features, length)
+        stream = ConformerStream(model.encoder)
+        chunks = torch.cat([stream.push(part) for part in features.split(stream.chunk_frames, dim=1)], dim=1)
+    assert ((chunks - whole).abs() > 1e-4).float().mean() < 0.01, "but for codes that rounding of sums has moved"
+
+
 def test_the_fused_loss_is_that_of_the_joiner_that_decodes(
     small_model: Make, quantized: Make, make_batch: Make
 ) -> None:
@@ -213,6 +227,19 @@ def test_the_prediction_network_steps_as_it_reads_whole_texts(kind: str, small_m
         for place, tokens_B in enumerate(torch.cat([torch.zeros(3, 1, dtype=torch.int64), tokens_BU], 1).unbind(1)):
             output_BD, state = predictor.step(tokens_B, state)
             torch.testing.assert_close(output_BD, whole[:, place])
+
+
+def test_an_lstm_of_several_layers_is_torchs_with_many_bits() -> None:
+    torch.manual_seed(0)
+    plain, twin = Lstm(5, 4, 3, batch_first=True), Lstm(5, 4, 3, batch_first=True)
+    twin.load_state_dict(plain.state_dict())
+    become(twin, WeightQuantizer("max", 24, "row"), None)
+    assert isinstance(twin, QuantizedLstm)
+    twin.hidden_bits, twin.hidden_quantizer = 24, None
+    x_BTK, states = torch.randn(2, 6, 5), (0.3 * torch.randn(3, 2, 4), torch.randn(3, 2, 4))
+    for given in (None, states):
+        torch.testing.assert_close(twin(x_BTK, given), plain(x_BTK, given), rtol=0, atol=5e-6)
+    assert set(twin.codes()) == {f"weight_{kind}_l{layer}" for kind in ("ih", "hh") for layer in range(3)}
 
 
 def exchange(layer: nn.Linear, weight: Tensor) -> None:
