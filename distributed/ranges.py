@@ -39,6 +39,7 @@ Fraction = Annotated[float, Range(low=0, high=1)]
 Probability = Annotated[float, Range(low=0, high=1, open_high=True)]  # of dropping something: never everything
 Count = Annotated[int, Range(low=1)]
 Depth = Annotated[int, Range(low=1, high=1000)]  # of layers, each of which takes time to build whatever its size
+Bits = Annotated[int, Range(low=2, high=8)]  # of a quantised number
 Natural = Annotated[int, Range(low=0)]
 
 

@@ -37,5 +37,8 @@ class Tanh:
     def backward_(self, gradient: Tensor, kept: Tensor) -> None:
         torch.ops.aten.tanh_backward.grad_input(gradient, kept, grad_input=gradient)
 
+    def __repr__(self) -> str:
+        return "tanh"
+
 
 TANH = Tanh()

@@ -44,3 +44,7 @@ class Joiner(nn.Module):
         joint_J = encoder_J + predictor_J if self.combine == "add" else encoder_J * predictor_J
         scores_V: Tensor = self.output(self.squashing(joint_J))
         return scores_V
+
+    def extra_repr(self) -> str:
+        """The settings shown when the model is printed."""
+        return f"combine={self.combine}, squashing={self.squashing!r}"

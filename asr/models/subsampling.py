@@ -15,12 +15,24 @@ from asr.models.encoder import ceil_divide, padding_mask
 FACTOR = 4  # two strides of 2
 
 
+class SingleChannelConv(nn.Conv2d):
+    """A convolution of one input channel, whose weight gets its gradient in the weight's own strides.
+
+    With a single input channel a channels-last gradient passes for contiguous, and DistributedDataParallel warns.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, 1, T, F) to (B, C, T', F'); the weight takes part through views that bring its gradient back."""
+        weight = self.weight.flatten(1).view_as(self.weight)
+        return functional.conv2d(input, weight, self.bias, self.stride, self.padding)
+
+
 class ConvSubsampling(nn.Module):
     """(B, T, F) features to (B, ceil(T/4), D)."""
 
     def __init__(self, *, feature_dimension: int, channels: int, dimension: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(1, channels, kernel_size=3, stride=2, padding=1)
+        self.first = SingleChannelConv(1, channels, kernel_size=3, stride=2, padding=1)
         self.second = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
         self.project = nn.Linear(channels * -(-feature_dimension // FACTOR), dimension)
 
@@ -29,18 +41,9 @@ class ConvSubsampling(nn.Module):
         features_BTF = features_BTF.masked_fill(padding_mask(lengths_B, features_BTF.shape[1]).unsqueeze(-1), 0.0)
         # One channel laid out as the last axis: the convolutions then stay channels-last, which is faster on CPUs
         # and makes the flattening below a view.
-        x_BCTF = functional.conv2d(
-            features_BTF.unsqueeze(-1).permute(0, 3, 1, 2), self._first_weight(), self.first.bias, stride=2, padding=1
-        )
+        x_BCTF = self.first(features_BTF.unsqueeze(-1).permute(0, 3, 1, 2))
         lengths_B = ceil_divide(lengths_B, 2)
         # Frames are zeroed in place, before the activation (which keeps zeros): this saves one large tensor.
         x_BCTF = functional.silu(x_BCTF.masked_fill_(padding_mask(lengths_B, x_BCTF.shape[2])[:, None, :, None], 0.0))
         x_BCTF = functional.silu(self.second(x_BCTF))
         return self.project(x_BCTF.permute(0, 2, 3, 1).flatten(2)), ceil_divide(lengths_B, 2)
-
-    def _first_weight(self) -> Tensor:
-        """The first weight (C, 1, 3, 3), through views that bring its gradient back in the weight's own strides.
-
-        With a single input channel a channels-last gradient passes for contiguous, and DistributedDataParallel warns.
-        """
-        return self.first.weight.flatten(1).view_as(self.first.weight)

@@ -15,6 +15,7 @@ from asr.data.batch import Batch
 from asr.data.tokenizer import BLANK
 from asr.losses.ctc import ctc_impossible, ctc_loss
 from asr.losses.inputs import LossInputs, LossSettings
+from asr.models.effective import effective_weight
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
 from asr.models.predictor import Predictor
@@ -70,7 +71,7 @@ class Transducer(Recogniser):
         return LossInputs(
             encoder_BTJ=self.joiner.project_encoder(states_BSD),
             predictor_BSJ=self.joiner.project_predictor(self.predictor(batch.predictor_inputs)),
-            weight_VJ=self.joiner.output.weight,
+            weight_VJ=effective_weight(self.joiner.output),
             bias_V=self.joiner.output.bias,
             targets_BU=batch.targets,
             encoder_lengths_B=lengths_B,

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 COPIES = {aten.clone, aten._to_copy, aten.contiguous}  # of a parameter in another layout or precision
+SCALINGS = {aten.mul, aten.div}  # of a parameter, element by element: it is quantised or masked, and stands for itself
 RATES_BY_USES = ((196, 25), (128, 50), (0, 400))  # (uses from which on, rate): arXiv 2104.11125, section 4
 
 
@@ -33,7 +34,7 @@ def count_uses(model: nn.Module, forward: Callable[[], object]) -> dict[str, flo
     """How often ``forward()``, on one sample, uses each parameter of ``model``, by name.
 
     Counted are matrix products, convolutions and recurrent layers, and lookups of embeddings by rows, also with copies of a
-    parameter; 0 for a parameter that takes part in none of them, or has fewer than two dimensions. ``forward`` runs without
+    parameter and with its masked or quantised values; 0 for a parameter that takes part in none of them, or has fewer than two dimensions. ``forward`` runs without
     gradient. The counts depend on shapes alone.
     """
     counter = _Counter(model.named_parameters())
@@ -62,7 +63,7 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         operator = func.overloadpacket
-        if operator in COPIES:
+        if operator in COPIES or (operator in SCALINGS and result.shape == args[0].shape):
             for name in self._named(args[:1]):
                 self._copies.append(result)
                 self._know(name, result)

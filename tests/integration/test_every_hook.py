@@ -41,6 +41,7 @@ TABLE = {
     "nbest_label_smoothing": Row(
         ("hooks.nbest_label_smoothing.lists={files}/nbest", "hooks.nbest_label_smoothing.epsilon=0.5"), "epsilon"
     ),
+    "qat_int4": Row(),
     "pruned_warmup": Row(("model/loss=pruned", "hooks.pruned_warmup.steps=5", "trainer.memory_probe=false")),
     "replicas": Row(),
     "reverberation": Row(("hooks.reverberation.manifest={files}/rooms.jsonl",)),

@@ -1,0 +1,75 @@
+"""Small models of every kind, batches of them, and their quantised twins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from asr.data.batch import Batch
+from asr.models.speech_model import SpeechModel
+from asr.parts import build
+from asr.training.inference import Inference
+from compression.quantization.calibration import calibrate
+from compression.quantization.transform import Quantize, full_scheme
+from scripts.composition.compose import compose
+
+SIZES = {"vocabulary_size": 11, "feature_dimension": 12}
+SMALL = {
+    "conformer": ["model=conformer_tiny", "model.encoder.dimension=16", "model.encoder.layers=2", "model.joiner.dimension=16"],
+    "lstm": ["model=lstm_tiny", "model.encoder.hidden=8", "model.encoder.layers=3", "model.joiner.dimension=8"],
+    "stateless": ["model=lstm_tiny", "model.encoder.hidden=8", "model.joiner.dimension=8", "model/predictor=stateless"],
+    "ctc": ["model=ctc_ibm_lstm", "model.encoder.hidden=8", "model.encoder.layers=2"],
+    "acoustic": ["model=dblstm_4", "model.encoder.hidden=8", "model.bottleneck=8"],
+}  # fmt: skip
+SMALL["chunked"] = [*SMALL["conformer"], "model.encoder.chunk=2", "model.encoder.left_chunks=2"]
+DEFAULTS = {"bits": 4, "weights": "sawb_plus", "groups": "gate", "inputs": "pact_plus", "hidden": "fixed"}
+EVERYTHING = [{"modules": "*"}]
+
+
+@pytest.fixture
+def small_model() -> Callable[..., SpeechModel]:
+    """``small_model(kind)``: a model of the table, in evaluation mode; the same weights every time."""
+
+    def make(kind: str) -> SpeechModel:
+        torch.manual_seed(0)
+        model: SpeechModel = build(compose("train", SMALL[kind]).model, **SIZES)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """``make_batch(frames, tokens)``: utterances of these lengths."""
+
+    def make(frames: list[int], tokens: list[int]) -> Batch:
+        generator = torch.Generator().manual_seed(7)
+        features = torch.randn(len(frames), max(frames), 12, generator=generator)
+        targets = torch.randint(1, 11, (len(tokens), max(tokens)), generator=generator)
+        for row, (length, labels) in enumerate(zip(frames, tokens, strict=True)):
+            features[row, length:], targets[row, labels:] = 0, 0
+        return Batch(
+            utterance_ids=[f"u{row}" for row in range(len(frames))],
+            features=features,
+            feature_lengths=torch.tensor(frames),
+            targets=targets,
+            target_lengths=torch.tensor(tokens),
+            predictor_inputs=targets,
+            weight=float(len(frames)),
+            frame_targets=torch.zeros(len(frames), max(frames), dtype=torch.int64),
+        )
+
+    return make
+
+
+@pytest.fixture
+def quantized(make_batch: Callable[..., Batch]) -> Callable[..., Any]:
+    """``quantized(model, scheme, **defaults)``: the model with calibrated twins, in evaluation mode."""
+
+    def make(model: SpeechModel, scheme: list[dict[str, Any]] = EVERYTHING, **defaults: Any) -> SpeechModel:
+        model = Quantize(scheme=full_scheme(scheme, DEFAULTS | defaults, "scheme"))(model)
+        calibrate(Inference(model, torch.device("cpu"), "fp32"), [make_batch([40, 33], [4, 3])], 1)
+        return model.eval()
+
+    return make
