@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from omegaconf import DictConfig
 
-from distributed.ranges import Count, Natural, NonNegative
+from distributed.ranges import Count, Natural, NonNegative, Positive
 
 Device = Literal["auto", "cpu", "cuda"]  # device that a model runs on
 Group = Callable[..., Any]  # one node with a ``_target_``
@@ -177,6 +177,11 @@ class TranscribeSettings:
     weights: Path | None
     checkpoint: str
     unit_utterances: Count
+    format: Literal["text", "json", "srt"]
+    out: Path | None
+    rate: Count
+    window_seconds: Positive
+    overlap_seconds: Positive
     device: Device
     threads: Count
     decode: Group
