@@ -125,6 +125,23 @@ class CompressSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSettings:
+    """conf/export.yaml."""
+
+    run: Path
+    weights: Path | None
+    checkpoint: str
+    format: Literal["onnx"]
+    name: str | None
+    history: Count
+    check: str | None
+    changed_texts: NonNegative
+    licence: str | None
+    unit_utterances: Count
+    threads: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlignSettings:
     """conf/align.yaml."""
 
