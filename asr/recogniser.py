@@ -3,8 +3,7 @@
     from asr.recogniser import load
 
     model = load("exp/demo")
-    for each in model.transcribe(["a.wav", "b.flac"]):
-        print(each.text, each.words)
+    texts = [each.text for each in model.transcribe(["a.wav", "b.flac"])]
 
 Recordings of similar length are decoded together, and what is recognised does not depend on which; a recording longer
 than a window is decoded in overlapping windows, of which a few are in memory at a time.

@@ -13,6 +13,7 @@ from asr.export.onnx_files import ExportError, export_part
 from asr.export.sherpa import fitting, write_sherpa
 from asr.foreign.json_text import read_json
 from asr.foreign.terminal import log_to_stderr, say
+from asr.recogniser import MAX_SYMBOLS
 from asr.runs.files import begun_folder, put_in_place
 from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import decode_batches
@@ -21,8 +22,6 @@ from scripts.composition.compose import compose
 from scripts.composition.evaluation import named_set
 from scripts.composition.startup import REPOSITORY
 from scripts.composition.trained import Trained, load_trained
-
-MAX_SYMBOLS = 10  # per state, as greedy search takes by default
 
 
 def run(arguments: list[str]) -> None:
