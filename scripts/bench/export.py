@@ -32,7 +32,6 @@ from asr.decoding.wer import score
 from asr.foreign.terminal import say
 from asr.recogniser import load
 from asr.training.measures import Decode
-from asr.training.processor import instruction_set
 from distributed.errors import UsageError
 from scripts.bench.report import save_figures
 from scripts.composition.evaluation import named_set
@@ -72,7 +71,7 @@ def main(arguments: list[str]) -> None:
         first = rows[0]["real_time_factor"]
         ratios = {row["method"]: first / row["real_time_factor"] for row in rows}
         remarks = {"run": str(options.run), **trained.origin, "set": options.set, "utterances": len(files)}
-        save_figures(options.json, ratios, rows, **remarks, instruction_set=instruction_set())
+        save_figures(options.json, ratios, rows, **remarks)
 
 
 def of_api(run: Path, checkpoint: str) -> Method:
