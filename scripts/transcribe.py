@@ -1,7 +1,9 @@
-"""Transcribe audio files: python scripts/transcribe.py run=exp/my-run audio/*.flac recordings/
+"""Transcribe audio: python scripts/transcribe.py run=exp/my-run audio/*.flac recordings/ [format=text|json|srt]
 
-Prints one line per file, as soon as it is known: its path, a tab, the text. A folder stands for all audio below it.
-Other sample rates and channels are converted, which is logged. Files that cannot be used are named and skipped.
+Prints one line per recording, as soon as it is known: its path, a tab, the text; format=json: one object with words, times
+and confidence; format=srt: subtitles. A folder stands for all audio below it, - for raw 16-bit little-endian mono samples
+on standard input (rate=16000). Other sample rates and channels are converted, which is logged; where ffmpeg is installed,
+it decodes what libsndfile cannot read. What cannot be used is named and skipped.
 """
 
 import sys

@@ -1,7 +1,8 @@
-"""Audio files that no manifest describes: named or found in folders, of any rate and number of channels.
+"""Audio that no manifest describes: files named or found in folders, waveforms in memory, of any rate.
 
-Channels are averaged and other rates resampled; both are logged. A file that cannot be used is returned in
-``Batch.refused`` with the reason; the others of its unit are not held up.
+Channels are averaged and other rates resampled; both are logged. Audio that cannot be used is returned in
+``Batch.refused`` with the reason; the rest of its unit is not held up. What is too long to be in memory whole is read by
+``asr.data.audio_streams``.
 
 T feature frames   F feature dimension
 """
@@ -9,6 +10,7 @@ T feature frames   F feature dimension
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from asr.data.audio import BadUtterance, audio_suffixes, read_header, sample_defect
+from asr.data.audio_streams import FFMPEG_SUFFIXES, ffmpeg
 from asr.data.batch import Batch, RawBatch, Unit
 from asr.data.features import LogMel
 from asr.data.pipeline import collate
@@ -34,6 +37,7 @@ def find_audio(paths: Iterable[Path]) -> tuple[list[Path], list[BadUtterance]]:
     The second result lists the folders that give no file: those without audio and those that cannot be read.
     """
     found: dict[Path, None] = {}
+    suffixes = audio_suffixes() | (FFMPEG_SUFFIXES if ffmpeg() else frozenset())
     bad: list[BadUtterance] = []
     for path in paths:
         if not path.is_dir():
@@ -41,7 +45,7 @@ def find_audio(paths: Iterable[Path]) -> tuple[list[Path], list[BadUtterance]]:
             continue
         errors: list[OSError] = []
         names = (Path(top) / name for top, _, names in os.walk(path, onerror=errors.append) for name in names)
-        below = sorted(each for each in names if each.suffix.lower() in audio_suffixes())
+        below = sorted(each for each in names if each.suffix.lower() in suffixes)
         found |= dict.fromkeys(below)
         for error in errors:
             folder = Path(error.filename)
@@ -51,19 +55,29 @@ def find_audio(paths: Iterable[Path]) -> tuple[list[Path], list[BadUtterance]]:
     return list(found), bad
 
 
-class AudioFiles:
-    """Loads units of audio files; an utterance's id is the path of its file."""
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """Samples in memory, (N,) float32 with full scale at 1, at ``rate`` Hz."""
 
-    def __init__(self, files: Sequence[Path], features: LogMel) -> None:
-        self.files = files
+    samples: Tensor
+    rate: int
+    name: str
+
+
+class AudioFiles:
+    """Loads units of audio files and waveforms; an utterance's id is the place of its source among ``sources``."""
+
+    def __init__(self, sources: Sequence[Path | Waveform], features: LogMel) -> None:
+        self.sources = sources
         self.features = features
+        self.seconds: dict[int, float] = {}  # duration of each source loaded so far
 
     def units(self, budgets: Budgets) -> Iterator[Unit]:
-        """Units in the order of the files, sorted by length within short stretches, whose headers are read together."""
+        """Units in the order of the sources, sorted by length within short stretches, whose headers are read together."""
         count = 0
-        for start in range(0, len(self.files), UNITS_SORTED * budgets.utterances):
-            near = range(start, min(start + UNITS_SORTED * budgets.utterances, len(self.files)))
-            frames = {index: self._frames(self.files[index]) for index in near}
+        for start in range(0, len(self.sources), UNITS_SORTED * budgets.utterances):
+            near = range(start, min(start + UNITS_SORTED * budgets.utterances, len(self.sources)))
+            frames = {index: self._frames(self.sources[index]) for index in near}
             order = sorted(near, key=frames.__getitem__)
             lengths = [frames[index] for index in order]
             # The batch has no targets, so there is no lattice whose size would have to be bounded.
@@ -71,35 +85,49 @@ class AudioFiles:
                 yield Unit(0, count, 0, tuple(order[member] for member in members))
                 count += 1
 
-    def _frames(self, file: Path) -> int:
+    def _frames(self, source: Path | Waveform) -> int:
         """Number of frames of the model's input, computed from the header; 0 for a file that will be refused."""
-        try:
-            header = read_header(file)
-        except UsageError:
-            return 0
-        return self.features.frames_of(
-            resampler(header.sample_rate, self.features.sample_rate).length(header.num_samples)
-        )
+        if isinstance(source, Waveform):
+            count, rate = len(source.samples), source.rate
+        else:
+            try:
+                header = read_header(source)
+            except UsageError:
+                return 0
+            count, rate = header.num_samples, header.sample_rate
+        return self.features.frames_of(resampler(rate, self.features.sample_rate).length(count))
 
     def __getitem__(self, unit: Unit) -> Batch:
-        """The padded batch of a unit, without targets; B = 0 if none of its files can be used."""
+        """The padded batch of a unit, without targets; B = 0 if none of its sources can be used."""
         raw = RawBatch(0, unit.epoch, [], [], [], [])
-        samples = 0
-        for file in (self.files[index] for index in unit.utterances):
+        total = 0.0
+        for index in unit.utterances:
             try:
-                waveform = read_any(file, self.features.sample_rate)
-                if self.features.frames_of(len(waveform)) == 0:
-                    seconds = len(waveform) / self.features.sample_rate
-                    raise BadUtterance(str(file), file, f"{seconds:.3f} s is too short for one frame")
+                waveform = self._read(index)
             except BadUtterance as bad:
-                raw.refused.append(bad)
+                raw.refused.append(BadUtterance(str(index), bad.file, bad.reason))
                 continue
-            raw.utterance_ids.append(str(file))
+            self.seconds[index] = len(waveform) / self.features.sample_rate
+            total += self.seconds[index]
+            raw.utterance_ids.append(str(index))
             raw.signals.append(self.features.model_input(waveform))
             raw.targets.append([])
             raw.predictor_inputs.append([])
-            samples += len(waveform)
-        return collate(raw, self.features.dimension, unit.name, samples / self.features.sample_rate)
+        return collate(raw, self.features.dimension, unit.name, total)
+
+    def _read(self, index: int) -> Tensor:
+        source = self.sources[index]
+        name = source.name if isinstance(source, Waveform) else str(source)
+        if isinstance(source, Waveform):
+            if defect := sample_defect(source.samples.numpy()):
+                raise BadUtterance(str(index), Path(name), defect)
+            waveform = resampler(source.rate, self.features.sample_rate)(source.samples)
+        else:
+            waveform = read_any(source, self.features.sample_rate)
+        if self.features.frames_of(len(waveform)) == 0:
+            seconds = len(waveform) / self.features.sample_rate
+            raise BadUtterance(str(index), Path(name), f"{seconds:.3f} s is too short for one frame")
+        return waveform
 
 
 def read_any(file: Path, sample_rate: int) -> Tensor:

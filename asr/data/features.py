@@ -8,7 +8,7 @@ the model sees may have deltas beside the mel bins, and several frames in one: s
 T frames   F mel bins   S = ceil(T / stack) stacked frames   D = stack x (1 + deltas) x F
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +34,19 @@ def normalise(mel_TF: Tensor) -> Tensor:
 
 
 class LogMel:
-    """From waveforms to features. Three steps, since hooks work between: ``mel``, ``normalise``, ``in_context``."""
+    """From waveforms to features. Three steps, since hooks work between: ``mel``, ``normalise``, ``in_context``.
+
+    A subclass with other filters, framing or scale sets the three attributes below.
+    """
+
+    high_frequency_hz: ClassVar[float] = NYQUIST
+    """Upper end of the filters; negative: below the Nyquist frequency."""
+
+    whole_frames_only: ClassVar[bool] = True
+    """Whether frames lie wholly in the signal; otherwise a frame is centred in each shift, and ends are mirrored."""
+
+    full_scale: ClassVar[float] = INT16_SCALE
+    """Value that a sample of 1 is given before the spectrum."""
 
     def __init__(
         self,
@@ -80,7 +92,14 @@ class LogMel:
                 f"features.num_mels={self.num_mels} is too large: a {fft_size}-point spectrum has {fft_size // 2} frequencies"
             )
         filters_FK, _ = torchaudio_part("compliance.kaldi").get_mel_banks(
-            self.num_mels, fft_size, float(self.sample_rate), LOW_FREQUENCY_HZ, NYQUIST, 100.0, -500.0, 1.0
+            self.num_mels,
+            fft_size,
+            float(self.sample_rate),
+            LOW_FREQUENCY_HZ,
+            self.high_frequency_hz,
+            100.0,
+            -500.0,
+            1.0,
         )
         if empty := int((filters_FK.sum(dim=1) == 0).sum()):
             raise UsageError(
@@ -110,6 +129,8 @@ class LogMel:
         """Number of frames before stacking for a number of frames of the encoder's input."""
         if num_samples < self.window_samples:
             return 0
+        if not self.whole_frames_only:
+            return (num_samples + self.shift_samples // 2) // self.shift_samples
         return 1 + (num_samples - self.window_samples) // self.shift_samples
 
     def frames(self, duration_seconds: float) -> int:
@@ -129,10 +150,12 @@ class LogMel:
         """
         if self.frames_of(len(waveform)) == 0:
             return waveform.new_zeros(0, self.num_mels)
-        samples = waveform * INT16_SCALE
+        samples = waveform * self.full_scale
         if self.dither > 0:
             noise = torch.Generator().manual_seed(0) if generator is None else generator
-            samples = samples + self.dither * torch.randn(samples.shape, generator=noise)
+            samples = samples + self.dither * (self.full_scale / INT16_SCALE) * torch.randn(
+                samples.shape, generator=noise
+            )
         mel_TF: Tensor = torchaudio_part("compliance.kaldi").fbank(
             samples.unsqueeze(0),
             sample_frequency=float(self.sample_rate),
@@ -140,7 +163,8 @@ class LogMel:
             frame_length=self.frame_length_ms,
             frame_shift=self.frame_shift_ms,
             low_freq=LOW_FREQUENCY_HZ,
-            high_freq=NYQUIST,
+            high_freq=self.high_frequency_hz,
+            snip_edges=self.whole_frames_only,
             dither=0.0,
         )
         return mel_TF

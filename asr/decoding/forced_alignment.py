@@ -51,15 +51,22 @@ def align_batch(model: Recogniser, batch: Batch, method: Method) -> list[Tensor 
     """
     if not batch.utterance_ids:
         return []
+    return align_states(model, *model.encode(batch.features, batch.feature_lengths), batch, method)
+
+
+@torch.no_grad()
+def align_states(
+    model: Recogniser, states_BSD: Tensor, lengths_B: Tensor, batch: Batch, method: Method
+) -> list[Tensor | None]:
+    """As ``align_batch``, from encoder states that are known; of ``batch`` only the targets are read."""
     targets = [row[:length] for row, length in zip(batch.targets, batch.target_lengths.tolist(), strict=True)]
-    states_BSD, lengths_B = model.encode(batch.features, batch.feature_lengths)
     if chosen_method(model, method) == "ctc":
         log_probs_BSV = ctc_log_probs(model.ctc_head(states_BSD))  # type: ignore[operator]
         impossible = ctc_impossible(lengths_B, batch.targets, batch.target_lengths).tolist()
         rows = zip(log_probs_BSV, lengths_B.tolist(), targets, impossible, strict=True)
         return [None if lost else ctc_path(row[:states], tokens_U) for row, states, tokens_U, lost in rows]
     assert isinstance(model, Transducer)
-    paths = best_paths(transducer_arcs(model, batch))
+    paths = best_paths(arcs_of_states(model, states_BSD, lengths_B, batch))
     return [
         emission_path(path, tokens_U, states)
         for path, tokens_U, states in zip(paths, targets, lengths_B.tolist(), strict=True)
@@ -107,16 +114,21 @@ def word_spans(path_S: Tensor, tokens_U: Sequence[int], symbols: Sequence[str]) 
     runs = _token_runs(path_S, len(tokens_U))
     if [token for token, _, _ in runs] != list(tokens_U):
         raise ValueError(f"the alignment has tokens {[token for token, _, _ in runs]}, the text {list(tokens_U)}")
-    words: list[tuple[int, int]] = []
+    return [(runs[first][1], runs[last - 1][2]) for first, last in word_ranges(tokens_U, symbols)]
+
+
+def word_ranges(tokens_U: Sequence[int], symbols: Sequence[str]) -> list[tuple[int, int]]:
+    """First token of each word and the one after its last: (W,) pairs. A space alone belongs to no word."""
+    ranges: list[tuple[int, int]] = []
     begins = True
-    for token, first, last in runs:
+    for place, token in enumerate(tokens_U):
         symbol = symbols[token]
         begins = begins or symbol.startswith(SPACE_SYMBOL)
-        if symbol == SPACE_SYMBOL:  # the space alone: no sound of either word
+        if symbol == SPACE_SYMBOL:  # no sound of either word
             continue
-        words = [*words, (first, last)] if begins else [*words[:-1], (words[-1][0], last)]
+        ranges = [*ranges, (place, place + 1)] if begins else [*ranges[:-1], (ranges[-1][0], place + 1)]
         begins = False
-    return words
+    return ranges
 
 
 def _token_runs(path_S: Tensor, tokens: int) -> list[tuple[int, int, int]]:
@@ -135,5 +147,10 @@ def _token_runs(path_S: Tensor, tokens: int) -> list[tuple[int, int, int]]:
 
 def transducer_arcs(model: Transducer, batch: Batch) -> Arcs:
     """Arcs of the utterances' lattices, as the loss scores them, for the true transcripts."""
+    return arcs_of_states(model, *model.encode(batch.features, batch.feature_lengths), batch)
+
+
+def arcs_of_states(model: Transducer, states_BSD: Tensor, lengths_B: Tensor, batch: Batch) -> Arcs:
+    """As ``transducer_arcs``, from encoder states that are known; of ``batch`` only the targets are read."""
     true = replace(batch, predictor_inputs=batch.targets)
-    return lattice_arcs(model.loss_inputs(*model.encode(true.features, true.feature_lengths), true))
+    return lattice_arcs(model.loss_inputs(states_BSD, lengths_B, true))

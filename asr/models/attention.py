@@ -91,6 +91,9 @@ def relative_table(frames: int, dimension: int, like: Tensor, past: int = 0) -> 
     frequencies = torch.exp(half * (-math.log(10000.0) / dimension))
     distances = torch.arange(past + frames - 1, -frames - 1, -1, device=like.device, dtype=torch.float64)
     angles = distances.unsqueeze(1) * frequencies
+    if torch.onnx.is_in_onnx_export():  # small runtimes have sine and cosine in fp32 alone, which large angles lose
+        turns = angles / (2 * math.pi)
+        angles = ((turns - turns.floor()) * (2 * math.pi)).float()
     return torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
 
 

@@ -87,7 +87,7 @@ def reversal(lengths_B: Tensor, states: int) -> Tensor:
     position_S = torch.arange(states, device=lengths_B.device)
     mirrored_BS = lengths_B.unsqueeze(1) - 1 - position_S
     position_BS = torch.where(mirrored_BS >= 0, mirrored_BS, position_S)
-    offset_B = states * torch.arange(len(lengths_B), device=lengths_B.device)
+    offset_B = states * torch.arange(lengths_B.shape[0], device=lengths_B.device)
     return (position_BS + offset_B.unsqueeze(1)).flatten()
 
 

@@ -75,6 +75,18 @@ def put_in_place(folder: Path, final: Path) -> None:
         shutil.rmtree(aside)
 
 
+def begun_folder(final: Path) -> Path:
+    """A new empty folder beside ``final``, for ``put_in_place``; what a kill left of an earlier one is cleared up."""
+    temporary, replaced = final.with_name(f".writing-{final.name}"), final.with_name(f"{REPLACED}{final.name}")
+    if replaced.exists() and not final.exists():
+        replaced.rename(final)  # a kill came between two renames
+    for leftover in (temporary, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
 def delete_folder(folder: Path) -> None:
     """Delete a folder; it loses its name first, so that half of it is never taken for the whole."""
     aside = folder.with_name(DELETED + folder.name)

@@ -8,7 +8,6 @@
 none: they are in the sizes of ``model``. What belongs to training alone is in no model folder.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -26,7 +25,7 @@ from asr.foreign.tensors import read_tensors
 from asr.foreign.yaml_text import read_yaml
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, check_part
-from asr.runs.files import REPLACED, fsync, put_in_place, sha256, write_atomically
+from asr.runs.files import begun_folder, fsync, put_in_place, sha256, write_atomically
 from asr.runs.misfit import built_on_meta, refuse_misfit, shapes_in
 from distributed.errors import UsageError
 
@@ -137,13 +136,7 @@ def save_model(loaded: LoadedModel, final: Path) -> None:
     Raises:
         UsageError: the folder could not be read back: its description does not build this model. Nothing is replaced.
     """
-    temporary, replaced = final.with_name(f".writing-{final.name}"), final.with_name(f"{REPLACED}{final.name}")
-    if replaced.exists() and not final.exists():
-        replaced.rename(final)  # a kill came between two renames
-    for leftover in (temporary, replaced):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    temporary.mkdir(parents=True)
+    temporary = begun_folder(final)
     write_weights(temporary / WEIGHTS, loaded.model.state_dict())
     write_description(temporary, loaded.description, loaded.tokenizer)
     load_model(temporary)

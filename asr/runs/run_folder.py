@@ -7,7 +7,7 @@ checkpoints/              step-..., damaged-..., emergency-...           logs/ra
 refused/                  utterances left out                            bad_batches/   steps that were not finite
 left_out/                 global batches left out, after such steps
 arithmetic.json           where it is not the configured one             report.html
-eval/<set>/               what scripts/evaluate.py writes                export/<name>/ model folders of passes
+eval/<set>/               what scripts/evaluate.py writes                export/<name>/ of passes and exports
 alignment/, nbest/<split>/  what scripts/align.py and make_nbest.py write
 tensorboard/, wandb/      of these loggers
 """
@@ -113,7 +113,7 @@ class RunFolder:
         return self.evaluations / f"summary-{decode}.txt"
 
     def export(self, name: str) -> Path:
-        """Model folder that a pass wrote from this run's model."""
+        """Folder that a pass or an export wrote from this run's model."""
         return self.path / "export" / name
 
     @property

@@ -17,12 +17,12 @@ from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import build
 from asr.reporting.run import read_transcripts
 from asr.runs.checkpoint import list_checkpoints
+from asr.runs.choice import choose_checkpoints, origin_of
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.composition.against import method_of
 from scripts.composition.compose import compose
 from scripts.composition.startup import REPOSITORY
-from scripts.composition.trained import choose_checkpoints, origin_of
 
 QUICK = ("trainer.max_steps=12", "trainer.evaluate_every=12", "trainer.checkpoint_every=12")
 

@@ -16,6 +16,7 @@ from asr.reporting.lattice_source import lattice_pictures
 from asr.reporting.report import report
 from asr.reporting.run import read_run
 from asr.runs.checkpoint import CheckpointError
+from asr.runs.choice import check_checkpoint
 from asr.runs.metrics import merge
 from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import decode_batches
@@ -23,7 +24,7 @@ from asr.training.inference import load
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, split_arguments
 from scripts.composition.search import with_language_models
-from scripts.composition.trained import check_checkpoint, load_trained
+from scripts.composition.trained import load_trained
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from omegaconf import DictConfig
 
-from distributed.ranges import Count, Natural, NonNegative
+from distributed.ranges import Count, Natural, NonNegative, Positive
 
 Device = Literal["auto", "cpu", "cuda"]  # device that a model runs on
 Group = Callable[..., Any]  # one node with a ``_target_``
@@ -125,6 +125,23 @@ class CompressSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSettings:
+    """conf/export.yaml."""
+
+    run: Path
+    weights: Path | None
+    checkpoint: str
+    format: Literal["onnx"]
+    name: str | None
+    history: Count
+    check: str | None
+    changed_texts: NonNegative
+    licence: str | None
+    unit_utterances: Count
+    threads: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlignSettings:
     """conf/align.yaml."""
 
@@ -177,6 +194,11 @@ class TranscribeSettings:
     weights: Path | None
     checkpoint: str
     unit_utterances: Count
+    format: Literal["text", "json", "srt"]
+    out: Path | None
+    rate: Count
+    window_seconds: Positive
+    overlap_seconds: Positive
     device: Device
     threads: Count
     decode: Group

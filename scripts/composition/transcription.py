@@ -1,67 +1,117 @@
-"""The texts of audio files of any rate and number of channels."""
+"""The command line around ``asr.recogniser``: which recordings, in which form results are written, where."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from asr.data.audio import BadUtterance
-from asr.data.audio_files import AudioFiles, find_audio
-from asr.data.plan import Budgets
-from asr.foreign.terminal import log_to_stderr, say, shown
+from omegaconf import DictConfig
+
+from asr.data.audio_files import find_audio
+from asr.data.audio_inputs import Audio
+from asr.data.audio_streams import Pcm
+from asr.data.windows import Windows
+from asr.decoding.transcript import Transcript, json_line, subtitles, text_line
+from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
-from asr.training.evaluation import decode_batches
-from asr.training.inference import load
-from asr.training.measures import Decode
+from asr.recogniser import Transcriber
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, split_arguments
 from scripts.composition.search import with_language_models
-from scripts.composition.trained import Trained, load_configured
+from scripts.composition.trained import load_configured
+
+SUFFIX = {"text": ".txt", "json": ".json", "srt": ".srt"}
+STDIN = "-"
 
 log = logging.getLogger(__name__)
 
 
 def run(arguments: list[str]) -> None:
-    """Transcribe the audio files or folders given in ``arguments``; print a line for each file as soon as it is done.
+    """Transcribe what ``arguments`` name; write each result as soon as it is known.
 
     Raises:
         UsageError: at the end, where some could not be transcribed, each of which was named when it was met.
     """
     log_to_stderr()
-    overrides, paths = split_arguments(arguments)
+    overrides, paths = split_arguments([each for each in arguments if each != STDIN])
     config = compose("transcribe", overrides)
-    if not paths:
+    if not paths and STDIN not in arguments:
         raise UsageError("no audio files given: python scripts/transcribe.py run=exp/my-run audio/*.flac")
-    trained = load_configured(config)
-    decode: Decode = with_language_models(build(config.decode), trained.model, trained.speech.tokenizer)
-    decode.check(trained.recogniser)
+    model = transcriber_of(config)
     files, bad = find_audio(paths)
-    given = len(files) + len(bad)
+    audio: list[Audio] = [*files, *([Pcm(sys.stdin.buffer, config.rate)] if STDIN in arguments else [])]
+    out = None if config.out is None else Path(config.out)
+    _check_outputs(config.format, out, files, len(audio))
     for each in bad:
-        log_not_transcribed(each)
-    for file, text in transcribe(trained, decode, files, config.unit_utterances, bad):
-        say(f"{shown(file)}\t{shown(text)}")
-    if bad:
-        raise UsageError(f"{len(bad)} of {given} files or folders could not be transcribed; each is named above")
+        log_not_transcribed(str(each.file), each.reason)
+    failed = len(bad) + write_transcripts(model, audio, config.format, out)
+    log.info("%s", model.inference.statistics)
+    if failed:
+        given = len(bad) + len(audio)
+        raise UsageError(f"{failed} of {given} files or folders could not be transcribed; each is named above")
 
 
-def log_not_transcribed(bad: BadUtterance) -> None:
-    """Log a file that cannot be transcribed, with the reason."""
-    log.warning("not transcribed: %s: %s", bad.file, bad.reason)
+def transcriber_of(config: DictConfig) -> Transcriber:
+    """The transcriber of an entry point's configuration, with the search that it chooses."""
+    trained = load_configured(config)
+    recogniser, speech = trained.recogniser, trained.speech
+    decode = with_language_models(build(config.decode), recogniser, speech.tokenizer)
+    return Transcriber(
+        trained.inference(), speech.features, speech.tokenizer, decode,
+        windows=Windows(config.window_seconds, config.overlap_seconds),
+        batch_size=config.unit_utterances, max_frames=trained.config.batch.max_frames,
+    )  # fmt: skip
 
 
-def transcribe(
-    trained: Trained, decode: Decode, files: Sequence[Path], unit_utterances: int, bad: list[BadUtterance]
-) -> Iterator[tuple[str, str]]:
-    """Path and text of each file, unit by unit; unusable files are logged and appended to ``bad``."""
+def write_transcripts(model: Transcriber, audio: Sequence[Audio], form: str, out: Path | None) -> int:
+    """Write the transcripts of ``audio`` as they become known; returns how many recordings failed."""
+    failed = 0
+    for _, transcript in model.each(audio, alignment=form != "text"):
+        if transcript.error is not None:
+            failed += 1
+            log_not_transcribed(transcript.source, transcript.error)
+        if transcript.error is None or transcript.text or form == "json":
+            _write(transcript, form, out)
+    return failed
 
-    def refused(each: BadUtterance) -> None:
-        bad.append(each)
-        log_not_transcribed(each)
 
-    audio, limits = AudioFiles(files, trained.speech.features), trained.config.batch
-    units = audio.units(Budgets(unit_utterances, limits.max_frames, limits.max_cells))
-    inference = trained.inference()
-    for batch, found in decode_batches(inference, load(audio, units, on_refused=refused), decode):
-        texts = (trained.speech.tokenizer.decode(hypothesis.tokens) for hypothesis in found)
-        yield from zip(batch.utterance_ids, texts, strict=True)
-    log.info("%s", inference.statistics)
+def _write(transcript: Transcript, form: str, out: Path | None) -> None:
+    if out is not None:
+        text = {"text": f"{transcript.text}\n", "json": f"{json_line(transcript)}\n", "srt": subtitles(transcript)}[
+            form
+        ]
+        path = _output(out, transcript.source, form)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        say(str(path))
+    elif form == "srt":
+        say(*subtitles(transcript).split("\n"))
+    else:
+        say(text_line(transcript) if form == "text" else json_line(transcript))
+
+
+def _output(out: Path, source: str, form: str) -> Path:
+    return out / f"{'stdin' if source == STDIN else Path(source).stem}{SUFFIX[form]}"
+
+
+def _check_outputs(form: str, out: Path | None, files: Sequence[Path], recordings: int) -> None:
+    """Raise UsageError where results could not be told apart; make the folder ``out``."""
+    if out is None:
+        if form == "srt" and recordings > 1:
+            raise UsageError(
+                f"format=srt: {recordings} recordings need a file each; name a folder for them: out=subtitles"
+            )
+        return
+    twice = [name for name, count in Counter(_output(out, str(file), form) for file in files).items() if count > 1]
+    if twice:
+        named = " and ".join(str(file) for file in files if _output(out, str(file), form) == twice[0])
+        raise UsageError(f"out={out}: {named} would both be written to {twice[0].name}; transcribe them apart")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out={out}: cannot be made a folder ({error.strerror}); name another") from None
+
+
+def log_not_transcribed(name: str, reason: str) -> None:
+    """Log a recording that cannot be transcribed, with the reason."""
+    log.warning("not transcribed: %s: %s", name, reason)

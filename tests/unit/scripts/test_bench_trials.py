@@ -11,6 +11,7 @@ from asr.decoding.results import write_results
 from asr.parts import build
 from asr.runs.checkpoint import Retention, read_checkpoint
 from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.choice import origin_of
 from asr.runs.progress import Progress
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
@@ -19,7 +20,6 @@ from scripts.bench import methods, parity
 from scripts.bench.trials import Trials
 from scripts.composition.against import method_of
 from scripts.composition.compose import compose
-from scripts.composition.trained import origin_of
 from tests.model_parts import NO_MODEL
 
 

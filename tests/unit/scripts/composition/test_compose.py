@@ -136,7 +136,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_every_entry_point_composes(name: str) -> None:
     run = ["run=exp/some"]
     needed = {
-        **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion"), run),
+        **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion", "export"), run),
         "train_tokenizer": ["out=pieces"],
         "cut": [*run, "out=cut"],
         "compress": [*run, "passes=rewrite"],

@@ -8,11 +8,11 @@ import torch
 
 from asr.runs.checkpoint import Retention
 from asr.runs.checkpoint_folder import CheckpointFolder
+from asr.runs.choice import choose_checkpoints, mean_of, warn_of_best_lost, warn_of_gaps
 from asr.runs.progress import Progress
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.evaluation import check_names
-from scripts.composition.trained import choose_checkpoints, mean_of, warn_of_best_lost, warn_of_gaps
 from tests.model_parts import NO_MODEL
 
 WERS = {100: 0.5, 200: 0.1, 300: 0.4, 400: None, 500: 0.2}

@@ -1,0 +1,134 @@
+"""The model card: README.md of an exported folder. Every figure in it was measured; what was not is said to be missing."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr.export.onnx_files import export_part
+from asr.export.sherpa import CLIENT, NETWORKS, Fitting
+from asr.training.processor import instruction_set
+
+SPEED_SECONDS = 10.0
+SPEED_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a card says beside what can be seen in the files."""
+
+    name: str
+    checkpoint: str
+    digests: Sequence[str]  # SHA-256 of the weights
+    data: str
+    licence: str | None
+    results: Sequence[tuple[str, str, Mapping[str, Any]]] = field(
+        default_factory=list
+    )  # set, search, figures as fractions
+    checked: str | None = None  # what one symbol per state costs
+
+
+def encoder_speed(folder: Path, parts: Fitting, suffix: str) -> float:
+    """Seconds of one core per second of audio that the encoder takes with one utterance of 10 s; median of 5."""
+    runtime = export_part("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = runtime.InferenceSession(folder / f"encoder{suffix}", options, providers=["CPUExecutionProvider"])
+    frames = parts.features.mel_frames_of(round(SPEED_SECONDS * parts.features.sample_rate))
+    noise = np.random.default_rng(0).standard_normal((1, frames, parts.features.num_mels)).astype(np.float32)
+    feed = {"x": noise, "x_lens": np.array([frames])}
+    session.run(None, feed)
+    seconds = []
+    for _ in range(SPEED_REPEATS):
+        began = time.thread_time()
+        session.run(None, feed)
+        seconds.append(time.thread_time() - began)
+    return statistics.median(seconds) / SPEED_SECONDS
+
+
+def card(folder: Path, parts: Fitting, facts: Facts) -> str:
+    """The text of README.md."""
+    model = parts.model
+    count = sum(parameter.numel() for parameter in model.parameters())
+    sections = [
+        f"# {facts.name}",
+        f"A transducer for speech recognition: {type(model.encoder).__name__} encoder, {type(model.predictor).__name__} "
+        f"prediction network, {count / 1e6:.2f} million parameters, {model.vocabulary_size - 1} tokens and blank, "
+        f"{parts.features.sample_rate} Hz. ONNX in the stateless transducer layout of sherpa-onnx.",
+        _table(("", ""), [
+            ("data", facts.data),
+            ("licence", facts.licence or "not given"),
+            ("checkpoint", facts.checkpoint),
+            ("SHA-256 of the weights", ", ".join(facts.digests)),
+            ("tokens read by the decoder", str(parts.context)),
+            ("one symbol per state", facts.checked or "not checked"),
+        ]),
+        "## Word error rates",
+        _results(facts),
+        "## Size and speed",
+        _sizes(folder, parts),
+        f"Speed of the encoder: processor seconds per second of audio, one utterance of {SPEED_SECONDS:g} s, one thread, "
+        f"instruction set {instruction_set()}, ONNX Runtime {export_part('onnxruntime').__version__}.",
+        "## Use",
+        _use(parts),
+    ]  # fmt: skip
+    return "\n\n".join(sections) + "\n"
+
+
+def _results(facts: Facts) -> str:
+    rows = []
+    for name, search, figures in facts.results:
+        low, high = figures["wer_interval"]
+        rate = f"{100 * figures['wer']:.2f} %"
+        rows.append((name, search, rate, f"{100 * low:.2f} to {100 * high:.2f} %", str(figures["utterances"])))
+    if not rows:
+        return "This model has not been evaluated: `scripts/evaluate.py` measures them, an export after it writes them here."
+    table = _table(("set", "search", "WER", "95 % interval", "utterances"), rows)
+    return f"{table}\n\nMeasured with the weights in PyTorch; the client emits at most one symbol per state."
+
+
+def _sizes(folder: Path, parts: Fitting) -> str:
+    rows = []
+    for precision, suffix in (("fp32", ".onnx"), ("int8", ".int8.onnx")):
+        sizes = [(folder / f"{name}{suffix}").stat().st_size / 2**20 for name in NETWORKS]
+        speed = encoder_speed(folder, parts, suffix)
+        rows.append((precision, *(f"{size:.2f} MiB" for size in sizes), f"{sum(sizes):.2f} MiB", f"{speed:.4f}"))
+    return _table(("", *NETWORKS, "together", "speed"), rows)
+
+
+def _use(parts: Fitting) -> str:
+    features = parts.features
+    lines = [
+        "    pip install sherpa-onnx soundfile",
+        "    python transcribe.py a.wav b.flac            # --int8 for the small networks",
+        "",
+    ]
+    if not features.whole_frames_only:
+        lines += [
+            "The features are sherpa-onnx's defaults, so that every client of it works:",
+            "",
+            "```python",
+            "import sherpa_onnx",
+            "",
+            "recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(",
+            '    encoder="encoder.onnx", decoder="decoder.onnx", joiner="joiner.onnx", tokens="tokens.txt",',
+            f"    sample_rate={features.sample_rate}, feature_dim={features.num_mels},",
+            ")",
+            "```",
+        ]
+    else:
+        lines.append(
+            f"The features are Kaldi's defaults and not sherpa-onnx's: a client must be given what `{CLIENT}` holds, as "
+            "`transcribe.py` does through `FeatureExtractorConfig`. `OfflineRecognizer.from_transducer`, and clients in other "
+            "languages that do not set it, give wrong texts."
+        )
+    return "\n".join(lines)
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

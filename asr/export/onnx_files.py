@@ -1,0 +1,89 @@
+"""Writing networks as ONNX files, with metadata, in fp32 and int8.
+
+int8 is ONNX Runtime's dynamic quantisation of weights per channel to 7 bits of the 8 (``reduce_range``): processors without
+VNNI add two products of 8-bit numbers into 16 bits, which saturate with full-range weights and give wrong sums.
+"""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distributed.errors import UserError
+
+QUANTISED = ("MatMul", "Gemm", "LSTM")  # operators whose weights become int8; as integers convolutions are slower
+OPSET = 18
+
+
+class ExportError(UserError, RuntimeError):
+    """A model that cannot be exported, or a package that is missing; the message names the remedy."""
+
+
+def export_part(name: str) -> ModuleType:
+    """The module ``name`` of the extra ``export``, loaded where it is used; ExportError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ExportError(
+            f"{name.partition('.')[0]} is not installed; install it: pip install -e '.[export]'"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network and how its file is written."""
+
+    module: nn.Module
+    examples: tuple[Tensor, ...]
+    dynamic: tuple[dict[int, Any], ...]  # for each input: its axes of any size
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    metadata: Mapping[str, object]
+
+
+def write_network(network: Network, path: Path) -> None:
+    """Write one file, weights included.
+
+    Raises:
+        ExportError: the model has a module that cannot be expressed in ONNX.
+    """
+    export_part("onnxscript")
+    for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of torch's own about itself
+            program = torch.onnx.export(
+                network.module.eval(), network.examples, dynamo=True, dynamic_shapes=network.dynamic, opset_version=OPSET,
+                input_names=list(network.inputs), output_names=list(network.outputs), verbose=False,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(
+            f"{path.name}: a module of this model has no form in ONNX ({reason}); export it without"
+        ) from None
+    assert program is not None
+    program.model.metadata_props.update({key: str(value) for key, value in network.metadata.items()})
+    program.save(str(path), external_data=False)
+
+
+def write_int8(source: Path, target: Path) -> None:
+    """Write the int8 twin of a file; metadata are kept."""
+    quantization = export_part("onnxruntime.quantization")
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a preprocessing, through the root logger
+    try:
+        quantization.quantize_dynamic(
+            source, target, op_types_to_quantize=list(QUANTISED), per_channel=True, reduce_range=True,
+            weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,98 @@
+"""Exports a run's model for other programs, with a card of what is known about it."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from asr.decoding.greedy import Greedy
+from asr.export.card import Facts, card
+from asr.export.onnx_files import ExportError, export_part
+from asr.export.sherpa import fitting, write_sherpa
+from asr.foreign.json_text import read_json
+from asr.foreign.terminal import log_to_stderr, say
+from asr.recogniser import MAX_SYMBOLS
+from asr.runs.files import begun_folder, put_in_place
+from asr.runs.run_folder import RunFolder
+from asr.training.evaluation import decode_batches
+from distributed.errors import UsageError
+from scripts.composition.compose import compose
+from scripts.composition.evaluation import named_set
+from scripts.composition.startup import REPOSITORY
+from scripts.composition.trained import Trained, load_trained
+
+
+def run(arguments: list[str]) -> None:
+    """Export the model that the overrides in ``arguments`` name, and print one line about the folder written."""
+    log_to_stderr()
+    config = compose("export", arguments)
+    name = str(config.name or config.format)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+        raise UsageError(f"name={name}: must be the name of a folder, of letters, digits, '_', '.', '+' and '-'")
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        export_part(package)  # before the long work
+    weights = None if config.weights is None else Path(config.weights)
+    trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
+    parts = fitting(trained.loaded, config.history)
+    checked = None if config.check is None else one_symbol(trained, config)
+    final = RunFolder(trained.folder).export(name)
+    folder = begun_folder(final)
+    write_sherpa(parts, folder)
+    shutil.copyfile(REPOSITORY / "scripts" / "sherpa_client.py", folder / "transcribe.py")
+    facts = replace(facts_of(trained, weights, config.licence), checked=checked)
+    (folder / "README.md").write_text(card(folder, parts, facts), encoding="utf-8")
+    put_in_place(folder, final)
+    sizes = {each: sum(path.stat().st_size for path in final.glob(each)) / 2**20 for each in ("*.int8.onnx", "*.onnx")}
+    fp32 = sizes["*.onnx"] - sizes["*.int8.onnx"]
+    say(
+        f"{final}: {config.format} of {trained.checkpoint}, {fp32:.2f} MiB in fp32, {sizes['*.int8.onnx']:.2f} MiB in int8"
+    )
+
+
+def one_symbol(trained: Trained, config: DictConfig) -> str:
+    """What the client's limit of one symbol per state costs on a split: a line for the card.
+
+    Raises:
+        ExportError: more texts change by it than ``changed_texts`` allows.
+    """
+    evaluated = named_set(trained, config.check, config.unit_utterances)
+    texts: list[dict[str, list[int]]] = []
+    for limit in (1, MAX_SYMBOLS):
+        found = decode_batches(trained.inference(), evaluated.batches(), Greedy(max_symbols=limit))  # type: ignore[arg-type]
+        texts.append({
+            name: hypothesis.tokens
+            for batch, hypotheses in found
+            for name, hypothesis in zip(batch.utterance_ids, hypotheses, strict=True)
+        })  # fmt: skip
+    changed = sum(texts[0][name] != tokens for name, tokens in texts[1].items())
+    line = f"changes {changed} of {len(texts[1])} texts of {config.check}"
+    if changed > config.changed_texts * len(texts[1]):
+        raise ExportError(
+            f"the client emits at most one symbol per state, which {line}, more than changed_texts={config.changed_texts:g}; "
+            "train with larger tokens (tokenizer=sentencepiece) or shorter states (model.encoder.stack), or raise changed_texts"
+        )
+    return line
+
+
+def facts_of(trained: Trained, weights: Path | None, licence: str | None) -> Facts:
+    """What a run knows of its model: its data, and the evaluations of these very weights."""
+    digests = [str(each) for each in trained.origin["weights_sha256"]]
+    evaluations = RunFolder(trained.folder if weights is None else weights).evaluated()
+    records = [(each, read_json(each.figures)) for each in evaluations]
+    data = trained.config.data
+    return Facts(
+        name=trained.folder.name,
+        checkpoint=trained.checkpoint,
+        digests=digests,
+        data=f"{str(data['_target_']).rpartition('.')[2]}, {Path(data.root).name}, {trained.speech.features.sample_rate} Hz",
+        licence=licence,
+        results=[
+            (each.name, each.decode, record)
+            for each, record in records
+            if record.get("weights_sha256") == digests
+            and record.get("wer") is not None
+            and None not in record["wer_interval"]
+        ],
+    )

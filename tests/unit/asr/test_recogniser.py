@@ -1,0 +1,268 @@
+"""The Python API: a table of good and bad recordings, batches that do not matter, windows, and the same from the command line."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr.data import audio_streams
+from asr.data.audio_files import Waveform
+from asr.data.audio_streams import Pcm
+from asr.decoding.transcript import Transcript
+from asr.recogniser import Audio, Transcriber, load
+from distributed.errors import UsageError
+from scripts.composition.startup import REPOSITORY
+from scripts.transcribe import main
+
+Run = Callable[..., Path]
+RATE = 8000
+
+
+def speech(seconds: float, rate: int = RATE, seed: int = 0) -> Any:
+    """Chords that change four times a second, as those of the tiny corpus."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    pitch = 300 * (1 + rng.integers(4, size=1 + len(time) // (rate // 4)))[(4 * time).astype(int)]
+    noise = 0.01 * rng.standard_normal(len(time))
+    return (0.3 * np.sin(2 * np.pi * pitch * time) + noise).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recording and what becomes of it."""
+
+    name: str
+    write: Callable[[Path], object]
+    error: str | None = None  # part of the reason; None: it is transcribed
+
+
+def torn(path: Path) -> None:
+    soundfile.write(path, speech(3), RATE)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+TABLE = (
+    Row("plain.wav", lambda path: soundfile.write(path, speech(0.7), RATE)),
+    Row("stereo.flac", lambda path: soundfile.write(path, np.stack([speech(0.9), speech(0.9)], 1), RATE)),
+    Row("fast.wav", lambda path: soundfile.write(path, speech(0.8, 44100), 44100)),
+    Row("eight.wav", lambda path: soundfile.write(path, speech(0.5), RATE, subtype="PCM_U8")),
+    Row("vorbis.ogg", lambda path: soundfile.write(path, speech(1.1), RATE)),
+    Row("silence.wav", lambda path: soundfile.write(path, np.zeros(RATE), RATE)),
+    Row("a = b\nc.wav", lambda path: soundfile.write(path, speech(0.6), RATE)),
+    Row("long.wav", lambda path: soundfile.write(path, speech(9), RATE)),
+    Row("text.wav", lambda path: path.write_text("not audio"), "cannot be read as audio"),
+    Row("empty.wav", lambda path: path.touch(), "0 bytes"),
+    Row("short.wav", lambda path: soundfile.write(path, speech(0.01), RATE), "too short for one frame"),
+    Row("none.wav", lambda path: None, "no such file"),
+    Row("nothing.wav", lambda path: soundfile.write(path, np.zeros(0), RATE), "too short"),
+    Row("torn.flac", torn, "breaks off"),
+    Row(
+        "nan.wav",
+        lambda path: soundfile.write(path, np.full(4000, np.nan, dtype=np.float32), RATE, subtype="FLOAT"),
+        "not a number to compute with",
+    ),
+    Row(
+        "late-nan.wav",
+        lambda path: soundfile.write(
+            path, np.append(speech(9), np.float32(np.inf)), RATE, subtype="FLOAT"
+        ),
+        "not a number to compute with",
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine has installed does not matter; a test that wants ffmpeg brings one."""
+    monkeypatch.setattr("asr.data.audio_inputs.ffmpeg", lambda: None)
+
+
+@pytest.fixture
+def run(random_run: Run) -> Path:
+    return random_run("run")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[Path, Row]:
+    (tmp_path / "audio").mkdir()
+    found = {tmp_path / "audio" / row.name: row for row in TABLE}
+    for path, row in found.items():
+        row.write(path)
+    return found
+
+
+def check(found: Transcript, row: Row, path: Path) -> None:
+    assert found.source == str(path)
+    if row.error is not None:
+        assert row.error in (found.error or "")
+        return
+    assert found.error is None
+    assert found.seconds == pytest.approx(soundfile.info(path).duration, abs=0.01)
+    if path.name != "long.wav":  # a window's words are those of the text; its spaces may differ
+        assert [word.text for word in found.words] == found.text.split()
+    starts = [word.start for word in found.words]
+    assert starts == sorted(starts)
+    assert all(0 <= word.start <= word.end <= found.seconds for word in found.words)
+    assert all(0 <= word.confidence <= 1 for word in found.words)
+
+
+def test_the_table_by_the_api(run: Path, files: dict[Path, Row]) -> None:
+    found = load(run, window_seconds=4, overlap_seconds=1).transcribe(files)
+    for transcript, (path, row) in zip(found, files.items(), strict=True):
+        check(transcript, row, path)
+    assert len({each.text for each in found if each.error is None}) > 4, "the model says different things"
+
+
+def test_the_table_by_the_command_line_is_that_of_the_api(
+    run: Path, files: dict[Path, Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = sum(row.error is not None for row in TABLE)
+    with pytest.raises(UsageError, match=f"^{bad} of {len(TABLE)} files or folders could not be transcribed"):
+        main([f"run={run}", "format=json", "window_seconds=4", "overlap_seconds=1", *map(str, files)])
+    rows = {row["file"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    for transcript in load(run, window_seconds=4, overlap_seconds=1).transcribe(files):
+        row = rows[transcript.source]
+        assert (row["text"], row["error"]) == (transcript.text, transcript.error)
+        assert [word["start"] for word in row["words"]] == [round(word.start, 3) for word in transcript.words]
+
+
+@pytest.mark.parametrize("overrides", [(), ("model=conformer_tiny", "model.encoder.layers=1")])
+@pytest.mark.parametrize("alignment", [True, False])
+def test_a_file_in_a_batch_of_16_is_transcribed_as_alone(
+    random_run: Run, overrides: tuple[str, ...], alignment: bool
+) -> None:
+    run = random_run("batches", *overrides)
+    audio = [speech(0.3 + 0.1 * index, seed=index) for index in range(16)]
+    together = load(run, batch_size=16).transcribe(audio, alignment=alignment)
+    alone = load(run, batch_size=1).transcribe(audio, alignment=alignment)
+    for one, other in zip(together, alone, strict=True):
+        assert [(word.text, word.start, word.end) for word in one.words] == [
+            (word.text, word.start, word.end) for word in other.words
+        ]
+        assert one.text == other.text
+        assert [word.confidence for word in one.words] == pytest.approx(
+            [word.confidence for word in other.words], abs=1e-4
+        )
+    assert len({each.text for each in together}) > 4
+
+
+def test_paths_arrays_tensors_and_pcm_say_the_same(run: Path, tmp_path: Path) -> None:
+    samples = (32767 * speech(0.8)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, RATE)
+    floating = (samples / 32768).astype(np.float32)
+    given: list[Audio] = [
+        tmp_path / "a.wav", str(tmp_path / "a.wav"), samples, floating, floating.astype(np.float64),
+        torch.from_numpy(floating), Waveform(torch.from_numpy(floating), RATE, "mine"), Pcm(io.BytesIO(samples.tobytes()), RATE),
+    ]  # fmt: skip
+    found = load(run).transcribe(given)
+    assert len({each.text for each in found}) == 1
+    assert found[0].text
+    assert [each.source for each in found[2:]] == ["array 2", "array 3", "array 4", "array 5", "mine", "-"]
+    assert load(run).transcribe(tmp_path / "a.wav") == found[:1], "one recording alone"
+
+
+def test_bad_arrays_are_named_and_hold_nobody_up(run: Path) -> None:
+    good = speech(0.5)
+    found = load(run).transcribe([np.zeros((2, 800)), good, np.arange(800), np.full(800, np.nan), np.zeros(3)])
+    errors = ["(2, 800)", None, "torch.int64", "not a number", "too short"]
+    for each, error in zip(found, errors, strict=True):
+        assert error is None if each.error is None else str(error) in each.error
+
+
+def test_model_folders_load_and_other_folders_are_refused(run: Path, random_lm_run: Run, tmp_path: Path) -> None:
+    (folder,) = (run / "checkpoints").glob("step-*")
+    audio = speech(0.9)
+    assert load(folder).transcribe([audio]) == load(run).transcribe([audio])
+    with pytest.raises(UsageError, match=r"no checkpoint there .*train the run first"):
+        load(tmp_path)
+    with pytest.raises(UsageError, match=r"writes no text"):
+        load(random_lm_run("lm"))
+    with pytest.raises(UsageError, match=r"overlap_seconds=20: the overlap must be above 0 and at most half a window"):
+        load(run, overlap_seconds=20)
+
+
+def test_the_api_needs_no_hydra(run: Path) -> None:
+    code = (
+        f"import sys; from asr.recogniser import load; load({str(run)!r}); "
+        "sys.exit(any(name.split('.')[0] in ('hydra', 'scripts') for name in sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, env=environment)
+
+
+FFMPEG = """#!{python}
+import sys
+import numpy, soundfile
+name = sys.argv[sys.argv.index("-i") + 1].removeprefix("file:")
+if "bad" in name:
+    sys.exit("moov atom not found")
+samples, rate = soundfile.read(name + ".wav", dtype="float32")
+assert sys.argv[sys.argv.index("-ar") + 1] == str(rate)
+sys.stdout.buffer.write(samples.tobytes())
+"""
+
+
+def test_ffmpeg_decodes_what_libsndfile_cannot(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a program in its place that takes the same arguments."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(FFMPEG.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setattr("asr.data.audio_inputs.ffmpeg", lambda: str(program))
+    names = ("good.m4a", "-i.m4a", "bad.m4a")
+    for name in names:
+        (tmp_path / name).write_bytes(b"no format of libsndfile's")
+        soundfile.write(tmp_path / f"{name}.wav", speech(0.8), RATE, format="WAV", subtype="FLOAT")
+    plain = load(run).transcribe([tmp_path / "good.m4a.wav"])
+    monkeypatch.chdir(tmp_path)
+    found = load(run).transcribe(names)
+    assert [each.text for each in found] == [plain[0].text, plain[0].text, ""]
+    assert [each.error for each in found] == [None, None, "cannot be read as audio (ffmpeg: moov atom not found)"]
+
+
+@pytest.mark.skipif(audio_streams.ffmpeg() is None, reason="ffmpeg is not installed")
+def test_the_real_ffmpeg(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = audio_streams.ffmpeg()
+    assert program is not None
+    monkeypatch.setattr("asr.data.audio_inputs.ffmpeg", lambda: program)
+    soundfile.write(tmp_path / "a.wav", speech(2), RATE)
+    subprocess.run([program, "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
+    (tmp_path / "text.m4a").write_text("not audio")
+    good, bad = load(run).transcribe([tmp_path / "a.m4a", tmp_path / "text.m4a"])
+    assert good.error is None
+    assert good.seconds == pytest.approx(2, abs=0.1)
+    assert "cannot be read as audio (ffmpeg: " in (bad.error or "")
+
+
+def test_a_long_recording_is_in_memory_piece_by_piece(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are taken as windows need them, and batches are of few windows."""
+    taken: list[int] = []
+    asked: list[int] = []
+    answers = Transcriber._answers
+
+    class Pipe(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            taken.append(self.tell() // (2 * RATE))
+            return super().read(size)
+
+    def watched(self: Transcriber, batch: Any, *arguments: Any) -> Any:
+        asked.append(len(batch.utterance_ids))
+        assert taken[-1] <= 12 * sum(asked) + 24, "no more is read than is decoded"
+        return answers(self, batch, *arguments)
+
+    monkeypatch.setattr(Transcriber, "_answers", watched)
+    model = load(run, window_seconds=12, overlap_seconds=2, batch_size=2)
+    samples = (32767 * speech(100)).astype("<i2").tobytes()
+    (found,) = model.transcribe(Pcm(Pipe(samples), RATE))
+    assert asked == [2, 2, 2, 2, 2]
+    assert found.seconds == pytest.approx(100)
+    assert found.words[-1].end > 95
