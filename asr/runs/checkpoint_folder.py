@@ -83,6 +83,7 @@ class CheckpointFolder:
         self.model = model
         self.settings = settings
         self.in_background = in_background
+        self.has_one = False  # whether all learners know that there is a complete checkpoint
         self._writing: Writing | None = None  # the checkpoint that is being written; on all learners or on none
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -114,6 +115,7 @@ class CheckpointFolder:
             )
         if chosen is not None and chosen.settings is not None:
             refuse_other_settings(chosen.folder, chosen.settings, self.settings)
+        self.has_one = chosen is not None
         return chosen, lines
 
     def _find(self) -> tuple[Checkpoint | None, list[str]]:
@@ -180,6 +182,7 @@ class CheckpointFolder:
         with self._together(doing, REMEDY):
             if complete is not None:
                 complete()
+        self.has_one = True
 
     def finish(self) -> None:
         """Wait for the checkpoint that is written in the background, if there is one.
@@ -198,6 +201,7 @@ class CheckpointFolder:
             raise
         with self._together(writing.doing, REMEDY):
             writing.wait_completed()
+        self.has_one = True
 
     def close(self) -> None:
         """After an error: let a checkpoint that is being written become complete, if the others still do their part.

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from asr.foreign.files import ForeignError
 from asr.foreign.json_text import read_json
 from asr.models.auxiliary import without_auxiliaries
 from asr.runs.checkpoint import EMERGENCY, WRITING, mean_of_models
@@ -143,6 +144,7 @@ def _elsewhere(folder: Path, final: Path, survivor: Survivor, rank: int) -> bool
 
 def _averaged(side: Path) -> list[int]:
     """The learners whose mean an emergency checkpoint holds; none where it is not complete."""
-    if not (side / _LOSS).exists():
+    try:
+        return list(read_json(side / _LOSS)["mean_of"])
+    except ForeignError:  # not there yet, or renamed just now
         return []
-    return list(read_json(side / _LOSS)["mean_of"])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from asr.data.batch import Batch
@@ -27,14 +28,16 @@ log = logging.getLogger(__name__)
 class TrainingDivergedError(UserError, RuntimeError):
     """Too many steps in a row had a non-finite loss or gradient, or a learner's numbers are not finite any more.
 
-    ``agreed``: whether all learners have found so together.
+    ``agreed``: whether all learners have found so together. ``learner``: whose numbers they are; None: not known, or those
+    of all.
     """
 
     returns = True
 
-    def __init__(self, message: str, *, agreed: bool) -> None:
+    def __init__(self, message: str, *, agreed: bool, learner: int | None = None) -> None:
         super().__init__(message)
         self.agreed = agreed
+        self.learner = learner
 
 
 class BadSteps:
@@ -64,7 +67,10 @@ class BadSteps:
         self.total += 1
         self.in_a_row += 1
         if self.total <= MAX_DUMPS:
-            self._dump(report, progress, batches, losses, lr)
+            try:
+                self._dump(report, progress, batches, losses, lr)
+            except (OSError, SafetensorError) as error:  # a full disk is no reason to end
+                log.warning("the batch of step %d cannot be kept in %s: %s", progress.step, self.folder, error)
         ids = ", ".join(utterance for batch in batches for utterance in batch.utterance_ids)
         log.warning("step %d skipped: loss or gradient is not finite; its utterances: %s", progress.step, ids)
         if self.in_a_row >= self.maximum_in_a_row:

@@ -86,17 +86,25 @@ class Evaluator:
         self.loader = loader
         self.precision = precision
 
-    def evaluate(self, model: SpeechModel) -> dict[str, float]:
-        """``eval/<set>/loss`` per utterance and ``eval/<set>/<figure>`` of the measure, over all learners."""
+    def evaluate(self, model: SpeechModel, *, may_stop: bool = False) -> dict[str, float] | None:
+        """``eval/<set>/loss`` per utterance and ``eval/<set>/<figure>`` of the measure, over all learners.
+
+        ``may_stop``: give it up where learners are asked to stop; then the result is None on all of them.
+        """
         metrics: dict[str, float] = {}
         for evaluated in self.sets:
             own = evaluated.units[self.world.rank :: self.world.size]
             batches = load(evaluated.dataset, own, num_workers=self.loader.num_workers, prefetch=self.loader.prefetch)
-            sums = torch.zeros(4, dtype=torch.float64)
+            sums = torch.zeros(5, dtype=torch.float64)  # the last one: learners that have given it up
             inference = Inference(model, self.world.device, self.precision)
             for _, counted in inference.over(batches, lambda batch: measure_batch(model, batch, self.measure)):
-                sums += counted
-            loss, weight, errors, total = self.world.all_reduce_sum(sums).tolist()
+                sums[:4] += counted
+                if may_stop and self.world.gate.stopping:
+                    sums[4] = 1
+                    break
+            loss, weight, errors, total, given_up = self.world.all_reduce_sum(sums).tolist()
+            if given_up:
+                return None
             metrics[f"eval/{evaluated.name}/loss"] = loss / max(weight, 1.0)
             figures = self.measure.figures(errors, total)
             metrics |= {f"eval/{evaluated.name}/{name}": value for name, value in figures.items()}

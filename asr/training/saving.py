@@ -59,6 +59,7 @@ class Saver:
                 f"no checkpoint of step {progress.global_step}: learner {unfit[0]} {unfit[1]}; "
                 "the checkpoints before it are intact",
                 agreed=True,
+                learner=unfit[0],
             )
         with backend.consensus():
             consensus = copied(parts.run.model.state_dict()) if parts.world.rank == 0 else None

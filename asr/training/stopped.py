@@ -15,9 +15,10 @@ class StoppedError(UserError):
 
     def __init__(self, why: str | None, progress: Progress, *, saved: bool) -> None:
         where = f"step {progress.global_step}"
-        done = (
-            f"saved {where}"
-            if saved
-            else f"{where} is not saved: it belongs to a streak of bad steps, or its numbers are not finite"
+        unsaved = (
+            f"{where} is not saved, as it belongs to a streak of bad steps"
+            if progress.samples
+            else "nothing was trained yet"
         )
+        done = f"saved {where}" if saved else unsaved
         super().__init__(f"{why or 'stopped'}: {done}; the same command goes on")

@@ -4,11 +4,14 @@ Those are the batch of the last update, and the first one whose loss or gradient
 made the weights useless, or the batch itself may be.
 """
 
+import logging
 from collections.abc import Iterable
 
 from asr.data.batch import Unit
 from asr.runs.left_out import Place, leave_out
 from asr.training.hook import Run
+
+log = logging.getLogger(__name__)
 
 
 class Suspects:
@@ -31,4 +34,7 @@ class Suspects:
         for epoch, batch in sorted(self._last_applied | self._first_bad):
             units = run.plan.epoch(epoch)[batch]
             ids = [run.utterances[index].id for unit in units for index in unit.utterances]
-            leave_out(run.folder, (epoch, batch), ids, why)
+            try:
+                leave_out(run.folder, (epoch, batch), ids, why)
+            except OSError as error:  # the run returns all the same, and meets the batch again
+                log.error("batch %d of epoch %d cannot be listed in left_out/: %s", batch, epoch, error)

@@ -17,7 +17,7 @@ from asr.data.pipeline import unit_loader
 from asr.runs.checkpoint import Checkpoint
 from asr.runs.progress import Progress
 from asr.training.accounting import Accounting
-from asr.training.bad_steps import BadSteps
+from asr.training.bad_steps import BadSteps, TrainingDivergedError
 from asr.training.idle import drop_gradients, left_alone
 from asr.training.meter import meter_of
 from asr.training.parts import TrainerOptions
@@ -31,6 +31,7 @@ from asr.training.suspects import Suspects
 from asr.training.units import Step, global_step, total_samples
 from distributed.backend import Backend
 from distributed.errors import UserError
+from distributed.learners.environment import has_returned
 from distributed.learners.signs import LearnerLostError
 
 log = logging.getLogger(__name__)
@@ -86,15 +87,27 @@ class Trainer:
             except BaseException as error:
                 for hook in hooks:
                     hook.on_error(error)
-                self._leave_out_suspects(error)
+                if isinstance(error, UserError) and self.comes_back(error):
+                    self._leave_out_suspects(error)
                 raise
         return self.progress
 
-    def _leave_out_suspects(self, error: BaseException) -> None:
-        """List the batches after which numbers went bad: learner 0 where all have found so, else the one that has."""
-        if not isinstance(error, UserError) or isinstance(error, LearnerLostError) or not error.returns:
+    def comes_back(self, error: UserError) -> bool:
+        """Whether the run goes on from its newest checkpoint by itself after this error; the same on all learners.
+
+        It does where numbers went bad, once, if there is a checkpoint, and all learners know of the error.
+        """
+        known = error.agreed or self.parts.world.can_agree
+        return error.returns and known and self.parts.checkpoints.has_one and not has_returned()
+
+    def _leave_out_suspects(self, error: UserError) -> None:
+        """List the batches after which numbers went bad, on one of the learners that have found so."""
+        if isinstance(error, LearnerLostError):
             return
-        if self.parts.world.rank == 0 or not error.agreed:
+        lists = 0 if error.agreed else self.parts.world.rank
+        if isinstance(error, TrainingDivergedError) and error.learner is not None:
+            lists = error.learner
+        if self.parts.world.rank == lists:
             self.suspects.leave_out(self.parts.run, str(error))
 
     def _start(self, resume_from: Checkpoint | None) -> None:
@@ -263,12 +276,18 @@ class Trainer:
             self.accounting.check(self.progress.global_step)
             self._save(None)
         self.parts.checkpoints.finish()
-        saved = self.saver.saved_samples == self.progress.samples
-        raise StoppedError(self.parts.world.gate.why, self.progress, saved=saved)
+        saved = self.saver.saved_samples == self.progress.samples and self.parts.checkpoints.has_one
+        stopped = StoppedError(self.parts.world.gate.why, self.progress, saved=saved)
+        log.info("%s", stopped)
+        self.parts.world.barrier()  # a launcher may end the others once the first one has left
+        raise stopped
 
     def _evaluate(self) -> float | None:
         with self.backend.consensus() as disagreement:
-            metrics = disagreement | self.parts.evaluator.evaluate(self.parts.run.model)
+            evaluated = self.parts.evaluator.evaluate(self.parts.run.model, may_stop=not self._finished)
+            if evaluated is None:
+                return None
+            metrics = disagreement | evaluated
             for hook in self.parts.hooks.values():
                 hook.on_evaluation(self.progress, metrics)
         self.parts.recorder.log_evaluation(self.progress, metrics | {"data/units": float(self.units)})

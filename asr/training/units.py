@@ -11,7 +11,7 @@ Where time decides when a checkpoint is due, learners agree on the end of a stre
 import math
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Protocol
 
 from asr.data.batch import Unit
@@ -176,7 +176,11 @@ class PooledUnits:
             last = first + len(claimed) - 1
             yield self._step([unit for unit, _ in claimed], befores[first], afters[last], claimed[-1][1].position, None)
         until = self.gate.until  # the end of a batch; the share divides the units of one
-        return len(stretch) if until is None else sum(batch.samples <= until for batch in stretch)
+        if until is None:
+            return len(stretch)
+        whole = sum(batch.samples <= until for batch in stretch)
+        # Batches without units that follow belong to it: a learner that ends the stretch has passed them.
+        return whole + len(list(takewhile(lambda batch: not batch.units, stretch[whole:])))
 
     def begin(self, step: Step) -> bool:
         """True: what has been claimed must be trained, and nothing is claimed beyond the agreed point."""

@@ -78,6 +78,11 @@ def has_returned() -> bool:
     return _RETURNED in os.environ
 
 
+def is_started_again() -> bool:
+    """Whether this launch has started the learners before: by itself, or by the launcher after a failure."""
+    return has_returned() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 def note_return() -> None:
     """Let the program that replaces this one know that it has started anew."""
     os.environ[_RETURNED] = "1"

@@ -45,6 +45,11 @@ class Gate:
         return self._why
 
     @property
+    def stopping(self) -> bool:
+        """Whether this learner has been asked to stop, or has heard that another one was."""
+        return self._why is not None or (self.alone and self.asked is not None)
+
+    @property
     def until(self) -> int | None:
         """The agreed point; None while there is none."""
         return self._until
@@ -75,16 +80,16 @@ class Gate:
                 self._changed.wait(_CHECK_SECONDS)
                 self.check()
             self._beginning = True
+        point: int | None = None
         try:
             point = where()
         finally:
-            with self._changed:
+            with self._changed:  # at once, so that no answer falls between
                 self._beginning = False
-        with self._changed:
-            if self._until is not None and point > self._until:
-                return False
-            self._begun = max(self._begun, point)
-        return True
+                begins = point is not None and (self._until is None or point <= self._until)
+                if point is not None and begins:
+                    self._begun = max(self._begun, point)
+        return begins
 
     # ------------------------------------------------------------------ the thread of liveness
 

@@ -16,6 +16,7 @@ from distributed.learners.store import listening_store
 from scripts.composition.learner_failures import failure_line, first_failure, were_stopped
 from scripts.composition.startup import print_last
 
+_SAVING_SECONDS = 3600  # for which learners that were asked to stop may save; a second signal ends them at once
 _STORE_SECONDS = 60.0  # timeout of a request to the store, which runs in this process
 
 
@@ -83,4 +84,4 @@ def agent_of(learners: int, restarts: int, line: Sequence[str], folder: str) -> 
         rdzv_handler=OneHost(learners),
         max_restarts=restarts,
     )
-    return Agent(spec, DefaultLogsSpecs(log_dir=folder))
+    return Agent(spec, DefaultLogsSpecs(log_dir=folder), shutdown_timeout=_SAVING_SECONDS)

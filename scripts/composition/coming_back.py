@@ -7,30 +7,34 @@ messages under way, connections. To its launcher it is the same process.
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import NoReturn
 
-from asr.runs.checkpoint import list_checkpoints
-from asr.runs.run_folder import RunFolder
 from distributed.errors import UserError
-from distributed.learners.environment import has_returned, note_return
+from distributed.learners.environment import note_return
+from distributed.learners.signs import LearnerLostError
 
 log = logging.getLogger(__name__)
 
 
-def comes_back(error: UserError, folder: Path) -> bool:
-    """Whether the run in ``folder`` shall return: if numbers went bad, for the first time, and there is a checkpoint."""
-    return error.returns and not has_returned() and bool(list_checkpoints(RunFolder(folder).checkpoints)[0])
+class ComingBackError(UserError):
+    """The run is to go on from its newest checkpoint; ``error`` says why, and is known to the others already."""
+
+    agreed = True
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def come_back(error: UserError) -> NoReturn:
     """Start this process' program anew, with the same arguments."""
-    log.warning("%s; returning to the newest checkpoint by itself, without the batches in left_out/, this once", error)
+    why = error.loss if isinstance(error, LearnerLostError) else error
+    log.warning("%s; returning to the newest checkpoint by itself, without the batches in left_out/, this once", why)
     note_return()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
+    for descriptor in map(int, os.listdir("/dev/fd")):
         if descriptor > sys.stderr.fileno():
             _close_on_exec(descriptor)
     os.execv(sys.executable, [sys.executable, "-u", *sys.argv])

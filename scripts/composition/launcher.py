@@ -77,7 +77,10 @@ def launch(options: Launch) -> int:
         try:
             result = agent.run()
         except SignalException as ended:
-            code = agreed(agent.exit_codes()) or 128 + ended.sigval
+            codes = agent.exit_codes()
+            if codes and not any(code != 0 for code in codes):
+                return 0  # they had just come to their end
+            code = agreed(codes) or 128 + ended.sigval
             if code != STOPPED:  # learner 0 has said then how far they have come
                 print_last(f"ended by {ended.sigval.name}\n")
             return code

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from asr.foreign.terminal import shown_lines
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
+from distributed.learners.environment import is_started_again
 from distributed.learners.launch import World
 from scripts.composition.compose import differing_keys, flat
 from scripts.composition.run_configuration import read_config
@@ -42,7 +43,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
     path = RunFolder(folder).config
     if not path.is_file():
         return
-    if not config.resume:
+    if not config.resume and not is_started_again():
         raise UsageError(f"{folder} holds a run and resume=false would overwrite it; choose another name= or remove it")
     earlier = read_config(path)
     differing = [key for key in differing_keys(earlier, config) if not _is_free(key)]

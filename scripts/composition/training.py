@@ -24,7 +24,7 @@ from distributed.learners.environment import place
 from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError, Loss
 from scripts.composition.build import build_hooks
-from scripts.composition.coming_back import come_back, comes_back
+from scripts.composition.coming_back import ComingBackError, come_back
 from scripts.composition.compose import compose, run_folder
 from scripts.composition.environment import environment
 from scripts.composition.run_start import Start, check_folder, log_traceback, training_in
@@ -53,18 +53,15 @@ def train(config_name: str, arguments: list[str]) -> None:
     )
     try:
         _train_in(config, folder, world)
-    except UserError as error:
-        if comes_back(error, folder):
-            come_back(error)
-        raise
+    except ComingBackError as back:
+        come_back(back.error)
 
 
 def _train_in(config: DictConfig, folder: Path, world: World) -> None:
     try:
         with world.naming_the_lost(), training_in(folder, world) as start:
             _train(config, folder, world, start)
-    except StoppedError as stopped:
-        log.info("%s", stopped)
+    except StoppedError:
         raise
     except UsageError as error:  # from here on learners may fail one by one: each says so
         log_traceback(folder, world.rank)
@@ -86,8 +83,11 @@ def _train(config: DictConfig, folder: Path, world: World, start: Start) -> None
     try:
         with stopping_on_signals(world):
             trainer.fit(checkpoint)
-    except LearnerLostError as lost:
-        _save_survivors(trainer, lost.loss, world)
+    except UserError as error:
+        if trainer.comes_back(error):
+            raise ComingBackError(error) from error
+        if isinstance(error, LearnerLostError):
+            _save_survivors(trainer, error.loss, world)
         raise
     finally:
         trainer.parts.recorder.close()
@@ -120,7 +120,7 @@ def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, C
 
 def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
     """Under gossip, save the mean of the survivors' weights: no other learner holds the same ones."""
-    if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank or loss.returns:
+    if trainer.backend.synchronous or world.watch is None or loss.learner == world.rank:
         return
     checkpoints, weights = trainer.parts.checkpoints, trainer.parts.run.model.state_dict()
     if not all(bool(each.isfinite().all()) for each in weights.values()):

@@ -45,7 +45,9 @@ class Fault:
     number: int = 0  # signal: which one; disk: most bytes of a file
     bit: int | None = None  # numbers: the bit of a float32 that is flipped, 31 is its sign; None: NaN
     seed: int = 0  # numbers: which one of all
-    attempt: int = 0  # how often the learners were started again before, by the launcher or by themselves
+    attempt: int | None = (
+        0  # how often the learners were started again before, by the launcher or by themselves; None: any
+    )
 
 
 def write_plan(path: Path, faults: Sequence[Fault]) -> None:
@@ -55,8 +57,15 @@ def write_plan(path: Path, faults: Sequence[Fault]) -> None:
 
 
 def fired_file(plan: Path) -> Path:
-    """Holds a line with the clock for each fault that was done."""
+    """Holds a line for each fault that was done: the clock, and its place in the plan."""
     return plan.with_suffix(".fired")
+
+
+def fired(plan: Path) -> list[tuple[float, int]]:
+    """When faults of the plan were done, by the clock, and their places in it."""
+    path = fired_file(plan)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(float(line.split()[0]), int(line.split()[1])) for line in lines]
 
 
 def flipped(values: Tensor, index: int, bit: int | None) -> None:
@@ -76,13 +85,18 @@ class Injector(Hook):
     def __init__(self, *, plan: str, pace: float) -> None:
         self.plan = Path(plan).resolve()
         self.pace = pace
-        self.left: list[Fault] = []
+        self.left: list[tuple[int, Fault]] = []
         self.run: Run | None = None
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
         attempt = sum(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "MURMURATION_RETURNED"))
         planned = [Fault(**each) for each in json.loads(self.plan.read_text())]
-        self.left = [each for each in planned if each.learner == run.world.rank and each.attempt == attempt]
+        done = {place for _, place in fired(self.plan)}
+        self.left = [
+            (place, each)
+            for place, each in enumerate(planned)
+            if each.learner == run.world.rank and each.attempt in (None, attempt) and place not in done
+        ]
         self.run = run
 
     def on_step_start(self, progress: Progress) -> None:
@@ -106,10 +120,10 @@ class Injector(Hook):
         self._at("on_checkpoint", progress.global_step)
 
     def _at(self, point: Point, step: int) -> None:
-        for fault in [each for each in self.left if each.point == point and step >= each.step]:
-            self.left.remove(fault)
+        for place, fault in [each for each in self.left if each[1].point == point and step >= each[1].step]:
+            self.left.remove((place, fault))
             with fired_file(self.plan).open("a") as file:
-                file.write(f"{time.time()}\n")
+                file.write(f"{time.time()} {place}\n")
             assert self.run is not None
             DEEDS[fault.deed](fault, self.run)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.bench.namespaces import Host
-from tests.chaos.injector import PACE, PLAN, Fault, fired_file, write_plan
+from tests.chaos.injector import PACE, PLAN, Fault, fired, write_plan
 from tests.chaos.launcher import LAUNCHER, LEARNER
 from tests.conftest import SMALL_LSTM, SMALL_RUN
 from tests.processes import Forked, free_port
@@ -118,8 +118,7 @@ class Trial:
 
     def fired(self) -> list[float]:
         """When faults of this start were done."""
-        path = fired_file(self.plan)
-        return [float(line) for line in path.read_text().split()] if path.exists() else []
+        return [at for at, _ in fired(self.plan)]
 
     def wait(self, *, left: Collection[int] = (), within: float | None = None, faulted: float | None = None) -> Ended:
         """Wait for the end of all learners but those ``left``, which are then ended.

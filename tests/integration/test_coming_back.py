@@ -38,6 +38,14 @@ def test_a_weight_that_turns_nan_costs_a_return_and_names_the_learner(trial: Tri
     assert sum(units) == 2 * (STEPS - len(left_out))
 
 
+@pytest.mark.parametrize("trial", ["dpsgd"], indirect=True)
+def test_a_run_comes_back_under_the_launcher_too(trial: Trial) -> None:
+    trial.start_launcher(NAN, restarts=0)
+    ended = trial.wait()
+    assert ended.codes == [0], ended.printed
+    assert RETURNING in ended.printed[0]
+
+
 @pytest.mark.parametrize("trial", ["allreduce"], indirect=True)
 def test_what_happens_again_ends_the_run(trial: Trial) -> None:
     trial.start(NAN, Fault(deed="weights", learner=1, step=20, attempt=1))

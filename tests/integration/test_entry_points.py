@@ -45,7 +45,7 @@ def check_run_folder(run: Path) -> None:
     checkpoint = sorted((run / "checkpoints").iterdir())[-1]
     assert checkpoint.name == "step-00000006"
     assert {path.name for path in checkpoint.iterdir()} == {
-        "learner-0.pt", "learner-1.pt", "model.safetensors", "model.yaml", "tokenizer", "manifest.json",
+        "learner-0.pt", "learner-1.pt", "shared.pt", "model.safetensors", "model.yaml", "tokenizer", "manifest.json",
     }  # fmt: skip
     summary = json.loads((run / "summary.json").read_text())
     assert summary["learners"] == 2

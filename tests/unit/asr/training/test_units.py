@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
@@ -60,9 +60,16 @@ def claim() -> Callable[[str, int], int]:
 
 
 def pooled(
-    plan: BatchPlan, claim: Callable[[str, int], int], total: int = 40, share: int = 1, gate: Gate | None = None
+    plan: BatchPlan,
+    claim: Callable[[str, int], int],
+    total: int = 40,
+    share: int = 1,
+    gate: Gate | None = None,
+    left_out: Collection[tuple[int, int]] = (),
 ) -> PooledUnits:
-    return PooledUnits(plan, total, share, marks=(4, 6), claim=claim, pool="pool", gate=gate or Gate())
+    return PooledUnits(
+        plan, total, share, marks=(4, 6), claim=claim, pool="pool", gate=gate or Gate(), left_out=left_out
+    )
 
 
 def run_apart(sources: list[Iterator[Step]], seed: int) -> list[list[Step]]:
@@ -139,13 +146,14 @@ def test_alone_a_pool_is_lockstep_cut_into_units(plan: BatchPlan, claim: Callabl
     assert alone == lockstep
 
 
+@pytest.mark.parametrize("left_out", [(), ((0, 1),), ((0, 2), (1, 0)), ((0, 0), (0, 1), (0, 2), (1, 0))])
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("share", [1, 2])
 def test_learners_of_a_pool_that_stop_have_processed_whole_batches_once(
-    plan: BatchPlan, claim: Callable[[str, int], int], share: int, seed: int
+    plan: BatchPlan, claim: Callable[[str, int], int], share: int, seed: int, left_out: tuple[tuple[int, int], ...]
 ) -> None:
     gates = [Gate(alone=False) for _ in range(3)]
-    sources = [pooled(plan, claim, share=share, gate=gate).steps(Progress()) for gate in gates]
+    sources = [pooled(plan, claim, share=share, gate=gate, left_out=left_out).steps(Progress()) for gate in gates]
     pace, taken = random.Random(seed), [list[Step]() for _ in sources]
     asked_after = pace.randrange(2, 6)
     for _ in range(asked_after):  # before the first mark, at the fourth batch
@@ -160,14 +168,15 @@ def test_learners_of_a_pool_that_stop_have_processed_whole_batches_once(
         gate.settle(point)
     for learner, source in enumerate(sources):
         taken[learner] += source
-    batches = [batch for batch in global_batches(plan, Progress(), 40) if batch.samples <= point]
-    assert batches[-1].samples == point
+    marks = [[(step.samples, step.position) for step in steps if step.together] for steps in taken]
+    assert marks[0] == marks[1] == marks[2]
+    samples, position = marks[0][-1] if marks[0] else (0, (0, 0))
+    assert samples >= point
+    all_batches = list(global_batches(plan, Progress(), 40, left_out))
     processed = Counter(unit.name for steps in taken for step in steps for unit in step.units)
-    assert processed == Counter(unit.name for batch in batches for unit in batch.units)
-    for steps in taken:
-        assert steps[-1].together
-        assert (steps[-1].samples, steps[-1].position) == (point, batches[-1].position)
-    start = Progress(samples=point, epoch=batches[-1].position[0], batch=batches[-1].position[1])
-    again = PooledUnits(plan, 40, share, marks=(4, 6), claim=claim, pool="again", gate=Gate()).steps(start)
+    assert processed == Counter(unit.name for each in all_batches if each.samples <= samples for unit in each.units)
+    assert all(not each.units for each in all_batches if point < each.samples <= samples), "only such as are left out"
+    start = Progress(samples=samples, epoch=position[0], batch=position[1])
+    again = PooledUnits(plan, 40, share, (4, 6), claim, "again", Gate(), left_out).steps(start)
     processed.update(unit.name for step in again for unit in step.units)
-    assert processed == Counter(unit.name for batch in global_batches(plan, Progress(), 40) for unit in batch.units)
+    assert processed == Counter(unit.name for batch in all_batches for unit in batch.units)

@@ -82,6 +82,33 @@ def test_a_loss_ends_the_wait_for_an_agreement() -> None:
         gate.begin(lambda: 8)
 
 
+def test_no_answer_falls_between_a_beginning_and_its_end() -> None:
+    """A learner that has begun something answers with where that ends, whenever it is asked."""
+    gate = Gate(alone=False)
+    answers: list[int | None] = []
+
+    class Looking:
+        """The gate's condition; asks for an answer whenever the training thread lets go of it."""
+
+        def __enter__(self) -> None:
+            changed.__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            changed.__exit__(*error)
+            if asking:
+                asking.clear()
+                answers.append(gate.answer())
+                asking.append(True)
+
+    asking: list[bool] = []
+    changed, gate._changed = gate._changed, Looking()  # type: ignore[assignment]
+    gate.stop("asked")
+    gate._until = 100
+    asking.append(True)
+    assert gate.begin(lambda: 16)
+    assert set(answers) <= {None, 16}, answers
+
+
 def test_what_is_being_begun_counts_before_the_answer() -> None:
     """A learner that is claiming units while it hears of the stop answers with their end."""
     gate = Gate(alone=False)
