@@ -20,7 +20,7 @@ LINES = dict(
 TABLES = {
     "tests/schemes.py": '        Scheme("single", "alone"),\n',
     "tests/integration/test_every_hook.py": "TABLE = {\n",
-    "tests/unit/compression/test_every_pass.py": "TABLE: dict[str, list[str]] = {\n",
+    "tests/unit/compression/test_every_pass.py": "TABLE: dict[str, Row] = {\n",
 }
 
 

@@ -58,7 +58,7 @@ def test_a_model_goes_from_folder_to_folder(launcher: Any, tiny_corpus: Path, le
     ("arguments", "expected"),
     [
         (["run=exp/none", "pass=rewrit"], "error: pass=rewrit"),
-        (["run=exp/none"], "error: pass is not set; choose one: pass=rewrite"),
+        (["run=exp/none"], "error: pass is not set; choose one: pass=int4"),
         (["run=exp/none", "pass=rewrite", "name=../x"], "error: name=../x: must be the name of a folder"),
     ],
 )

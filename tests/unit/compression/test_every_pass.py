@@ -1,18 +1,32 @@
-"""One table of all passes: each is run, what it made is loaded and decoded, and it passes over its own result."""
+"""One table of all passes: each is run, what it made is loaded and decoded, is rewritten and passed over again."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from asr.runs.model_folder import load_model
+from distributed.errors import UsageError
 from scripts.composition.compose import options
 from scripts.compress import main as compress
 from scripts.evaluate import main as evaluate
 
-TABLE: dict[str, list[str]] = {
-    "rewrite": [],
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Row:
+    """A pass: its settings, the passes whose result it needs, and how it refuses its own result, if it does."""
+
+    settings: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    again: str | None = None
+
+
+TABLE: dict[str, Row] = {
+    "rewrite": Row(),
+    "int8": Row(again=r"^the model is quantised already"),
+    "int4": Row(again=r"^the model is quantised already"),
+}
 
 
 def test_the_table_has_every_pass() -> None:
@@ -23,13 +37,20 @@ def test_the_table_has_every_pass() -> None:
 def test_a_pass_makes_a_folder_that_loads_decodes_and_is_passed_over_again(
     word: str, random_run: Callable[..., Path]
 ) -> None:
-    run, exported = random_run("run"), Path("export")
-    source = run / "checkpoints" / "step-00000001"
-    for step, weights in enumerate((source, run / exported / "first")):
-        name = ("first", "second")[step]
-        compress([f"run={run}", f"pass={word}", *TABLE[word], f"weights={weights}", f"name={name}"])
-        folder = run / exported / name
-        made_of = load_model(folder).description.made_of
-        assert [source["pass"] for source in made_of] == [word] * (step + 1)
+    run, row = random_run("run"), TABLE[word]
+
+    def make(each: str, source: Path) -> Path:
+        name = f"{source.name}-{each}"
+        compress([f"run={run}", f"pass={each}", *TABLE[each].settings, f"weights={source}", f"name={name}"])
+        return run / "export" / name
+
+    folder = run / "checkpoints" / "step-00000001"
+    chain = [*row.after, word, "rewrite", *([word] if row.again is None else [])]
+    for each in chain:
+        folder = make(each, folder)
         evaluate([f"run={run}", f"weights={folder}", "sets=[dev]"])
         assert (folder / "eval" / "dev" / "wer-greedy.json").is_file()
+    assert [source["pass"] for source in load_model(folder).description.made_of] == chain
+    if row.again is not None:
+        with pytest.raises(UsageError, match=row.again):
+            make(word, folder)
