@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from distributed.errors import UsageError
 
+Model = TypeVar("Model", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
 
 PER_WEIGHT, ALWAYS = 4, 100  # a model may register 4 parameters per weight, and 100: transforms replace some
@@ -33,7 +35,7 @@ def shapes_in(path: Path) -> Shapes:
         raise UsageError(f"{path}: cannot be read: {error}") from None
 
 
-def built_on_meta(build: Callable[[], nn.Module], largest: int | None = None) -> nn.Module:
+def built_on_meta(build: Callable[[], Model], largest: int | None = None) -> Model:
     """Build the model on the device meta; with ``largest``, refuse one that registers many more parameters.
 
     Raises:

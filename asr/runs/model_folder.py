@@ -57,6 +57,23 @@ class Description:
         with torch.random.fork_rng(devices=[]):
             return self._built(self.transforms).eval()
 
+    def with_weights(self, weights: Mapping[str, Tensor]) -> SpeechModel:
+        """The model of these weights, of the names and shapes of its own, in evaluation mode.
+
+        One that holds codes is never there in full precision: it takes the tensors over in place of its own.
+        """
+        empty = built_on_meta(self.build)
+        state = empty.state_dict()
+        if all(each.is_floating_point() for each in state.values()):
+            model = self.build()
+            model.load_state_dict(weights)
+            return model
+        floating = {name: each.dtype for name, each in state.items() if each.is_floating_point()}
+        empty.load_state_dict(
+            {name: each.to(floating.get(name, each.dtype)) for name, each in weights.items()}, assign=True
+        )
+        return empty
+
     def _built(self, transforms: Sequence[Mapping[str, Any]]) -> SpeechModel:
         model: SpeechModel = build(self.model)
         model = model.to(getattr(torch, self.dtype))
@@ -209,12 +226,11 @@ def load_model(folder: Path, key: str = "model", weights: Mapping[str, Tensor] |
         raise UsageError(f"{folder / TOKENIZER}: not the tokenizer that {DESCRIPTION} names; restore the folder")
     description.refuse_misfit(_shapes(weights), folder)
     try:
-        model = description.build()
-    except UsageError:
-        raise
+        model = description.with_weights(weights)
+    except UsageError as error:
+        raise UsageError(f"{folder}: {error}") from None
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # a foreign folder may have any defect
         raise UsageError(f"{folder / DESCRIPTION}: builds no model: {' '.join(str(error).split())}") from error
-    model.load_state_dict(weights)
     features: LogMel | None = None if description.features is None else build(description.features)
     return LoadedModel(model, features, tokenizer, description, {"model": str(folder), "weights_sha256": [digest]})
 

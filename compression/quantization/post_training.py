@@ -12,6 +12,7 @@ import torch
 from asr.parts import build
 from asr.runs.model_folder import LoadedModel
 from asr.training.inference import Inference
+from asr.training.precision import Precision
 from compression.compress import Batches
 from compression.quantization.activations import ActivationKind, HiddenKind
 from compression.quantization.calibration import calibrate
@@ -48,7 +49,7 @@ class PostTrainingQuantization:
         Raises:
             UsageError: it is quantised already, a pattern matches no layer, or a layer read nothing in calibration.
         """
-        precision = "fp64" if loaded.description.dtype == "float64" else "fp32"
+        precision: Precision = "fp64" if loaded.description.dtype == "float64" else "fp32"
         try:
             model = build(self.node)(loaded.model)
             calibrate(Inference(model, torch.device("cpu"), precision), batches("train"), self.calibration_batches)

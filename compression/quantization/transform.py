@@ -5,7 +5,7 @@ Every value is quantised once. What reads a quantised hidden state, an embedded 
 dropout, which scales codes, gets no quantiser of its input (``readers_of_codes``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,27 +89,30 @@ class Known:
     """What is known of a layer's input: codes already, or values within a bound."""
 
     bound: float | None  # None: codes
+    source: str | None = None  # the module that makes the codes
 
 
-def input_rules(model: SpeechModel, quantized: Mapping[str, Quantization]) -> dict[str, Known]:
+def input_rules(model: SpeechModel, quantized: Collection[str]) -> dict[str, Known]:
     """What is known of the inputs of layers, by their names; inputs of other layers need bounds that are learned."""
     rules: dict[str, Known] = {}
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, BidirectionalLstm):
         for index in range(1, len(encoder.layers)):
-            bound = None if _both(index - 1, quantized) else 1 / (1 - encoder.dropout.probability)
-            rules |= dict.fromkeys(_directions(index), Known(bound))
-        if _both(len(encoder.layers) - 1, quantized):
-            rules |= dict.fromkeys(_readers_of_states(model), Known(None))
+            below, bound = _directions(index - 1)[0], 1 / (1 - encoder.dropout.probability)
+            known = Known(None, below) if _both(index - 1, quantized) else Known(bound)
+            rules |= dict.fromkeys(_directions(index), known)
+        last = len(encoder.layers) - 1
+        if _both(last, quantized):
+            rules |= dict.fromkeys(_readers_of_states(model), Known(None, _directions(last)[0]))
     predictor = getattr(model, "predictor", None)
     if isinstance(predictor, LstmPredictor):
         if "predictor.embedding" in quantized:
-            rules["predictor.lstm"] = Known(None)
+            rules["predictor.lstm"] = Known(None, "predictor.embedding")
         if "predictor.lstm" in quantized:
             reader = "output" if isinstance(model, TokenLanguageModel) else "joiner.project_predictor"
-            rules[reader] = Known(None)
+            rules[reader] = Known(None, "predictor.lstm")
     if "joiner" in quantized:
-        rules["joiner.output"] = Known(None)
+        rules["joiner.output"] = Known(None, "joiner")
     return rules
 
 
@@ -117,7 +120,7 @@ def _directions(index: int) -> list[str]:
     return [f"encoder.layers.{index}.{way}" for way in ("left_to_right", "right_to_left")]
 
 
-def _both(index: int, quantized: Mapping[str, Quantization]) -> bool:
+def _both(index: int, quantized: Collection[str]) -> bool:
     return all(name in quantized for name in _directions(index))
 
 

@@ -26,6 +26,7 @@ TABLE: dict[str, Row] = {
     "rewrite": Row(),
     "int8": Row(again=r"^the model is quantised already"),
     "int4": Row(again=r"^the model is quantised already"),
+    "pack": Row(after=("int4",), again=r"^the model is packed already"),
 }
 
 
