@@ -10,6 +10,7 @@ R rows   K columns   N vectors
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,8 +22,15 @@ EXACT = 2**24  # whole numbers up to here are exact in fp32
 Product = Callable[[Tensor], Tensor]
 """Codes (N, K), whole numbers in fp32, to sums of products (N, R), whole numbers in fp32 unless they pass 2^24."""
 
-Engine = Callable[[Tensor, int, int], Product]
-"""``engine(codes_RK int8, largest weight, largest input)``: the product with a matrix, which is made once per sequence."""
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One way to compute products with matrices of codes; all give the same numbers."""
+
+    product: Callable[[Tensor, int, int], Product]
+    """``product(codes_RK int8, largest weight, largest input)``: the product with one matrix."""
+    keeps: bool
+    """Whether the product is kept for as long as the layer is; otherwise it is made for each call of the layer."""
 
 
 def codes_per_byte(bits: int) -> int:
@@ -70,7 +78,7 @@ def is_packed(packed: Tensor, columns: int, bits: int) -> bool:
     return within and torch.equal(pack(codes, bits), packed)
 
 
-def float_engine(codes_RK: Tensor, largest_weight: int, largest_input: int) -> Product:
+def float_product(codes_RK: Tensor, largest_weight: int, largest_input: int) -> Product:
     """Products in fp32, each of whose sums is exact."""
     block = max(1, EXACT // (largest_weight * largest_input))
     blocks = [part.t().to(torch.float32) for part in codes_RK.split(block, dim=1)]
@@ -85,7 +93,13 @@ def float_engine(codes_RK: Tensor, largest_weight: int, largest_input: int) -> P
     return product
 
 
-def integer_engine(codes_RK: Tensor, largest_weight: int, largest_input: int) -> Product:
+FLOAT = Engine(float_product, keeps=False)
+
+
+def integer_product(codes_RK: Tensor, largest_weight: int, largest_input: int) -> Product:
     """Products of int32 numbers: the reference of all engines, slow."""
     weights_KR = codes_RK.t().to(torch.int32)
     return lambda codes_NK: (codes_NK.to(torch.int32) @ weights_KR).to(torch.float32)
+
+
+INTEGER = Engine(integer_product, keeps=False)

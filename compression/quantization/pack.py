@@ -17,7 +17,7 @@ from asr.models.speech_model import SpeechModel
 from asr.parts import build
 from asr.runs.model_folder import LoadedModel
 from compression.compress import Batches
-from compression.quantization.codes import float_engine
+from compression.quantization.codes import FLOAT
 from compression.quantization.packed import (
     KnownGrid,
     PackedConv1d,
@@ -141,7 +141,8 @@ def become_packed(twin: Twin, grid: KnownGrid | None) -> PackedLayer:
     twin.__class__ = PACKED[type(twin)]  # type: ignore[assignment]
     made: nn.Module = twin
     assert isinstance(made, PackedLayer)
-    made.packed, made.engine = nn.ModuleDict(matrices), float_engine
+    made.packed = nn.ModuleDict(matrices)
+    made.compute_with(FLOAT)
     if grid is not None:
         made.input_quantizer = grid
     for name, bias in biases.items():

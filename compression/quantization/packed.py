@@ -112,6 +112,11 @@ class PackedLayer(nn.Module):
     packed: nn.ModuleDict
     input_quantizer: InputGrid
     engine: Engine
+    kept: dict[str, Product]
+
+    def compute_with(self, engine: Engine) -> None:
+        """Choose how products are computed."""
+        self.engine, self.kept = engine, {}
 
     def matrix(self, name: str = "weight") -> PackedMatrix:
         """A packed matrix."""
@@ -121,8 +126,13 @@ class PackedLayer(nn.Module):
 
     def product(self, name: str, grid: InputGrid) -> Product:
         """The product of codes on a grid with a matrix."""
-        matrix = self.matrix(name)
-        return self.engine(matrix.unpacked(), levels(matrix.bits), largest_input(grid))
+        if name not in self.kept:
+            matrix = self.matrix(name)
+            made = self.engine.product(matrix.unpacked(), levels(matrix.bits), largest_input(grid))
+            if not self.engine.keeps:
+                return made
+            self.kept[name] = made
+        return self.kept[name]
 
     def effective_weight(self) -> Tensor:
         """The values of ``weight``, for code that makes the product in its own way."""
@@ -240,17 +250,19 @@ class PackedLstm(PackedLayer, Lstm):
     def states(
         self, layer: int, gates_TB4H: Tensor, hidden_BH: Tensor, cell_BH: Tensor, hidden: InputGrid
     ) -> tuple[Tensor, Tensor]:
-        """The codes of the hidden states (T, B, H) in fp32 and the last cell state (B, H); overwrites the gates."""
+        """The codes of the hidden states (T, B, H) and the last cell state (B, H); overwrites the gates."""
         name, largest = f"weight_hh_l{layer}", largest_input(hidden)
         product, dtype = self.product(name, hidden), gates_TB4H.dtype
         step_1 = hidden.step().to(dtype)
         scale_4H = step_1 * self.matrix(name).row_steps().to(dtype)
-        code_BH = (hidden_BH.to(dtype) / step_1).round_().to(torch.float32)
-        codes_TBH = torch.empty(*gates_TB4H.shape[:2], self.hidden_size)
+        clamped = self.hidden_quantizer is not None  # between fixed bounds no code exceeds the largest
+        code_BH, cell_BH, cells = (hidden_BH.to(dtype) / step_1).round_(), cell_BH.clone(), self.hidden_size
+        codes_TBH = gates_TB4H.new_empty(*gates_TB4H.shape[:2], cells)
         for gates_B4H, made_BH in zip(gates_TB4H.unbind(), codes_TBH.unbind(), strict=True):
-            gates_B4H += product(code_BH).to(dtype) * scale_4H
-            entry, forget, new, exit_ = gates_B4H.chunk(4, dim=1)
-            cell_BH = forget.sigmoid() * cell_BH + entry.sigmoid() * new.tanh()
-            code_BH = (exit_.sigmoid() * cell_BH.tanh() / step_1).round_().clamp_(-largest, largest).to(torch.float32)
-            made_BH.copy_(code_BH)
+            gates_B4H += product(code_BH.to(torch.float32)).to(dtype).mul_(scale_4H)
+            entry_forget, new, exit_ = gates_B4H.split((2 * cells, cells, cells), dim=1)
+            entry, forget = entry_forget.sigmoid_().split(cells, dim=1)
+            cell_BH.mul_(forget).addcmul_(entry, new.tanh_())
+            torch.tanh(cell_BH, out=made_BH).mul_(exit_.sigmoid_()).div_(step_1).round_()
+            code_BH = made_BH.clamp_(-largest, largest) if clamped else made_BH
         return codes_TBH, cell_BH

@@ -17,7 +17,7 @@ from asr.models.speech_model import SpeechModel
 from asr.runs.files import sha256
 from asr.runs.model_folder import LoadedModel, load_model, save_model
 from asr.runs.run_folder import RunFolder
-from compression.quantization.codes import bytes_per_row, float_engine, integer_engine, is_packed, pack, unpack
+from compression.quantization.codes import FLOAT, INTEGER, bytes_per_row, is_packed, pack, unpack
 from compression.quantization.pack import Pack, Packed
 from compression.quantization.packed import PackedLayer, PackedLstm, PackedMatrix
 from compression.quantization.twins import Twin
@@ -70,9 +70,9 @@ def test_products_are_exact_at_their_largest(largest_weight: int, largest_input:
     x = torch.randint(-largest_input, largest_input + 1, (9, 2304)).float()
     codes[0], x[0], x[0, 0] = largest_weight, largest_input, 1
     exact = x.numpy().astype(np.int64) @ codes.numpy().astype(np.int64).T
-    for engine in (float_engine, integer_engine):
-        product = engine(codes, largest_weight, largest_input)(x)
-        assert torch.equal(product, torch.from_numpy(exact).float()), engine.__name__
+    for engine in (FLOAT, INTEGER):
+        product = engine.product(codes, largest_weight, largest_input)(x)
+        assert torch.equal(product, torch.from_numpy(exact).float()), engine
 
 
 @contextmanager
@@ -105,9 +105,9 @@ def test_sums_in_int32_give_the_same_values_in_every_layer_bitwise(
     model = packed_of(quantized(small_model(kind), scheme))
     for seed in range(5):
         batch, seen = ragged(seed, make_batch), []
-        for engine in (float_engine, integer_engine):
+        for engine in (FLOAT, INTEGER):
             for layer in layers_of(model).values():
-                layer.engine = engine
+                layer.compute_with(engine)
             with torch.inference_mode(), outputs_of(model) as outputs:
                 loss = model(batch).total
             seen.append([*outputs, ("loss", loss)])
