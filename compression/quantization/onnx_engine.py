@@ -1,20 +1,27 @@
 """Products of codes by ONNX Runtime's MatMulInteger: whole numbers of 8 bits in, int32 sums out.
 
-It needs the packages onnx and onnxruntime (``pip install -e .[export]``). Processors with AVX2 but no VNNI add two products of
+It needs the packages onnx and onnxruntime (``pip install -e .[export]``); a packed model uses it where they are. Processors with AVX2 but no VNNI add two products of
 bytes in 16 bits, which saturates with 8-bit codes: those are refused, on every processor alike. Its sums are those of
 the other engines, so that everything computed from them is the same bitwise.
 """
 
 import importlib
+import importlib.util
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compression.quantization.codes import Engine, Product
+from compression.quantization.codes import FLOAT, Engine, Product
 from distributed.errors import UsageError
 
 BYTE, PAIR = 255, 2**15 - 1  # largest unsigned byte; largest sum of two products in 16 bits
+
+
+def is_exact(largest_weight: int, largest_input: int) -> bool:
+    """Whether no sum of such codes saturates on any processor; an input is a byte with its zero at ``largest_input``."""
+    return 2 * largest_input <= BYTE and 2 * (2 * largest_input) * largest_weight <= PAIR
 
 
 def onnx_product(codes_RK: Tensor, largest_weight: int, largest_input: int) -> Product:
@@ -23,14 +30,14 @@ def onnx_product(codes_RK: Tensor, largest_weight: int, largest_input: int) -> P
     Raises:
         UsageError: the packages are missing, or sums of such codes could saturate.
     """
-    if 2 * largest_input > BYTE or 2 * (2 * largest_input) * largest_weight > PAIR:
+    if not is_exact(largest_weight, largest_input):
         raise UsageError(
             f"codes up to {largest_weight} and {largest_input} saturate in MatMulInteger without VNNI; use at most 7 bits"
         )
     session = _session(codes_RK, largest_input)
 
     def product(codes_NK: Tensor) -> Tensor:
-        (sums_NR,) = session.run(None, {"x": codes_NK.numpy()})
+        (sums_NR,) = session.run(None, {"x": codes_NK.detach().numpy()})
         return torch.from_numpy(sums_NR)
 
     return product
@@ -66,3 +73,15 @@ def _session(codes_RK: Tensor, zero: int) -> Any:
 
 
 ONNX = Engine(onnx_product, keeps=True)
+
+
+@cache
+def installed() -> bool:
+    """Whether the packages are there."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+
+
+def fastest_engine(largest_weight: int, largest_input: int, device: torch.device) -> Engine:
+    """ONNX Runtime where it is installed, exact and on the processor; else fp32. Their numbers are the same."""
+    suits = device.type == "cpu" and installed() and is_exact(largest_weight, largest_input)
+    return ONNX if suits else FLOAT

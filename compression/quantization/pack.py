@@ -17,7 +17,6 @@ from asr.models.speech_model import SpeechModel
 from asr.parts import build
 from asr.runs.model_folder import LoadedModel
 from compression.compress import Batches
-from compression.quantization.codes import FLOAT
 from compression.quantization.packed import (
     KnownGrid,
     PackedConv1d,
@@ -142,7 +141,7 @@ def become_packed(twin: Twin, grid: KnownGrid | None) -> PackedLayer:
     made: nn.Module = twin
     assert isinstance(made, PackedLayer)
     made.packed = nn.ModuleDict(matrices)
-    made.compute_with(FLOAT)
+    made.compute_with(None)
     if grid is not None:
         made.input_quantizer = grid
     for name, bias in biases.items():

@@ -5,7 +5,7 @@ computes on codes: inputs become codes, products are sums of whole numbers, and 
 
     y = (x_codes . w_codes) (input step x weight step) + bias
 
-Codes are unpacked for the one product that reads them, for an LSTM for one call. Nonlinearities are torch's, on tensors of the same
+Codes are unpacked for the one product that reads them, for an LSTM for one call; ONNX Runtime keeps them, one to a byte. Nonlinearities are torch's, on tensors of the same
 layout whatever the engine, so that engines agree bitwise. Packed layers do not train.
 
 B sequences   T steps   K inputs   H cells   R rows   G groups of weights with a step of their own
@@ -13,7 +13,7 @@ B sequences   T steps   K inputs   H cells   R rows   G groups of weights with a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from asr.models.recurrence import Lstm, States
 from asr.models.subsampling import SingleChannelConv
 from compression.quantization.activations import FixedBound, LearnedBounds
 from compression.quantization.codes import Engine, Product, bytes_per_row, is_packed, pack, unpack
+from compression.quantization.onnx_engine import fastest_engine
 from compression.quantization.weights import from_codes, levels
 from distributed.errors import UsageError
 
@@ -111,12 +112,20 @@ class PackedLayer(nn.Module):
 
     packed: nn.ModuleDict
     input_quantizer: InputGrid
-    engine: Engine
-    kept: dict[str, Product]
+    engine: Engine | None
+    kept: dict[str, Product]  # those of engines that keep them
 
-    def compute_with(self, engine: Engine) -> None:
-        """Choose how products are computed."""
+    def compute_with(self, engine: Engine | None) -> None:
+        """Choose how products are computed; None: as is fastest here. The numbers are the same."""
         self.engine, self.kept = engine, {}
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        self.kept = {}  # of another device
+        return super()._apply(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self.kept = {}  # of other codes
+        super()._load_from_state_dict(*arguments, **options)
 
     def matrix(self, name: str = "weight") -> PackedMatrix:
         """A packed matrix."""
@@ -127,9 +136,10 @@ class PackedLayer(nn.Module):
     def product(self, name: str, grid: InputGrid) -> Product:
         """The product of codes on a grid with a matrix."""
         if name not in self.kept:
-            matrix = self.matrix(name)
-            made = self.engine.product(matrix.unpacked(), levels(matrix.bits), largest_input(grid))
-            if not self.engine.keeps:
+            matrix, largest = self.matrix(name), largest_input(grid)
+            engine = self.engine or fastest_engine(levels(matrix.bits), largest, matrix.codes.device)
+            made = engine.product(matrix.unpacked(), levels(matrix.bits), largest)
+            if not engine.keeps:
                 return made
             self.kept[name] = made
         return self.kept[name]

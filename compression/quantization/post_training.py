@@ -49,6 +49,8 @@ class PostTrainingQuantization:
         Raises:
             UsageError: it is quantised already, a pattern matches no layer, or a layer read nothing in calibration.
         """
+        if any(each["_target_"] == self.node["_target_"] for each in loaded.description.transforms):
+            raise UsageError("the model is quantised already; quantise the model that it was made of")
         precision: Precision = "fp64" if loaded.description.dtype == "float64" else "fp32"
         try:
             model = build(self.node)(loaded.model)

@@ -18,6 +18,7 @@ from asr.runs.files import sha256
 from asr.runs.model_folder import LoadedModel, load_model, save_model
 from asr.runs.run_folder import RunFolder
 from compression.quantization.codes import FLOAT, INTEGER, bytes_per_row, is_packed, pack, unpack
+from compression.quantization.onnx_engine import ONNX, fastest_engine
 from compression.quantization.pack import Pack, Packed
 from compression.quantization.packed import PackedLayer, PackedLstm, PackedMatrix
 from compression.quantization.twins import Twin
@@ -114,6 +115,40 @@ def test_sums_in_int32_give_the_same_values_in_every_layer_bitwise(
         assert len(seen[0]) > 1
         for (name, value), (_, reference) in zip(*seen, strict=True):
             assert torch.equal(value, reference), name
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_onnx_runtime_gives_the_same_values_bitwise(
+    kind: str, small_model: Make, quantized: Make, make_batch: Make
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    model = packed_of(quantized(small_model(kind), [{"modules": "*", "bits": 4}]))
+    for seed in range(3):
+        batch, seen = ragged(seed, make_batch), []
+        for engine in (ONNX, None, INTEGER):
+            for layer in layers_of(model).values():
+                layer.compute_with(engine)
+            with torch.inference_mode(), outputs_of(model) as outputs:
+                model.encode(batch.features, batch.feature_lengths) if hasattr(model, "encode") else model(batch)
+            seen.append(list(outputs))
+        for (name, value), (_, chosen), (_, reference) in zip(*seen, strict=True):
+            assert torch.equal(value, reference), name
+            assert torch.equal(chosen, reference), name
+
+
+@pytest.mark.parametrize("bits", [4, 7])
+def test_onnx_runtime_does_not_saturate_where_it_is_used(bits: int) -> None:
+    """The largest codes side by side, whose pairs AVX2 adds in 16 bits."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    largest, inputs = levels(bits), 2 * levels(bits)
+    codes, x = torch.full((16, 64), largest, dtype=torch.int8), torch.full((3, 64), float(inputs))
+    codes[::2], x[1] = -largest, -x[1]
+    assert torch.equal(ONNX.product(codes, largest, inputs)(x), INTEGER.product(codes, largest, inputs)(x))
+    with pytest.raises(UsageError, match=r"^codes up to 127 and 127 saturate in MatMulInteger without VNNI"):
+        ONNX.product(codes, 127, 127)
+    assert fastest_engine(127, 127, torch.device("cpu")) is FLOAT
 
 
 def numpy_lstm(layer: PackedLstm, x_TK: np.ndarray) -> np.ndarray:
@@ -266,12 +301,17 @@ def test_what_cannot_be_packed_is_refused(small_model: Make, quantized: Make, ma
         UsageError, match=r"^predictor\.lstm reads predictor\.embedding, which has a step for each token"
     ):
         packed_of(quantized(small_model("lstm"), by_token))
+    packed = packed_of(quantized(small_model("lstm")))
+    with pytest.raises(UsageError, match=r"^the model is packed already"):
+        packed_of(packed)
     with pytest.raises(UsageError, match=r"^a packed model does not train"):
-        packed_of(quantized(small_model("lstm"))).train()(make_batch(FRAMES, TOKENS))
+        packed.train()(make_batch(FRAMES, TOKENS))
 
 
 def test_the_pass_writes_down_its_transform(small_model: Make, quantized: Make, packed_folder: Path) -> None:
     source = load_model(packed_folder.with_name("int4"))
     made: LoadedModel = Pack()(source, lambda split: [])
     assert made.description.transforms[-1] == {"_target_": "compression.quantization.pack.Packed", "encoding": "codes"}
+    with pytest.raises(UsageError, match=r"^the model is quantised already"):
+        compress([f"run={packed_folder.parent.parent}", "pass=int8", f"weights={packed_folder}"])
     assert load_model(packed_folder).description.transforms == made.description.transforms
