@@ -134,7 +134,7 @@ def become_packed(twin: Twin, grid: KnownGrid | None) -> PackedLayer:
     for name in packed_away:
         delattr(twin, name)
     if isinstance(twin, QuantizedLstm):
-        twin._flat_weights_names, twin._flat_weights = [], []
+        twin._flat_weights_names, twin._flat_weights, twin._flat_weight_refs = [], [], []
     twin.__dict__.pop("_kept_weights", None)
     del twin.weight_quantizer
     twin.__class__ = PACKED[type(twin)]  # type: ignore[assignment]

@@ -119,6 +119,11 @@ class PackedLayer(nn.Module):
         """Choose how products are computed; None: as is fastest here. The numbers are the same."""
         self.engine, self.kept = engine, {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: no sessions."""
+        state: Any = super().__getstate__()
+        return {**state, "kept": {}}
+
     def _apply(self, *arguments: Any, **options: Any) -> Self:
         self.kept = {}  # of another device
         return super()._apply(*arguments, **options)

@@ -1,5 +1,6 @@
 """Packed models: codes survive bytes and files, engines agree on every code, and a damaged folder is refused."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -198,6 +199,15 @@ def test_a_packed_model_computes_what_it_was_packed_from(
             batch = make_batch(FRAMES, TOKENS)
             states.append(model(batch).total)
     torch.testing.assert_close(states[1], states[0], rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "conformer"])
+def test_a_copy_computes_the_same(kind: str, small_model: Make, quantized: Make, make_batch: Make) -> None:
+    model, batch = packed_of(quantized(small_model(kind))), make_batch(FRAMES, TOKENS)
+    with torch.inference_mode():
+        before = model(batch).total
+        assert torch.equal(copy.deepcopy(model)(batch).total, before)
+        assert torch.equal(model.to(torch.device("cpu"))(batch).total, before)
 
 
 def test_no_weight_is_there_in_full_precision(small_model: Make, quantized: Make) -> None:
