@@ -69,6 +69,7 @@ def _session(codes_RK: Tensor, zero: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # an arena for each matrix would hold more than the codes
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
