@@ -47,7 +47,7 @@ from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
 STATES, FEATURES = 200, 120
-RANGE = 4.0  # of features of unit variance
+BOUND = 4.0  # of features of unit variance
 ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789'-.,!?%&"
 TOKENIZER = CharacterTokenizer(alphabet=ALPHABET, case="lower")
 DEFAULTS = {"bits": 4, "weights": "sawb", "groups": "gate", "inputs": "max", "hidden": "fixed"}
@@ -111,7 +111,7 @@ def versions(model: str, scheme: Sequence[dict[str, Any]]) -> dict[str, LoadedMo
             made = build(transforms[-1])(copy.deepcopy(made)).eval()
         for each in made.modules():
             if isinstance(each, LearnedBounds) and not each.calibrated:
-                each.set_bounds(-RANGE, RANGE)
+                each.set_bounds(-BOUND, BOUND)
         found[name] = LoadedModel(made, None, TOKENIZER, description(model, transforms), {})
     return found
 
