@@ -28,6 +28,8 @@ class OnnxLstm(nn.Module):
 
     def __init__(self, lstm: Lstm) -> None:
         super().__init__()
+        if type(lstm) is not Lstm:
+            raise UsageError(f"{type(lstm).__name__} has no export; export the run that the model was made from")
         plain = lstm.batch_first and not lstm.bidirectional and lstm.proj_size == 0 and lstm.bias
         if not plain:
             raise UsageError(f"an LSTM with other settings than the project's has no export: {lstm}")

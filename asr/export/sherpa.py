@@ -7,6 +7,7 @@
 Checked against sherpa-onnx 2.0.1: https://k2-fsa.github.io/sherpa/onnx. Its greedy search emits at most one symbol per state.
 """
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ class Fitting:
 
 
 def fitting(loaded: LoadedModel, history: int) -> Fitting:
-    """The parts of a model, in fp32 and evaluation mode; ``history``: the context of an LSTM predictor.
+    """The parts of a model, in fp32 and evaluation mode, a copy where it was in fp64.
+
+    Args:
+        history: the context of an LSTM predictor.
 
     Raises:
         ExportError: it does not fit the layout; the message names the remedy.
@@ -58,6 +62,12 @@ def fitting(loaded: LoadedModel, history: int) -> Fitting:
             f"features._target_={loaded.description.features['_target_']}: the client has no such features; "  # type: ignore[index]
             "train with features._target_=asr.data.sherpa_features.SherpaLogMel"
         )
+    if loaded.description.transforms:
+        changes = ", ".join(str(node["_target_"]).rpartition(".")[2] for node in loaded.description.transforms)
+        raise ExportError(
+            f"a quantised model, or one that other transforms have changed ({changes}), has no export yet; "
+            "export the run that it was made from"
+        )
     for name, wanted in (*FRAME_MS.items(), ("dither", 0.0)):
         if getattr(features, name) != wanted:
             raise ExportError(
@@ -72,7 +82,10 @@ def fitting(loaded: LoadedModel, history: int) -> Fitting:
             "two tokens are written alike, which tokens.txt cannot tell apart; train with tokenizer=sentencepiece"
         )
     context = model.predictor.context if isinstance(model.predictor, StatelessPredictor) else history
-    return Fitting(model.float().eval(), features, loaded.tokenizer, context)
+    single = (
+        model if loaded.description.dtype == "float32" else copy.deepcopy(model).float()
+    )  # the check decodes ``model``
+    return Fitting(single.eval(), features, loaded.tokenizer, context)
 
 
 def networks(parts: Fitting) -> Iterator[tuple[str, Network]]:

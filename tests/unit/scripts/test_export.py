@@ -4,19 +4,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from asr.decoding.greedy import Greedy
-from asr.export.lstm import gates_of_onnx
+from asr.export.lstm import OnnxLstm, gates_of_onnx, with_onnx_lstms
 from asr.export.onnx_files import ExportError
 from asr.export.sherpa import Fitting, fitting
 from asr.models.predictor import StatelessPredictor
+from asr.models.recurrence import Lstm
+from asr.parts import build
 from asr.recogniser import load
-from asr.runs.model_folder import load_model
+from asr.runs.model_folder import load_model, save_model
 from distributed.errors import UsageError
 from scripts.evaluate import main as evaluate
 from scripts.export import main
@@ -173,6 +177,42 @@ def test_a_missing_package_is_named(random_run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"^onnxruntime is not installed; install it: pip install -e '.\[export\]'$"):
         main([f"run={random_run('run')}"])
+
+
+def test_a_quantised_model_is_refused_instead_of_exported_without_its_bits(random_run: Run, tmp_path: Path) -> None:
+    run = random_run("run")
+    (folder,) = (run / "checkpoints").glob("step-*")
+    loaded = load_model(folder)
+    bits = {"bits": 4, "weights": "sawb", "groups": "gate", "inputs": "pact", "hidden": "fixed"}
+    node = {"_target_": "compression.quantization.transform.Quantize", "scheme": [{"modules": "encoder*"} | bits]}
+    description = replace(loaded.description, transforms=[node])
+    save_model(replace(loaded, model=build(node)(loaded.model), description=description), tmp_path / "quantised")
+    with pytest.raises(
+        ExportError, match=r"^a quantised model, or one .* \(Quantize\), has no export yet; export the run"
+    ):
+        main([f"run={run}", f"weights={tmp_path / 'quantised'}", "check=null"])
+    assert not (run / "export").exists()
+
+
+def test_a_run_in_fp64_is_checked_in_fp64_and_exported_in_fp32(random_run: Run) -> None:
+    run = random_run("run", *LSTM, "trainer.precision=fp64")
+    main([f"run={run}", "changed_texts=1", "history=16"])
+    (encoder, *_) = session(run / "export" / "onnx", "encoder")(
+        torch.randn(1, 20, parts_of(run).features.num_mels), torch.tensor([20])
+    )
+    assert encoder.dtype == torch.float32
+    assert "texts of dev" in (run / "export" / "onnx" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("attach", [OnnxLstm, with_onnx_lstms])
+def test_an_lstm_that_computes_otherwise_is_not_taken_for_a_plain_one(attach: Callable[..., object]) -> None:
+    class Halved(Lstm):
+        def forward(self, *given: Any) -> Any:
+            outputs, states = super().forward(*given)
+            return outputs / 2, states
+
+    with pytest.raises(UsageError, match=r"^Halved has no export; export the run that the model was made from"):
+        attach(Halved(3, 4, batch_first=True))
 
 
 def test_gates_are_in_the_order_of_onnx() -> None:
