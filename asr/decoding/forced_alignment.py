@@ -24,6 +24,8 @@ from asr.models.transducer import Transducer
 from asr.torchaudio_parts import torchaudio_part
 from distributed.errors import UsageError
 
+CELLS_TOGETHER = 1 << 21  # of the lattices aligned at a time: some 200 MiB with what the search over them keeps
+
 Method = Literal["auto", "ctc", "transducer"]
 
 
@@ -66,11 +68,37 @@ def align_states(
         rows = zip(log_probs_BSV, lengths_B.tolist(), targets, impossible, strict=True)
         return [None if lost else ctc_path(row[:states], tokens_U) for row, states, tokens_U, lost in rows]
     assert isinstance(model, Transducer)
-    paths = best_paths(arcs_of_states(model, states_BSD, lengths_B, batch))
-    return [
-        emission_path(path, tokens_U, states)
-        for path, tokens_U, states in zip(paths, targets, lengths_B.tolist(), strict=True)
-    ]
+    states, found = lengths_B.tolist(), list[Tensor | None]([None] * len(targets))
+    possible = [row for row, tokens_U in enumerate(targets) if len(tokens_U) <= states[row]]
+    cells = [count * (1 + len(tokens_U)) for count, tokens_U in zip(states, targets, strict=True)]
+    for rows in rows_together(possible, cells, CELLS_TOGETHER):
+        part, lengths_P = rows_of(batch, rows), lengths_B[rows]
+        paths = best_paths(arcs_of_states(model, states_BSD[rows, : int(lengths_P.max())], lengths_P, part))
+        for row, path in zip(rows, paths, strict=True):
+            found[row] = emission_path(path, targets[row], states[row])
+    return found
+
+
+def rows_together(rows: Sequence[int], cells: Sequence[int], budget: int) -> list[list[int]]:
+    """Rows in parts, from few to many cells: within the budget a part's number times the cells of its largest, or one row."""
+    parts: list[list[int]] = []
+    for row in sorted(rows, key=cells.__getitem__):
+        if parts and (len(parts[-1]) + 1) * cells[row] <= budget:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+def rows_of(batch: Batch, rows: list[int]) -> Batch:
+    """The targets of some rows of a batch; features are left out."""
+    lengths_P = batch.target_lengths[rows]
+    targets_PU = batch.targets[rows, : int(lengths_P.max())]
+    names = [batch.utterance_ids[row] for row in rows]
+    return replace(
+        batch, utterance_ids=names, features=batch.features[:0], targets=targets_PU, target_lengths=lengths_P,
+        predictor_inputs=targets_PU, weight=float(len(rows)),
+    )  # fmt: skip
 
 
 def ctc_path(log_probs_SV: Tensor, tokens_U: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from asr.data.batch import Batch
+from asr.decoding import forced_alignment
 from asr.decoding.forced_alignment import align_batch, chosen_method, ctc_path, emission_path, word_spans
-from asr.losses.alignment import Emission
+from asr.losses.alignment import Emission, lattice_arcs
 from asr.models.speech_model import Recogniser
 from asr.parts import build
 from scripts.composition.compose import compose
@@ -88,6 +89,34 @@ def test_a_text_with_too_many_tokens_is_left_out(model: Callable[..., Recogniser
     paths = align_batch(model("lstm_tiny"), batch([8, 40], [[1, 2, 3], [1]]), method)
     assert paths[0] is None
     assert paths[1] is not None
+
+
+def test_parts_within_a_budget_are_aligned_as_all_together(
+    model: Callable[..., Recogniser], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lattice of a text that needs too many states is never built, and no part is larger than the budget."""
+    aligner, built = model("lstm_tiny"), []
+
+    def watched(inputs: Any) -> Any:
+        arcs = lattice_arcs(inputs)
+        built.append(arcs.shape.cells)
+        return arcs
+
+    monkeypatch.setattr(forced_alignment, "lattice_arcs", watched)
+    texts = [[1, 2], [3] * 50, [], [4, 5, 1], [2, 2], [1]]
+    given = batch([40, 60, 12, 23, 80, 36], texts)
+    together = align_batch(aligner, given, "transducer")
+    assert [len(each) for each in built] == [5]
+    assert max(map(max, built)) < 60 * 50 // aligner.subsampling, "not that of the second text"
+    built.clear()
+    monkeypatch.setattr(forced_alignment, "CELLS_TOGETHER", 60)
+    apart = align_batch(aligner, given, "transducer")
+    assert len(built) > 1
+    assert all(len(each) == 1 or len(each) * max(each) <= 60 for each in built)
+    assert sum(map(len, built)) == 5
+    for one, other, text in zip(together, apart, texts, strict=True):
+        assert (one is None) == (other is None) == (len(text) == 50)
+        assert one is None or torch.equal(one, other)
 
 
 def test_what_a_model_cannot_do_is_refused(model: Callable[..., Recogniser]) -> None:

@@ -1,7 +1,9 @@
 """Joining the words of overlapping windows."""
 
+from dataclasses import replace
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.decoding.joining import join
@@ -44,3 +46,34 @@ def test_windows_that_agree_are_joined_without_loss(said: list[str], start: int,
     before = [word for word in everything if word.end <= end]
     after = [word for word in everything if word.start >= start]
     assert join(before, after, start, end) == everything
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["no", "yes"]), st.floats(0.2, 0.4), st.floats(0, 0.1)), min_size=8, max_size=60
+    ),
+    st.floats(0.5, 3),
+    st.floats(1.5, 3),
+    st.lists(st.floats(-0.08, 0.08), min_size=60, max_size=60),
+)
+def test_repeated_words_are_neither_lost_nor_doubled(
+    said: list[tuple[str, float, float]], start: float, overlap: float, shifts: list[float]
+) -> None:
+    """Words of ordinary length, few texts, and times that differ between the windows by less than half a word."""
+    everything, time = [], 0.0
+    for text, seconds, pause in said:
+        everything.append(Word(text, time + pause, time + pause + seconds, 0.9))
+        time += pause + seconds
+    end = min(start + overlap, time)
+    heard = [
+        replace(word, start=word.start + by, end=word.end + by) for word, by in zip(everything, shifts, strict=False)
+    ]
+    before = [word for word in everything if word.end <= end]
+    after = [other for word, other in zip(everything, heard, strict=True) if word.start >= start]
+    assume(end - start >= 1.5)
+    assert texts(join(before, after, start, end)) == texts(everything)
+
+
+def test_three_times_no() -> None:
+    before = [Word("no", 4.2 + 0.35 * index, 4.5 + 0.35 * index, 0.9) for index in range(3)]
+    assert texts(join(before, [*before, Word("d", 9, 9.3, 0.9)], 4.0, 6.0)) == "no no no d"
