@@ -27,6 +27,7 @@ from asr.data.batch import Batch, RawBatch
 from asr.data.features import LogMel
 from asr.data.pipeline import collate
 from asr.data.plan import Budgets
+from asr.data.resampling import rate_defect
 from asr.data.tokenizer import Tokenizer
 from asr.data.windows import Window, Windows, windows
 from asr.decoding.ctc import CtcGreedy
@@ -69,6 +70,8 @@ class Transcriber:
         batch_size: int,
         max_frames: int = MAX_FRAMES,
     ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch_size={batch_size}: must be at least 1 recording")
         decode.check(inference.model)
         self.inference = inference
         self.features = features
@@ -136,14 +139,24 @@ class Transcriber:
         text, end = "", 0.0
         try:
             stream = opened()
+            if defect := rate_defect(stream.rate, self.sample_rate):
+                raise BadUtterance(name, Path(name), defect)
             pieces = windows(stream.blocks, stream.rate, self.sample_rate, self.windows)
             per_window = self.features.frames(self.windows.seconds)
             together = max(1, min(self.budgets.utterances, self.budgets.frames // max(per_window, 1)))
-            while group := list(islice(pieces, together)):
-                for piece, (said, heard) in zip(group, self._of_windows(name, group, alignment), strict=True):
-                    text = said if piece.start == 0 else ""  # a single window's text is the tokenizer's own
+            broken: BadUtterance | None = None
+            while broken is None:
+                group, broken = _taken(pieces, together)
+                if broken is not None:  # its reason is worth more than that a rest of it is too short
+                    group = [each for each in group if self.features.frames_of(len(each.waveform))]
+                if not group:
+                    break
+                for piece, (own, heard) in zip(group, self._of_windows(name, group, alignment), strict=True):
+                    text = own if piece.start == 0 else ""  # a single window's text is the tokenizer's own
                     words = join(words, heard, piece.start, end) if piece.start else heard
                     end = piece.start + len(piece.waveform) / self.sample_rate
+            if broken is not None:
+                raise broken
             if not end:
                 raise BadUtterance(name, Path(name), "the audio has zero length")
         except BadUtterance as bad:
@@ -259,6 +272,17 @@ def _trained_in(run: Path) -> Precision:
             path, f"trainer.precision is {str(precision)[:80]!r}, one of {get_args(Precision)} is needed"
         )
     return precision  # type: ignore[return-value]
+
+
+def _taken(pieces: Iterator[Window], count: int) -> tuple[list[Window], BadUtterance | None]:
+    """Up to ``count`` windows, and the error with which the recording broke off after them."""
+    taken: list[Window] = []
+    try:
+        for piece in islice(pieces, count):
+            taken.append(piece)  # kept when the next one breaks off
+    except BadUtterance as bad:
+        return taken, bad
+    return taken, None
 
 
 def _failed(name: str, bad: BadUtterance) -> Transcript:

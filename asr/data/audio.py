@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.data.manifest import Utterance
-from asr.data.resampling import resampler
+from asr.data.resampling import rate_defect, resampler
 from distributed.errors import UsageError, UserError
 
 # A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
@@ -96,6 +96,8 @@ def header_defect(utterance: Utterance, header: Header, sample_rate: int, *, res
             f"is sampled at {header.sample_rate} Hz, but data.sample_rate is {sample_rate} Hz; "
             f"set data.resample=true to resample such files, or data.sample_rate={header.sample_rate} if all are like it"
         )
+    if defect := rate_defect(header.sample_rate, sample_rate):
+        return defect
     return _channel_defect(utterance.channel, header.num_channels) or _duration_defect(
         utterance, header.num_samples / header.sample_rate
     )

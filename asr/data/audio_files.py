@@ -23,7 +23,7 @@ from asr.data.batch import Batch, RawBatch, Unit
 from asr.data.features import LogMel
 from asr.data.pipeline import collate
 from asr.data.plan import Budgets, chunk
-from asr.data.resampling import resampler
+from asr.data.resampling import rate_defect, resampler
 from distributed.errors import UsageError
 
 UNITS_SORTED = 8  # together by length: enough to pad little, few enough for the first results to come soon
@@ -119,7 +119,8 @@ class AudioFiles:
         source = self.sources[index]
         name = source.name if isinstance(source, Waveform) else str(source)
         if isinstance(source, Waveform):
-            if defect := sample_defect(source.samples.numpy()):
+            defect = rate_defect(source.rate, self.features.sample_rate) or sample_defect(source.samples.numpy())
+            if defect:
                 raise BadUtterance(str(index), Path(name), defect)
             waveform = resampler(source.rate, self.features.sample_rate)(source.samples)
         else:
@@ -143,12 +144,18 @@ def read_any(file: Path, sample_rate: int) -> Tensor:
     if not os.path.isfile(file):  # False too where its folder may not be entered
         raise bad("there is no such file, or none that can be reached")
     try:
-        read_header(file)
+        header = read_header(file)
+        if defect := rate_defect(header.sample_rate, sample_rate):
+            raise bad(defect)
         samples, rate = soundfile.read(str(file), dtype="float32", always_2d=True)
     except UsageError as error:
         raise bad(str(error)) from None
     except soundfile.SoundFileError as error:
         raise bad(f"breaks off while it is read ({error}); write the file anew") from None
+    if len(samples) < header.num_samples:
+        raise bad(
+            f"breaks off after {len(samples) / rate:.3f} of {header.num_samples / rate:.3f} s; write the file anew"
+        )
     if defect := sample_defect(samples):
         raise bad(defect)
     if samples.shape[1] > 1:

@@ -1,7 +1,7 @@
 """What a caller may give to be transcribed: files, samples in memory, raw PCM from a pipe."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,17 @@ from torch import Tensor
 from asr.data.audio import BadUtterance, read_header
 from asr.data.audio_files import Waveform
 from asr.data.audio_streams import (
+    BLOCK_SECONDS,
     INT16_FULL_SCALE,
     Pcm,
     Stream,
+    checked,
     ffmpeg,
     stream_of_ffmpeg,
     stream_of_file,
     stream_of_pcm,
 )
+from asr.data.windows import Samples
 from distributed.errors import UsageError
 
 Audio = str | Path | NDArray[np.generic] | Tensor | Waveform | Pcm
@@ -33,23 +36,44 @@ def source_of(audio: Audio, place: int, rate: int) -> Source:
     """What was given as number ``place``, as a path, float32 samples (at ``rate`` where they name none) or a pipe.
 
     Raises:
-        BadUtterance: an array of another shape or type.
+        BadUtterance: an array of another shape or type, or something else.
     """
-    if isinstance(audio, (Waveform, Pcm)):
+    if isinstance(audio, Pcm):
         return audio
+    if isinstance(audio, Waveform):
+        if not (isinstance(audio.rate, (int, np.integer)) and audio.rate >= 1):
+            raise BadUtterance(
+                audio.name, Path(audio.name), f"has the rate {audio.rate!r}; give a whole number of Hz above 0"
+            )
+        return Waveform(_mono(audio.samples, audio.name), int(audio.rate), audio.name)
     if isinstance(audio, (str, Path)):
         return Path(audio)
     name = f"array {place}"
-    samples = torch.as_tensor(audio).detach().cpu()
-    if samples.ndim != 1:
-        raise BadUtterance(name, Path(name), f"has the shape {tuple(samples.shape)}; give mono samples, (N,)")
-    if samples.dtype == torch.int16:
-        samples = samples.float() / INT16_FULL_SCALE
-    elif not samples.is_floating_point():
-        raise BadUtterance(
-            name, Path(name), f"has samples of type {samples.dtype}; give int16, or floating point with full scale at 1"
-        )
-    return Waveform(samples.float(), rate, name)
+    return Waveform(_mono(audio, name), rate, name)
+
+
+def _mono(audio: object, name: str) -> Tensor:
+    """Samples (N,) float32 with full scale at 1 on the CPU, of an array or tensor of any byte order and strides."""
+
+    def bad(reason: str) -> BadUtterance:
+        return BadUtterance(name, Path(name), reason)
+
+    if not isinstance(audio, (np.ndarray, Tensor)):
+        raise bad(f"is of type {type(audio).__name__}; give a path, an array or a tensor")
+    if audio.ndim != 1:
+        raise bad(f"has the shape {tuple(audio.shape)}; give mono samples, (N,)")
+    if isinstance(audio, Tensor):
+        usable, whole = audio.is_floating_point(), audio.dtype == torch.int16
+    else:
+        usable, whole = audio.dtype.kind == "f", audio.dtype.newbyteorder("=") == np.int16
+    if not (usable or whole):
+        raise bad(f"has samples of type {audio.dtype}; give int16, or floating point with full scale at 1")
+    if isinstance(audio, Tensor):
+        samples = audio.detach().cpu().float()
+    else:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused with the other samples
+            samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
+    return samples / INT16_FULL_SCALE if whole else samples
 
 
 def name_of(source: Source) -> str:
@@ -67,7 +91,7 @@ def stream_of(source: Source, longest_seconds: float, rate: int) -> Callable[[],
         return lambda: stream_of_pcm(source)
     if isinstance(source, Waveform):
         too_long = len(source.samples) > longest_seconds * source.rate
-        return (lambda: Stream(source.rate, iter([source.samples.numpy()]))) if too_long else None
+        return (lambda: Stream(source.rate, _blocks(source))) if too_long else None
     try:
         header = read_header(source)
     except UsageError:
@@ -75,3 +99,9 @@ def stream_of(source: Source, longest_seconds: float, rate: int) -> Callable[[],
         return None if program is None else lambda: stream_of_ffmpeg(program, source, rate)
     too_long = header.num_samples > longest_seconds * header.sample_rate
     return (lambda: stream_of_file(source)) if too_long else None
+
+
+def _blocks(source: Waveform) -> Iterator[Samples]:
+    size = BLOCK_SECONDS * source.rate
+    for start in range(0, len(source.samples), size):
+        yield checked(Path(source.name), source.samples[start : start + size].numpy(), start)

@@ -70,7 +70,7 @@ def _file_blocks(path: Path, file: soundfile.SoundFile) -> Iterator[Samples]:
             if not len(samples):
                 seconds, expected = read / file.samplerate, file.frames / file.samplerate
                 raise _bad(path, f"breaks off after {seconds:.3f} of {expected:.3f} s; write the file anew")
-            yield _checked(path, samples.mean(axis=1).astype(np.float32), read)
+            yield checked(path, samples.mean(axis=1).astype(np.float32), read)
             read += len(samples)
 
 
@@ -122,7 +122,7 @@ def _ffmpeg_blocks(command: list[str], path: Path, rate: int) -> Iterator[Sample
             read = 0
             while data := _read_fully(process.stdout, BLOCK_SECONDS * rate * 4):
                 samples = np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4").astype(np.float32)
-                yield _checked(path, samples, read)
+                yield checked(path, samples, read)
                 read += len(samples)
             code = process.wait()
         finally:
@@ -136,7 +136,8 @@ def _ffmpeg_blocks(command: list[str], path: Path, rate: int) -> Iterator[Sample
             raise _bad(path, f"cannot be read as audio (ffmpeg: {lines[-1]})")
 
 
-def _checked(path: Path, samples: Samples, read: int) -> Samples:
+def checked(path: Path, samples: Samples, read: int) -> Samples:
+    """A block that begins with sample number ``read``, as it is; BadUtterance where its samples cannot be used."""
     if defect := sample_defect(samples):
         raise _bad(path, f"within the samples from number {read} on, {defect}")
     return samples

@@ -1,15 +1,40 @@
 """Changing the sampling rate: windowed-sinc interpolation by torchaudio, made cheap for utterances of many lengths."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 from torch.nn.functional import pad
 
 from asr.torchaudio_parts import torchaudio_part
+from distributed.errors import UsageError
 
 STEP_SAMPLES = 8000  # half a second at 16 kHz
+ZEROS, ROLLOFF = 6, 0.99  # torchaudio's: zero crossings of the sinc on either side, and its cutoff
+LARGEST_FILTER = 1 << 22  # values of a filter, 16 MiB; 44.1 to 16 kHz has 78,000
+FILTERS_KEPT = 16
+
+
+def filter_size(source_rate: int, target_rate: int) -> int:
+    """Number of values of the filter between two rates: it grows with their product over the square of their divisor."""
+    ratio = Fraction(target_rate, source_rate)
+    source, target = ratio.denominator, ratio.numerator
+    width = math.ceil(ZEROS * source / (ROLLOFF * min(source, target)))
+    return target * (source + 2 * width)
+
+
+def rate_defect(source_rate: int, target_rate: int) -> str | None:
+    """Why audio of ``source_rate`` Hz cannot be resampled to ``target_rate``; None if it can."""
+    if source_rate < 1:
+        return f"has a sampling rate of {source_rate} Hz; it must be at least 1"
+    if source_rate == target_rate or filter_size(source_rate, target_rate) <= LARGEST_FILTER:
+        return None
+    return (
+        f"is sampled at {source_rate} Hz, an odd rate whose filter to {target_rate} Hz is too large; convert the file to "
+        f"{target_rate} Hz (sox in.wav -r {target_rate} out.wav), or correct its header if the rate is wrong"
+    )
 
 
 class Resampler:
@@ -20,22 +45,35 @@ class Resampler:
     """
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
+        self._rates = source_rate, target_rate
         self._ratio = Fraction(target_rate, source_rate)
-        self._transform = torchaudio_part("transforms").Resample(self._ratio.denominator, self._ratio.numerator)
+
+    @cached_property
+    def _transform(self) -> Callable[[Tensor], Tensor]:
+        if defect := rate_defect(*self._rates):
+            raise UsageError(f"audio {defect}")
+        made: Callable[[Tensor], Tensor] = torchaudio_part("transforms").Resample(
+            self._ratio.denominator, self._ratio.numerator
+        )
+        return made
 
     def length(self, num_samples: int) -> int:
         """Number of samples at the target rate for a number of samples at the source rate."""
         return math.ceil(num_samples * self._ratio)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Resample (samples,) to the target rate; returns the input itself where the rates are equal."""
+        """Resample (samples,) to the target rate; returns the input itself where the rates are equal.
+
+        Raises:
+            UsageError: ``rate_defect`` names one.
+        """
         if self._ratio == 1:
             return samples
         padded = pad(samples, (0, -len(samples) % STEP_SAMPLES))
         return self._transform(padded)[: self.length(len(samples))].clone()  # a view would keep the padded tensor alive
 
 
-@cache
+@lru_cache(maxsize=FILTERS_KEPT)
 def resampler(source_rate: int, target_rate: int) -> Resampler:
-    """The resampler between two rates, whose filter is computed once per process."""
+    """The resampler between two rates, whose filter is computed once, when it is first used."""
     return Resampler(source_rate, target_rate)

@@ -1,5 +1,6 @@
 """A recording of any length as overlapping windows: only one window of it is in memory at a time."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from asr.data.audio import BadUtterance
 from asr.data.resampling import resampler
 from distributed.errors import UsageError
 
@@ -22,6 +24,8 @@ class Windows:
     overlap_seconds: float
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.seconds):
+            raise UsageError(f"window_seconds={self.seconds:g}: must be a finite number of seconds")
         if not 0 < self.overlap_seconds <= self.seconds / 2:
             raise UsageError(
                 f"window_seconds={self.seconds:g} and overlap_seconds={self.overlap_seconds:g}: the overlap must be above 0 "
@@ -40,18 +44,25 @@ class Window:
 def windows(blocks: Iterable[Samples], rate: int, wanted_rate: int, sizes: Windows) -> Iterator[Window]:
     """Cut a recording that comes in blocks of mono samples at ``rate``; a recording of at most one window is one.
 
-    Each window is resampled by itself. A recording without samples has no window.
+    Each window is resampled by itself. A recording without samples has no window. Where taking a block raises BadUtterance,
+    what came before it is cut into windows as if it were all, and the error follows.
     """
     length, step = round(sizes.seconds * rate), round((sizes.seconds - sizes.overlap_seconds) * rate)
     held = np.zeros(0, dtype=np.float32)
     start = 0
-    for block in blocks:
-        held = np.concatenate([held, block])
-        while len(held) > length:  # so that the last window is never the overlap alone
-            yield _window(held[:length], start, rate, wanted_rate)
-            held, start = held[step:], start + step
+    broken: BadUtterance | None = None
+    try:
+        for block in blocks:
+            held = np.concatenate([held, block])
+            while len(held) > length:  # so that the last window is never the overlap alone
+                yield _window(held[:length], start, rate, wanted_rate)
+                held, start = held[step:], start + step
+    except BadUtterance as bad:
+        broken = bad
     if len(held):
         yield _window(held, start, rate, wanted_rate)
+    if broken is not None:
+        raise broken
 
 
 def _window(samples: Samples, start: int, rate: int, wanted_rate: int) -> Window:

@@ -44,10 +44,16 @@ class Row:
     name: str
     write: Callable[[Path], object]
     error: str | None = None  # part of the reason; None: it is transcribed
+    heard: float = 0.0  # seconds that are transcribed all the same
 
 
 def torn(path: Path) -> None:
     soundfile.write(path, speech(3), RATE)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def torn_mp3(path: Path) -> None:
+    soundfile.write(path, speech(3, 16000), 16000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -66,6 +72,10 @@ TABLE = (
     Row("none.wav", lambda path: None, "no such file"),
     Row("nothing.wav", lambda path: soundfile.write(path, np.zeros(0), RATE), "too short"),
     Row("torn.flac", torn, "breaks off"),
+    Row("torn.mp3", torn_mp3, "breaks off after"),
+    Row("odd.wav", lambda path: soundfile.write(path, speech(0.5), 4001), "is sampled at 4001 Hz, an odd rate"),
+    Row("odder.wav", lambda path: soundfile.write(path, speech(0.5), 2_000_000_011), "is sampled at 2000000011 Hz"),
+    Row("odd-long.wav", lambda path: soundfile.write(path, speech(9), 4001), "is sampled at 4001 Hz, an odd rate"),
     Row(
         "nan.wav",
         lambda path: soundfile.write(path, np.full(4000, np.nan, dtype=np.float32), RATE, subtype="FLOAT"),
@@ -76,7 +86,7 @@ TABLE = (
         lambda path: soundfile.write(
             path, np.append(speech(9), np.float32(np.inf)), RATE, subtype="FLOAT"
         ),
-        "not a number to compute with",
+        "not a number to compute with", heard=5,
     ),
 )  # fmt: skip
 
@@ -105,6 +115,9 @@ def check(found: Transcript, row: Row, path: Path) -> None:
     assert found.source == str(path)
     if row.error is not None:
         assert row.error in (found.error or "")
+        assert found.seconds == row.heard
+        assert bool(found.words) == bool(found.text) == bool(row.heard)
+        assert row.heard == 0 or found.words[-1].end > row.heard - 1
         return
     assert found.error is None
     assert found.seconds == pytest.approx(soundfile.info(path).duration, abs=0.01)
@@ -174,9 +187,63 @@ def test_paths_arrays_tensors_and_pcm_say_the_same(run: Path, tmp_path: Path) ->
 def test_bad_arrays_are_named_and_hold_nobody_up(run: Path) -> None:
     good = speech(0.5)
     found = load(run).transcribe([np.zeros((2, 800)), good, np.arange(800), np.full(800, np.nan), np.zeros(3)])
-    errors = ["(2, 800)", None, "torch.int64", "not a number", "too short"]
+    errors = ["(2, 800)", None, "type int64", "not a number", "too short"]
     for each, error in zip(found, errors, strict=True):
         assert error is None if each.error is None else str(error) in each.error
+
+
+def test_arrays_of_every_layout_say_the_same_and_odd_kinds_are_named(run: Path) -> None:
+    samples = (32767 * speech(0.8)).astype(np.int16)
+    floating = samples / 32768
+    same = [
+        samples, samples.astype(">i2"), samples[::-1].copy()[::-1], np.repeat(samples, 2)[::2], floating.astype(">f8"),
+        floating.astype(np.longdouble), Waveform(torch.from_numpy(samples), RATE, "mine"),
+    ]  # fmt: skip
+    odd = [
+        floating.astype(str), floating.astype(object), floating + 0j, floating > 0, None, floating.tolist(),
+        Waveform(torch.zeros(2, 800), RATE, "w"), Waveform(torch.zeros(800), 0, "w"), Waveform(torch.zeros(800), 4001, "w"),
+    ]  # fmt: skip
+    found = load(run).transcribe([*same, *odd])  # type: ignore[list-item]
+    assert len({each.text for each in found[: len(same)]}) == 1
+    assert all(each.error is None and each.text for each in found[: len(same)])
+    reasons = ["<U", "object", "complex", "bool", "NoneType", "type list", "(2, 800)", "the rate 0", "4001 Hz"]
+    for each, reason in zip(found[len(same) :], reasons, strict=True):
+        assert reason in (each.error or "")
+        assert not each.text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_long_array_is_checked_as_a_short_one_is(run: Path, value: float) -> None:
+    samples = speech(22)
+    samples[15 * RATE + 7] = value
+    model = load(run, window_seconds=4, overlap_seconds=1)
+    bad, good = model.transcribe([samples, speech(22)])
+    assert "within the samples from number 120000 on, sample 7 is" in (bad.error or "")
+    assert bad.seconds == 15
+    assert good.error is None
+    assert [word for word in bad.words if word.end < 12] == [word for word in good.words if word.end < 12]
+
+
+def test_what_was_collected_before_a_break_is_decoded(run: Path) -> None:
+    """Whatever number of windows is decoded together, and where no window is full yet."""
+    samples = np.append(speech(12), np.float32(np.nan))
+    found = [
+        load(run, window_seconds=4, overlap_seconds=1, batch_size=size).transcribe([samples])[0] for size in (1, 2, 16)
+    ]
+    assert {each.seconds for each in found} == {10.0}
+    assert found[0].words
+    assert len({each.text for each in found}) == 1
+    (alone,) = load(run, window_seconds=11).transcribe([samples])
+    assert alone.seconds == 10.0
+    assert alone.words
+
+
+def test_batches_of_nothing_and_endless_windows_are_refused(run: Path) -> None:
+    with pytest.raises(UsageError, match=r"^batch_size=0: must be at least 1 recording"):
+        load(run, batch_size=0)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=r"^window_seconds=(nan|inf): must be a finite number of seconds"):
+            load(run, window_seconds=value)
 
 
 def test_model_folders_load_and_other_folders_are_refused(run: Path, random_lm_run: Run, tmp_path: Path) -> None:

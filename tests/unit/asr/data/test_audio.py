@@ -105,6 +105,15 @@ def test_files_of_the_wanted_rate_are_read_bitwise_equal_under_resample(make_utt
     assert torch.equal(read_audio(utterance, 16000, resample=True), read_audio(utterance, 16000, resample=False))
 
 
+@pytest.mark.parametrize("rate", [15_991, 2_000_000_011])
+def test_a_rate_whose_filter_would_fill_the_memory_is_refused(make_utterance: Make, rate: int) -> None:
+    utterance = make_utterance(samples=np.zeros(16000), sample_rate=rate, duration=16000 / rate)
+    with pytest.raises(
+        BadUtterance, match=rf"is sampled at {rate} Hz, an odd rate whose filter to 16000 Hz is too large"
+    ):
+        read_audio(utterance, 16000, resample=True)
+
+
 def test_stereo(make_utterance: Make) -> None:
     assert "2 channels; make it mono" in refusal(make_utterance(channels=2))
 

@@ -2,12 +2,14 @@
 
 import math
 
+import pytest
 import torch
 import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.resampling import Resampler, resampler
+from asr.data.resampling import LARGEST_FILTER, Resampler, filter_size, rate_defect, resampler
+from distributed.errors import UsageError
 
 RATES = [(22050, 16000), (22050, 8000), (8000, 16000), (8000, 8000), (44100, 16000), (48000, 16000), (11025, 16000)]
 
@@ -43,3 +45,25 @@ def test_a_tone_below_both_limits_keeps_its_pitch_and_one_above_is_gone() -> Non
 
 def test_the_filter_is_made_once() -> None:
     assert resampler(8000, 16000) is resampler(8000, 16000)
+
+
+@pytest.mark.parametrize("rates", RATES)
+def test_the_size_of_the_filter_is_known_before_it_is_made(rates: tuple[int, int]) -> None:
+    if rates[0] != rates[1]:
+        made = torchaudio.transforms.Resample(*rates)
+        assert made.kernel.numel() == filter_size(*rates)
+    assert rate_defect(*rates) is None
+
+
+@pytest.mark.parametrize("rates", [(4001, 16000), (2_000_000_011, 8000), (15_991, 16000)])
+def test_a_filter_that_would_fill_the_memory_is_refused(rates: tuple[int, int]) -> None:
+    assert filter_size(*rates) > LARGEST_FILTER
+    assert f"is sampled at {rates[0]} Hz" in (rate_defect(*rates) or "")
+    assert Resampler(*rates).length(0) == 0, "lengths need no filter"
+    with pytest.raises(UsageError, match=rf"^audio is sampled at {rates[0]} Hz, an odd rate"):
+        Resampler(*rates)(torch.zeros(10))
+
+
+def test_ordinary_rates_have_filters() -> None:
+    usual = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 37800, 44100, 48000, 88200, 96000, 176400, 192000)
+    assert all(rate_defect(source, target) is None for source in usual for target in usual)
