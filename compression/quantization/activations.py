@@ -14,6 +14,7 @@ d x^ / d x is 1 between the bounds, else 0. Bounds of a batch would make what is
 D features, the last axis of x
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -174,7 +175,7 @@ class LearnedBounds(nn.Module):
     def set_bounds(self, lowest: float, highest: float) -> None:
         """Set the bounds to a range of values; UsageError unless it is finite."""
         largest = max(-lowest, highest)
-        if not largest < float("inf"):
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise UsageError(
                 f"a calibrated range of {lowest:g} ... {highest:g} is not finite; start from sound weights"
             )

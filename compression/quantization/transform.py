@@ -62,6 +62,11 @@ class Quantize:
             raise UsageError(f"the model is quantised already ({already}); quantise the model that it was made of")
         chosen = treated(self.patterns, list(layers), "hooks.qat_int4.scheme")
         quantized = {name: each for name, each in chosen.items() if each.bits is not None}
+        if "joiner.output" in quantized and "joiner" not in quantized:
+            raise UsageError(
+                "hooks.qat_int4.scheme: joiner.output needs joiner, whose tanh it reads; give joiner bits as well, or "
+                "joiner.output bits: null"
+            )
         inputs = input_rules(model, quantized)
         for name, settings in quantized.items():
             _quantize(layers[name], settings, inputs.get(name))

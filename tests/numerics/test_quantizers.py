@@ -228,3 +228,13 @@ def test_the_coded_tanh_rounds_tanh_and_both_of_its_forms_agree(bits: int) -> No
     coded.backward_(gradient, kept)
     torch.testing.assert_close(found, gradient)
     torch.testing.assert_close(found, slopes(torch.tanh, x.detach(), upstream), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest"), [(-math.inf, 1), (-1, math.inf), (math.nan, 1), (-1, math.nan), (0, -math.inf)]
+)
+def test_a_range_that_is_not_finite_is_refused(lowest: float, highest: float) -> None:
+    made = LearnedBounds(bits=4, kind="pact", device=torch.device("cpu"), dtype=torch.float32)
+    with pytest.raises(UsageError, match=r"^a calibrated range of .* is not finite; start from sound weights"):
+        made.set_bounds(lowest, highest)
+    assert not made.calibrated

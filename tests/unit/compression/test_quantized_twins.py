@@ -313,6 +313,13 @@ def test_the_first_pattern_decides_and_a_model_is_quantised_once(small_model: Ma
         quantized(twin)
 
 
+def test_a_joiners_output_without_its_joiner_is_refused(small_model: Make, quantized: Make) -> None:
+    with pytest.raises(
+        UsageError, match=r"^hooks.qat_int4.scheme: joiner.output needs joiner, whose tanh it reads; give"
+    ):
+        quantized(small_model("lstm"), [{"modules": "joiner", "bits": None}, {"modules": "*"}])
+
+
 def test_calibration_sees_no_padding_and_leaves_calibrated_bounds(
     small_model: Make, quantized: Make, make_batch: Make
 ) -> None:
