@@ -71,10 +71,10 @@ def align_states(
     states, found = lengths_B.tolist(), list[Tensor | None]([None] * len(targets))
     possible = [row for row, tokens_U in enumerate(targets) if len(tokens_U) <= states[row]]
     cells = [count * (1 + len(tokens_U)) for count, tokens_U in zip(states, targets, strict=True)]
-    for rows in rows_together(possible, cells, CELLS_TOGETHER):
-        part, lengths_P = rows_of(batch, rows), lengths_B[rows]
-        paths = best_paths(arcs_of_states(model, states_BSD[rows, : int(lengths_P.max())], lengths_P, part))
-        for row, path in zip(rows, paths, strict=True):
+    for near in rows_together(possible, cells, CELLS_TOGETHER):
+        part, lengths_P = rows_of(batch, near), lengths_B[near]
+        paths = best_paths(arcs_of_states(model, states_BSD[near, : int(lengths_P.max())], lengths_P, part))
+        for row, path in zip(near, paths, strict=True):
             found[row] = emission_path(path, targets[row], states[row])
     return found
 
