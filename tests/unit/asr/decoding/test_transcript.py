@@ -13,7 +13,7 @@ def transcript(*words: Word) -> Transcript:
 def test_lines_stay_lines() -> None:
     odd = transcript(Word("zwölf", 0.1, 0.5, 0.5), Word("\x9f\u2028\n", 1.0, 1.5, 1.0))
     assert text_line(odd).count("\t") == 1
-    assert text_line(odd).isprintable() or "\t" in text_line(odd)
+    assert text_line(odd).replace("\t", "").isprintable()
     record = json.loads(json_line(odd))
     assert record["text"] == odd.text
     assert record["file"] == odd.source
