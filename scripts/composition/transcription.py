@@ -1,6 +1,7 @@
 """The command line around ``asr.recogniser``: which recordings, in which form results are written, where."""
 
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> None:
     files, bad = find_audio(paths)
     audio: list[Audio] = [*files, *([Pcm(sys.stdin.buffer, config.rate)] if STDIN in arguments else [])]
     out = None if config.out is None else Path(config.out)
-    _check_outputs(config.format, out, files, len(audio))
+    _check_outputs(config.format, out, [*map(str, files), *([STDIN] if STDIN in arguments else [])])
     for each in bad:
         log_not_transcribed(str(each.file), each.reason)
     failed = len(bad) + write_transcripts(model, audio, config.format, out)
@@ -94,18 +95,20 @@ def _output(out: Path, source: str, form: str) -> Path:
     return out / f"{'stdin' if source == STDIN else Path(source).stem}{SUFFIX[form]}"
 
 
-def _check_outputs(form: str, out: Path | None, files: Sequence[Path], recordings: int) -> None:
-    """Raise UsageError where results could not be told apart; make the folder ``out``."""
+def _check_outputs(form: str, out: Path | None, sources: Sequence[str]) -> None:
+    """Raise UsageError where results would overwrite each other or what is there; make the folder ``out``."""
     if out is None:
-        if form == "srt" and recordings > 1:
+        if form == "srt" and len(sources) > 1:
             raise UsageError(
-                f"format=srt: {recordings} recordings need a file each; name a folder for them: out=subtitles"
+                f"format=srt: {len(sources)} recordings need a file each; name a folder for them: out=subtitles"
             )
         return
-    twice = [name for name, count in Counter(_output(out, str(file), form) for file in files).items() if count > 1]
-    if twice:
-        named = " and ".join(str(file) for file in files if _output(out, str(file), form) == twice[0])
+    written = Counter(_output(out, source, form) for source in sources)
+    if twice := [path for path, count in written.items() if count > 1]:
+        named = " and ".join(source for source in sources if _output(out, source, form) == twice[0])
         raise UsageError(f"out={out}: {named} would both be written to {twice[0].name}; transcribe them apart")
+    if there := [path for path in written if os.path.lexists(path)]:
+        raise UsageError(f"out={out}: {there[0]} is there already; name another folder, or remove what is in this one")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

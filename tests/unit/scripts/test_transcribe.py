@@ -135,3 +135,21 @@ def test_units_are_of_similar_length_and_within_the_budget(write: Write, monkeyp
     batch = audio[next(iter(audio.units(Budgets(3, 10**6, 10**9))))]
     assert batch.audio_seconds == pytest.approx(0.2 + 0.8 + 0.9)
     assert batch.feature_lengths.tolist() == sorted(batch.feature_lengths.tolist())
+
+
+def test_no_result_overwrites_another_or_what_is_there(random_run: Run, write: Write, tmp_path: Path) -> None:
+    run, out = random_run("run"), tmp_path / "texts"
+    one, other, named_so = write("a.wav", 0.5), write("b/a.wav", 0.5), write("stdin.wav", 0.5)
+    given = [f"run={run}", f"out={out}"]
+    with pytest.raises(UsageError, match=rf"^out={out}: {one} and {other} would both be written to a.txt; transcribe"):
+        main([*given, str(one), str(other)])
+    with pytest.raises(UsageError, match=rf"^out={out}: {named_so} and - would both be written to stdin.txt"):
+        main([*given, str(named_so), "-"])
+    assert not out.exists()
+    main([*given, str(one)])
+    (out / "a.txt").write_text("corrected by hand")
+    with pytest.raises(UsageError, match=rf"^out={out}: {out / 'a.txt'} is there already; name another folder"):
+        main([*given, str(one)])
+    assert (out / "a.txt").read_text() == "corrected by hand"
+    main([*given, str(named_so)])
+    assert (out / "stdin.txt").is_file(), "other names are free"
