@@ -203,8 +203,8 @@ class Transcriber:
             return found, confidences, [None] * len(found)
         tokens_BU = padded_tokens(found).to(states_BSD.device)
         lengths = torch.tensor([len(each.tokens) for each in found], device=states_BSD.device)
-        said = replace(batch, targets=tokens_BU, target_lengths=lengths)
-        return found, confidences, align_states(model, states_BSD, lengths_B, said, "auto")
+        recognised = replace(batch, targets=tokens_BU, target_lengths=lengths)
+        return found, confidences, align_states(model, states_BSD, lengths_B, recognised, "auto")
 
 
 def load(

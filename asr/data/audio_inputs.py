@@ -13,7 +13,6 @@ from asr.data.audio import BadUtterance, read_header
 from asr.data.audio_files import Waveform
 from asr.data.audio_streams import (
     BLOCK_SECONDS,
-    INT16_FULL_SCALE,
     Pcm,
     Stream,
     checked,
@@ -22,6 +21,7 @@ from asr.data.audio_streams import (
     stream_of_file,
     stream_of_pcm,
 )
+from asr.data.features import INT16_SCALE
 from asr.data.windows import Samples
 from distributed.errors import UsageError
 
@@ -73,7 +73,7 @@ def _mono(audio: object, name: str) -> Tensor:
     else:
         with np.errstate(over="ignore"):  # what becomes infinite is refused with the other samples
             samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-    return samples / INT16_FULL_SCALE if whole else samples
+    return samples / INT16_SCALE if whole else samples
 
 
 def name_of(source: Source) -> str:

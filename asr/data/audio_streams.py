@@ -18,10 +18,10 @@ import numpy as np
 import soundfile
 
 from asr.data.audio import BadUtterance, sample_defect
+from asr.data.features import INT16_SCALE
 from asr.data.windows import Samples
 
 BLOCK_SECONDS = 5
-INT16_FULL_SCALE = 1 << 15
 FFMPEG_SUFFIXES = frozenset((".aac", ".amr", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma"))
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _int16_blocks(pcm: Pcm) -> Iterator[Samples]:
         if len(data) % 2:
             log.warning("%s: ends within a sample, which is dropped; is it 16-bit PCM?", pcm.name)
         samples = np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2")
-        yield samples.astype(np.float32) / np.float32(INT16_FULL_SCALE)
+        yield samples.astype(np.float32) / np.float32(INT16_SCALE)
 
 
 def _read_fully(file: IO[bytes], size: int) -> bytes:

@@ -75,7 +75,7 @@ def write_results(
         files.transcripts: format_transcripts(references, hypotheses),
         files.errors: "\n".join([errors, *_statistics("SPEAKER", by_speaker), *_statistics("UTT", wrong)]),
         files.rates: "\n".join([result.line, *details, *heading, *worst, ""]),
-        files.figures: _json(_figures(result) | dict(record or {})),
+        files.figures: _json(figures_of(result) | dict(record or {})),
     }
     files.folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
@@ -119,8 +119,8 @@ def _row(result: SetResult) -> tuple[str, ...]:
     return (result.name, f"{100 * total.wer:.2f}", interval, *rates, *counts)
 
 
-def _figures(result: SetResult) -> dict[str, Any]:
-    """The content of the JSON file; rates are fractions, not percent."""
+def figures_of(result: SetResult) -> dict[str, Any]:
+    """A result as the JSON file of a set holds it; rates are fractions, not percent."""
     total = result.total
     return {
         "wer": _finite(total.wer),

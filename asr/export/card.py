@@ -1,9 +1,9 @@
-"""The model card: README.md of an exported folder. Every figure in it was measured; what was not is said to be missing."""
+"""The model card: README.md of an exported folder. Every figure in it was measured; what was not is named as missing."""
 
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 from asr.export.onnx_files import export_part
 from asr.export.sherpa import CLIENT, NETWORKS, Fitting
 from asr.training.processor import instruction_set
+
+Result = tuple[str, str, Mapping[str, Any]]  # set, search, figures as fractions
+ONE_SYMBOL = "greedy, one symbol per state"  # the client's search
 
 SPEED_SECONDS = 10.0
 SPEED_REPEATS = 5
@@ -26,9 +29,7 @@ class Facts:
     digests: Sequence[str]  # SHA-256 of the weights
     data: str
     licence: str | None
-    results: Sequence[tuple[str, str, Mapping[str, Any]]] = field(
-        default_factory=list
-    )  # set, search, figures as fractions
+    results: Sequence[Result] = ()
     checked: str | None = None  # what one symbol per state costs
 
 
@@ -88,7 +89,10 @@ def _results(facts: Facts) -> str:
     if not rows:
         return "This model has not been evaluated: `scripts/evaluate.py` measures them, an export after it writes them here."
     table = _table(("set", "search", "WER", "95 % interval", "utterances"), rows)
-    return f"{table}\n\nMeasured with the weights in PyTorch; the client emits at most one symbol per state."
+    return (
+        f"{table}\n\nMeasured with the weights in PyTorch, in their precision. The client's search is {ONE_SYMBOL}; texts of that "
+        "line are scored as they are, without normalisation. The int8 networks were not scored."
+    )
 
 
 def _sizes(folder: Path, parts: Fitting) -> str:

@@ -2,7 +2,7 @@
 
     encoder.onnx  decoder.onnx  joiner.onnx     fp32; *.int8.onnx beside them
     tokens.txt                                  symbol and number per line; blank, the number 0, is <blk>
-    client.json                                 what a client must be told: sample rate, mel bins, filters, framing, scale
+    client.json                                 what a client must set: sample rate, mel bins, filters, framing, scale
 
 Checked against sherpa-onnx 2.0.1: https://k2-fsa.github.io/sherpa/onnx. Its greedy search emits at most one symbol per state.
 """

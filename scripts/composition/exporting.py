@@ -2,13 +2,16 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import DictConfig
 
 from asr.decoding.greedy import Greedy
-from asr.export.card import Facts, card
+from asr.decoding.results import figures_of, score_set
+from asr.export.card import ONE_SYMBOL, Facts, Result, card
 from asr.export.onnx_files import ExportError, export_part
 from asr.export.sherpa import fitting, write_sherpa
 from asr.foreign.json_text import read_json
@@ -16,7 +19,8 @@ from asr.foreign.terminal import log_to_stderr, say
 from asr.recogniser import MAX_SYMBOLS
 from asr.runs.files import begun_folder, put_in_place
 from asr.runs.run_folder import RunFolder
-from asr.training.evaluation import decode_batches
+from asr.training.evaluation import Decoded, decode_set
+from asr.training.measures import Decode
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
 from scripts.composition.evaluation import named_set
@@ -36,12 +40,13 @@ def run(arguments: list[str]) -> None:
     weights = None if config.weights is None else Path(config.weights)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
     parts = fitting(trained.loaded, config.history)
-    checked = None if config.check is None else one_symbol(trained, config)
+    checked, limited = (None, []) if config.check is None else one_symbol(trained, config)
     final = RunFolder(trained.folder).export(name)
     folder = begun_folder(final)
     write_sherpa(parts, folder)
     shutil.copyfile(REPOSITORY / "scripts" / "sherpa_client.py", folder / "transcribe.py")
-    facts = replace(facts_of(trained, weights, config.licence), checked=checked)
+    known = facts_of(trained, weights, config.licence)
+    facts = replace(known, checked=checked, results=[*known.results, *limited])
     (folder / "README.md").write_text(card(folder, parts, facts), encoding="utf-8")
     put_in_place(folder, final)
     sizes = {each: sum(path.stat().st_size for path in final.glob(each)) / 2**20 for each in ("*.int8.onnx", "*.onnx")}
@@ -51,29 +56,33 @@ def run(arguments: list[str]) -> None:
     )
 
 
-def one_symbol(trained: Trained, config: DictConfig) -> str:
-    """What the client's limit of one symbol per state costs on a split: a line for the card.
+def one_symbol(trained: Trained, config: DictConfig) -> tuple[str, list[Result]]:
+    """What the client's limit of one symbol per state costs on a split: a line for the card, and the word errors with it.
 
     Raises:
         ExportError: more texts change by it than ``changed_texts`` allows.
     """
     evaluated = named_set(trained, config.check, config.unit_utterances)
-    texts: list[dict[str, list[int]]] = []
-    for limit in (1, MAX_SYMBOLS):
-        found = decode_batches(trained.inference(), evaluated.batches(), Greedy(max_symbols=limit))  # type: ignore[arg-type]
-        texts.append({
-            name: hypothesis.tokens
-            for batch, hypotheses in found
-            for name, hypothesis in zip(batch.utterance_ids, hypotheses, strict=True)
-        })  # fmt: skip
-    changed = sum(texts[0][name] != tokens for name, tokens in texts[1].items())
-    line = f"changes {changed} of {len(texts[1])} texts of {config.check}"
-    if changed > config.changed_texts * len(texts[1]):
+
+    def decoded(limit: int) -> Decoded:
+        search = cast(Decode, Greedy(max_symbols=limit))
+        return decode_set(trained.inference(), evaluated.batches(), decode=search, tokenizer=trained.speech.tokenizer)
+
+    limited, free = decoded(1), decoded(MAX_SYMBOLS)
+    changed = sum(limited.hypotheses[name] != text for name, text in free.hypotheses.items())
+    line = f"changes {changed} of {len(free.hypotheses)} texts of {config.check}"
+    if changed > config.changed_texts * len(free.hypotheses):
         raise ExportError(
             f"the client emits at most one symbol per state, which {line}, more than changed_texts={config.changed_texts:g}; "
             "train with larger tokens (tokenizer=sentencepiece) or shorter states (model.encoder.stack), or raise changed_texts"
         )
-    return line
+    figures = figures_of(score_set(evaluated.name, limited.references, limited.hypotheses))
+    return line, [(evaluated.name, ONE_SYMBOL, figures)] if _has_rates(figures) else []
+
+
+def _has_rates(figures: Mapping[str, Any]) -> bool:
+    """Whether a set has words to be counted against, as one of silence has not."""
+    return figures.get("wer") is not None and None not in figures["wer_interval"]
 
 
 def facts_of(trained: Trained, weights: Path | None, licence: str | None) -> Facts:
@@ -91,8 +100,6 @@ def facts_of(trained: Trained, weights: Path | None, licence: str | None) -> Fac
         results=[
             (each.name, each.decode, record)
             for each, record in records
-            if record.get("weights_sha256") == digests
-            and record.get("wer") is not None
-            and None not in record["wer_interval"]
+            if record.get("weights_sha256") == digests and _has_rates(record)
         ],
     )

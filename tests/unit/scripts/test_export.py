@@ -22,6 +22,9 @@ from asr.parts import build
 from asr.recogniser import load
 from asr.runs.model_folder import load_model, save_model
 from distributed.errors import UsageError
+from scripts.composition.compose import compose
+from scripts.composition.exporting import one_symbol
+from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
 from scripts.export import main
 
@@ -73,6 +76,25 @@ def session(folder: Path, name: str) -> Callable[..., list[Tensor]]:
         torch.from_numpy(each)
         for each in made.run(None, dict(zip(names, (each.numpy() for each in given), strict=True)))
     ]
+
+
+def check_bad_files(folder: Path, good: str) -> None:
+    """The client goes on after a file that it cannot read, and writes names and texts in ASCII."""
+    bad = folder / "schön\n.wav"
+    bad.write_text("not audio")
+    command = [sys.executable, str(folder / "transcribe.py"), str(bad), good, "--batch=2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("not transcribed: ")
+    assert line.isascii()
+    (row,) = done.stdout.splitlines()
+    assert row.isascii()
+    assert json.loads(row)["file"] == good
+    refused = subprocess.run([*command, "--batch=0"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "--batch and --threads must be at least 1" in refused.stderr
+    bad.unlink()
 
 
 def check_networks(folder: Path, parts: Fitting) -> None:
@@ -131,6 +153,7 @@ def test_the_client_writes_what_the_api_does(
     client = [str(folder / "transcribe.py"), *files]
     for texts in (texts_of(client, folder), texts_of([*client, "--batch=7"], folder)):
         assert [" ".join(text.split()) for text in texts] == expected
+    check_bad_files(folder, files[0])
     features = parts.features
     if not features.whole_frames_only:
         stock = texts_of(["-c", STOCK, str(features.sample_rate), str(features.num_mels), *files], folder)
@@ -140,6 +163,7 @@ def test_the_client_writes_what_the_api_does(
     assert "| licence | CC-BY-4.0 |" in card
     record = json.loads((run / "eval" / "dev" / "wer-greedy.json").read_text())
     assert f"| dev | greedy | {100 * record['wer']:.2f} % |" in card
+    assert "| dev | greedy, one symbol per state | " in card
     assert ("from_transducer(" in card) is (not features.whole_frames_only)
     assert (folder / "tokens.txt").read_text().splitlines()[0] == "<blk> 0"
     if isinstance(parts.model.predictor, StatelessPredictor):
@@ -171,6 +195,19 @@ def test_a_model_that_needs_several_symbols_per_state_is_refused(random_run: Run
         main([f"run={run}"])
     with pytest.raises(UsageError, match=r"^name=\.\./x: must be the name of a folder"):
         main([f"run={run}", "name=../x"])
+
+
+def test_the_word_errors_on_the_card_are_those_of_the_clients_search(random_run: Run) -> None:
+    run = random_run("run")
+    config = compose("export", [f"run={run}", "changed_texts=1"])
+    _, [(name, search, figures)] = one_symbol(load_trained(run, "best", 1), config)
+    assert (name, search) == ("dev", "greedy, one symbol per state")
+    measured = []
+    for limit in (1, 10):
+        evaluate([f"run={run}", "sets=[dev]", f"decode.max_symbols={limit}"])
+        measured.append(json.loads((run / "eval" / "dev" / "wer-greedy.json").read_text()))
+    assert {key: measured[0][key] for key in figures} == figures
+    assert {key: measured[1][key] for key in figures} != figures, "characters need several"
 
 
 def test_a_missing_package_is_named(random_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
