@@ -23,6 +23,7 @@ from distributed.errors import UsageError, UserError
 
 # A manifest's duration may differ from the file's by the larger of the two: manifests round, and MP3 pads.
 LARGEST_SAMPLE = 1e15  # its square, times that of a frame's length, is still a number in single precision
+UNKNOWN_SAMPLES = (1 << 63) - 1
 TOLERANCE_SECONDS = 0.05
 TOLERANCE_FRACTION = 0.01
 
@@ -84,6 +85,8 @@ def read_header(file: Path) -> Header:
         info = soundfile.info(str(file))
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: *.raw has no header to read
         raise UsageError(f"cannot be read as audio ({error}); convert it to WAV or FLAC") from None
+    if info.frames >= UNKNOWN_SAMPLES:  # libsndfile's answer for a FLAC file that was written to a pipe
+        raise UsageError("its header does not say how long it is; write it anew (sox in.flac out.flac)")
     return Header(info.frames, info.samplerate, info.channels)
 
 

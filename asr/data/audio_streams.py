@@ -22,6 +22,10 @@ from asr.data.features import INT16_SCALE
 from asr.data.windows import Samples
 
 BLOCK_SECONDS = 5
+# Names that ffmpeg has for the containers that it may open: none of them names other files, as playlists do.
+FFMPEG_CONTAINERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+)
 FFMPEG_SUFFIXES = frozenset((".aac", ".amr", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma"))
 
 log = logging.getLogger(__name__)
@@ -103,9 +107,10 @@ def ffmpeg() -> str | None:
 
 
 def stream_of_ffmpeg(program: str, path: Path, rate: int) -> Stream:
-    """The first sound track of a file, decoded, mixed to mono and resampled by ffmpeg. It reads local files only."""
+    """The first sound track of a file, decoded, mixed to mono and resampled by ffmpeg. It reads this local file only."""
     command = [
-        program, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}",
+        program, "-nostdin", "-v", "error", "-xerror",
+        "-protocol_whitelist", "file", "-format_whitelist", FFMPEG_CONTAINERS, "-i", f"file:{path}",
         "-map", "0:a:0", "-f", "f32le", "-ac", "1", "-ar", str(rate), "pipe:1",
     ]  # fmt: skip
     return Stream(rate, _ffmpeg_blocks(command, path, rate))
@@ -130,10 +135,11 @@ def _ffmpeg_blocks(command: list[str], path: Path, rate: int) -> Iterator[Sample
                 process.kill()
             process.stdout.close()
             process.wait()
-        if code != 0:
-            errors.seek(0)
-            lines = errors.read(1 << 16).decode("utf-8", "replace").strip().splitlines() or [f"exit code {code}"]
-            raise _bad(path, f"cannot be read as audio (ffmpeg: {lines[-1]})")
+        errors.seek(0)
+        lines = errors.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
+        if code != 0 or lines:  # it may pass over what is damaged, and end with 0
+            what = "breaks off or is damaged" if read else "cannot be read as audio"
+            raise _bad(path, f"{what} (ffmpeg: {lines[-1] if lines else f'exit code {code}'})")
 
 
 def checked(path: Path, samples: Samples, read: int) -> Samples:

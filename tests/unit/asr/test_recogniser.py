@@ -52,6 +52,15 @@ def torn(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def endless(path: Path) -> None:
+    """FLAC whose header says 0 samples, which stands for an unknown number."""
+    soundfile.write(path, speech(0.8), RATE)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+
+
 def torn_mp3(path: Path) -> None:
     soundfile.write(path, speech(3, 16000), 16000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -72,6 +81,7 @@ TABLE = (
     Row("none.wav", lambda path: None, "no such file"),
     Row("nothing.wav", lambda path: soundfile.write(path, np.zeros(0), RATE), "too short"),
     Row("torn.flac", torn, "breaks off"),
+    Row("endless.flac", endless, "does not say how long it is"),
     Row("torn.mp3", torn_mp3, "breaks off after"),
     Row("odd.wav", lambda path: soundfile.write(path, speech(0.5), 4001), "is sampled at 4001 Hz, an odd rate"),
     Row("odder.wav", lambda path: soundfile.write(path, speech(0.5), 2_000_000_011), "is sampled at 2000000011 Hz"),
@@ -276,6 +286,8 @@ if "bad" in name:
 samples, rate = soundfile.read(name + ".wav", dtype="float32")
 assert sys.argv[sys.argv.index("-ar") + 1] == str(rate)
 sys.stdout.buffer.write(samples.tobytes())
+if "damaged" in name:
+    print("Error submitting packet to decoder", file=sys.stderr)
 """
 
 
@@ -285,15 +297,19 @@ def test_ffmpeg_decodes_what_libsndfile_cannot(run: Path, tmp_path: Path, monkey
     program.write_text(FFMPEG.format(python=sys.executable))
     program.chmod(0o755)
     monkeypatch.setattr("asr.data.audio_inputs.ffmpeg", lambda: str(program))
-    names = ("good.m4a", "-i.m4a", "bad.m4a")
+    names = ("good.m4a", "-i.m4a", "bad.m4a", "damaged.m4a")
     for name in names:
         (tmp_path / name).write_bytes(b"no format of libsndfile's")
         soundfile.write(tmp_path / f"{name}.wav", speech(0.8), RATE, format="WAV", subtype="FLOAT")
     plain = load(run).transcribe([tmp_path / "good.m4a.wav"])
     monkeypatch.chdir(tmp_path)
     found = load(run).transcribe(names)
-    assert [each.text for each in found] == [plain[0].text, plain[0].text, ""]
-    assert [each.error for each in found] == [None, None, "cannot be read as audio (ffmpeg: moov atom not found)"]
+    assert [each.text for each in found[:3]] == [plain[0].text, plain[0].text, ""]
+    assert [word.text for word in found[3].words] == [word.text for word in plain[0].words], "what there was"
+    assert [each.error for each in found] == [
+        None, None, "cannot be read as audio (ffmpeg: moov atom not found)",
+        "breaks off or is damaged (ffmpeg: Error submitting packet to decoder)",
+    ]  # fmt: skip
 
 
 @pytest.mark.skipif(audio_streams.ffmpeg() is None, reason="ffmpeg is not installed")
@@ -304,7 +320,14 @@ def test_the_real_ffmpeg(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     soundfile.write(tmp_path / "a.wav", speech(2), RATE)
     subprocess.run([program, "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
     (tmp_path / "text.m4a").write_text("not audio")
-    good, bad = load(run).transcribe([tmp_path / "a.m4a", tmp_path / "text.m4a"])
+    endless(tmp_path / "endless.flac")
+    (tmp_path / "list.m4a").write_text("ffconcat version 1.0\nfile a.wav\n")
+    (tmp_path / "list.aac").write_text("#EXTM3U\n#EXTINF:2,\na.wav\n#EXT-X-ENDLIST\n")
+    names = ("a.m4a", "text.m4a", "endless.flac", "list.m4a", "list.aac")
+    good, bad, unknown, *lists = load(run).transcribe([tmp_path / name for name in names])
+    assert unknown.error is None
+    assert unknown.seconds == pytest.approx(0.8, abs=0.1)
+    assert all("cannot be read as audio (ffmpeg: " in (each.error or "") and not each.text for each in lists)
     assert good.error is None
     assert good.seconds == pytest.approx(2, abs=0.1)
     assert "cannot be read as audio (ffmpeg: " in (bad.error or "")
