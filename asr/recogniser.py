@@ -239,26 +239,20 @@ def load(
         loaded = mean_model(choose_checkpoints(RunFolder(root).checkpoints, checkpoint))
         precision = precision_for_decoding(_trained_in(root), loaded.model, root, place)
     refuse_non_finite(loaded.model.state_dict(), str(root))
-    return transcriber(
-        loaded, Inference(_recogniser(loaded, root).to(place), place, precision), decode,
+    recogniser, features = _recogniser(loaded, root)
+    if decode is None:
+        decode = cast(Decode, Greedy(max_symbols=MAX_SYMBOLS))  # which takes less of a model than a search may
+    return Transcriber(
+        Inference(recogniser.to(place), place, precision), features, loaded.tokenizer, decode,
         windows=Windows(window_seconds, overlap_seconds), batch_size=batch_size,
     )  # fmt: skip
 
 
-def transcriber(
-    loaded: LoadedModel, inference: Inference[Recogniser], decode: Decode | None, *, windows: Windows, batch_size: int
-) -> Transcriber:
-    """A transcriber of a model that is loaded already; ``inference`` holds it on its device."""
-    assert loaded.features is not None, "a recogniser hears features"
-    if decode is None:
-        decode = cast(Decode, Greedy(max_symbols=MAX_SYMBOLS))  # which takes less of a model than a search may
-    return Transcriber(inference, loaded.features, loaded.tokenizer, decode, windows=windows, batch_size=batch_size)
-
-
-def _recogniser(loaded: LoadedModel, folder: Path) -> Recogniser:
+def _recogniser(loaded: LoadedModel, folder: Path) -> tuple[Recogniser, LogMel]:
+    """The model, which writes texts, and what it hears."""
     if not isinstance(loaded.model, Recogniser) or loaded.features is None:
         raise UsageError(f"{folder}: its model writes no text ({loaded.description.model['_target_']})")
-    return loaded.model
+    return loaded.model, loaded.features
 
 
 def _trained_in(run: Path) -> Precision:

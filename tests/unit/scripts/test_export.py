@@ -14,8 +14,8 @@ from torch import Tensor
 
 from asr.decoding.greedy import Greedy
 from asr.export.lstm import OnnxLstm, gates_of_onnx, with_onnx_lstms
-from asr.export.onnx_files import ExportError
-from asr.export.sherpa import Fitting, fitting
+from asr.export.onnx_files import ExportError, write_network
+from asr.export.sherpa import Fitting, fitting, networks
 from asr.models.predictor import StatelessPredictor
 from asr.models.recurrence import Lstm
 from asr.parts import build
@@ -97,10 +97,10 @@ def check_bad_files(folder: Path, good: str) -> None:
     bad.unlink()
 
 
-def check_networks(folder: Path, parts: Fitting) -> None:
+def check_encoder(folder: Path, parts: Fitting) -> None:
     """Within 1e-4 of PyTorch, with batches of other sizes than the exporter saw, each row as if it were alone."""
     model, generator = parts.model, torch.Generator().manual_seed(0)
-    encoder, decoder, joiner = (session(folder, name) for name in ("encoder", "decoder", "joiner"))
+    encoder = session(folder, "encoder")
     for lengths in ([200], [101, 1, 57], [8, 3, 5, 8, 2]):
         mel = 3 * torch.randn(len(lengths), max(lengths), parts.features.num_mels, generator=generator) - 5
         states, counts = encoder(mel, torch.tensor(lengths))
@@ -110,6 +110,13 @@ def check_networks(folder: Path, parts: Fitting) -> None:
             assert counts[row] == expected.shape[1]
             projected = model.joiner.project_encoder(expected)[0]
             torch.testing.assert_close(states[row, : counts[row]], projected, rtol=0, atol=1e-4)
+
+
+def check_networks(folder: Path, parts: Fitting) -> None:
+    """Within 1e-4 of PyTorch, with batches of other sizes than the exporter saw, each row as if it were alone."""
+    check_encoder(folder, parts)
+    model, generator = parts.model, torch.Generator().manual_seed(0)
+    decoder, joiner = session(folder, "decoder"), session(folder, "joiner")
     histories = [[], [3], [1, 2, 3, 4, 5], list(range(1, 9)) * 3]
     read = torch.full((len(histories), parts.context), -1)
     for row, history in enumerate(histories):
@@ -168,6 +175,24 @@ def test_the_client_writes_what_the_api_does(
     assert (folder / "tokens.txt").read_text().splitlines()[0] == "<blk> 0"
     if isinstance(parts.model.predictor, StatelessPredictor):
         assert parts.context == parts.model.predictor.context
+
+
+SIZES = {
+    "chunk": (*CONFORMER, "model.encoder.chunk=8", "model.encoder.left_chunks=1"),
+    "pruned conformer": (*CONFORMER, "model.encoder.head_dimension=8", "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 20, feed_forward_out: 7}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]"),
+    "pruned lstm": (*LSTM, "model.encoder.hidden=[[24, 20], [9, 16]]"),
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("overrides", SIZES.values(), ids=SIZES)
+def test_encoders_with_chunks_and_with_sizes_per_layer_fit(
+    overrides: tuple[str, ...], random_run: Run, tmp_path: Path
+) -> None:
+    parts = parts_of(random_run("run", *overrides))
+    name, network = next(networks(parts))
+    write_network(network, tmp_path / f"{name}.onnx")
+    check_encoder(tmp_path, parts)
 
 
 @pytest.mark.parametrize(
