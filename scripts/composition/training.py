@@ -11,7 +11,7 @@ from asr.data.plan import check_learners
 from asr.runs.checkpoint import Checkpoint, best_checkpoint, list_checkpoints
 from asr.runs.emergency import Survivor, save_mean
 from asr.runs.files import write_atomically
-from asr.runs.left_out import batches_left_out
+from asr.runs.left_out import batches_left_out, confirm
 from asr.runs.loggers import setup_logging
 from asr.runs.metrics import SHOWN, cut_former_learners, merge
 from asr.runs.run_folder import RunFolder
@@ -106,16 +106,22 @@ def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, C
     checkpoint, problems = trainer.parts.checkpoints.newest()
     for problem in problems:
         log.warning("checkpoint passed over: %s", problem)
-    if left_out := batches_left_out(folder):
-        places = ", ".join(f"{batch} of epoch {epoch}" for epoch, batch in left_out)
-        log.warning(
-            "global batches %s are left out: numbers were bad after them (%s)", places, RunFolder(folder).left_out
-        )
+    if world.rank == 0:
+        _log_left_out(folder, checkpoint)
     if checkpoint is not None:
         log.info("%s", _resume_line(checkpoint, world.size))
     if world.rank == 0:
         cut_former_learners(folder, checkpoint.progress.samples if checkpoint else -1, world.size)
     return trainer, checkpoint
+
+
+def _log_left_out(folder: Path, checkpoint: Checkpoint | None) -> None:
+    """Log the global batches that the run leaves out from here on, or has left out before."""
+    confirm(folder, (0, 0) if checkpoint is None else (checkpoint.progress.epoch, checkpoint.progress.batch))
+    if left_out := batches_left_out(folder):
+        places = ", ".join(f"{batch} of epoch {epoch}" for epoch, batch in left_out)
+        root = RunFolder(folder).left_out
+        log.warning("global batches %s are left out: numbers were bad after them (%s)", places, root)
 
 
 def _save_survivors(trainer: Trainer, loss: Loss, world: World) -> None:
