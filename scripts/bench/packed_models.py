@@ -72,11 +72,15 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     flush_denormals()
     torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
     choose_matmul("auto")
-    if options.grown_by:
-        print(json.dumps(growth(Path(options.grown_by[0]), options.grown_by[1])))
-        return
+    with torch.no_grad():
+        if options.grown_by:
+            print(json.dumps(growth(Path(options.grown_by[0]), options.grown_by[1])))
+        else:
+            _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> None:
     made_with = environment()
     with tempfile.TemporaryDirectory() as folder:
         rows = sizes(Path(folder), quick=options.quick)

@@ -243,7 +243,7 @@ def test_what_was_collected_before_a_break_is_decoded(run: Path) -> None:
     assert {each.seconds for each in found} == {10.0}
     assert found[0].words
     assert len({each.text for each in found}) == 1
-    (alone,) = load(run, window_seconds=11).transcribe([samples])
+    (alone,) = load(run, window_seconds=11, overlap_seconds=5).transcribe([samples])
     assert alone.seconds == 10.0
     assert alone.words
 
