@@ -85,6 +85,7 @@ def test_the_error_of_the_learner_that_failed_is_the_last_line(
     body = """
 if rank == 0:
     print("much\\n" * 50, file=sys.stderr)
+    time.sleep(0.5)  # the agent looks at those alone that have ended by then
     end(2, "error on learner 0: learner 1 failed: disk full", own=False)
 end(3, "error on learner 1: disk full\\n")
 """
