@@ -261,11 +261,11 @@ def _trained_in(run: Path) -> Precision:
     content = read_yaml(path)
     trainer = content.get("trainer") if isinstance(content, dict) else None
     precision = trainer.get("precision") if isinstance(trainer, dict) else None
-    if precision not in get_args(Precision):
-        raise ForeignError(
-            path, f"trainer.precision is {str(precision)[:80]!r}, one of {get_args(Precision)} is needed"
-        )
-    return precision  # type: ignore[return-value]
+    allowed: tuple[Precision, ...] = get_args(Precision)
+    found = next((each for each in allowed if each == precision), None)
+    if found is None:
+        raise ForeignError(path, f"trainer.precision is {str(precision)[:80]!r}, one of {allowed} is needed")
+    return found
 
 
 def _taken(pieces: Iterator[Window], count: int) -> tuple[list[Window], BadUtterance | None]:

@@ -7,15 +7,28 @@ scheme:
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asr.parts import refusal, typed
 from distributed.errors import UsageError
 from distributed.parameters.patterns import settings_by_pattern
 
-Treatment = TypeVar("Treatment")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Treatment = TypeVar("Treatment", bound="DataclassInstance")
 PATTERN = "modules"
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Within: a UsageError begins with ``where``, the setting that the user knows."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
 
 
 def treatments(
@@ -27,7 +40,7 @@ def treatments(
         UsageError: an entry names no pattern, an unknown setting, or a value that is not allowed; it names ``key``.
     """
     made = []
-    fields = {each.name: each.type for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {each.name: each.type for each in dataclasses.fields(kind)}
     for place, entry in enumerate(scheme):
         where = f"{key}[{place}]"
         if not isinstance(entry.get(PATTERN), str):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.data.tokenizer import BLANK, Tokenizer
@@ -47,7 +47,9 @@ def token_confidences(
     frames_BU = pad_sequence(frames, batch_first=True).to(states_BSD.device)
     emitting_BUD = states_BSD[torch.arange(len(found), device=states_BSD.device)[:, None], frames_BU]
     if by_ctc:
-        logits_BUV = model.ctc_head(emitting_BUD)  # type: ignore[operator]
+        head = model.ctc_head
+        assert isinstance(head, nn.Module), "the search has asked for it"
+        logits_BUV = head(emitting_BUD)
     else:
         assert isinstance(model, Transducer)
         outputs_BUD = model.predictor(tokens_BU)[:, :-1]

@@ -57,9 +57,10 @@ def fitting(loaded: LoadedModel, history: int) -> Fitting:
         raise ExportError(
             f"format=onnx is a transducer's layout, and this model is none ({kind}); train model=conformer_s"
         )
+    described = loaded.description.features or {}
     if type(features) not in (LogMel, SherpaLogMel):
         raise ExportError(
-            f"features._target_={loaded.description.features['_target_']}: the client has no such features; "  # type: ignore[index]
+            f"features._target_={described.get('_target_')}: the client has no such features; "
             "train with features._target_=asr.data.sherpa_features.SherpaLogMel"
         )
     if loaded.description.transforms:

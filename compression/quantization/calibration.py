@@ -54,7 +54,7 @@ def run_alone(model: SpeechModel, batch: Batch) -> None:
 
 def _set(name: str, bounds: LearnedBounds, seen: list[tuple[float, float]] | None) -> None:
     if not seen:
-        raise UsageError(f"hooks.qat_int4: {name} read nothing in calibration; give a training split with utterances")
+        raise UsageError(f"{name} read nothing in calibration; give a training split with utterances")
     lowest, highest = [low for low, _ in seen], [high for _, high in seen]
     if bounds.kind.startswith("max"):
         bounds.set_bounds(min(lowest), max(highest))

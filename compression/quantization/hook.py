@@ -13,8 +13,9 @@ from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.inference import Inference
 from compression.quantization.activations import ActivationKind, HiddenKind, LearnedBounds
 from compression.quantization.calibration import calibrate
-from compression.quantization.transform import full_scheme
+from compression.quantization.transform import transform_node
 from compression.quantization.weights import Grouping, WeightKind
+from compression.scheme import named
 from distributed.ranges import Bits, Count, Positive
 
 
@@ -33,15 +34,16 @@ class QuantizationAwareTraining(Hook):
         calibration_batches: Count,
         bound_lr: Positive,
     ) -> None:
-        defaults = {"bits": bits, "weights": weights, "groups": groups, "inputs": inputs, "hidden": hidden}
-        self.scheme = full_scheme(scheme, defaults, "hooks.qat_int4.scheme")
+        self.node = transform_node(
+            scheme, "hooks.qat_int4.scheme", bits=bits, weights=weights, groups=groups, inputs=inputs, hidden=hidden
+        )
         self.calibration_batches = calibration_batches
         self.bound_lr = bound_lr
         self.model: SpeechModel | None = None
 
     def transforms(self) -> list[dict[str, Any]]:
         """The transform, with all settings of each pattern."""
-        return [{"_target_": "compression.quantization.transform.Quantize", "scheme": self.scheme}]
+        return [self.node]
 
     def on_parameter_groups(self, model: SpeechModel) -> list[ParameterGroup]:
         """The learned bounds, if there are any."""
@@ -61,7 +63,8 @@ class QuantizationAwareTraining(Hook):
         if resumed:
             return
         inference = Inference(run.model, run.world.device, run.precision)
-        calibrate(inference, run.batches("train", run.seed), self.calibration_batches)
+        with named("hooks.qat_int4: "):
+            calibrate(inference, run.batches("train", run.seed), self.calibration_batches)
 
     def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
         """Add the smallest and the largest bound: one that collapses shows before the word error rate does."""

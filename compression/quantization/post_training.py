@@ -16,9 +16,9 @@ from asr.training.precision import Precision
 from compression.compress import Batches
 from compression.quantization.activations import ActivationKind, HiddenKind
 from compression.quantization.calibration import calibrate
-from compression.quantization.transform import full_scheme
+from compression.quantization.transform import refuse_quantized, transform_node
 from compression.quantization.weights import Grouping, WeightKind
-from distributed.errors import UsageError
+from compression.scheme import named
 from distributed.ranges import Bits, Count
 
 
@@ -36,11 +36,9 @@ class PostTrainingQuantization:
         scheme: list[dict[str, Any]],
         calibration_batches: Count,
     ) -> None:
-        defaults = {"bits": bits, "weights": weights, "groups": groups, "inputs": inputs, "hidden": hidden}
-        self.node = {
-            "_target_": "compression.quantization.transform.Quantize",
-            "scheme": full_scheme(scheme, defaults, "pass.scheme"),
-        }
+        self.node = transform_node(
+            scheme, "pass.scheme", bits=bits, weights=weights, groups=groups, inputs=inputs, hidden=hidden
+        )
         self.calibration_batches = calibration_batches
 
     def __call__(self, loaded: LoadedModel, batches: Batches) -> LoadedModel:
@@ -49,13 +47,11 @@ class PostTrainingQuantization:
         Raises:
             UsageError: it is quantised already, a pattern matches no layer, or a layer read nothing in calibration.
         """
-        if any(each["_target_"] == self.node["_target_"] for each in loaded.description.transforms):
-            raise UsageError("the model is quantised already; quantise the model that it was made of")
         precision: Precision = "fp64" if loaded.description.dtype == "float64" else "fp32"
-        try:
+        refuse_quantized(loaded.model)
+        with named("pass."):
             model = build(self.node)(loaded.model)
+        with named("pass: "):
             calibrate(Inference(model, torch.device("cpu"), precision), batches("train"), self.calibration_batches)
-        except UsageError as error:
-            raise UsageError(str(error).replace("hooks.qat_int4", "pass")) from None
         description = replace(loaded.description, transforms=[*loaded.description.transforms, self.node])
         return replace(loaded, model=model.eval(), description=description)

@@ -20,6 +20,7 @@ from asr.models.speech_model import SpeechModel
 from asr.models.token_lm import TokenLanguageModel
 from asr.models.transducer import Transducer
 from compression.quantization.activations import ActivationKind, FixedBound, HiddenKind, LearnedBounds
+from compression.quantization.packed import PackedLayer
 from compression.quantization.squashing import CodedTanh
 from compression.quantization.twins import (
     TWINS,
@@ -57,14 +58,12 @@ class Quantize:
     def __call__(self, model: SpeechModel) -> SpeechModel:
         """Raises UsageError if a pattern matches no layer, or the model is quantised already."""
         layers = {name: module for name, module in model.named_modules() if can_be_quantized(name, module)}
-        already = next((name for name, module in model.named_modules() if isinstance(module, Twin)), None)
-        if already is not None:
-            raise UsageError(f"the model is quantised already ({already}); quantise the model that it was made of")
-        chosen = treated(self.patterns, list(layers), "hooks.qat_int4.scheme")
+        refuse_quantized(model)
+        chosen = treated(self.patterns, list(layers), "scheme")
         quantized = {name: each for name, each in chosen.items() if each.bits is not None}
         if "joiner.output" in quantized and "joiner" not in quantized:
             raise UsageError(
-                "hooks.qat_int4.scheme: joiner.output needs joiner, whose tanh it reads; give joiner bits as well, or "
+                "scheme: joiner.output needs joiner, whose tanh it reads; give joiner bits as well, or "
                 "joiner.output bits: null"
             )
         inputs = input_rules(model, quantized)
@@ -75,9 +74,32 @@ class Quantize:
         return model
 
 
-def full_scheme(scheme: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The scheme with every setting of each pattern, for ``Quantize``; UsageError where one is not allowed."""
-    return [{"modules": pattern, **asdict(each)} for pattern, each in treatments(scheme, Quantization, defaults, key)]
+def refuse_quantized(model: SpeechModel) -> None:
+    """Raise UsageError if a layer of the model is quantised."""
+    already = next((name for name, module in model.named_modules() if isinstance(module, Twin | PackedLayer)), None)
+    if already is not None:
+        raise UsageError(f"the model is quantised already ({already}); quantise the model that it was made of")
+
+
+def transform_node(
+    scheme: Sequence[Mapping[str, Any]],
+    key: str,
+    *,
+    bits: Bits,
+    weights: WeightKind,
+    groups: Grouping,
+    inputs: ActivationKind,
+    hidden: HiddenKind,
+) -> dict[str, Any]:
+    """The transform as model folders name it: the scheme, called ``key`` in errors, over the other settings.
+
+    Raises:
+        UsageError: a setting of the scheme is not allowed.
+    """
+    defaults = {"bits": bits, "weights": weights, "groups": groups, "inputs": inputs, "hidden": hidden}
+    patterns = treatments(scheme, Quantization, defaults, key)
+    settings = [{"modules": pattern, **asdict(each)} for pattern, each in patterns]
+    return {"_target_": f"{Quantize.__module__}.{Quantize.__name__}", "scheme": settings}
 
 
 def can_be_quantized(name: str, module: nn.Module) -> bool:
@@ -173,7 +195,7 @@ def _share(layer: BidirectionalLayer) -> None:
     shared = [(each.hidden_bits, repr(each.input_quantizer), repr(each.hidden_quantizer)) for each in (right, left)]
     if shared[0] != shared[1]:
         raise UsageError(
-            "hooks.qat_int4.scheme: the directions of a bidirectional layer read one input and write one output, got "
+            "scheme: the directions of a bidirectional layer read one input and write one output, got "
             f"{shared[0]} and {shared[1]}; give both the same bits, inputs and hidden"
         )
     layer.__class__ = QuantizedBidirectionalLayer

@@ -40,7 +40,7 @@ from compression.quantization.codes import FLOAT, Engine
 from compression.quantization.onnx_engine import ONNX, installed
 from compression.quantization.pack import ENCODING
 from compression.quantization.packed import PackedLayer
-from compression.quantization.transform import full_scheme
+from compression.quantization.transform import transform_node
 from scripts.bench.report import save_figures
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
@@ -50,7 +50,6 @@ STATES, FEATURES = 200, 120
 BOUND = 4.0  # of features of unit variance
 ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789'-.,!?%&"
 TOKENIZER = CharacterTokenizer(alphabet=ALPHABET, case="lower")
-DEFAULTS = {"bits": 4, "weights": "sawb", "groups": "gate", "inputs": "max", "hidden": "fixed"}
 EVERYTHING: list[dict[str, Any]] = [{"modules": "*"}]
 FIRST_LAYER_FP32 = [{"modules": "encoder.layers.0.*", "bits": None}, *EVERYTHING]
 PACK: dict[str, Any] = {"_target_": "compression.quantization.pack.Packed", "encoding": ENCODING}
@@ -101,10 +100,7 @@ def description(model: str, transforms: list[dict[str, Any]]) -> Description:
 def versions(model: str, scheme: Sequence[dict[str, Any]]) -> dict[str, LoadedModel]:
     """A model as it is, with quantised twins, and packed; the same weights."""
     torch.manual_seed(0)
-    quantize: dict[str, Any] = {
-        "_target_": "compression.quantization.transform.Quantize",
-        "scheme": full_scheme(scheme, DEFAULTS, "scheme"),
-    }
+    quantize = transform_node(scheme, "scheme", bits=4, weights="sawb", groups="gate", inputs="max", hidden="fixed")
     made: SpeechModel = description(model, []).build()
     found = {}
     steps: list[tuple[str, list[dict[str, Any]]]] = [

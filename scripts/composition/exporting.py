@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
     final = RunFolder(trained.folder).export(name)
     folder = begun_folder(final)
     write_sherpa(parts, folder)
-    shutil.copyfile(REPOSITORY / "scripts" / "composition" / "sherpa_client.py", folder / "transcribe.py")
+    shutil.copyfile(REPOSITORY / "scripts" / "clients" / "sherpa.py", folder / "transcribe.py")
     known = facts_of(trained, weights, config.licence)
     facts = replace(known, checked=checked, results=[*known.results, *limited])
     (folder / "README.md").write_text(card(folder, parts, facts), encoding="utf-8")

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,27 +54,25 @@ def test_asynchronous_learners_save_at_the_end_of_a_global_batch(launcher: Any) 
 
 
 def test_the_launcher_passes_a_signal_on_and_does_not_restart(launcher: Any) -> None:
-    run = ("backend=allreduce", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
-    started = launcher.start_launcher(2, "name=asked", *run, restarts=3)
-    folder = launcher.folder / "exp" / "asked"
-    with ended([started]):
-        wait_until_logged(folder, [started])
-        os.kill(started.pid, signal.SIGUSR1)
-        printed, errors = started.communicate(timeout=60)
-    assert started.returncode == EXIT_CODE, printed + errors
-    assert (printed + errors).strip().splitlines()[-1].endswith("the same command goes on")
+    printed = stopped_under_launcher(launcher, "allreduce", lambda pid: os.kill(pid, signal.SIGUSR1))
+    assert printed.strip().splitlines()[-1].endswith("the same command goes on")
 
 
 def test_a_signal_to_a_child_of_the_launcher_is_no_failure(launcher: Any) -> None:
-    run = ("backend=dpsgd", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
+    printed = stopped_under_launcher(launcher, "dpsgd", lambda pid: os.kill(children(pid)[1], signal.SIGTERM))
+    assert printed.count("saved step") == 1
+
+
+def stopped_under_launcher(launcher: Any, backend: str, ask: Callable[[int], None]) -> str:
+    """Start two learners with scripts/launch.py and ``ask`` its process to stop; returns what all have printed."""
+    run = (f"backend={backend}", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
     started = launcher.start_launcher(2, "name=asked", *run, restarts=3)
-    folder = launcher.folder / "exp" / "asked"
     with ended([started]):
-        wait_until_logged(folder, [started])
-        os.kill(children(started.pid)[1], signal.SIGTERM)
+        wait_until_logged(launcher.folder / "exp" / "asked", [started])
+        ask(started.pid)
         printed, errors = started.communicate(timeout=60)
     assert started.returncode == EXIT_CODE, printed + errors
-    assert (printed + errors).count("saved step") == 1
+    return str(printed + errors)
 
 
 def stopped(launcher: Any, folder: Path, victim: int, number: int, *run: str) -> str:

@@ -11,7 +11,7 @@ from asr.models.speech_model import SpeechModel
 from asr.parts import build
 from asr.training.inference import Inference
 from compression.quantization.calibration import calibrate
-from compression.quantization.transform import Quantize, full_scheme
+from compression.quantization.transform import transform_node
 from scripts.composition.compose import compose
 
 SIZES = {"vocabulary_size": 11, "feature_dimension": 12}
@@ -68,7 +68,7 @@ def quantized(make_batch: Callable[..., Batch]) -> Callable[..., Any]:
     """``quantized(model, scheme, **defaults)``: the model with calibrated twins, in evaluation mode."""
 
     def make(model: SpeechModel, scheme: list[dict[str, Any]] = EVERYTHING, **defaults: Any) -> SpeechModel:
-        model = Quantize(scheme=full_scheme(scheme, DEFAULTS | defaults, "scheme"))(model)
+        model = build(transform_node(scheme, "scheme", **(DEFAULTS | defaults)))(model)
         calibrate(Inference(model, torch.device("cpu"), "fp32"), [make_batch([40, 33], [4, 3])], 1)
         return model.eval()
 

@@ -6,7 +6,7 @@ from scripts.bench.hooks import HOOKS, NONE, Times, rows_of, table
 from scripts.composition.compose import options
 
 WATCHING = {"diagnostics", "selection_diagnostics"}  # at evaluations alone
-OTHERS = {"pruned_warmup", "qat_int4"}  # sets two numbers; is measured by scripts/bench/quantization.py
+OTHERS = {"pruned_warmup"}  # sets two numbers
 
 
 def test_ratios_are_those_of_steps_side_by_side() -> None:
