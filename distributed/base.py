@@ -21,6 +21,8 @@ from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradients import clip_gradients
 
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size: elements as whole numbers
+
 
 class UnequalStartError(UsageError):
     """Learners start with different states where the scheme needs equal ones; the message names those that differ."""
@@ -231,7 +233,7 @@ def checksum(tensors: Sequence[Tensor]) -> int:
     """An integer of 61 bits that changes when any byte of the tensors does, or when bytes trade places."""
     total = 0
     for tensor in tensors:
-        for piece in tensor.detach().reshape(-1).view(torch.uint8).split(1 << 20):
+        for piece in tensor.detach().reshape(-1).view(_WORDS[tensor.element_size()]).split(1 << 20):
             places = torch.arange(1, len(piece) + 1, device=piece.device)
             total = (total * 31 + int((piece * places).sum())) % (1 << 61)
     return total

@@ -51,7 +51,7 @@ class Liveness(ABC):
         self._loss: Loss | None = None
         self._closing = threading.Event()
         self._asked_others = False  # whether this learner has passed on that it was asked to stop
-        self._answered = False  # whether it has said where it can stop
+        self._answered = False  # whether learner 0 knows where it can stop
         self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
 
     @property

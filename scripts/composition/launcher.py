@@ -81,7 +81,7 @@ def launch(options: Launch) -> int:
             if codes and not any(code != 0 for code in codes):
                 return 0  # they had just come to their end
             code = agreed(codes) or 128 + ended.sigval
-            if code != STOPPED:  # learner 0 has said then how far they have come
+            if code != STOPPED:  # learner 0 has logged then how far they have come
                 print_last(f"ended by {ended.sigval.name}\n")
             return code
     if not result.is_failed():

@@ -172,7 +172,7 @@ def _check_saved(trial: Trial, ended: Ended) -> None:
         raise BrokenPromiseError(f"exit codes {ended.codes} after a signal: {ended.printed}")
     said = re.search(r"saved step (\d+); the same command goes on", "".join(ended.printed))
     if said is None:
-        raise BrokenPromiseError(f"nobody said what is saved: {ended.printed}")
+        raise BrokenPromiseError(f"no line names the step that is saved: {ended.printed}")
     reached = max(int(row["global_step"]) for row in trial.rows())
     newest = max(intact(trial), default="none")
     # Without lockstep another learner may have made the last step, which is then in no row of learner 0.
