@@ -9,6 +9,7 @@ reduce in the next backward even within ``no_sync``, and the first step would be
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -33,15 +34,17 @@ class GradientAverage:
     def wrap(self, model: nn.Module, group: ProcessGroup) -> nn.Module:
         """Return the module to call from now on: its backward averages over ``group``. Gradients view its buckets."""
         self._group = group
-        self._wrapper = DistributedDataParallel(
-            model,
-            process_group=group,
-            bucket_cap_mb=self.bucket_mb,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=False,
-            broadcast_buffers=False,
-            init_sync=False,  # weights are made equal, or checked, by the backend
-        )
+        with warnings.catch_warnings():  # its successor, forward_sync_buffers, is not in the oldest torch allowed
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self._wrapper = DistributedDataParallel(
+                model,
+                process_group=group,
+                bucket_cap_mb=self.bucket_mb,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=False,
+                broadcast_buffers=False,
+                init_sync=False,  # weights are made equal, or checked, by the backend
+            )
         self._wrapper.register_comm_hook(None, self._average_bucket)
         return self._wrapper
 
