@@ -5,7 +5,7 @@ Every chart carries its unit under its title and a description in words, for rea
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from asr.reporting.page import Html, tag
 from asr.reporting.run import RunRecord
 from asr.reporting.series import Series, mean, running_total, series, smoothed, thin, total
 from asr.reporting.svg import DASHES, FONT_SIZE, MUTED, name_part, new_axes, series_colour, series_dash
+from asr.runs.costs import number
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.7, 2.7
 POINTS = 240  # points of a bold line: about two pixels each
@@ -132,8 +133,15 @@ def other_figures(
     return charts, constants
 
 
+def any_finite(records: Sequence[RunRecord], keys: Iterable[str]) -> bool:
+    """Whether any run has a finite value of any of the metrics."""
+    return any(math.isfinite(number(row, key)) for key in keys for record in records for row in record.all_rows())
+
+
 def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:
     """A chart of one training metric over the samples; None if no run has it."""
+    if not any_finite(records, [what.key]):
+        return None
     axes = new_axes(WIDTH_INCHES, HEIGHT_INCHES)
     shown: list[tuple[str, Series]] = []
     for index, record in enumerate(records):
@@ -187,6 +195,8 @@ def keys_chart(
     With several runs, colours distinguish runs and dashes metrics; with one run, colours distinguish metrics. None
     without data.
     """
+    if not any_finite(records, keys):
+        return None
     axes = new_axes(WIDTH_INCHES, HEIGHT_INCHES)
     shown: list[tuple[str, Series]] = []
     for index, record in enumerate(records):

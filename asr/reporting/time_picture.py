@@ -29,7 +29,7 @@ PARTS = (  # of a row, in the order of the picture; the last one is what the oth
     ("", "evaluations, checkpoints and the rest", 5),
 )
 MOST_LANES = 16
-CELLS = 320  # of a picture: lanes times bins
+CELLS = 180  # of a picture: lanes times bins
 MOST_BINS, LEAST_BINS = 60, 16
 WIDTH_INCHES, LANE_INCHES = 9.4, 0.3
 Values = NDArray[np.float64]

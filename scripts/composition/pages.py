@@ -109,12 +109,13 @@ class IndexPage:
     def __init__(self, folder: Path, config: DictConfig) -> None:
         self.folder = folder
         self.config = config
-        self.place = folder / "index.html"
+        own = folder / "index.html"
+        self.place: Path | None = own
         if config.baseline is not None:
             raise UsageError(f"baseline={config.baseline}: an index compares nothing; name runs: exp/one exp/another")
-        is_foreign = self.place.is_file() and SIGNATURE not in read_text(self.place, PAGE)
+        is_foreign = own.is_file() and SIGNATURE not in read_text(own, PAGE)
         if is_foreign and config.out is None and not config.watch:
-            raise UsageError(f"{self.place} was not written by this program; name another file with out=")
+            raise UsageError(f"{own} was not written by this program; name another file with out=")
 
     def written(self) -> str:
         return index_page(self.folder, read_entries(run_folders(self.folder)))
