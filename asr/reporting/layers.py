@@ -34,11 +34,13 @@ def is_of_layer(key: str) -> bool:
 def layer_values(record: RunRecord) -> Values:
     """The newest value of each metric of each layer."""
     newest: dict[str, dict[int, float | str]] = defaultdict(dict)
-    for learner, rows in record.rows.items():
+    keys = [key for key in record.keys() if is_of_layer(key)]  # noqa: SIM118 - a method of the record
+    for learner, rows in record.rows.items() if keys else ():
         for row in rows:
-            for key, value in row.items():
-                if is_of_layer(key) and (isinstance(value, str) or math.isfinite(number(row, key))):
-                    newest[key][learner] = value
+            for key in keys:
+                value = row.get(key)
+                if isinstance(value, str) or math.isfinite(number(row, key)):
+                    newest[key][learner] = value if isinstance(value, str) else number(row, key)
     found: Values = defaultdict(dict)
     for key, by_learner in newest.items():
         prefix, _, layer = key.rpartition("/")

@@ -27,7 +27,6 @@ from asr.reporting.page import Html, tag
 from asr.reporting.run import RunRecord
 from asr.reporting.series import Series, mean, running_total, series, smoothed, thin, total
 from asr.reporting.svg import DASHES, FONT_SIZE, MUTED, name_part, new_axes, series_colour, series_dash
-from asr.runs.costs import number
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.7, 2.7
 POINTS = 240  # points of a bold line: about two pixels each
@@ -135,7 +134,7 @@ def other_figures(
 
 def any_finite(records: Sequence[RunRecord], keys: Iterable[str]) -> bool:
     """Whether any run has a finite value of any of the metrics."""
-    return any(math.isfinite(number(row, key)) for key in keys for record in records for row in record.all_rows())
+    return any(math.isfinite(record.most(key)) for record in records for key in keys if key in record.keys())  # noqa: SIM118
 
 
 def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:

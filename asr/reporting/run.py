@@ -85,6 +85,7 @@ class RunRecord:
     summary: Mapping[str, Any]
     size: ModelSize | None = None  # None: there is no checkpoint
     timelines: Mapping[int, Sequence[Spell]] = field(default_factory=dict)  # by learner: when its newest steps did what
+    _keys: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # once they were asked for
 
     @property
     def learners(self) -> int:
@@ -114,7 +115,9 @@ class RunRecord:
 
     def keys(self) -> list[str]:
         """The keys of all metrics in any row, sorted."""
-        return sorted({key for row in self.all_rows() for key in row if "/" in key})
+        if not self._keys:
+            self._keys.extend(sorted({key for rows in self.rows.values() for row in rows for key in row if "/" in key}))
+        return self._keys
 
     def evaluated_sets(self) -> list[str]:
         """The sets that were evaluated during training."""

@@ -170,23 +170,24 @@ class Chart {
     if (this.bars.length) this.bar(bounded((this.at ?? (direction > 0 ? -1 : 1)) + direction, 0, this.bars.length - 1));
     else {
       const step = (this.box[2] - this.box[0]) / 50;
-      this.read(bounded((this.at ?? (direction > 0 ? this.box[0] - step : this.box[2] + step)) + direction * step, this.box[0], this.box[2]));
+      this.read((this.at ?? (direction > 0 ? this.box[0] - step : this.box[2] + step)) + direction * step);
     }
   }
 
-  read(pixel) {  // the point of every line that is nearest to a place
-    const lines = [];
-    for (const part of this.parts) {
-      if (!part.read || part.group.hidden || part.group.classList.contains("unknown")) continue;
-      const points = this.points(part);
-      if (!points.length) continue;
-      const nearest = points.reduce((best, point) => Math.abs(point[0] - pixel) < Math.abs(best[0] - pixel) ? point : best);
-      lines.push(part.title + ": " + this.value(this.toY(nearest[1])));
-    }
+  read(place) {  // the point of every line that is nearest to a place within the lines
+    const parts = this.parts.filter((part) => part.read && !part.group.hasAttribute("hidden")
+      && !part.group.classList.contains("unknown") && this.points(part).length);
+    const ends = parts.flatMap((part) => [this.points(part)[0][0], this.points(part).at(-1)[0]]);
+    if (!ends.length) return this.hide();
+    const pixel = Math.min(Math.max(place, Math.min(...ends)), Math.max(...ends));
+    const lines = parts.map((part) => {
+      const nearest = this.points(part).reduce((best, point) => Math.abs(point[0] - pixel) < Math.abs(best[0] - pixel) ? point : best);
+      return part.title + ": " + this.value(this.toY(nearest[1]));
+    });
     this.at = pixel;
     this.cursor.setAttribute("d", "M" + pixel + " " + this.box[1] + "V" + this.box[3]);
-    const place = "at " + shown(Math.max(this.toX(pixel), 0), this.over, this.limits[1]) + (this.over === "samples" || this.over === "steps" ? " " + this.over : "");
-    this.show([place, ...lines], pixel);
+    const where = "at " + shown(Math.max(this.toX(pixel), 0), this.over, this.limits[1]) + (this.over === "samples" || this.over === "steps" ? " " + this.over : "");
+    this.show([where, ...lines], pixel);
   }
 
   value(y) { return this.figure.dataset.form === "bytes" ? shown(y, "bytes") : compact(y); }
@@ -223,7 +224,7 @@ const drawOver = (over) => {
 const boxes = all(document, ".controls input[type=checkbox]");
 const hideRuns = () => {
   const hidden = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
-  for (const each of all(document, "[data-run]")) if (!each.closest(".controls")) each.hidden = hidden.has(each.dataset.run);
+  for (const each of all(document, "[data-run]")) if (!each.closest(".controls, .scale")) each.toggleAttribute("hidden", hidden.has(each.dataset.run));
   chosen.hidden = boxes.filter((box) => !box.checked).map((box) => box.dataset.name);
   for (const chart of charts) chart.hide();
   keep();

@@ -21,26 +21,35 @@ log = logging.getLogger(__name__)
 
 
 class Watched:
-    """A page that is made again when its sources have changed, but not more often than every ``least_seconds``."""
+    """A page that is made again when its sources have changed.
 
-    def __init__(self, make: Callable[[], str], sources: Callable[[], Iterable[Path]], least_seconds: float) -> None:
+    Not more often than every ``least_seconds``, and seldom enough that making it takes no more than ``share`` of the
+    time: a page of many long runs takes seconds, of a core that training may need.
+    """
+
+    def __init__(
+        self, make: Callable[[], str], sources: Callable[[], Iterable[Path]], least_seconds: float, share: float = 0.1
+    ) -> None:
         self.make = make
         self.sources = sources
         self.least_seconds = least_seconds
+        self.share = share
         self._lock = threading.Lock()
         self._seen: frozenset[tuple[str, int, int]] | None = None
-        self._made_at = 0.0
+        self._next_at = 0.0  # clock reading before which the page is not made again
         self._page, self._tag = b"", ""
 
     def page(self) -> tuple[bytes, str]:
         """The page and its entity tag. A source that cannot be read at the moment leaves the page as it was."""
         with self._lock:
-            now = time.monotonic()
-            if self._seen is None or now - self._made_at >= self.least_seconds:
+            started = time.monotonic()
+            if started >= self._next_at:
                 state = state_of(self.sources())
                 if state != self._seen:
                     self._renew()
-                    self._seen, self._made_at = state, time.monotonic()
+                    made = time.monotonic()
+                    self._next_at = made + max(self.least_seconds, (made - started) * (1 / self.share - 1))
+                    self._seen = state
             return self._page, self._tag
 
     def _renew(self) -> None:

@@ -65,6 +65,7 @@ td .aside, th .aside { display: block; color: var(--muted); font-size: 0.78rem; 
 input { accent-color: var(--accent); }
 input[type=search] { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--rule);
   border-radius: 4px; padding: 0.2rem 0.5rem; max-width: 100%; }
+thead th, thead .number { white-space: normal; }
 thead th { color: var(--muted); font-weight: 500; font-size: 0.8125rem; vertical-align: bottom; }
 table { border-collapse: collapse; font-size: 0.9rem; min-width: min(100%, 24rem); }
 th, td { text-align: left; padding: 0.38rem 1.4rem 0.38rem 0; border-bottom: 1px solid var(--rule); }
@@ -72,6 +73,9 @@ tbody th { font-weight: 500; white-space: nowrap; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 .number { text-align: right; white-space: nowrap; }
+@media (min-width: 72rem) { #comparison .scroll:first-of-type { width: min(96vw, 92rem); margin-left: calc(50% - min(48vw, 46rem)); } }
+#comparison tbody th, #runs tbody th { position: sticky; left: 0; background: var(--paper); z-index: 1; min-width: 7.5rem; max-width: 16rem;
+  overflow-wrap: break-word; white-space: normal; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 2.2rem 2.4rem; }
 figure { margin: 0; min-width: 0; position: relative; }
 .wides { display: grid; gap: 1.6rem; margin: 1.8rem 0 1.6rem; grid-template-columns: minmax(0, 1fr); }

@@ -7,6 +7,7 @@ into evaluations, checkpoints and the like. ``gantt.py`` shows single steps.
 P parts   E edges of bins in time
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ PARTS = (  # of a row, in the order of the picture; the last one is what the oth
     ("time/comm_exposed", "waiting for communication", 2),
     ("", "evaluations, checkpoints and the rest", 5),
 )
+UNFOLDED = 4  # runs whose pictures are unfolded, of several
 MOST_LANES = 16
 CELLS = 180  # of a picture: lanes times bins
 MOST_BINS, LEAST_BINS = 60, 16
@@ -44,7 +46,7 @@ class Lane:
 
 
 def time_section(records: Sequence[RunRecord]) -> Html:
-    """Both pictures of every run; those of several runs are folded away, but for the first."""
+    """Both pictures of every run; those of several runs can be folded away, and are after the first few."""
     parts = []
     for index, record in enumerate(records):
         pictures = [picture for picture in (gantt(record, index), time_picture(record, index)) if picture]
@@ -53,7 +55,9 @@ def time_section(records: Sequence[RunRecord]) -> Html:
         body = tag("div", *pictures, class_="wides")
         several = len(records) > 1
         parts.append(
-            details(f"{record.name}: learners over time", body, is_open=index == 0, run=index) if several else body
+            details(f"{record.name}: learners over time", body, is_open=index < UNFOLDED, run=index)
+            if several
+            else body
         )
     return join(parts)
 
@@ -102,20 +106,18 @@ def lanes_of(record: RunRecord) -> tuple[Values, list[Lane]]:
 
 def shares(record: RunRecord, learner: int, edges_E: Values) -> Values:
     """(P, E - 1): the fraction of each bin that each part took, from the rows of one learner."""
-    ends, spent = [0.0], [np.zeros(len(PARTS))]
+    ends, spent = [0.0], [[0.0] * len(PARTS)]
     step = 0.0
     for row in record.rows[learner]:
         seconds = number(row, "wall_seconds") - ends[-1]
         if not seconds > 0:
             continue
-        part_P = np.zeros(len(PARTS))
-        if "time/step" in row:
-            steps, step = number(row, "step") - step, number(row, "step")
-            part_P[:-1] = np.nan_to_num([max(steps, 0.0) * number(row, key) for key, _, _ in PARTS[:-1]])
-        part_P *= min(1.0, seconds / part_P.sum()) if part_P.any() else 0.0  # clocks of rows and steps differ a little
-        part_P[-1] = seconds - part_P.sum()
+        steps = max(number(row, "step") - step, 0.0) if "time/step" in row else 0.0
+        step += steps
+        parts = [value if math.isfinite(value := steps * number(row, key)) else 0.0 for key, _, _ in PARTS[:-1]]
+        scale = min(1.0, seconds / sum(parts)) if any(parts) else 0.0  # clocks of rows and steps differ a little
+        spent.append([*(scale * part for part in parts), seconds - scale * sum(parts)])
         ends.append(ends[-1] + seconds)
-        spent.append(part_P)
     sums_TP = np.cumsum(spent, axis=0)
     at_edges_PE = np.stack([np.interp(edges_E, ends, sums) for sums in sums_TP.T])
     return np.diff(at_edges_PE, axis=1) / np.diff(edges_E)

@@ -81,7 +81,7 @@ def test_a_watched_page_is_served_and_not_written(
         (run / "metrics").mkdir(exist_ok=True)
         row = '{"step": 1, "global_step": 1, "samples": 8, "epoch": 0.1, "wall_seconds": 1.0, "train/loss": 0.5}'
         (run / "metrics" / "0.jsonl").write_text(row + "\n")
-        server.watched.least_seconds = 0.0
+        server.watched._next_at = 0.0
         served.append(server.watched.page()[0].decode())
         raise KeyboardInterrupt
 

@@ -34,7 +34,7 @@ def made(tmp_path: Path) -> Made:
 
 @pytest.fixture
 def server(made: Made) -> Iterator[PageServer]:
-    server = PageServer(Watched(made.page, lambda: [made.source], least_seconds=0.0), port=0)
+    server = PageServer(Watched(made.page, lambda: [made.source], least_seconds=0.0, share=1.0), port=0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
@@ -107,3 +107,20 @@ def test_a_taken_port_is_an_error_for_people(server: PageServer) -> None:
         PageServer(server.watched, server.server_port)
     with pytest.raises(UsageError, match=r"^port=70000 "):
         PageServer(server.watched, 70000)
+
+
+def test_a_page_that_takes_long_is_made_seldom(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("asr.reporting.server.time.monotonic", lambda: clock[0])
+
+    def make() -> str:
+        clock[0] += 2.0
+        return made.page()
+
+    watched = Watched(make, lambda: [made.source], least_seconds=5.0, share=0.1)
+    assert watched.page()[0] == b"page 1"
+    made.source.write_text("changed")
+    clock[0] += 17.9
+    assert watched.page()[0] == b"page 1"
+    clock[0] += 0.2
+    assert watched.page()[0] == b"page 2"

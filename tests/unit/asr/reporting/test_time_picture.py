@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asr.reporting.run import RunRecord, read_run
-from asr.reporting.time_picture import lanes_of, shares, time_picture, time_section
+from asr.reporting.time_picture import UNFOLDED, lanes_of, shares, time_picture, time_section
 
 
 def record_of(*learners: list[dict[str, Any]]) -> RunRecord:
@@ -50,8 +50,8 @@ def test_the_picture_says_its_shares_in_words(make_run) -> None:
     assert time_picture(record_of([{"samples": 1, "wall_seconds": 1.0}]), 0) == ""
 
 
-def test_several_runs_are_folded_away_but_for_the_first(make_run) -> None:
-    record = read_run(make_run(learners=2))
-    markup = time_section([record, record])
-    assert markup.count("<details") == 2
-    assert markup.count("<details open") == 1
+def test_pictures_of_many_runs_are_folded_away_but_for_the_first(make_run) -> None:
+    record = read_run(make_run(learners=1, steps=60, utterances=0))
+    markup = time_section([record] * (UNFOLDED + 1))
+    assert markup.count("<details") == UNFOLDED + 1
+    assert markup.count("<details open") == UNFOLDED
