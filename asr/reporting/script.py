@@ -169,21 +169,19 @@ class Chart {
     const bounded = (value, low, high) => Math.min(Math.max(value, low), high);
     if (this.bars.length) this.bar(bounded((this.at ?? (direction > 0 ? -1 : 1)) + direction, 0, this.bars.length - 1));
     else {
-      const step = (this.box[2] - this.box[0]) / 50;
-      this.read((this.at ?? (direction > 0 ? this.box[0] - step : this.box[2] + step)) + direction * step);
+      const from = this.at ?? (direction > 0 ? -1 : 1e6);
+      this.read(from + direction * (this.box[2] - this.box[0]) / 50, (x) => direction * (x - from) > 0.01);
     }
   }
 
-  read(place) {  // the point of every line that is nearest to a place within the lines
+  read(place, allowed = () => true) {  // the point of every line that is nearest to the point nearest to a place
     const parts = this.parts.filter((part) => part.read && !part.group.hasAttribute("hidden")
       && !part.group.classList.contains("unknown") && this.points(part).length);
-    const ends = parts.flatMap((part) => [this.points(part)[0][0], this.points(part).at(-1)[0]]);
-    if (!ends.length) return this.hide();
-    const pixel = Math.min(Math.max(place, Math.min(...ends)), Math.max(...ends));
-    const lines = parts.map((part) => {
-      const nearest = this.points(part).reduce((best, point) => Math.abs(point[0] - pixel) < Math.abs(best[0] - pixel) ? point : best);
-      return part.title + ": " + this.value(this.toY(nearest[1]));
-    });
+    const nearest = (points, x) => points.reduce((best, point) => Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best);
+    const points = parts.flatMap((part) => this.points(part)).filter((point) => allowed(point[0]));
+    if (!points.length) return;
+    const pixel = nearest(points, Math.min(Math.max(place, -1e6), 1e6))[0];
+    const lines = parts.map((part) => part.title + ": " + this.value(this.toY(nearest(this.points(part), pixel)[1])));
     this.at = pixel;
     this.cursor.setAttribute("d", "M" + pixel + " " + this.box[1] + "V" + this.box[3]);
     const where = "at " + shown(Math.max(this.toX(pixel), 0), this.over, this.limits[1]) + (this.over === "samples" || this.over === "steps" ? " " + this.over : "");

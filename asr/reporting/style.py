@@ -73,7 +73,7 @@ tbody th { font-weight: 500; white-space: nowrap; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 .number { text-align: right; white-space: nowrap; }
-@media (min-width: 72rem) { #comparison .scroll:first-of-type { width: min(96vw, 92rem); margin-left: calc(50% - min(48vw, 46rem)); } }
+@media (min-width: 72rem) { #comparison .scroll:first-of-type, #runs .scroll { width: min(96vw, 92rem); margin-left: calc(50% - min(48vw, 46rem)); } }
 #comparison tbody th, #runs tbody th { position: sticky; left: 0; background: var(--paper); z-index: 1; min-width: 7.5rem; max-width: 16rem;
   overflow-wrap: break-word; white-space: normal; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 2.2rem 2.4rem; }

@@ -27,11 +27,15 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver: apt-get install chromium-driver"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver: apt-get install chromium-driver"
+    ),
+]
 RUNS, STEPS = 10, 10_000
 MOST_SECONDS = 2.0
+PATIENCE_SECONDS = 60.0  # of a test with a page that is made anew, on a machine with other work
 
 
 class Browser:
@@ -185,7 +189,7 @@ def test_values_are_read_by_keyboard(opened: Browser) -> None:
     assert said.startswith("at 160k samples\nrun <b>0</b>: 9.")
     assert said.count("\n") == RUNS
     opened.press("\ue011", "\ue014")  # Home, ArrowRight
-    assert opened.run(READ) != said
+    assert opened.run(READ).startswith("at 32k samples\nrun <b>0</b>: "), "the second evaluation"
     opened.press("\ue00c")  # Escape
     assert opened.run(READ) == ""
 
@@ -241,10 +245,9 @@ def test_a_watched_page_renews_itself_and_keeps_what_was_chosen(browser: Browser
         time.sleep(2.5)
         assert browser.run("return document.title").startswith("Comparison of 2 runs")
         source.write_text("12")
-        for _ in range(60):
-            if browser.run("return document.title").startswith("Comparison of 3 runs"):
-                break
-            time.sleep(0.1)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while browser.run("return document.title").startswith("Comparison of 2 runs") and time.monotonic() < until:
+            time.sleep(0.2)
         assert browser.run("return document.title").startswith("Comparison of 3 runs")
         assert browser.run("return document.querySelector('.controls input[value=steps]').checked"), (
             "kept over the reload"
