@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from asr.reporting import text
 from asr.reporting.charts import chart, legend
-from asr.reporting.gantt import gantt
+from asr.reporting.gantt import MOST_LANES, gantt
 from asr.reporting.page import Html, details, join, scrolling, tag
 from asr.reporting.run import RunRecord
+from asr.reporting.series import Values
 from asr.reporting.svg import MUTED, name_part, new_axes, series_colour
 from asr.runs.costs import number
 
@@ -30,11 +30,9 @@ PARTS = (  # of a row, in the order of the picture; the last one is what the oth
     ("", "evaluations, checkpoints and the rest", 5),
 )
 UNFOLDED = 4  # runs whose pictures are unfolded, of several
-MOST_LANES = 16
 CELLS = 180  # of a picture: lanes times bins
 MOST_BINS, LEAST_BINS = 60, 16
 WIDTH_INCHES, LANE_INCHES = 9.4, 0.3
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
