@@ -196,8 +196,7 @@ def keys_chart(
     """
     if not any_finite(records, keys):
         return None
-    axes = new_axes(WIDTH_INCHES, HEIGHT_INCHES)
-    shown: list[tuple[str, Series]] = []
+    axes, shown = new_axes(WIDTH_INCHES, HEIGHT_INCHES), list[tuple[str, Series]]()
     for index, record in enumerate(records):
         for position, (key, label) in enumerate(keys.items()):
             curve = mean([series(rows, key) for rows in record.rows.values()])
