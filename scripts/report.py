@@ -1,7 +1,9 @@
 """A page about one run or several: python scripts/report.py exp/my-run [exp/another ...] [key=value ...]
 
 One run: <run>/report.html, with the lattices of a few utterances. Several: comparison.html in the working directory, or
-comparison-2.html, ... where that is taken. out=page.html writes to that file, whatever was there.
+comparison-2.html, ... where that is taken; baseline=exp/another says what they are compared with. A folder of runs
+(python scripts/report.py exp): index.html there, with a line for each. out=page.html writes to that file, whatever was there.
+watch=true writes nothing and serves the page on 127.0.0.1; it renews itself while the runs go on.
 """
 
 import sys

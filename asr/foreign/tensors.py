@@ -1,12 +1,13 @@
 """Weights that may come from anywhere: safetensors files, which hold no code, and learners' states read without any."""
 
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,6 +27,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         pass  # a regular file: it is read by its name
     try:
         return load_file(path)
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ForeignError(path, f"cannot be read: {' '.join(str(error).split())}") from None
+
+
+def read_sizes(path: Path) -> dict[str, int]:
+    """Number of elements of each tensor of a safetensors file, of which only the header is read.
+
+    Raises:
+        ForeignError: it is no such file, or damaged.
+    """
+    with opened(path, TENSORS):
+        pass  # a regular file: it is read by its name
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ForeignError(path, f"cannot be read: {' '.join(str(error).split())}") from None
 

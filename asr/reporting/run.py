@@ -5,19 +5,26 @@ never evaluated) is empty or None, and its part of the page is left out.
 """
 
 import ast
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from asr.foreign.files import CONFIGURATION, ROWS, ForeignError, read_lines, read_text
 from asr.foreign.json_text import read_json
+from asr.foreign.tensors import read_sizes
 from asr.foreign.yaml_text import parse_yaml
+from asr.runs.costs import number
 from asr.runs.metrics import Row, learner_of, metrics_files, read_rows
+from asr.runs.model_folder import WEIGHTS
 from asr.runs.run_folder import Evaluation, RunFolder
+from asr.runs.timeline import Spell, read_timelines
 from distributed.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 _TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LISTED = re.compile(rf"\[(?:{_TEXT}(?:, {_TEXT})*)?\]")  # the form in which Python prints a list of strings
@@ -50,11 +57,20 @@ class Result:
     interval: tuple[float, float] | None  # 95 % interval of the word error rate
     transcripts: tuple[Transcript, ...]  # empty where no recogs file was written
     arithmetic: str  # arithmetic of the decoding, such as "fp32 on cpu"; empty if not recorded
+    real_time_factor: float = math.nan  # seconds of decoding per second of audio; NaN if not recorded
 
     @property
     def title(self) -> str:
         """Name of the run in tables."""
         return f"{self.set_name} · {self.decode}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """How large the model of a run is, as its best checkpoint holds it."""
+
+    parameters: int  # elements of all tensors
+    file_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +83,9 @@ class RunRecord:
     config_text: str
     config: Mapping[str, Any]  # by dotted key
     summary: Mapping[str, Any]
+    size: ModelSize | None = None  # None: there is no checkpoint
+    timelines: Mapping[int, Sequence[Spell]] = field(default_factory=dict)  # by learner: when its newest steps did what
+    _keys: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # once they were asked for
 
     @property
     def learners(self) -> int:
@@ -96,17 +115,13 @@ class RunRecord:
 
     def keys(self) -> list[str]:
         """The keys of all metrics in any row, sorted."""
-        return sorted({key for row in self.all_rows() for key in row if "/" in key})
+        if not self._keys:
+            self._keys.extend(sorted({key for rows in self.rows.values() for row in rows for key in row if "/" in key}))
+        return self._keys
 
     def evaluated_sets(self) -> list[str]:
         """The sets that were evaluated during training."""
         return sorted({key.split("/")[1] for key in self.keys() if key.startswith("eval/") and key.count("/") == 2})
-
-
-def number(values: Mapping[str, Any], key: str) -> float:
-    """The value of ``key`` in a row; NaN if it is missing or no number."""
-    value = values.get(key)
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -123,14 +138,16 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder} is no run folder: it has neither config.yaml nor metrics/*.jsonl; name one like exp/demo"
         )
     config_text = read_text(config_file, CONFIGURATION) if config_file.exists() else ""
-    summary_file = run_folder.summary
+    summary = _read_json(run_folder.summary) if run_folder.summary.exists() else {}
     return RunRecord(
         name=folder.resolve().name,
         rows={learner_of(path): tuple(read_rows(path)) for path in metrics},
         results=_results(run_folder.evaluated()),
         config_text=config_text,
-        config=dict(_leaves("", parse_yaml(config_text, config_file))),
-        summary=_read_json(summary_file) if summary_file.exists() else {},
+        config=dict(leaves("", parse_yaml(config_text, config_file))),
+        summary=summary,
+        size=_size(run_folder, summary),
+        timelines=read_timelines(folder),
     )
 
 
@@ -158,6 +175,21 @@ def _results(evaluated: Sequence[Evaluation]) -> tuple[Result, ...]:
     )
 
 
+def _size(run_folder: RunFolder, summary: Mapping[str, Any]) -> ModelSize | None:
+    """Size of the best model that the summary names, else of the newest; None where none can be read."""
+    best = summary.get("best")
+    named = best.get("checkpoint") if isinstance(best, Mapping) else None
+    found = sorted(run_folder.checkpoints.glob(f"step-*/{WEIGHTS}"))
+    if not found:
+        return None
+    path = next((path for path in found if path.parent.name == named), found[-1])
+    try:
+        return ModelSize(sum(read_sizes(path).values()), path.stat().st_size)
+    except (ForeignError, OSError) as error:  # the page of a run is more than this
+        log.warning("the size of the model is not on the page: %s", error)
+        return None
+
+
 def _result(files: Evaluation) -> Result:
     figures = _read_json(files.figures)
     return Result(
@@ -173,6 +205,7 @@ def _result(files: Evaluation) -> Result:
         substitutions=number(figures, "substitutions"),
         reference_words=number(figures, "reference_words"),
         utterances=number(figures, "utterances"),
+        real_time_factor=number(figures, "real_time_factor"),
     )
 
 
@@ -189,7 +222,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UsageError(f"{error}; remove it and evaluate the run anew") from None
 
 
-def _leaves(prefix: str, tree: Any) -> list[tuple[str, Any]]:
+def leaves(prefix: str, tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a configuration by dotted keys, which begin with ``prefix``."""
     if not isinstance(tree, dict) or not tree:
         return [(prefix.removesuffix("."), tree)] if prefix else []
-    return [leaf for key, branch in tree.items() for leaf in _leaves(f"{prefix}{key}.", branch)]
+    return [leaf for key, branch in tree.items() for leaf in leaves(f"{prefix}{key}.", branch)]

@@ -11,10 +11,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.reporting.run import number
+from asr.runs.costs import number
 from asr.runs.metrics import Row
 
 Values = NDArray[np.float64]
+
+SMOOTHING_FRACTION = 1 / 60  # standard deviation of the smoothing, as a fraction of a curve's points
+LEAST_SMOOTHING_POINTS = 2.0  # least standard deviation, where a curve has enough points
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,31 @@ def smooth(curve: Series, points: float) -> Series:
     return Series(x, np.exp(smoothed) if logarithmic else smoothed)
 
 
-def thin(curve: Series, most: int) -> Series:
-    """Reduce to at most ``most`` points, each the mean of neighbours, as many as a plot of that width can show."""
+def smoothed(curve: Series) -> Series:
+    """The curve as charts show it, smoothed by a Gaussian whose width goes with its number of points."""
     size = len(curve.x)
-    if size <= most:
+    return smooth(curve, max(size * SMOOTHING_FRACTION, min(LEAST_SMOOTHING_POINTS, size / 15)))
+
+
+def thin(curve: Series, most: int) -> Series:
+    """Reduce to at most ``most`` points (but 4), as many as a plot of that width can show, without losing an extreme.
+
+    Neighbours are put together, and the lowest and the highest of them stay where they are; so do the first and the last
+    point, and a group without any value stays a gap.
+    """
+    size = len(curve.x)
+    if size <= max(most, 4):
         return curve
-    edges = np.linspace(0, size, most + 1).astype(int)
-    slices = [slice(first, last) for first, last in pairwise(edges)]
-    y = [float(np.nanmean(curve.y[part])) if np.isfinite(curve.y[part]).any() else np.nan for part in slices]
-    return Series(np.array([curve.x[part].mean() for part in slices]), np.array(y))
+    edges = np.linspace(1, size - 1, max((most - 2) // 2, 1) + 1).astype(int)
+    kept = [0, size - 1]
+    for first, last in pairwise(edges):
+        y = curve.y[first:last]
+        if np.isfinite(y).any():
+            kept += [first + int(np.nanargmin(y)), first + int(np.nanargmax(y))]
+        elif len(y):
+            kept.append(first)
+    places = np.unique(kept)
+    return Series(curve.x[places], curve.y[places])
 
 
 def spread(curves: Sequence[Series]) -> tuple[Series, Series]:

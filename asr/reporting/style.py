@@ -10,12 +10,12 @@ SERIES = 6
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #fcfcfb; --panel: #f3f4f4; --ink: #1c2126; --muted: #5c656e; --rule: #dddfe1; --accent: #0a6590;
-  --wrong: #a8321a; --right: #1d6b3f;
+  --wrong: #a8321a; --right: #1d6b3f; --shade: rgb(28 33 38 / 0.28);
   --series-0: #0072b2; --series-1: #c4500a; --series-2: #00805c; --series-3: #a8568a; --series-4: #8a6d00;
   --series-5: #59636e; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14171a; --panel: #1c2024; --ink: #e3e6e9; --muted: #9aa4ae; --rule: #31373d; --accent: #6cbbe6;
-  --wrong: #f08f78; --right: #74c69a;
+  --wrong: #f08f78; --right: #74c69a; --shade: rgb(0 0 0 / 0.7);
   --series-0: #56b4e9; --series-1: #f0904c; --series-2: #2fbf95; --series-3: #d98bbb; --series-4: #d6b53c;
   --series-5: #a3adb8; } }
 * { box-sizing: border-box; }
@@ -47,7 +47,25 @@ nav a:hover { text-decoration: underline; }
 .tiles .figure { display: block; font-size: 1.7rem; font-weight: 600; line-height: 1.25; letter-spacing: -0.02em; }
 .tiles .aside { color: var(--muted); font-size: 0.8125rem; }
 .figure, .aside, table, .pairs dd { font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; margin: 0 0 1.6rem; }
+.scroll { overflow-x: auto; margin: 0 0 1.6rem; scrollbar-width: thin; scrollbar-color: var(--muted) var(--panel);
+  background: linear-gradient(90deg, var(--paper) 40%, transparent) left / 3rem 100% no-repeat local,
+    linear-gradient(270deg, var(--paper) 40%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(90deg, var(--shade), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(270deg, var(--shade), transparent) right / 1rem 100% no-repeat scroll; }
+td .aside, th .aside { display: block; color: var(--muted); font-size: 0.78rem; font-weight: 400; }
+.better { color: var(--right) !important; }
+.worse { color: var(--wrong) !important; }
+[hidden], .unknown, .replaced { display: none !important; }
+.controls { display: flex; flex-wrap: wrap; gap: 0.6rem 2rem; margin-top: 1.6rem; font-size: 0.875rem; }
+.controls fieldset { border: 0; border-top: 2px solid var(--rule); padding: 0.4rem 0 0; margin: 0; min-width: 0;
+  display: flex; flex-wrap: wrap; align-items: center; gap: 0.25rem 1.1rem; }
+.controls legend { color: var(--muted); font-size: 0.8125rem; padding: 0 0.6rem 0 0; }
+.controls label { display: inline-flex; align-items: center; gap: 0.35rem; overflow-wrap: anywhere; }
+.controls svg { width: 1.5rem; height: 0.7rem; flex: none; }
+input { accent-color: var(--accent); }
+input[type=search] { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--rule);
+  border-radius: 4px; padding: 0.2rem 0.5rem; max-width: 100%; }
+thead th, thead .number { white-space: normal; }
 thead th { color: var(--muted); font-weight: 500; font-size: 0.8125rem; vertical-align: bottom; }
 table { border-collapse: collapse; font-size: 0.9rem; min-width: min(100%, 24rem); }
 th, td { text-align: left; padding: 0.38rem 1.4rem 0.38rem 0; border-bottom: 1px solid var(--rule); }
@@ -55,8 +73,20 @@ tbody th { font-weight: 500; white-space: nowrap; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 .number { text-align: right; white-space: nowrap; }
+@media (min-width: 72rem) { #comparison .scroll:first-of-type, #runs .scroll { width: min(96vw, 92rem); margin-left: calc(50% - min(48vw, 46rem)); } }
+#comparison tbody th, #runs tbody th { position: sticky; left: 0; background: var(--paper); z-index: 1; min-width: 7.5rem; max-width: 16rem;
+  overflow-wrap: break-word; white-space: normal; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 2.2rem 2.4rem; }
-figure { margin: 0; min-width: 0; }
+figure { margin: 0; min-width: 0; position: relative; }
+.wides { display: grid; gap: 1.6rem; margin: 1.8rem 0 1.6rem; grid-template-columns: minmax(0, 1fr); }
+.scroll > figure { min-width: 38rem; }
+.tip { position: absolute; right: 0; top: 0; max-width: 100%; padding: 0.35rem 0.6rem; border-radius: 4px; pointer-events: none;
+  background: var(--ink); color: var(--paper); font-size: 0.78rem; line-height: 1.4; overflow-wrap: anywhere;
+  font-variant-numeric: tabular-nums; z-index: 1; }
+.tip.left { right: auto; left: 0; }
+.cursor { stroke: var(--muted); stroke-width: 0.8; fill: none; pointer-events: none; }
+.chosen path, .chosen use { stroke: var(--ink) !important; stroke-width: 1.2 !important; stroke-opacity: 1 !important; }
+.stale header::before { content: "The server of this page is gone: what it shows is no longer renewed."; color: var(--wrong); }
 figcaption { margin: 0 0 0.4rem; }
 .plot { display: block; width: 100%; height: auto; overflow: visible; }
 .plot * { stroke-linejoin: round; stroke-linecap: butt; }

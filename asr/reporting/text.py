@@ -1,6 +1,7 @@
 """Formats numbers for people; unknown numbers become a dash."""
 
 import math
+from collections.abc import Callable
 
 MISSING = "–"
 
@@ -40,6 +41,8 @@ def duration(seconds: float) -> str:
 
 def compact(value: float, _position: int | None = None) -> str:
     """A number for an axis, with k, M, G, T for powers of a thousand; the tick's position is a formatter's argument."""
+    if not math.isfinite(value):
+        return MISSING
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10**power:
             return f"{value / 10**power:.4g}{letter}"
@@ -49,4 +52,31 @@ def compact(value: float, _position: int | None = None) -> str:
 def compact_bytes(value: float) -> str:
     """A number of bytes for an axis: 1.5 GB is 1.5e9 bytes."""
     number = compact(value)
+    if number == MISSING:
+        return MISSING
     return f"{number.rstrip('kMGT')}\u202f{number.lstrip('0123456789.e+-')}B"
+
+
+def signed(value: float, form: Callable[[float], str] = figure) -> str:
+    """A difference with its sign: a true minus, a plus, or +-0 where the text of the amount shows nothing."""
+    if not math.isfinite(value):
+        return MISSING
+    amount = form(abs(value))
+    if not any(digit in amount for digit in "123456789"):
+        return f"\u00b1{amount}"
+    return ("\u2212" if value < 0 else "+") + amount
+
+
+def points(value: float) -> str:
+    """A difference of two fractions in percentage points."""
+    return signed(value, lambda amount: f"{100 * amount:.2f}")
+
+
+def ratio(value: float, baseline: float) -> str:
+    """How a quantity differs from that of a baseline: in percent, or as a factor where it is twice or half of it."""
+    if not (math.isfinite(value) and math.isfinite(baseline)) or baseline <= 0 or value < 0:
+        return MISSING
+    quotient = value / baseline
+    if 0.5 < quotient < 2:
+        return signed(quotient - 1, lambda part: f"{100 * part:.1f}\u202f%")
+    return f"\u00d7{quotient:.3g}"

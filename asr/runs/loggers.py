@@ -1,8 +1,9 @@
 """Sinks that show metric rows elsewhere than in the JSONL files, and the run's text log.
 
-A sink gets the very rows that ``MetricsWriter.write`` returned, keys and numbers untouched. Both sinks put
-``global_step`` on the axis, so that runs with different numbers of learners lie over each other, and start at the
-first row, so that a run that fails before it leaves nothing behind. A sink that breaks is reported in one line and
+A sink gets the very rows that ``MetricsWriter.write`` returned, keys and numbers untouched: both show the same metrics, in
+the groups that the words before the slash make, with samples and seconds to draw them over; the configuration; and at the
+end the tables of ``tables.py``. Both put ``global_step`` on the axis, so that runs with different numbers of learners lie
+over each other, and start at the first row, so that a run that fails before it leaves nothing behind. A sink that breaks is reported in one line and
 dropped: training goes on, and metrics/*.jsonl has everything.
 """
 
@@ -18,12 +19,14 @@ from asr.foreign.files import TRANSCRIPT, read_text
 from asr.foreign.terminal import ShownFormatter
 from asr.runs.metrics import Row
 from asr.runs.run_folder import RunFolder
+from asr.runs.tables import best_evaluation_figures, flat, markdown, tables_of
 from distributed.ranges import Count
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from wandb import Run
 
+PLACES = ("epoch", "samples", "wall_seconds")  # keys of a row that say where the run stood
 PACKAGES = ("asr", "distributed", "compression", "scripts", "__main__")
 
 log = logging.getLogger(__name__)
@@ -40,11 +43,11 @@ class Logger(Protocol):
 
 
 def figures(row: Row) -> dict[str, float]:
-    """The metrics of a row that are plotted as curves: every key with a slash (train/loss, ...), and epoch."""
+    """The metrics of a row that are plotted as curves: every key with a slash (train/loss, ...), and what it stands at."""
     return {
         key: value
         for key, value in row.items()
-        if ("/" in key or key == "epoch") and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if ("/" in key or key in PLACES) and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
 
 
@@ -66,8 +69,16 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         if self._writer is not None:
+            self._write_tables(self._writer)
             self._writer.close()
             self._writer = None
+
+    def _write_tables(self, writer: "SummaryWriter") -> None:
+        for table in tables_of(self.folder):
+            writer.add_text(f"tables/{table.name}", markdown(table))
+        best = {f"best/{key}": value for key, value in best_evaluation_figures(self.folder).items()}
+        if best:  # the table of runs, in the tab of hyperparameters; "." is the run's own folder
+            writer.add_hparams(flat(self.settings), best, run_name=".")
 
     def _start(self, first_step: int) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # seconds to import: only where it is used
@@ -116,7 +127,7 @@ class WandbLogger:
         try:
             if self._run is None:
                 self._run = self._start()
-            self._run.log({"global_step": row["global_step"], "samples": row["samples"], **figures(row)})
+            self._run.log({"global_step": row["global_step"], **figures(row)})
         except (wandb.Error, OSError) as error:
             self._drop(error)
 
@@ -126,6 +137,9 @@ class WandbLogger:
         import wandb
 
         try:
+            for table in tables_of(self.folder):
+                shown = wandb.Table(columns=list(table.header), data=[list(row) for row in table.rows])
+                self._run.log({f"tables/{table.name}": shown})
             self._run.finish()
         except (wandb.Error, OSError) as error:
             self._drop(error)
@@ -149,6 +163,7 @@ class WandbLogger:
             settings=wandb.Settings(console="off", silent=True, init_timeout=self.start_timeout_seconds),
         )
         run.define_metric("*", step_metric="global_step")
+        run.define_metric("eval/*", step_metric="global_step", summary="min")  # the table of runs shows the best
         log.info("Weights & Biases: %s", run.url or f"{mode}, in {RunFolder(self.folder).wandb}")
         return run
 

@@ -7,6 +7,7 @@ checkpoints/              step-..., damaged-..., emergency-...           logs/ra
 refused/                  utterances left out                            bad_batches/   steps that were not finite
 left_out/                 global batches left out, after such steps
 arithmetic.json           where it is not the configured one             report.html
+timeline/<learner>.json   when the newest steps computed, waited and exchanged
 eval/<set>/               what scripts/evaluate.py writes                export/<name>/ of passes and exports
 alignment/, nbest/<split>/  what scripts/align.py and make_nbest.py write
 tensorboard/, wandb/      of these loggers
@@ -45,6 +46,15 @@ class RunFolder:
     def metrics_of(self, learner: int) -> Path:
         """Metrics file of one learner."""
         return self.metrics / f"{learner}.jsonl"
+
+    @property
+    def timelines(self) -> Path:
+        """Folder of the timelines of all learners."""
+        return self.path / "timeline"
+
+    def timeline_of(self, learner: int) -> Path:
+        """Timeline of one learner."""
+        return self.timelines / f"{learner}.json"
 
     @property
     def merged_metrics(self) -> Path:

@@ -63,11 +63,15 @@ class Statistics:
         self.audio_seconds += batch.audio_seconds
         self.seconds += seconds
 
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of inference per second of audio; None without audio."""
+        return self.seconds / self.audio_seconds if self.audio_seconds else None
+
     def __str__(self) -> str:
         line = f"{self.utterances} utterances, {self.audio_seconds:.1f} s of audio, in {self.seconds:.1f} s"
-        if not self.audio_seconds:
-            return line
-        return f"{line} (real time factor {self.seconds / self.audio_seconds:.4f})"
+        factor = self.real_time_factor
+        return line if factor is None else f"{line} (real time factor {factor:.4f})"
 
 
 @dataclass(frozen=True, slots=True)

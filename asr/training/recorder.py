@@ -7,6 +7,7 @@ from asr.data.batch import Batch
 from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
 from asr.runs.progress import Progress
+from asr.runs.timeline import TimelineWriter
 from asr.training.refusals import Refusals
 
 
@@ -69,12 +70,14 @@ class Recorder:
         self,
         *,
         writer: MetricsWriter,
+        timeline: TimelineWriter,
         sinks: Sequence[Logger],
         refusals: Refusals,
         subsampling: int,
         epoch_samples: int,
     ) -> None:
         self.writer = writer
+        self.timeline = timeline
         self.sinks = sinks
         self.refusals = refusals
         self.subsampling = subsampling
@@ -103,6 +106,7 @@ class Recorder:
         hook_metrics: Mapping[str, float],
     ) -> None:
         """Count one step of this learner."""
+        self.timeline.after_step(step_seconds, waited_seconds)
         self.window.add(batches, step_seconds, waited_seconds, self.subsampling)
         self.window.add_hook_metrics(hook_metrics)
         self.refusals.add((bad for batch in batches for bad in batch.refused), progress.samples)
@@ -114,7 +118,8 @@ class Recorder:
         self._write(progress, {**figures, **costs, "data/skipped": float(self.refusals.total)})
 
     def log_evaluation(self, progress: Progress, figures: Mapping[str, float]) -> None:
-        """Write a row of evaluation metrics."""
+        """Write a row of evaluation metrics, and when the newest steps did what."""
+        self.timeline.write()
         self._write(progress, figures)
 
     def _write(self, progress: Progress, figures: Mapping[str, float]) -> None:
@@ -137,6 +142,7 @@ class Recorder:
 
     def close(self) -> None:
         """Close every sink."""
+        self.timeline.write()
         self.writer.close()
         for sink in self.sinks:
             sink.close()

@@ -13,6 +13,7 @@ parameter may have had no gradient in it, so they agree on it.
 """
 
 import itertools
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class LockstepMixing(GossipBackend):
         self._with_moments = False
         self._moments_unchecked = mix_moments  # until the optimizer's first step
         self._in_flight = False
+        self._started_at = 0.0  # clock reading when the round in flight began
 
     @property
     def shares(self) -> int:
@@ -66,6 +68,7 @@ class LockstepMixing(GossipBackend):
             assert self._packing is not None
             self._packing.take_snapshot(self._snapshot)
             check_own(self._snapshot, self.world.rank)
+            self._started_at = time.perf_counter()
             self._start_round(self._snapshot)
             self._in_flight = True
         # Not the loaded weight: a mean of it over learners would make all of them wait for each other in every step.
@@ -92,6 +95,7 @@ class LockstepMixing(GossipBackend):
         if self._in_flight:
             with self.traffic.waiting():
                 difference = self._finish_round(self._snapshot)
+            self.traffic.exchanged_since(self._started_at)
             if difference is not None:
                 self._fold(difference)
             self._in_flight = False

@@ -12,6 +12,7 @@ initiator's snapshot, ANSWER the other's. Receives are posted before sends (see 
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
@@ -36,8 +37,11 @@ class ExchangeError(UserError, ConnectionError):
 class OnExchange(Protocol):
     """Called after every completed exchange."""
 
-    def __call__(self, *, payload_bytes: int, initiated: bool) -> None:
-        """Count ``payload_bytes`` sent and as many received; ``initiated``: this learner began the exchange."""
+    def __call__(self, *, payload_bytes: int, initiated: bool, began_at: float) -> None:
+        """Count ``payload_bytes`` sent and as many received; ``initiated``: this learner began the exchange.
+
+        ``began_at``: when it asked or was asked, a reading of ``time.perf_counter``.
+        """
 
 
 class Buffers:
@@ -81,6 +85,7 @@ class Pairwise:
             ExchangeError: the connection to ``peer`` is lost, or it did not answer within the group's timeout.
         """
         buffers.fit(self.mixing.packing)
+        began_at = time.perf_counter()
         try:
             works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.other)]
             taken_at = self.mixing.snapshot(buffers.own)
@@ -95,7 +100,7 @@ class Pairwise:
             raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
         refuse_non_finite(buffers.other, peer)
         buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
-        self.on_exchange(payload_bytes=buffers.nbytes, initiated=True)
+        self.on_exchange(payload_bytes=buffers.nbytes, initiated=True, began_at=began_at)
 
     def answer(self, buffers: Buffers) -> bool:
         """Wait for a request and serve it; False if the message ends the exchanges.
@@ -114,6 +119,7 @@ class Pairwise:
         if kind == _END:
             return False
         buffers.fit(self.mixing.packing)
+        began_at = time.perf_counter()
         try:
             works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.other)]
             taken_at = self.mixing.snapshot(buffers.own)
@@ -126,7 +132,7 @@ class Pairwise:
             raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
         refuse_non_finite(buffers.other, peer)
         buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
-        self.on_exchange(payload_bytes=buffers.nbytes, initiated=False)
+        self.on_exchange(payload_bytes=buffers.nbytes, initiated=False, began_at=began_at)
         return True
 
     def end(self, peer: int) -> None:

@@ -1,9 +1,24 @@
-"""What a learner sends, receives and waits for, counted where it happens."""
+"""What a learner sends, receives and waits for, counted where it happens; and when it did, for the newest steps."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+NEWEST_SPANS = 2048  # how many are kept: some tens of steps
+
+
+class Span(NamedTuple):
+    """Something that took a learner some time; both ends are readings of ``time.perf_counter``."""
+
+    kind: Literal[
+        "waiting", "exchange"
+    ]  # computation waits for others | an exchange is under way, begun and not yet mixed in
+    start: float
+    end: float
 
 
 def all_reduce_bytes(payload_bytes: int, learners: int) -> int:
@@ -32,6 +47,8 @@ class Traffic:
     rounds: int = 0  # of agreement: gradient reductions, or exchanges of weights
     steps: int = 0
     exposed_seconds: float = 0.0
+    _spans: deque[Span] = field(default_factory=lambda: deque(maxlen=NEWEST_SPANS), repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)  # of the spans
 
     def count(self, sent: int, received: int) -> None:
         """Add one message each way."""
@@ -60,10 +77,29 @@ class Traffic:
         try:
             yield
         finally:
-            self.exposed_seconds += time.perf_counter() - start
+            self.waited_since(start)
+
+    def waited_since(self, start: float) -> None:
+        """Count the time since ``start``, a reading of ``time.perf_counter``, as one in which computation waited."""
+        end = time.perf_counter()
+        self.exposed_seconds += end - start
+        self._note(Span("waiting", start, end))
+
+    def exchanged_since(self, start: float) -> None:
+        """Note that an exchange began at ``start`` and has just ended. Any thread may call this."""
+        self._note(Span("exchange", start, time.perf_counter()))
+
+    def newest_spans(self) -> list[Span]:
+        """The newest waits and exchanges, by their ends. Any thread may call this."""
+        with self._lock:
+            return list(self._spans)
+
+    def _note(self, span: Span) -> None:
+        with self._lock:
+            self._spans.append(span)
 
     def take(self) -> dict[str, float]:
-        """Return the metrics and reset the counters. Bytes and rounds are totals, the others averages per step."""
+        """Return the metrics and reset the counters; spans stay. Bytes and rounds are totals, the others averages per step."""
         figures: dict[str, float] = {
             "comm/bytes_sent": self.bytes_sent,
             "comm/bytes_received": self.bytes_received,

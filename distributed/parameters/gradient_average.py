@@ -29,7 +29,8 @@ class GradientAverage:
         self.traffic = traffic
         self._wrapper: DistributedDataParallel | None = None
         self._group: ProcessGroup | None = None
-        self._last_bucket_seconds: float | None = None  # clock reading when the last bucket of a backward was full
+        self._first_bucket_seconds: float | None = None  # clock readings when the first bucket of a backward was full,
+        self._last_bucket_seconds: float | None = None  # and the last one
 
     def wrap(self, model: nn.Module, group: ProcessGroup) -> nn.Module:
         """Return the module to call from now on: its backward averages over ``group``. Gradients view its buckets."""
@@ -61,7 +62,7 @@ class GradientAverage:
             rehearsal()  # its backward records the order in which gradients become ready
             with self.accumulating():
                 rehearsal()  # its forward regroups the buckets
-        self._last_bucket_seconds = None
+        self._first_bucket_seconds = self._last_bucket_seconds = None
 
     def accumulating(self) -> AbstractContextManager[None]:
         """Wraps a forward and backward whose gradients are not communicated."""
@@ -69,15 +70,19 @@ class GradientAverage:
 
     def finish(self) -> None:
         """Call after the last backward of a step: counts the wait for the last bucket's average as exposed time."""
+        if self._first_bucket_seconds is not None:
+            self.traffic.exchanged_since(self._first_bucket_seconds)
         if self._last_bucket_seconds is not None:
-            self.traffic.exposed_seconds += time.perf_counter() - self._last_bucket_seconds
-            self._last_bucket_seconds = None
+            self.traffic.waited_since(self._last_bucket_seconds)
+        self._first_bucket_seconds = self._last_bucket_seconds = None
 
     def _average_bucket(self, state: None, bucket: GradBucket) -> Future[Tensor]:
         assert self._group is not None
         learners = self._group.size()
         gradients = bucket.buffer().div_(learners)
         self.traffic.count_all_reduce(gradients.nbytes, learners)
+        if self._first_bucket_seconds is None:
+            self._first_bucket_seconds = time.perf_counter()
         if bucket.is_last():
             self._last_bucket_seconds = time.perf_counter()
         return self._group.allreduce([gradients]).get_future().then(_first)

@@ -11,6 +11,7 @@ Source: ADPSGD, Lian et al. 2018 (arXiv 1710.06952); fixed and random rings for 
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
@@ -145,7 +146,7 @@ class AsynchronousGossip(GossipBackend):
     @contextmanager
     def updating(self, apply: bool) -> Iterator[None]:
         with self.mixing.updating() as waited_seconds:
-            self.traffic.exposed_seconds += waited_seconds
+            self.traffic.waited_since(time.perf_counter() - waited_seconds)
             yield
             if apply and self._moments_unchecked:
                 require_moments(self.optimizer)
@@ -185,7 +186,8 @@ class AsynchronousGossip(GossipBackend):
 
         return one_answer
 
-    def _count(self, *, payload_bytes: int, initiated: bool) -> None:
+    def _count(self, *, payload_bytes: int, initiated: bool, began_at: float) -> None:
+        self.traffic.exchanged_since(began_at)
         with self._changed:
             self._traffic.count(payload_bytes, payload_bytes)
             if not initiated:

@@ -6,6 +6,7 @@ what stands for compressed parameters, where in them it belongs, and what is sen
 Wire bytes are those of ``distributed/learners/traffic.py``.
 """
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,7 @@ class Exchange:
     def __init__(self, world: World) -> None:
         self.world = world
         self.payload = Payload()  # counted since the last ``take_payload``
+        self._began_at: float | None = None  # clock reading of the first collective that nobody has waited for yet
 
     def take_payload(self) -> Payload:
         """Return the payload counted so far and reset the count."""
@@ -57,6 +59,7 @@ class Exchange:
         if self.world.size == 1 or not tensor.numel():
             return None
         self.world.traffic.count_all_reduce(tensor.nbytes, self.world.size)
+        self._begin()
         return self.world.joined.allreduce([tensor])
 
     def broadcast_indices(self, tensor: Tensor, source: int) -> Tensor:
@@ -72,6 +75,7 @@ class Exchange:
             return None
         copies_sent = broadcast_copies_sent(rank, source, size)
         self.world.traffic.count(tensor.nbytes * copies_sent, tensor.nbytes * (rank != source))
+        self._begin()
         return self.world.joined.broadcast(tensor, source)
 
     def wait(self, work: Work | None) -> None:
@@ -79,6 +83,16 @@ class Exchange:
         if work is not None:
             with self.world.traffic.waiting():
                 work.wait()
+            self._end()
+
+    def _begin(self) -> None:
+        if self._began_at is None:
+            self._began_at = time.perf_counter()
+
+    def _end(self) -> None:
+        if self._began_at is not None:
+            self.world.traffic.exchanged_since(self._began_at)
+            self._began_at = None
 
     def all_gather_values(self, tensor: Tensor) -> Tensor:
         """The tensors of all learners, of one contiguous shape (n,), as rows of (L, n) by rank."""
@@ -95,8 +109,10 @@ class Exchange:
         if size == 1 or not tensor.numel():
             return tensor.expand(size, *tensor.shape)
         gathered = torch.empty(size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+        self._begin()
         with self.world.traffic.waiting():
             self.world.joined._allgather_base(gathered, tensor).wait()
+        self._end()
         wire_bytes = (size - 1) * tensor.nbytes
         self.world.traffic.count(wire_bytes, wire_bytes)
         return gathered.view(size, -1)

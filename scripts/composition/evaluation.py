@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, open_dict
 
 from asr.data.cache import SignalCache
@@ -74,7 +75,9 @@ def evaluate_set(
         for texts in (decoded.references, decoded.hypotheses)
     )
     speakers = {each.id: each.speaker for each in spoken}
-    result = write_results(root.evaluation(evaluated.name, decode.name), references, hypotheses, speakers, record)
+    speed = {"real_time_factor": inference.statistics.real_time_factor, "threads": torch.get_num_threads()}
+    files = root.evaluation(evaluated.name, decode.name)
+    result = write_results(files, references, hypotheses, speakers, record | speed)
     say(result.line)
     log.info("%s: %s", evaluated.name, inference.statistics)
     return result

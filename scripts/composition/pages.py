@@ -1,23 +1,29 @@
-"""The HTML page about one run, with lattice pictures, or the page that compares several runs."""
+"""The HTML page about one run, with lattice pictures, the page that compares several runs, or an index of a folder of runs."""
 
+import itertools
 import logging
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from omegaconf import DictConfig
 
 from asr.data.batch import Unit
 from asr.data.cache import SignalCache
+from asr.foreign.files import Kind, read_text
 from asr.foreign.terminal import log_to_stderr, say
 from asr.models.transducer import Transducer
 from asr.parts import build
+from asr.reporting.index import index_page, read_entries, run_folders
 from asr.reporting.lattice import LatticePicture
 from asr.reporting.lattice_source import lattice_pictures
 from asr.reporting.report import report
-from asr.reporting.run import read_run
+from asr.reporting.run import RunRecord, read_run
+from asr.reporting.server import PageServer, Watched, state_of
 from asr.runs.checkpoint import CheckpointError
 from asr.runs.choice import check_checkpoint
-from asr.runs.metrics import merge
+from asr.runs.metrics import merge, metrics_files
 from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import decode_batches
 from asr.training.inference import load
@@ -28,22 +34,128 @@ from scripts.composition.trained import load_trained
 
 log = logging.getLogger(__name__)
 
+PAGE = Kind("page", 1 << 30)
+SIGNATURE = "Murmuration</title>"  # of pages that this program wrote
+
 
 def run(arguments: list[str]) -> None:
-    """Write the page about the run folders given in ``arguments`` (beside overrides)."""
+    """Write the page about the run folders given in ``arguments`` (beside overrides), or serve it where it is watched."""
     log_to_stderr(logging.WARNING)
     overrides, runs = split_arguments(arguments)
     config = compose("report", overrides)
     check_checkpoint(config.checkpoint)
     if not runs:
-        raise UsageError("no run given: python scripts/report.py exp/my-run")
-    for run in runs:
-        if RunFolder(run).metrics.is_dir():
-            merge(run)
-    records = [read_run(run) for run in runs]
-    pictures = lattices(runs[0], config) if len(runs) == 1 and config.lattices > 0 else []
-    page = report(records, pictures)
-    say(str(save(page, RunFolder(runs[0]).report if len(runs) == 1 else None, config.out)))
+        raise UsageError("no run given: python scripts/report.py exp/my-run, or exp for an index of all runs in it")
+    found = run_folders(runs[0]) if len(runs) == 1 and runs[0].is_dir() else []
+    page: Page = RunsPage(runs, config) if not found else IndexPage(runs[0], config)
+    if config.watch:
+        watch(page, config)
+    else:
+        say(str(save(page.written(), page.place, config.out)))
+
+
+class Page(Protocol):
+    """A page that can be written once, or made again and again."""
+
+    place: Path | None
+    """Where it is written unless told otherwise; None: a new comparison in the working directory."""
+
+    def written(self) -> str:
+        """The page as a file."""
+
+    def watched(self) -> str:
+        """The page as a server gives it out."""
+
+    def sources(self) -> Iterable[Path]:
+        """The files that it is made of."""
+
+
+class RunsPage:
+    """The page of a run, or of several compared with a baseline."""
+
+    def __init__(self, runs: Sequence[Path], config: DictConfig) -> None:
+        self.runs = runs
+        self.config = config
+        self.place = RunFolder(runs[0]).report if len(runs) == 1 else None
+        self.baseline = baseline_of(runs, config.baseline)
+        self._read: dict[Path, tuple[frozenset[tuple[str, int, int]], RunRecord]] = {}
+
+    def written(self) -> str:
+        for run in self.runs:
+            if RunFolder(run).metrics.is_dir():
+                merge(run)
+        records = [read_run(run) for run in self.runs]
+        pictures = lattices(self.runs[0], self.config) if len(self.runs) == 1 and self.config.lattices > 0 else []
+        return report(records, pictures, baseline=self.baseline)
+
+    def watched(self) -> str:
+        records = [self._record(run) for run in self.runs]
+        return report(records, baseline=self.baseline, watched_seconds=self.config.watch_seconds)
+
+    def sources(self) -> Iterable[Path]:
+        return itertools.chain.from_iterable(map(sources_of, self.runs))
+
+    def _record(self, run: Path) -> RunRecord:
+        """The run, read anew only where one of its files has changed."""
+        state = state_of(sources_of(run))
+        if run not in self._read or self._read[run][0] != state:
+            self._read[run] = state, read_run(run)
+        return self._read[run][1]
+
+
+class IndexPage:
+    """The page of a folder of runs."""
+
+    def __init__(self, folder: Path, config: DictConfig) -> None:
+        self.folder = folder
+        self.config = config
+        own = folder / "index.html"
+        self.place: Path | None = own
+        if config.baseline is not None:
+            raise UsageError(f"baseline={config.baseline}: an index compares nothing; name runs: exp/one exp/another")
+        is_foreign = own.is_file() and SIGNATURE not in read_text(own, PAGE)
+        if is_foreign and config.out is None and not config.watch:
+            raise UsageError(f"{own} was not written by this program; name another file with out=")
+
+    def written(self) -> str:
+        return index_page(self.folder, read_entries(run_folders(self.folder)))
+
+    def watched(self) -> str:
+        entries = read_entries(run_folders(self.folder))
+        return index_page(self.folder, entries, watched_seconds=self.config.watch_seconds)
+
+    def sources(self) -> Iterable[Path]:
+        return itertools.chain.from_iterable(map(sources_of, run_folders(self.folder)))
+
+
+def sources_of(run: Path) -> Iterable[Path]:
+    """The files of a run that its page is made of."""
+    folder = RunFolder(run)
+    yield from (folder.config, folder.summary, *metrics_files(run), *folder.timelines.glob("*.json"))
+    for evaluated in folder.evaluated():
+        yield from (evaluated.figures, evaluated.transcripts)
+
+
+def baseline_of(runs: Sequence[Path], wanted: str | None) -> int:
+    """Number of the run that others are compared with: the first one, or that of the folder or the name ``wanted``."""
+    if wanted is None:
+        return 0
+    found = [index for index, run in enumerate(runs) if Path(wanted) == run or wanted == run.name]
+    if not found:
+        raise UsageError(f"baseline={wanted}: must be one of the runs of the page: {', '.join(map(str, runs))}")
+    return found[0]
+
+
+def watch(page: Page, config: DictConfig) -> None:
+    """Serve a page until somebody presses Ctrl-C."""
+    if config.out is not None:
+        raise UsageError(f"out={config.out}: a watched page is served and not written; leave out= or watch=true away")
+    watched = Watched(page.watched, page.sources, config.watch_seconds)
+    watched.page()  # an error is one now
+    server = PageServer(watched, config.port)
+    say(f"{server.address}  (Ctrl-C ends it)")
+    with suppress(KeyboardInterrupt), server:
+        server.serve_forever()
 
 
 def save(page: str, own: Path | None, out: str | None) -> Path:

@@ -226,6 +226,10 @@ class ReportSettings:
     """conf/report.yaml."""
 
     out: Path | None
+    baseline: str | None
+    watch: bool
+    watch_seconds: Count
+    port: Natural
     checkpoint: str
     lattices: Natural
     set: str

@@ -21,6 +21,7 @@ from asr.runs.loggers import Logger
 from asr.runs.metrics import MetricsWriter
 from asr.runs.model_folder import Description, ModelParts
 from asr.runs.run_folder import RunFolder
+from asr.runs.timeline import TimelineWriter
 from asr.training.arithmetic import agree_on_precision
 from asr.training.auxiliary_modules import attach_auxiliaries
 from asr.training.clock import CheckpointClock
@@ -177,6 +178,7 @@ def _checkpoints(config: DictConfig, run: Run, description: Description, saving:
 def _recorder(config: DictConfig, run: Run, horizon: Horizon, refused_before: int) -> Recorder:
     return Recorder(
         writer=MetricsWriter(run.folder, run.world.rank),
+        timeline=TimelineWriter(run.folder, run.world.rank, run.world.traffic),
         sinks=_sinks(config, run, horizon),
         refusals=Refusals(run.folder, run.world.rank, refused_before),
         subsampling=run.model.subsampling,

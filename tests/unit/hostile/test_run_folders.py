@@ -32,6 +32,10 @@ def run(random_run: Callable[..., Path]) -> Path:
     writer.close()
     (folder / "own.yaml").write_text((folder / "config.yaml").read_text())
     (folder / "summary.json").write_text(json.dumps({"learners": 1, "final": {"eval/dev/wer": 0.5}}))
+    (folder / "timeline").mkdir()
+    (folder / "timeline" / "0.json").write_text(
+        json.dumps({"learner": 0, "spans": [["step", 1.0, 2.0], ["data", 1.0, 1.5]]})
+    )
     (folder / "eval" / "dev").mkdir(parents=True)
     (folder / "eval" / "dev" / "wer-greedy.json").write_text(json.dumps({"wer": 0.5, "wer_interval": [0.4, 0.6]}))
     (folder / "eval" / "dev" / "recogs-greedy.txt").write_text(RECOGS)
@@ -80,6 +84,7 @@ TARGETS: tuple[tuple[str, Callable[[Path], object], int], ...] = (  # what is da
     ("config.yaml", read_run, 5),
     ("summary.json", read_run, 20),
     ("metrics/0.jsonl", read_run, 10),
+    ("timeline/0.json", read_run, 10),
     ("eval/dev/wer-greedy.json", compare, 20),
     ("eval/dev/recogs-greedy.txt", compare, 20),
     ("{checkpoint}/manifest.json", use, 20),

@@ -32,7 +32,7 @@ CONFIG = """\
 name: {name}
 seed: 1
 backend:
-  _target_: distributed.schemes.dpsgd.{backend}
+  _target_: distributed.schemes.{backend}
   topology: ring
 model:
   encoder:
@@ -104,7 +104,7 @@ def write_run(
     steps: int = 600,
     speed: float = 1.0,
     utterances: int = 20,
-    backend: str = "DecentralisedSgd",
+    backend: str = "dpsgd.DecentralisedSgd",
 ) -> Path:
     write_metrics(folder, learners, steps, speed)
     for set_name, decode in (("test", "greedy"), ("test", "beam8"), ("dev", "greedy")) if utterances else ():
@@ -112,7 +112,7 @@ def write_run(
     config = CONFIG.format(name=folder.name, backend=backend, dimension=144 if speed == 1 else 256)
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     summary = {
-        "learners": learners, "backend": backend, "samples": steps * 32, "wall_seconds": 905.2,
+        "learners": learners, "backend": backend.rpartition(".")[2], "samples": steps * 32, "wall_seconds": 905.2,
         "best": {"checkpoint": "step-00000400", "wer": 0.021},
         "environment": {"python": "3.11.2", "versions": {"torch": "2.11.0"}, "gpus": [], "commit": "55ace55d0c0ffee55555+"},
     }  # fmt: skip

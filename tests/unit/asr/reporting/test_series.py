@@ -67,13 +67,24 @@ def test_smoothing_takes_noise_away_and_leaves_gaps_out() -> None:
     assert smoothed.y.std() < 0.35 * np.nanstd(y)
 
 
-@given(st.integers(1, 500), st.integers(1, 50))
-def test_thinning_keeps_the_mean_of_neighbours(size: int, most: int) -> None:
+@given(st.integers(1, 500), st.integers(4, 50))
+def test_thinning_keeps_points_of_the_curve_and_loses_no_extreme(size: int, most: int) -> None:
     values = np.random.default_rng(size).normal(size=size)
-    thinned = thin(Series(np.arange(float(size)), values), most)
-    assert len(thinned.x) == min(size, most)
-    counts = np.diff(np.linspace(0, size, len(thinned.x) + 1).astype(int))
-    assert (thinned.y * counts).sum() == pytest.approx(values.sum())
+    curve_of_all = Series(np.arange(float(size)), values)
+    thinned = thin(curve_of_all, most)
+    assert len(thinned.x) <= max(most, 4)
+    assert (np.diff(thinned.x) > 0).all()
+    np.testing.assert_array_equal(values[thinned.x.astype(int)], thinned.y)
+    assert (thinned.y.min(), thinned.y.max()) == (values.min(), values.max())
+    assert (thinned.x[0], thinned.x[-1]) == (0, size - 1)
+
+
+def test_thinning_keeps_gaps() -> None:
+    values = np.where((np.arange(900.0) >= 300) & (np.arange(900) < 600), np.nan, 1.0)
+    thinned = thin(Series(np.arange(900.0), values), 30)
+    assert np.isnan(thinned.y[(thinned.x >= 310) & (thinned.x < 590)]).all()
+    assert np.isnan(thinned.y).any()
+    assert np.isfinite(thinned.y[thinned.x < 300]).all()
 
 
 def test_a_running_total_passes_over_gaps() -> None:

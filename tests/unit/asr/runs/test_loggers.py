@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from asr.parts import build
 from asr.runs import loggers
 from asr.runs.loggers import TensorBoardLogger, WandbLogger, figures, setup_logging
-from asr.runs.metrics import Row
+from asr.runs.metrics import MetricsWriter, Row
 
 CONF = Path(__file__).parents[4] / "conf" / "logger"
 
@@ -37,12 +37,14 @@ STEP: Row = {
     "throughput/audio_seconds_per_second": 84.21,
 }
 BASE = {key: value for key, value in STEP.items() if "/" not in key}
+TABLES = ("tables/evaluations", "tables/learners")
 EVALUATION: Row = BASE | {"eval/dev/loss": 10.2, "eval/dev/wer": 0.453}
 
 
 def test_figures_are_the_curves_untouched() -> None:
     row = STEP | {"note": "x", "train/ok": True, "train/text": "x"}
-    assert figures(row) == {key: value for key, value in STEP.items() if "/" in key or key == "epoch"}
+    plotted = {key: value for key, value in STEP.items() if "/" in key or key in ("epoch", "samples", "wall_seconds")}
+    assert figures(row) == plotted
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -66,6 +68,41 @@ def test_tensorboard_has_every_figure_at_its_global_step(tmp_path: Path) -> None
     assert found.Scalars("eval/dev/wer")[0].step == 60
 
 
+def write_rows(folder: Path) -> None:
+    writer = MetricsWriter(folder, 0)
+    for row in (STEP, EVALUATION, EVALUATION | {"step": 60, "eval/dev/wer": 0.3}):
+        writer.write({key: value for key, value in row.items() if key != "learner"})
+    writer.close()
+
+
+def test_tensorboard_gets_tables_and_the_best_figures_beside_the_configuration(tmp_path: Path) -> None:
+    write_rows(tmp_path)
+    sink = TensorBoardLogger(flush_seconds=1, folder=tmp_path, settings=SETTINGS)
+    sink.log(EVALUATION)
+    sink.close()
+    found = events(tmp_path)
+    assert found.Scalars("best/eval/dev/wer")[0].value == pytest.approx(0.3)
+    texts = {tag: found.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode() for tag in TABLES}
+    assert texts["tables/learners"].startswith("| learner | step |")
+    assert texts["tables/evaluations"].count("\n") == 3, "a head, its line, two evaluations"
+    plugins = found.summary_metadata
+    assert any(each.plugin_data.plugin_name == "hparams" for each in plugins.values())
+
+
+def test_wandb_gets_the_same_tables(tmp_path: Path, starts: list[dict[str, Any]]) -> None:
+    write_rows(tmp_path)
+    sink = wandb_sink(tmp_path, mode="offline")
+    sink.log(EVALUATION)
+    sink.close()
+    shown = {name: table for row in starts[0]["run"].rows for name, table in row.items() if name.startswith("tables/")}
+    assert shown.keys() == set(TABLES)
+    header = shown["tables/evaluations"].columns
+    assert [dict(zip(header, row, strict=True))["eval/dev/wer"] for row in shown["tables/evaluations"].data] == [
+        0.453,
+        0.3,
+    ]
+
+
 def test_a_resumed_run_hides_the_events_after_its_checkpoint(tmp_path: Path) -> None:
     for start, value in ((0, 1.0), (20, 2.0)):
         sink = TensorBoardLogger(flush_seconds=1, folder=tmp_path, settings={})
@@ -84,10 +121,11 @@ class FakeRun:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.metrics: dict[str, tuple[str, str]] = {}
         self.finished = 0
 
-    def define_metric(self, name: str, step_metric: str) -> None:
-        self.axis = (name, step_metric)
+    def define_metric(self, name: str, step_metric: str, summary: str = "last") -> None:
+        self.metrics[name] = (step_metric, summary)
 
     def log(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -142,8 +180,8 @@ def test_wandb_is_offline_unless_a_key_is_configured(
     assert (start["project"], start["group"], start["config"]) == ("murmuration", "sweep", SETTINGS)
     assert asked == [{"prompt": False, "verify": False}], "nobody is asked, no server is called"
     run = start["run"]
-    assert run.rows == [{"global_step": 50, "samples": 1600, **figures(row)} for row in (STEP, EVALUATION)]
-    assert run.axis == ("*", "global_step")
+    assert run.rows == [{"global_step": 50, **figures(row)} for row in (STEP, EVALUATION)]
+    assert run.metrics == {"*": ("global_step", "last"), "eval/*": ("global_step", "min")}
     assert run.finished == 1
 
 

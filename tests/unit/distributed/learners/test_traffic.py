@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from distributed.learners.traffic import Traffic, all_reduce_bytes, broadcast_copies_sent
+from distributed.learners.traffic import NEWEST_SPANS, Traffic, all_reduce_bytes, broadcast_copies_sent
 
 
 def test_ring_all_reduce_sends_its_buffer_almost_twice():
@@ -47,3 +47,23 @@ def test_time_is_counted_when_the_exchange_fails():
     with pytest.raises(RuntimeError), traffic.waiting():
         raise RuntimeError
     assert traffic.exposed_seconds > 0
+
+
+def test_spans_say_when_it_was_waited_and_exchanged_and_stay_when_counters_are_taken():
+    traffic = Traffic()
+    began = time.perf_counter()
+    with traffic.waiting():
+        time.sleep(0.01)
+    traffic.exchanged_since(began)
+    exposed = traffic.take() and traffic.newest_spans()
+    assert [span.kind for span in exposed] == ["waiting", "exchange"]
+    waiting, exchange = exposed
+    assert exchange.start == began <= waiting.start < waiting.end <= exchange.end
+    assert waiting.end - waiting.start >= 0.009
+
+
+def test_only_the_newest_spans_are_kept():
+    traffic = Traffic()
+    for place in range(NEWEST_SPANS + 10):
+        traffic.exchanged_since(float(place))
+    assert [span.start for span in traffic.newest_spans()] == list(range(10, NEWEST_SPANS + 10))
