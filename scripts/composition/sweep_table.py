@@ -12,10 +12,10 @@ from typing import Any
 from asr.runs.files import write_atomically
 from scripts.composition.sweep_trials import Trial, TrialFolder
 
-Row = dict[str, Any]
+Entry = dict[str, Any]
 
 
-def table(trials: Sequence[Trial], key: str | None) -> list[Row]:
+def table(trials: Sequence[Trial], key: str | None) -> list[Entry]:
     """A row for each trial: those that have finished by their figure, the others after them."""
     rows = []
     for trial in trials:
@@ -34,7 +34,7 @@ def table(trials: Sequence[Trial], key: str | None) -> list[Row]:
         )
     name = next((figure[0] for trial in trials if (figure := trial.figure(key)) is not None), None)
 
-    def place(row: Row) -> tuple[float, int]:
+    def place(row: Entry) -> tuple[float, int]:
         value = row.get(name, math.inf) if name is not None else math.inf
         return (value if math.isfinite(value) else math.inf), row["trial"]
 
@@ -42,7 +42,7 @@ def table(trials: Sequence[Trial], key: str | None) -> list[Row]:
     return [{column: row.get(column) for column in columns} for row in sorted(rows, key=place)]
 
 
-def write_results(folder: Path, key: str | None) -> list[Row]:
+def write_results(folder: Path, key: str | None) -> list[Entry]:
     """Write table and page from all trials so far; of several processes one does so at a time, and the last has all."""
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -62,7 +62,7 @@ def write_results(folder: Path, key: str | None) -> list[Row]:
     return rows
 
 
-def best_line(rows: Sequence[Row], keys: Sequence[str], key: str | None) -> str | None:
+def best_line(rows: Sequence[Entry], keys: Sequence[str], key: str | None) -> str | None:
     """The best trial in a line; None if none has finished."""
     if not rows or rows[0]["state"] != "finished":
         return None
