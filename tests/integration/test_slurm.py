@@ -210,6 +210,22 @@ def test_a_learner_that_is_killed_costs_a_restart_of_all_nodes(
     assert_is_undisturbed(slurm, "killed", undisturbed)
 
 
+@pytest.mark.long
+def test_a_sweep_is_an_array_of_jobs(slurm: Slurm, run_of: Callable[..., list[str]]) -> None:
+    *runs, _ = run_of("its trials have names of their own")
+    line = [str(REPOSITORY / "scripts" / "sweep.py"), "name=lr", "where=slurm", "sbatch=--time=5", "train", *runs]
+    printed = slurm.call(sys.executable, *line, "backend=single", "trainer.max_steps=3", "optimizer.lr=0.001,0.002")
+    number = printed.split()[-1]
+    for task in ("0", "1"):
+        slurm.wait(f"{number}_{task}")
+    outputs = [(slurm.folder / f"slurm-{number}-{task}.out").read_text() for task in (0, 1)]
+    rows = json.loads((slurm.folder / "exp" / "lr" / "sweep.json").read_text())["rows"]
+    assert sorted((row["trial"], row["optimizer.lr"], row["state"], row["steps"]) for row in rows) == [
+        (0, "0.001", "finished", 3), (1, "0.002", "finished", 3),
+    ], outputs  # fmt: skip
+    assert (slurm.folder / "exp" / "lr" / "comparison.html").stat().st_size > 10_000
+
+
 def learner_of_rank(rank: int, argument: str) -> int:
     """Process of a learner, found by its environment and one of its arguments."""
     for process in Path("/proc").iterdir():

@@ -138,6 +138,7 @@ def test_every_entry_point_composes(name: str) -> None:
     needed = {
         **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion", "export"), run),
         "train_tokenizer": ["out=pieces"],
+        "sweep": ["name=lr"],
         "cut": [*run, "out=cut"],
         "compress": [*run, "passes=rewrite"],
     }
