@@ -50,7 +50,8 @@ def slurm_task(variables: Mapping[str, str]) -> SlurmTask:
         LaunchError: one of them is missing or makes no sense.
     """
     tasks_of_nodes = tasks_per_node(_text(variables, "SLURM_STEP_TASKS_PER_NODE"))
-    number, local, node = (_number(variables, f"SLURM_{name}") for name in ("PROCID", "LOCALID", "NODEID"))
+    number, node = _number(variables, "SLURM_PROCID"), _number(variables, "SLURM_NODEID")
+    local = _number(variables, "SLURM_LOCALID")
     if node >= len(tasks_of_nodes) or local >= tasks_of_nodes[node] or number >= sum(tasks_of_nodes):
         raise LaunchError(
             f"SLURM_PROCID={number}, SLURM_LOCALID={local} and SLURM_NODEID={node} do not fit "

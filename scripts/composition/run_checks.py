@@ -149,10 +149,9 @@ def _steps_per_hour(config: DictConfig, trainer: Trainer, pace: Pace, learners: 
     plan = trainer.parts.plan
     wanted = learners * config.launch.threads
     crowded = max(1.0, wanted / usable_cores()) if trainer.parts.world.device.type == "cpu" else 1.0
-    computing, first_epoch = (
-        3600 / (crowded * pace.of_step(plan, learners, lockstep=trainer.backend.lockstep, reading=reading))
-        for reading in (False, True)
-    )
+    lockstep = trainer.backend.lockstep
+    computing = 3600 / (crowded * pace.of_step(plan, learners, lockstep=lockstep, reading=False))
+    first_epoch = 3600 / (crowded * pace.of_step(plan, learners, lockstep=lockstep, reading=True))
     steps = global_step(plan, trainer.total_samples)
     text = (
         f"{computing:,.0f} steps per hour of computing ({first_epoch:,.0f} while utterances are read for the first time); "
