@@ -31,6 +31,7 @@ RUN = (
 )  # fmt: skip
 
 pytestmark = [
+    pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="the SLURM sandbox needs root"),
     pytest.mark.skipif(bool(MISSING), reason=f"SLURM is not installed ({', '.join(MISSING)}): make test-slurm"),
 ]
@@ -61,11 +62,11 @@ class Slurm:
         """What SLURM knows of a job: JobState, Restarts, ExitCode, NodeList, ..."""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "--oneliner", "show", "job", number)))
 
-    def wait(self, number: str, seconds: float = 200) -> Mapping[str, str]:
+    def wait(self, number: str, seconds: float = 400) -> Mapping[str, str]:
         """Wait for the end of a job that may be requeued meanwhile."""
         return self.until(number, lambda job: job["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), seconds)
 
-    def until(self, number: str, holds: Callable[[Mapping[str, str]], bool], seconds: float = 100) -> Mapping[str, str]:
+    def until(self, number: str, holds: Callable[[Mapping[str, str]], bool], seconds: float = 200) -> Mapping[str, str]:
         """Wait until something holds of a job; AssertionError with its output after ``seconds``."""
         deadline = time.monotonic() + seconds
         while not holds(job := self.job(number)):
