@@ -47,7 +47,7 @@ run_step() {
 }
 
 # End the job with the exit code of its step, or requeue it: where the learners have saved, or had trained nothing yet
-# when the signal came.
+# when the signal came; the latter near the time limit would go on for ever.
 end_job() {
     local ended=$1 state
     case $ended in
@@ -58,6 +58,10 @@ end_job() {
     state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
     if [[ $state != RUNNING ]]; then # as after scancel, or beyond the time limit
         say "it is $state and not requeued; the same command goes on"
+        exit "$ended"
+    fi
+    if ((ended != STOPPED)) && [[ $(squeue --noheader --jobs "$SLURM_JOB_ID" --format %L) =~ ^[0-9]?[0-9]:[0-9]+$ ]]; then
+        say "nothing was trained within its time limit: it is not requeued; give it more time (--time)"
         exit "$ended"
     fi
     say "requeued, to go on from the newest checkpoint"

@@ -177,10 +177,10 @@ def test_a_job_that_is_preempted_saves_and_goes_on_afterwards(
 
 @pytest.mark.long
 def test_before_its_time_limit_a_job_saves_and_goes_on(slurm: Slurm, run_of: Callable[..., list[str]]) -> None:
-    """The signal comes some 20 s after each start, of which SLURM may take most off."""
+    """The signal comes 90 s after each start, of which SLURM may take a minute off."""
     endless = [*run_of("limited"), "trainer.max_steps=100000"]
-    number = slurm.submit("train.sbatch", *endless, options=["--time=1", "--signal=B:USR1@25"], LEARNERS="2")
-    slurm.until(number, lambda job: job["Restarts"] == "1" and job["JobState"] == "RUNNING")
+    number = slurm.submit("train.sbatch", *endless, options=["--time=4", "--signal=B:USR1@150"], LEARNERS="2")
+    slurm.until(number, lambda job: job["Restarts"] == "1" and job["JobState"] == "RUNNING", 300)
     slurm.until(number, lambda _: "resuming from checkpoint step-" in slurm.printed(number))
     slurm.call("scancel", number)
     assert slurm.wait(number)["JobState"] == "CANCELLED"
