@@ -6,7 +6,7 @@ READY := .venv/.ready
 LOCK := requirements.lock
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup lock demo test test-long chaos chaos-quick check clean
+.PHONY: help setup lock demo test test-long test-slurm chaos chaos-quick check clean
 
 help:
 	@echo "make setup      the environment, in .venv, with the versions of $(LOCK)"
@@ -14,6 +14,7 @@ help:
 	@echo "make demo       train a recogniser on two learners, with a word error report and a page to look at"
 	@echo "make test       every test but the long ones"
 	@echo "make test-long  the long ones"
+	@echo "make test-slurm runs under a real SLURM of two virtual nodes, which is installed first (Debian, root)"
 	@echo "make chaos      real runs, to which some hundred faults are done, and bad input for every reader: about an hour"
 	@echo "make chaos-quick  the same with a few of every kind: five minutes"
 	@echo "make check      ruff format, ruff, mypy and the tests"
@@ -27,7 +28,7 @@ $(READY): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(LOCK) setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(LOCK) --no-build-isolation \
-		--editable '.[synthetic,export,test,check]'
+		--editable '.[synthetic,export,sweep,test,check]'
 	@touch $(READY)
 
 # For every Python and platform at once; uv has an environment of its own, since a lock that no longer installs needs it most.
@@ -59,6 +60,10 @@ test: $(READY)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m "long" --timeout 3600
+
+test-slurm: $(READY)
+	scripts/dev/slurm_sandbox.sh install
+	$(BIN)/python -m pytest tests/integration/test_slurm.py
 
 # Cutting links and filling a file system need root; without it these kinds are left out, and the table says so.
 chaos: $(READY)

@@ -150,13 +150,16 @@ def report(probe: Probe, loads: Sequence[Load]) -> list[str]:
 
 def probe_memory(
     probe: Probe, plan: BatchPlan, epoch: int, load: Callable[[Unit], Batch], optimizer: Optimizer
-) -> None:
-    """Measure the worst units of an epoch, which ``load`` reads, and log the results."""
+) -> list[str]:
+    """Measure the worst units of an epoch, which ``load`` reads, log the results and return their lines."""
     units = [unit for batch in plan.epoch(epoch) for unit in batch]
     batches = [load(unit) for unit in worst_units(units, plan)]
     usable = [batch for batch in batches if batch.utterance_ids]  # the others were emptied while loading
+    lines = []
     if usable:
         probe.measure(usable, optimizer)
-        for line in report(probe, [load_of_unit(unit, plan) for unit in units]):
+        lines = report(probe, [load_of_unit(unit, plan) for unit in units])
+        for line in lines:
             log.info("%s", line)
     probe.guard.metrics()  # resets the counts of the probe, which do not belong to the run
+    return lines

@@ -1,11 +1,15 @@
-"""The processor: its maker, the instructions that torch uses, and the speed of bf16 on it."""
+"""The processor: its maker, its cores, the instructions that torch uses, and the speed of bf16 on it."""
 
+import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.nn import functional
+
+from asr.training.meter import CGROUP_ROOT
 
 # Instructions of low precision beside those that torch reports, by their names in /proc/cpuinfo.
 EXTENSIONS = {
@@ -39,6 +43,22 @@ def cpu_info(field: str) -> str | None:
             if line.startswith(field):
                 return line.partition(":")[2].strip()
     return None
+
+
+def usable_cores() -> float:
+    """Cores that this process may use: those it is bound to, or the quota of its control group where that is less."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([float(bound), *_quotas()])
+
+
+def _quotas() -> Iterator[float]:
+    """Limits of processor time, in cores, of the control group that a container sees as its root; versions 2 and 1."""
+    period = CGROUP_ROOT / "cpu" / "cpu.cfs_period_us"
+    for files in ([CGROUP_ROOT / "cpu.max"], [period.with_name("cpu.cfs_quota_us"), period]):
+        if all(file.is_file() for file in files):
+            quota, per = " ".join(file.read_text() for file in files).split()
+            if quota not in ("max", "-1"):
+                yield int(quota) / int(per)
 
 
 def bf16_slowness() -> float:

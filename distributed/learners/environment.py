@@ -1,7 +1,7 @@
 """The environment variables that learners read and that they set for torch: no other module reads or sets any.
 
-A launcher (torchrun, scripts/launch.py, srun) gives RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
-MASTER_PORT. ``MURMURATION_SECRET`` is what the learners of a launch prove to each other that they know: see
+A launcher (torchrun, scripts/launch.py) gives RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT; SLURM says where a task is in variables of its own (slurm.py). ``MURMURATION_SECRET`` is what the learners of a launch prove to each other that they know: see
 distributed/learners/secret.py.
 """
 
@@ -93,9 +93,34 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def prepare_for_learners(secret: str) -> None:
-    """Set the environment variables that scripts/launch.py passes on to the learners that it starts."""
-    os.environ.setdefault(SECRET, secret)
+def slurm_variables() -> dict[str, str]:
+    """The variables that SLURM sets for a task, and where learners meet if the user has chosen that."""
+    chosen = ("MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name.startswith("SLURM_") or name in chosen}
+
+
+def take(place: Place, meeting: Meeting) -> None:
+    """Set what a launcher gives the learner that this process is to become."""
+    os.environ |= {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.size),
+        "LOCAL_RANK": str(place.local_rank),
+        "LOCAL_WORLD_SIZE": str(place.local_size),
+        "MASTER_ADDR": meeting.address,
+        "MASTER_PORT": str(meeting.port),
+    }
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def prepare_for_learners(secret: str | None) -> None:
+    """Set the environment variables that scripts/launch.py passes on to the learners that it starts.
+
+    ``secret``: drawn for this launch; None where launchers on several hosts must share one.
+    """
+    if secret is not None:
+        os.environ.setdefault(SECRET, secret)
+    # Ranks follow from the launcher's number and the learners of each: no store between launchers is asked for them.
+    os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
     os.environ[_LAUNCHER] = "1"
     without_stack_frames()
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
@@ -110,11 +135,15 @@ def without_stack_frames() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def stay_on_this_host() -> None:
-    """Make torch's transports listen on the loopback, unless the user chose otherwise; call before the first group."""
+def stay_on_this_host() -> str:
+    """Make torch's transports listen on the loopback, unless the user chose otherwise; call before the first group.
+
+    Returns the interface that gloo uses.
+    """
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, loopback)
+    return os.environ["GLOO_SOCKET_IFNAME"]
 
 
 def without_recorder() -> None:

@@ -24,8 +24,8 @@ from asr.parts import validate
 from distributed.errors import UsageError
 from scripts.composition import settings as settings_module
 from scripts.composition.model_of import take_model
+from scripts.composition.refused_sweeps import refuse_sweeps
 from scripts.composition.startup import REPOSITORY
-from scripts.composition.sweeps import refuse_sweeps
 
 CONF = REPOSITORY / "conf"
 SYNTAX = "write key=value (quote lists: 'hooks=[a,b]')"

@@ -236,3 +236,20 @@ class ReportSettings:
     device: Device
     threads: Count
     decode: Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSettings:
+    """conf/sweep.yaml."""
+
+    name: str
+    exp_dir: Path
+    learners: Count
+    restarts: Natural
+    sampler: Literal["auto", "grid", "random", "tpe"]
+    trials: Count | None
+    seed: Natural
+    figure: str | None
+    where: Literal["local", "slurm"]
+    trial: Natural | None
+    sbatch: str | None

@@ -64,7 +64,6 @@ from scripts.composition.trainer_checks import (
     check_pace,
     check_same_plan,
     refuse_doubled_sets,
-    warn_if_alone,
 )
 
 log = logging.getLogger(__name__)
@@ -137,7 +136,6 @@ def _backend(config: DictConfig, world: World, hooks: Mapping[str, Hook], option
     check_order(hooks)
     backend = build_backend(config, world)
     check_pace(hooks, backend)
-    warn_if_alone(backend, world, config)
     backend.check_clipping(options.max_norm)
     return backend
 

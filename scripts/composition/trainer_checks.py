@@ -18,10 +18,10 @@ from scripts.composition.settings import settings_of_run
 log = logging.getLogger(__name__)
 
 
-def warn_if_alone(backend: Backend, world: World, config: DictConfig) -> None:
+def warn_if_alone(backend: Backend, learners: int, config: DictConfig) -> None:
     """Warn if the backend mixes weights with those of other learners and there are none."""
     settings = settings_of_run(config)
-    if world.size == 1 and not backend.synchronous and settings is not None:
+    if learners == 1 and not backend.synchronous and settings is not None:
         log.warning(
             "backend: one learner has nobody to mix its weights with, and trains as under backend=single; "
             "start several with torchrun --standalone --nproc-per-node 2 scripts/%s ...",

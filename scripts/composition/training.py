@@ -30,6 +30,7 @@ from scripts.composition.environment import environment
 from scripts.composition.run_start import Start, check_folder, log_traceback, training_in
 from scripts.composition.signals import stopping_on_signals
 from scripts.composition.trainer import assemble
+from scripts.composition.trainer_checks import warn_if_alone
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def _prepare(config: DictConfig, folder: Path, world: World) -> tuple[Trainer, C
     """Build a trainer that is ready to fit, and find the checkpoint to resume from."""
     log.info("%s", choose_matmul(config.launch.matmul))
     trainer = assemble(config, folder, world, build_hooks(config))
+    warn_if_alone(trainer.backend, world.size, config)
     if world.rank == 0:
         write_atomically(RunFolder(folder).config, OmegaConf.to_yaml(config))
     checkpoint, problems = trainer.parts.checkpoints.newest()

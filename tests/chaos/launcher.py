@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
 
     agent_of = agent.agent_of
 
-    def of_ours(learners: int, restarts: int, line: Sequence[str], folder: str) -> agent.Agent:
+    def of_ours(learners: int, restarts: int, line: Sequence[str], folder: str, _: None) -> agent.Agent:
         return agent_of(learners, restarts, ("-u", str(LEARNER), *line[2:]), folder)
 
     agent.agent_of = of_ours

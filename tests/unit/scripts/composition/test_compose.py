@@ -65,19 +65,19 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
             "-m",
             [
                 "-m: one command is one run",
-                "for key in A B; do python scripts/train.py ... name=run-$key key=$key; done",
+                "several are tried with python scripts/sweep.py name=my-sweep train ... key=A,B",
             ],
         ),
         (
             "--multirun optimizer.lr=0.1,0.2",
-            ["for lr in 0.1 0.2; do python scripts/train.py ... name=run-$lr optimizer.lr=$lr; done", "lr=[0.1,0.2]"],
+            ["scripts/sweep.py name=my-sweep train ... optimizer.lr=0.1,0.2", "lr=[0.1,0.2]"],
         ),
         ("lr=0.1,0.2", ["unknown key 'lr'", "did you mean 'optimizer.lr'?"]),
         ("name=a,b", ["for name in a b; do python scripts/train.py ... name=$name; done"]),
-        ("backend=dpsgd,adpsgd", ["for backend in dpsgd adpsgd; do", "name=run-$backend backend=$backend; done"]),
+        ("backend=dpsgd,adpsgd", ["scripts/sweep.py name=my-sweep train ... backend=dpsgd,adpsgd"]),
         ("hooks=spec_augment,replicas", ["a list is written 'hooks=[spec_augment,replicas]'"]),
-        ("seed=range(1,4)", ["for seed in 1 2 3; do"]),
-        ("seed=interval(1,4)", ["for seed in A B; do"]),
+        ("seed=range(1,4)", ["scripts/sweep.py name=my-sweep train ... 'seed=range(1,4)'"]),
+        ("seed=interval(1,4)", ["scripts/sweep.py name=my-sweep train ... 'seed=interval(1,4)'"]),
         ("+trainer.warmup=3", ["trainer.warmup"]),
         ("data=manifests", ["data.train", "must be set"]),
         ("hooks=[additive_noise]", ["hooks.additive_noise.manifest", "must be set"]),
@@ -138,6 +138,7 @@ def test_every_entry_point_composes(name: str) -> None:
     needed = {
         **dict.fromkeys(("make_nbest", "evaluate", "transcribe", "align", "tune_fusion", "export"), run),
         "train_tokenizer": ["out=pieces"],
+        "sweep": ["name=lr"],
         "cut": [*run, "out=cut"],
         "compress": [*run, "passes=rewrite"],
     }

@@ -61,7 +61,7 @@ def test_one_learner_under_gossip_is_warned_of(
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             config = small_config(f"backend={word}")
-            warn_if_alone(build_backend(config, alone), alone, config)
+            warn_if_alone(build_backend(config, alone), 1, config)
         warned |= {
             word
             for line in caplog.messages
@@ -75,5 +75,5 @@ def test_the_warning_names_the_script_of_a_language_model(
 ) -> None:
     config = lm_config("backend=dpsgd")
     with caplog.at_level(logging.WARNING):
-        warn_if_alone(build_backend(config, alone), alone, config)
+        warn_if_alone(build_backend(config, alone), 1, config)
     assert "--nproc-per-node 2 scripts/train_lm.py ..." in caplog.text

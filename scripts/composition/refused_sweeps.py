@@ -1,4 +1,4 @@
-"""Refuses Hydra's sweeps (several values for a key, or ``-m``) with the shell loop to write instead."""
+"""Refuses Hydra's sweeps (several values for a key, or ``-m``) with what to type instead: scripts/sweep.py, or a loop of the shell."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ def refuse_sweeps(
     ``check_key`` raises UsageError for an unknown key, over which a loop would fail.
 
     Raises:
-        UsageError: the line ends with a loop of the shell that does what was meant.
+        UsageError: the line ends with a command, or a loop of the shell, that does what was meant.
         OverrideParseException: an argument is no override.
     """
     flags = [each for each in arguments if each in FLAGS]
@@ -34,9 +34,11 @@ def refuse_sweeps(
             check_key(key)
         if sweeps[0].is_choice_sweep() and key not in single:
             listed = f" (a list is written '{key}=[{','.join(values)}]')"
-        raise UsageError(f"{sweeps[0].input_line}: {_loop(config_name, key, values)}{listed}")
+        raise UsageError(
+            f"{sweeps[0].input_line}: {_instead(config_name, key, values, str(sweeps[0].input_line))}{listed}"
+        )
     if flags:
-        raise UsageError(f"{flags[0]}: {_loop(config_name, 'key', ['A', 'B'])}")
+        raise UsageError(f"{flags[0]}: {_instead(config_name, 'key', ['A', 'B'], 'key=A,B')}")
 
 
 def _values(override: Override) -> tuple[str, list[str]]:
@@ -46,10 +48,12 @@ def _values(override: Override) -> tuple[str, list[str]]:
         return str(override.key_or_group), ["A", "B"]
 
 
-def _loop(config_name: str, key: str, values: Sequence[str]) -> str:
+def _instead(config_name: str, key: str, values: Sequence[str], written: str) -> str:
+    if config_name in NAMED and key != "name":
+        command = f"python scripts/sweep.py name=my-sweep {config_name} ... {shlex.quote(written)}"
+        return f"one command is one run; several are tried with {command}"
     variable = re.sub(r"\W", "_", re.split(r"[./]", key)[-1])
-    name = f"name=run-${variable} " if config_name in NAMED and key != "name" else ""
-    command = f"python scripts/{config_name}.py ... {name}{key}=${variable}"
+    command = f"python scripts/{config_name}.py ... {key}=${variable}"
     return (
         f"one command is one run; let the shell repeat it: for {variable} in {shlex.join(values)}; do {command}; done"
     )
