@@ -33,8 +33,7 @@ OTHERS = {
     "client's features": (*STATELESS, "features._target_=asr.data.sherpa_features.SherpaLogMel"),
 }
 SIZES = {
-    "stacked": (*STATELESS, "features.stack=2", "model.encoder.left_chunks=1"),
-    "own chunk alone": (*STATELESS, "model.encoder.left_chunks=0", "model.encoder.kernel=1"),
+    "own chunk alone": (*STATELESS, "features.stack=2", "model.encoder.left_chunks=0", "model.encoder.kernel=1"),
     "pruned": (*STATELESS, "model.encoder.head_dimension=8", "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 40, feed_forward_out: 7}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]"),
 }  # fmt: skip
 
