@@ -28,7 +28,7 @@ $(READY): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(LOCK) setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(LOCK) --no-build-isolation \
-		--editable '.[synthetic,export,sweep,test,check]'
+		--editable '.[synthetic,export,sweep,vad,test,check]'
 	@touch $(READY)
 
 # For every Python and platform at once; uv has an environment of its own, since a lock that no longer installs needs it most.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from asr.data.pipeline import collate
 from asr.data.plan import Budgets
 from asr.data.resampling import rate_defect
 from asr.data.tokenizer import Tokenizer
-from asr.data.windows import Window, Windows, windows
+from asr.data.voice import voice_detector, voiced_windows
+from asr.data.windows import Counted, Window, Windows, windows
 from asr.decoding.ctc import CtcGreedy
 from asr.decoding.forced_alignment import align_states
 from asr.decoding.greedy import Greedy
@@ -37,21 +38,18 @@ from asr.decoding.joining import join
 from asr.decoding.search import Hypothesis
 from asr.decoding.timed_words import Word, padded_tokens, timed_words, token_confidences
 from asr.decoding.transcript import Transcript
-from asr.foreign.files import ForeignError
-from asr.foreign.tensors import refuse_non_finite
-from asr.foreign.yaml_text import read_yaml
 from asr.models.speech_model import Recogniser
 from asr.models.transducer import Transducer
-from asr.runs.choice import choose_checkpoints, mean_model
-from asr.runs.model_folder import LoadedModel, is_model_folder, load_model
-from asr.runs.run_folder import RunFolder
-from asr.training.arithmetic import precision_for_decoding
+from asr.speech_stream import SpeechStream
+from asr.trained_recogniser import load_recogniser
 from asr.training.inference import Inference, chosen_device, states_of
 from asr.training.inference import load as load_batches
 from asr.training.measures import Decode
-from asr.training.precision import Precision
 from distributed.errors import UsageError
 
+Segments = Literal["windows", "vad"]
+
+SEGMENTS = {"windows": windows, "vad": voiced_windows}
 MAX_SYMBOLS = 10  # labels that greedy search takes from one state, as in conf/decode/greedy.yaml
 MAX_FRAMES = 20_000  # feature frames decoded together, padding included
 
@@ -67,6 +65,7 @@ class Transcriber:
         decode: Decode,
         *,
         windows: Windows,
+        segments: Segments,
         batch_size: int,
         max_frames: int = MAX_FRAMES,
     ) -> None:
@@ -77,7 +76,10 @@ class Transcriber:
         self.features = features
         self.tokenizer = tokenizer
         self.decode = decode
+        if segments == "vad":
+            voice_detector(features.sample_rate)  # refused before the long work
         self.windows = windows
+        self._pieces = SEGMENTS[segments]
         self.budgets = Budgets(batch_size, max_frames, max_frames)
         self._by_ctc = isinstance(decode, CtcGreedy) or not isinstance(inference.model, Transducer)
 
@@ -96,6 +98,19 @@ class Transcriber:
                 which is faster, and a word then ends where its last token begins.
         """
         return [each for _, each in sorted(self.each(audio, alignment=alignment), key=lambda pair: pair[0])]
+
+    def stream(self, rate: int | None = None, name: str = "stream") -> SpeechStream:
+        """A recording that is recognised while it is heard.
+
+        Args:
+            rate: of the samples it will be given, in Hz; None: ``sample_rate``.
+            name: what its transcript and errors call it.
+
+        Raises:
+            UsageError: the model, its features or the search need whole recordings.
+        """
+        wanted = self.sample_rate if rate is None else rate
+        return SpeechStream(self.inference, self.features, self.tokenizer, self.decode, rate=wanted, name=name)
 
     def each(self, audio: Audio | Iterable[Audio], *, alignment: bool = True) -> Iterator[tuple[int, Transcript]]:
         """As ``transcribe``, each with its place in ``audio``, as soon as it is known: shorter ones earlier."""
@@ -136,12 +151,15 @@ class Transcriber:
 
     def _in_windows(self, name: str, opened: Callable[[], Stream], alignment: bool) -> Transcript:
         words: list[Word] = []
-        text, end = "", 0.0
+        texts: list[str] = []
+        end, stream = 0.0, Stream(self.sample_rate, iter(()))
+        heard = Counted(())
         try:
             stream = opened()
+            heard = Counted(stream.blocks)
             if defect := rate_defect(stream.rate, self.sample_rate):
                 raise BadUtterance(name, Path(name), defect)
-            pieces = windows(stream.blocks, stream.rate, self.sample_rate, self.windows)
+            pieces = self._pieces(heard, stream.rate, self.sample_rate, self.windows)
             per_window = self.features.frames(self.windows.seconds)
             together = max(1, min(self.budgets.utterances, self.budgets.frames // max(per_window, 1)))
             broken: BadUtterance | None = None
@@ -151,17 +169,21 @@ class Transcriber:
                     group = [each for each in group if self.features.frames_of(len(each.waveform))]
                 if not group:
                     break
-                for piece, (own, heard) in zip(group, self._of_windows(name, group, alignment), strict=True):
-                    text = own if piece.start == 0 else ""  # a single window's text is the tokenizer's own
-                    words = join(words, heard, piece.start, end) if piece.start else heard
+                for piece, (text, found) in zip(group, self._of_windows(name, group, alignment), strict=True):
+                    texts.append(text)
+                    words = join(words, found, piece.start, end) if piece.continues else [*words, *found]
                     end = piece.start + len(piece.waveform) / self.sample_rate
             if broken is not None:
                 raise broken
-            if not end:
+            if not heard.samples:
                 raise BadUtterance(name, Path(name), "the audio has zero length")
         except BadUtterance as bad:
-            return replace(_failed(name, bad), text=" ".join(word.text for word in words), words=words, seconds=end)
-        return Transcript(name, text or " ".join(word.text for word in words), words, end)
+            spoken = " ".join(word.text for word in words)
+            return replace(_failed(name, bad), text=spoken, words=words, seconds=heard.samples / stream.rate)
+        text = (
+            texts[0] if len(texts) == 1 else " ".join(word.text for word in words)
+        )  # the tokenizer's own, of one piece
+        return Transcript(name, text, words, heard.samples / stream.rate)
 
     def _of_windows(self, name: str, group: Sequence[Window], alignment: bool) -> list[tuple[str, list[Word]]]:
         seconds = [len(each.waveform) / self.sample_rate for each in group]
@@ -216,6 +238,7 @@ def load(
     batch_size: int = 16,
     window_seconds: float = 30.0,
     overlap_seconds: float = 6.0,
+    segments: Segments = "windows",
 ) -> Transcriber:
     """A trained model, ready to transcribe.
 
@@ -227,45 +250,18 @@ def load(
         batch_size: recordings decoded together, of similar length; of no influence on the result.
         window_seconds: longer recordings are decoded in windows of this length.
         overlap_seconds: of two windows; at most half a window.
+        segments: of such recordings: overlapping windows, or by voice activity (vad), cut where nobody speaks.
 
     Raises:
         UsageError: the folder holds no model that can be used, or none that writes text; or there is no such device.
     """
-    root, place = Path(folder), chosen_device(device)
-    if is_model_folder(root):
-        loaded = load_model(root, "folder")
-        precision: Precision = "fp64" if loaded.description.dtype == "float64" else "fp32"
-    else:
-        loaded = mean_model(choose_checkpoints(RunFolder(root).checkpoints, checkpoint))
-        precision = precision_for_decoding(_trained_in(root), loaded.model, root, place)
-    refuse_non_finite(loaded.model.state_dict(), str(root))
-    recogniser, features = _recogniser(loaded, root)
+    trained = load_recogniser(Path(folder), checkpoint, chosen_device(device))
     if decode is None:
         decode = cast(Decode, Greedy(max_symbols=MAX_SYMBOLS))  # which takes less of a model than a search may
     return Transcriber(
-        Inference(recogniser.to(place), place, precision), features, loaded.tokenizer, decode,
-        windows=Windows(window_seconds, overlap_seconds), batch_size=batch_size,
+        trained.inference, trained.features, trained.tokenizer, decode,
+        windows=Windows(window_seconds, overlap_seconds), segments=segments, batch_size=batch_size,
     )  # fmt: skip
-
-
-def _recogniser(loaded: LoadedModel, folder: Path) -> tuple[Recogniser, LogMel]:
-    """The model, which writes texts, and what it hears."""
-    if not isinstance(loaded.model, Recogniser) or loaded.features is None:
-        raise UsageError(f"{folder}: its model writes no text ({loaded.description.model['_target_']})")
-    return loaded.model, loaded.features
-
-
-def _trained_in(run: Path) -> Precision:
-    """The precision of a run's configuration."""
-    path = RunFolder(run).config
-    content = read_yaml(path)
-    trainer = content.get("trainer") if isinstance(content, dict) else None
-    precision = trainer.get("precision") if isinstance(trainer, dict) else None
-    allowed: tuple[Precision, ...] = get_args(Precision)
-    found = next((each for each in allowed if each == precision), None)
-    if found is None:
-        raise ForeignError(path, f"trainer.precision is {str(precision)[:80]!r}, one of {allowed} is needed")
-    return found
 
 
 def _taken(pieces: Iterator[Window], count: int) -> tuple[list[Window], BadUtterance | None]:

@@ -4,6 +4,8 @@ Prints one line per recording, as soon as it is known: its path, a tab, the text
 and confidence; format=srt: subtitles. A folder stands for all audio below it, - for raw 16-bit little-endian mono samples
 on standard input (rate=16000). Other sample rates and channels are converted, which is logged; where ffmpeg is installed,
 it decodes what libsndfile cannot read. What cannot be used is named and skipped.
+
+stream=true prints the text while the recording goes on: arecord -t raw -f S16_LE -r 16000 | ... stream=true rate=16000 -
 """
 
 import sys

@@ -45,14 +45,14 @@ def source_of(audio: Audio, place: int, rate: int) -> Source:
             raise BadUtterance(
                 audio.name, Path(audio.name), f"has the rate {audio.rate!r}; give a whole number of Hz above 0"
             )
-        return Waveform(_mono(audio.samples, audio.name), int(audio.rate), audio.name)
+        return Waveform(mono_samples(audio.samples, audio.name), int(audio.rate), audio.name)
     if isinstance(audio, (str, Path)):
         return Path(audio)
     name = f"array {place}"
-    return Waveform(_mono(audio, name), rate, name)
+    return Waveform(mono_samples(audio, name), rate, name)
 
 
-def _mono(audio: object, name: str) -> Tensor:
+def mono_samples(audio: object, name: str) -> Tensor:
     """Samples (N,) float32 with full scale at 1 on the CPU, of an array or tensor of any byte order and strides."""
 
     def bad(reason: str) -> BadUtterance:
@@ -99,6 +99,34 @@ def stream_of(source: Source, longest_seconds: float, rate: int) -> Callable[[],
         return None if program is None else lambda: stream_of_ffmpeg(program, source, rate)
     too_long = header.num_samples > longest_seconds * header.sample_rate
     return (lambda: stream_of_file(source)) if too_long else None
+
+
+def live_stream_of(source: Source, seconds: float, rate: int) -> Stream:
+    """A source in pieces of about ``seconds``, however short it is.
+
+    Raises:
+        BadUtterance: it cannot be read, or holds nothing.
+    """
+    if isinstance(source, Pcm):
+        return stream_of_pcm(source, seconds)
+    opened = stream_of(source, 0.0, rate)
+    if opened is None:
+        name = name_of(source)
+        raise BadUtterance(name, Path(name), _defect(source))
+    stream = opened()
+    size = max(1, round(seconds * stream.rate))
+    pieces = (block[start : start + size] for block in stream.blocks for start in range(0, len(block), size))
+    return Stream(stream.rate, pieces)
+
+
+def _defect(source: Path | Waveform) -> str:
+    """Why a source is no stream."""
+    if isinstance(source, Path):
+        try:
+            read_header(source)
+        except UsageError as error:
+            return str(error)
+    return "the audio has zero length"
 
 
 def _blocks(source: Waveform) -> Iterator[Samples]:

@@ -78,13 +78,13 @@ def _file_blocks(path: Path, file: soundfile.SoundFile) -> Iterator[Samples]:
             read += len(samples)
 
 
-def stream_of_pcm(pcm: Pcm) -> Stream:
-    """Raw samples until the pipe ends; half a sample at its end is dropped."""
-    return Stream(pcm.rate, _int16_blocks(pcm))
+def stream_of_pcm(pcm: Pcm, seconds: float = BLOCK_SECONDS) -> Stream:
+    """Raw samples until the pipe ends, in blocks of ``seconds``; half a sample at its end is dropped."""
+    return Stream(pcm.rate, _int16_blocks(pcm, max(1, round(seconds * pcm.rate))))
 
 
-def _int16_blocks(pcm: Pcm) -> Iterator[Samples]:
-    while data := _read_fully(pcm.file, BLOCK_SECONDS * pcm.rate * 2):
+def _int16_blocks(pcm: Pcm, samples_together: int) -> Iterator[Samples]:
+    while data := _read_fully(pcm.file, 2 * samples_together):
         if len(data) % 2:
             log.warning("%s: ends within a sample, which is dropped; is it 16-bit PCM?", pcm.name)
         samples = np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2")

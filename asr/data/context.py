@@ -32,9 +32,14 @@ def with_deltas(x_TF: Tensor, orders: int) -> Tensor:
     """(T, F) to (T, (1 + orders) x F): the frames, their deltas, the deltas of those and so on, side by side."""
     if orders == 0 or x_TF.shape[0] == 0:
         return x_TF.repeat(1, 1 + orders)
-    frames, reach = x_TF.shape[0], WINDOW * orders
-    wide_TF = torch.cat([x_TF[:1].expand(reach, -1), x_TF, x_TF[-1:].expand(reach, -1)])
-    parts = [x_TF]
+    reach = WINDOW * orders
+    return deltas_within(torch.cat([x_TF[:1].expand(reach, -1), x_TF, x_TF[-1:].expand(reach, -1)]), orders)
+
+
+def deltas_within(wide_TF: Tensor, orders: int) -> Tensor:
+    """As ``with_deltas`` of the frames that have WINDOW x ``orders`` neighbours on either side."""
+    frames, reach = wide_TF.shape[0] - 2 * WINDOW * orders, WINDOW * orders
+    parts = [wide_TF[reach : reach + frames]]
     for order in range(1, orders + 1):
         wide_TF = slopes(wide_TF)
         margin = WINDOW * (orders - order)

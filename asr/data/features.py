@@ -156,6 +156,13 @@ class LogMel:
             samples = samples + self.dither * (self.full_scale / INT16_SCALE) * torch.randn(
                 samples.shape, generator=noise
             )
+        return self._filterbank(samples, self.whole_frames_only)
+
+    def mel_of_stretch(self, samples: Tensor) -> Tensor:
+        """As ``mel``, of the frames that lie wholly in a stretch of a recording, and without dither."""
+        return self._filterbank(samples * self.full_scale, True)
+
+    def _filterbank(self, samples: Tensor, whole_frames_only: bool) -> Tensor:
         mel_TF: Tensor = torchaudio_part("compliance.kaldi").fbank(
             samples.unsqueeze(0),
             sample_frequency=float(self.sample_rate),
@@ -164,7 +171,7 @@ class LogMel:
             frame_shift=self.frame_shift_ms,
             low_freq=LOW_FREQUENCY_HZ,
             high_freq=self.high_frequency_hz,
-            snip_edges=self.whole_frames_only,
+            snip_edges=whole_frames_only,
             dither=0.0,
         )
         return mel_TF

@@ -39,6 +39,7 @@ class Window:
 
     start: float  # seconds from the start of the recording
     waveform: Tensor  # (samples,) float32 at the rate asked for, full scale at 1
+    continues: bool  # whether it overlaps the piece before it
 
 
 def windows(blocks: Iterable[Samples], rate: int, wanted_rate: int, sizes: Windows) -> Iterator[Window]:
@@ -67,4 +68,17 @@ def windows(blocks: Iterable[Samples], rate: int, wanted_rate: int, sizes: Windo
 
 def _window(samples: Samples, start: int, rate: int, wanted_rate: int) -> Window:
     waveform = torch.from_numpy(samples.copy())
-    return Window(start / rate, resampler(rate, wanted_rate)(waveform))
+    return Window(start / rate, resampler(rate, wanted_rate)(waveform), start > 0)
+
+
+class Counted:
+    """Blocks as they are taken, and how many samples that were."""
+
+    def __init__(self, blocks: Iterable[Samples]) -> None:
+        self._blocks = blocks
+        self.samples = 0
+
+    def __iter__(self) -> Iterator[Samples]:
+        for block in self._blocks:
+            self.samples += len(block)
+            yield block

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
-from asr.decoding.search import CtcModel, Hypothesis, SearchError
+from asr.decoding.search import CtcModel, Emitted, Hypothesis, SearchError
 from asr.losses.ctc import ctc_log_probs
 
 
@@ -28,6 +28,11 @@ class CtcGreedy:
         self.check(model)
         return ctc_greedy_decode(model.ctc_head(encoder_states_BSD), lengths_B)
 
+    def online(self, model: CtcModel) -> "OnlineCtc":
+        """The search of one recording while it is heard; raises SearchError as ``check`` does."""
+        self.check(model)
+        return OnlineCtc(model)
+
 
 @torch.no_grad()
 def ctc_greedy_decode(logits_BSV: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
@@ -46,3 +51,29 @@ def ctc_greedy_decode(logits_BSV: Tensor, lengths_B: Tensor) -> list[Hypothesis]
         Hypothesis(classes_S[emits_S].tolist(), score, emits_S.nonzero().squeeze(1).tolist())
         for classes_S, emits_S, score in rows
     ]
+
+
+class OnlineCtc:
+    """``ctc_greedy_decode`` of one recording, whose states come in pieces."""
+
+    def __init__(self, model: CtcModel) -> None:
+        self.model = model
+        self.last = BLANK  # class of the newest state
+        self.frame = 0
+
+    @torch.no_grad()
+    def push(self, encoder_states_SD: Tensor) -> list[Emitted]:
+        """The tokens that begin in the next states."""
+        log_probs_SV = ctc_log_probs(self.model.ctc_head(encoder_states_SD[None]))[0].cpu()
+        best_S, classes_S = log_probs_SV.max(-1)
+        before_S = torch.cat([torch.tensor([self.last]), classes_S[:-1]])
+        certain_S = confidence(best_S, log_probs_SV[:, BLANK])
+        places = ((classes_S != before_S) & (classes_S != BLANK)).nonzero().squeeze(1).tolist()
+        found = [Emitted(int(classes_S[s]), self.frame + s, float(certain_S[s])) for s in places]
+        self.last, self.frame = int(classes_S[-1]), self.frame + len(classes_S)
+        return found
+
+
+def confidence(log_prob: Tensor, blank_log_prob: Tensor) -> Tensor:
+    """The probability of a label among all labels, blank aside; of elements where it is the most probable class."""
+    return (log_prob - torch.log1p(-blank_log_prob.exp())).exp()

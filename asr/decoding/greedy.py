@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
-from asr.decoding.ctc import ctc_greedy_decode
-from asr.decoding.search import CtcModel, Hypothesis, Model, Scorer
+from asr.decoding.ctc import OnlineCtc, confidence, ctc_greedy_decode
+from asr.decoding.search import CtcModel, Emitted, Hypothesis, Model, OnlineSearch, Scorer
+from asr.models.predictor import State
 from distributed.ranges import Count
 
 WINDOW_FRAMES = 8  # joint evaluations per turn against number of turns; has no influence on the result
@@ -39,6 +40,12 @@ class Greedy:
             return ctc_greedy_decode(model.ctc_head(encoder_states_BTD), lengths_B)
         return greedy_decode(cast(Model, model), encoder_states_BTD, lengths_B, max_symbols=self.max_symbols)
 
+    def online(self, model: Model | CtcModel) -> OnlineSearch:
+        """The search of one recording while it is heard."""
+        if not hasattr(model, "predictor"):
+            return OnlineCtc(cast(CtcModel, model))
+        return OnlineGreedy(cast(Model, model), self.max_symbols)
+
 
 @torch.no_grad()
 def greedy_decode(
@@ -49,24 +56,74 @@ def greedy_decode(
     After ``max_symbols`` labels in one frame blank is taken, whatever its probability: a model that never wants to go
     on cannot hang the search. An utterance of no frames has the empty hypothesis.
     """
-    device, lengths_B = encoder_states_BTD.device, lengths_B.to(encoder_states_BTD.device)
     encoder_BTJ = model.joiner.project_encoder(encoder_states_BTD)
-    batch = len(encoder_BTJ)
-    tokens_B = torch.full((batch,), BLANK, device=device)
-    output_BD, state = model.predictor.step(tokens_B, model.predictor.start(batch, device, encoder_BTJ.dtype))
-    predictor_B1J = model.joiner.project_predictor(output_BD[:, None])
-    cursor = _Cursor.start(lengths_B)
-    turns: list[tuple[Tensor, Tensor, Tensor]] = []
-    while bool((cursor.frame_B < lengths_B).any()):
-        tokens_B, found_B, cursor = _next_label(
-            model.joiner, encoder_BTJ, predictor_B1J, lengths_B, cursor, max_symbols
-        )
-        turns.append((tokens_B, cursor.frame_B, found_B))
-        output_BD, advanced = model.predictor.step(tokens_B, state)
-        state = model.predictor.select(found_B, advanced, state)
+    read = _Read.start(model, len(encoder_BTJ), encoder_BTJ)
+    _, turns, score_B = _search(model, read, encoder_BTJ, lengths_B.to(encoder_BTJ.device), max_symbols)
+    rows = zip(score_B.tolist(), *_columns(turns, len(score_B)), strict=True)
+    return [
+        Hypothesis(tokens[found].tolist(), score, frames[found].tolist()) for score, tokens, frames, _, found in rows
+    ]
+
+
+class OnlineGreedy:
+    """``greedy_decode`` of one recording, whose states come in pieces."""
+
+    def __init__(self, model: Model, max_symbols: Count) -> None:
+        self.model = model
+        self.max_symbols = max_symbols
+        self.frame = 0
+        self._read: _Read | None = None
+
+    @torch.no_grad()
+    def push(self, encoder_states_SD: Tensor) -> list[Emitted]:
+        """The tokens of the next states."""
+        encoder_1SJ = self.model.joiner.project_encoder(encoder_states_SD[None])
+        read = _Read.start(self.model, 1, encoder_1SJ) if self._read is None else self._read
+        length_1 = torch.tensor([encoder_1SJ.shape[1]], device=encoder_1SJ.device)
+        self._read, turns, _ = _search(self.model, read, encoder_1SJ, length_1, self.max_symbols)
+        tokens, frames, certain, found = (column[0] for column in _columns(turns, 1))
+        rows = zip(tokens[found].tolist(), frames[found].tolist(), certain[found].tolist(), strict=True)
+        before, self.frame = self.frame, self.frame + encoder_1SJ.shape[1]
+        return [Emitted(token, before + frame, confident) for token, frame, confident in rows]
+
+
+@dataclass(slots=True)
+class _Read:
+    """What the prediction network has read."""
+
+    prediction_B1J: Tensor  # projected output
+    state: State
+
+    @staticmethod
+    def start(model: Model, batch: int, like: Tensor) -> "_Read":
+        blank_B = torch.full((batch,), BLANK, device=like.device)
+        output_BD, state = model.predictor.step(blank_B, model.predictor.start(batch, like.device, like.dtype))
+        return _Read(model.joiner.project_predictor(output_BD[:, None]), state)
+
+    def after(self, model: Model, tokens_B: Tensor, found_B: Tensor) -> "_Read":
+        """The same after one more label each, where one was found."""
+        output_BD, advanced = model.predictor.step(tokens_B, self.state)
         projected_B1J = model.joiner.project_predictor(output_BD[:, None])
-        predictor_B1J = torch.where(found_B[:, None, None], projected_B1J, predictor_B1J)
-    return _hypotheses(turns, cursor.score_B)
+        prediction_B1J = torch.where(found_B[:, None, None], projected_B1J, self.prediction_B1J)
+        return _Read(prediction_B1J, model.predictor.select(found_B, advanced, self.state))
+
+
+_Turn = tuple[Tensor, Tensor, Tensor, Tensor]  # each (B,): label, its frame, its confidence, whether there is one
+
+
+def _search(
+    model: Model, read: _Read, encoder_BTJ: Tensor, lengths_B: Tensor, max_symbols: int
+) -> tuple[_Read, list[_Turn], Tensor]:
+    """Search frames after what was read: what then has been read, the turns, and log probabilities (B,)."""
+    cursor = _Cursor.start(lengths_B)
+    turns: list[_Turn] = []
+    while bool((cursor.frame_B < lengths_B).any()):
+        tokens_B, certain_B, found_B, cursor = _next_label(
+            model.joiner, encoder_BTJ, read.prediction_B1J, lengths_B, cursor, max_symbols
+        )
+        turns.append((tokens_B, cursor.frame_B, certain_B, found_B))
+        read = read.after(model, tokens_B, found_B)
+    return read, turns, cursor.score_B
 
 
 @dataclass(slots=True)
@@ -85,8 +142,8 @@ class _Cursor:
 
 def _next_label(
     joiner: Scorer, encoder_BTJ: Tensor, predictor_B1J: Tensor, lengths_B: Tensor, cursor: _Cursor, max_symbols: int
-) -> tuple[Tensor, Tensor, _Cursor]:
-    """Skip the blanks of each window: returns the next label, whether there is one, and the new position."""
+) -> tuple[Tensor, Tensor, Tensor, _Cursor]:
+    """Skip the blanks of each window: returns the next label, its confidence, whether there is one, the new position."""
     offsets_W = torch.arange(WINDOW_FRAMES, device=encoder_BTJ.device)
     frames_BW = cursor.frame_B[:, None] + offsets_W
     inside_BW = frames_BW < lengths_B[:, None]
@@ -105,16 +162,17 @@ def _next_label(
     score_B = cursor.score_B + blanks_BW.double().sum(1)
 
     chosen_B1 = skipped_B.clamp(max=WINDOW_FRAMES - 1)[:, None]
-    score_B += best_BW.gather(1, chosen_B1).squeeze(1).where(found_B, 0.0)
+    best_B = best_BW.gather(1, chosen_B1).squeeze(1)
+    score_B += best_B.where(found_B, 0.0)
+    certain_B = confidence(best_B, log_probs_BWV[..., BLANK].gather(1, chosen_B1).squeeze(1))
     tokens_B = classes_BW.gather(1, chosen_B1).squeeze(1).where(found_B, BLANK)
     symbols_B = cursor.symbols_B.where(skipped_B == 0, 0) + found_B
-    return tokens_B, found_B, _Cursor(cursor.frame_B + skipped_B, symbols_B, score_B)
+    return tokens_B, certain_B, found_B, _Cursor(cursor.frame_B + skipped_B, symbols_B, score_B)
 
 
-def _hypotheses(turns: list[tuple[Tensor, Tensor, Tensor]], score_B: Tensor) -> list[Hypothesis]:
-    """Collect the labels that each utterance found in all turns."""
+def _columns(turns: list[_Turn], batch: int) -> list[Tensor]:
+    """The turns side by side on the CPU: labels, frames, confidences and whether there is one, each (B, N)."""
     if not turns:
-        return [Hypothesis([], 0.0, []) for _ in score_B]
-    tokens_BN, frames_BN, found_BN = (torch.stack(column, 1).cpu() for column in zip(*turns, strict=True))
-    rows = zip(score_B.tolist(), tokens_BN, frames_BN, found_BN, strict=True)
-    return [Hypothesis(tokens[found].tolist(), score, frames[found].tolist()) for score, tokens, frames, found in rows]
+        empty_B0 = torch.zeros(batch, 0)
+        return [empty_B0.long(), empty_B0.long(), empty_B0, empty_B0.bool()]
+    return [torch.stack(column, 1).cpu() for column in zip(*turns, strict=True)]

@@ -5,7 +5,7 @@ B utterances   D dimension of a network's output   J joint dimension   ... any l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -69,6 +69,30 @@ class CtcModel(Protocol):
     @property
     def ctc_head(self) -> Callable[[Tensor], Tensor]:
         """(B, S, D) to scores (B, S, V)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A token that a search has found while the recording goes on."""
+
+    token: int
+    frame: int  # encoder frame, counted from the start of the recording
+    confidence: float  # its probability among all tokens, blank aside, where it was emitted
+
+
+class OnlineSearch(Protocol):
+    """The search of one recording while it is heard, with all that it must remember."""
+
+    def push(self, encoder_states_SD: Tensor) -> list[Emitted]:
+        """The tokens of the next states; those of earlier ones never change."""
+
+
+@runtime_checkable
+class DecodesOnline(Protocol):
+    """A search of the configuration that also works while a recording goes on."""
+
+    def online(self, model: Any, /) -> OnlineSearch:
+        """The search of one recording."""
 
 
 class NBestSearch(Protocol):

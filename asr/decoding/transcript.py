@@ -1,7 +1,7 @@
 """The transcript of a recording, and how it is written: a line of text, a line of JSON, subtitles (SubRip)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from asr.decoding.timed_words import Word
@@ -33,21 +33,32 @@ def text_line(transcript: Transcript) -> str:
     return f"{shown(transcript.source)}\t{shown(transcript.text)}"
 
 
-def json_line(transcript: Transcript) -> str:
-    """All that is known, as one JSON object on one line; seconds rounded to milliseconds."""
+def json_line(transcript: Transcript, **remarks: str | float) -> str:
+    """All that is known, as one JSON object on one line, after ``remarks``; seconds rounded to milliseconds."""
     record = {
         "file": transcript.source,
+        **remarks,
         "text": transcript.text,
         "confidence": None if transcript.confidence is None else round(transcript.confidence, 4),
         "seconds": round(transcript.seconds, 3),
-        "words": [
-            {key: round(value, 4 if key == "confidence" else 3) if isinstance(value, float) else value for key, value in asdict(word).items()}
-            for word in transcript.words
-        ],
+        "words": word_records(transcript.words),
         "error": transcript.error,
-    }  # fmt: skip
+    }
+    return one_line(record)
+
+
+def word_records(words: Sequence[Word]) -> list[dict[str, str | float]]:
+    """Words as JSON has them."""
+    return [
+        {key: round(value, 4 if key == "confidence" else 3) if isinstance(value, float) else value for key, value in asdict(word).items()}
+        for word in words
+    ]  # fmt: skip
+
+
+def one_line(record: Mapping[str, object]) -> str:
+    """A JSON object on one line, control characters written out."""
     line = json.dumps(record, ensure_ascii=False)
-    return line if shown(line) == line else json.dumps(record)  # control characters, as JSON writes them
+    return line if shown(line) == line else json.dumps(record)
 
 
 def subtitles(transcript: Transcript) -> str:

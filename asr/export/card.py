@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr.export.onnx_files import export_part
-from asr.export.sherpa import CLIENT, NETWORKS, Fitting
+from asr.export.sherpa import CLIENT, NETWORKS, Fitting, streaming_encoder
 from asr.training.processor import instruction_set
 
 Result = tuple[str, str, Mapping[str, Any]]  # set, search, figures as fractions
@@ -39,16 +39,33 @@ def encoder_speed(folder: Path, parts: Fitting, suffix: str) -> float:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = runtime.InferenceSession(folder / f"encoder{suffix}", options, providers=["CPUExecutionProvider"])
-    frames = parts.features.mel_frames_of(round(SPEED_SECONDS * parts.features.sample_rate))
-    noise = np.random.default_rng(0).standard_normal((1, frames, parts.features.num_mels)).astype(np.float32)
-    feed = {"x": noise, "x_lens": np.array([frames])}
+    feed, times = _chunk_feed(parts) if parts.streaming else _whole_feed(parts)
     session.run(None, feed)
     seconds = []
     for _ in range(SPEED_REPEATS):
         began = time.thread_time()
-        session.run(None, feed)
+        for _ in range(times):
+            session.run(None, feed)
         seconds.append(time.thread_time() - began)
     return statistics.median(seconds) / SPEED_SECONDS
+
+
+def _whole_feed(parts: Fitting) -> tuple[dict[str, Any], int]:
+    """Inputs of the encoder, and how often it is run for 10 s."""
+    frames = parts.features.mel_frames_of(round(SPEED_SECONDS * parts.features.sample_rate))
+    return {"x": _noise(parts, frames), "x_lens": np.array([frames])}, 1
+
+
+def _chunk_feed(parts: Fitting) -> tuple[dict[str, Any], int]:
+    module = streaming_encoder(parts)
+    attn, conv = (each.numpy() for each in module.start(1))
+    feed = {"x": _noise(parts, module.mel_frames), "attn": attn, "conv": conv, "processed_lens": np.array([0])}
+    shift_seconds = module.mel_frames * parts.features.frame_shift_ms / 1000
+    return feed, round(SPEED_SECONDS / shift_seconds)
+
+
+def _noise(parts: Fitting, frames: int) -> Any:
+    return np.random.default_rng(0).standard_normal((1, frames, parts.features.num_mels)).astype(np.float32)
 
 
 def card(folder: Path, parts: Fitting, facts: Facts) -> str:
@@ -59,7 +76,7 @@ def card(folder: Path, parts: Fitting, facts: Facts) -> str:
         f"# {facts.name}",
         f"A transducer for speech recognition: {type(model.encoder).__name__} encoder, {type(model.predictor).__name__} "
         f"prediction network, {count / 1e6:.2f} million parameters, {model.vocabulary_size - 1} tokens and blank, "
-        f"{parts.features.sample_rate} Hz. ONNX in the stateless transducer layout of sherpa-onnx.",
+        f"{parts.features.sample_rate} Hz. ONNX in the {_layout(parts)} layout of sherpa-onnx.",
         _table(("", ""), [
             ("data", facts.data),
             ("licence", facts.licence or "not given"),
@@ -78,6 +95,14 @@ def card(folder: Path, parts: Fitting, facts: Facts) -> str:
         _use(parts),
     ]  # fmt: skip
     return "\n\n".join(sections) + "\n"
+
+
+def _layout(parts: Fitting) -> str:
+    if not parts.streaming:
+        return "stateless transducer"
+    module = streaming_encoder(parts)
+    seconds = module.mel_frames * parts.features.frame_shift_ms / 1000
+    return f"online conformer (chunks of {seconds:g} s, {module.past} states before them seen)"
 
 
 def _results(facts: Facts) -> str:
@@ -105,6 +130,8 @@ def _sizes(folder: Path, parts: Fitting) -> str:
 
 
 def _use(parts: Fitting) -> str:
+    if parts.streaming:
+        return _use_of_streams()
     features = parts.features
     lines = [
         "    pip install sherpa-onnx soundfile",
@@ -131,6 +158,15 @@ def _use(parts: Fitting) -> str:
             "languages that do not set it, give wrong texts."
         )
     return "\n".join(lines)
+
+
+def _use_of_streams() -> str:
+    return (
+        "    pip install sherpa-onnx soundfile\n"
+        "    python transcribe.py a.wav b.flac            # --int8 for the small networks, --partial for texts that grow\n\n"
+        f"Other clients make a `sherpa_onnx.OnlineRecognizer.from_transducer` with the settings of `{CLIENT}`, as `transcribe.py` "
+        "does, and end a stream with `tail_seconds` of silence: a chunk is computed when the frame after it is there."
+    )
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -83,7 +83,14 @@ def write_int8(source: Path, target: Path) -> None:
     try:
         quantization.quantize_dynamic(
             source, target, op_types_to_quantize=list(QUANTISED), per_channel=True, reduce_range=True,
-            weight_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8, nodes_to_exclude=_constant_batches(source),
         )  # fmt: skip
     finally:
         root.setLevel(level)
+
+
+def _constant_batches(path: Path) -> list[str]:
+    """Names of the products with a constant of more than two axes, as relative positions are: no weights of a channel each."""
+    graph = export_part("onnx").load(path).graph
+    batches = {each.name for each in graph.initializer if len(each.dims) > 2}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and batches.intersection(node.input)]

@@ -8,8 +8,11 @@ end that begins a line of its own, or a direction mark that turns text round. Ev
 import copy
 import logging
 import re
+import shutil
 import sys
 from typing import Any, TextIO
+
+from rich.cells import cell_len
 
 # C0 but for the tab, DEL and C1; line and paragraph separators; marks that turn text round; halves of characters.
 _CONTROL = re.compile(
@@ -38,6 +41,14 @@ def shown_lines(text: str) -> str:
 def say(*lines: str, file: TextIO | None = None) -> None:
     """Print lines, each as one line, on standard output by default; tabs stay."""
     print(*map(_escaped, lines), sep="\n", file=file, flush=True)
+
+
+def say_over(text: str) -> None:
+    """Write the end of a text over the last line of a terminal on standard output, as much as fits; "" clears it."""
+    line, room = shown(text), max(shutil.get_terminal_size().columns - 1, 1)
+    while cell_len(line) > room:
+        line = line[max(len(line) - room, 1) :] if len(line) > room else line[1:]
+    print(f"\r{line}\x1b[K", end="", flush=True)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -15,20 +15,38 @@ from torch import Tensor
 
 from asr.models.attention import relative_table
 from asr.models.conformer import Conformer, Memory
+from asr.models.encoder import Encoder
 from asr.models.subsampling import FACTOR
 from distributed.errors import UsageError
+
+
+def chunked(encoder: Encoder) -> Conformer:
+    """The encoder, if it can be run chunk by chunk.
+
+    Raises:
+        UsageError: it needs whole utterances.
+    """
+    if not isinstance(encoder, Conformer):
+        raise UsageError(
+            f"model.encoder: a {type(encoder).__name__} reads utterances from both ends, a stream has one; train a Conformer "
+            "with model.encoder.chunk=16 features.normalise=none"
+        )
+    if encoder.chunk is None:
+        raise UsageError(
+            "model.encoder.chunk=null: this Conformer sees whole utterances, a stream needs chunks; train with "
+            "model.encoder.chunk=16 features.normalise=none"
+        )
+    return encoder
 
 
 class ConformerStream:
     """One utterance per row, from its start to its end; a new utterance is a new stream. The encoder is in eval mode."""
 
     def __init__(self, encoder: Conformer) -> None:
-        if encoder.chunk is None:
-            raise UsageError("a stream needs an encoder trained with model.encoder.chunk states per chunk, got null")
         if encoder.training:
             raise ValueError("a stream needs the encoder in evaluation mode: call encoder.eval() first")
-        self.encoder = encoder
-        self.chunk_frames = FACTOR * encoder.chunk
+        self.encoder = chunked(encoder)
+        self.chunk_frames = FACTOR * (encoder.chunk or 0)
         self.memories = [Memory() for _ in encoder.blocks]
         self.past_BTF: Tensor | None = None  # the last FACTOR frames: what the first state of a chunk sees before it
         self.past_states = 0  # number of past states that attention still sees

@@ -118,10 +118,17 @@ def evaluating(model: SpeechModel, device: torch.device, precision: Precision) -
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), autocast(precision, device):
+        with computing(device, precision):
             yield
     finally:
         model.train(training)
+
+
+@contextmanager
+def computing(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Inside, nothing has gradients, and a model computes in the run's precision."""
+    with torch.inference_mode(), autocast(precision, device):
+        yield
 
 
 def log_left_out(bad: BadUtterance) -> None:

@@ -39,12 +39,14 @@ def run(arguments: list[str]) -> None:
         export_part(package)  # before the long work
     weights = None if config.weights is None else Path(config.weights)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
-    parts = fitting(trained.loaded, config.history)
+    streaming = config.format == "onnx_streaming"
+    parts = fitting(trained.loaded, config.history, streaming=streaming)
     checked, limited = (None, []) if config.check is None else one_symbol(trained, config)
     final = RunFolder(trained.folder).export(name)
     folder = begun_folder(final)
     write_sherpa(parts, folder)
-    shutil.copyfile(REPOSITORY / "scripts" / "clients" / "sherpa.py", folder / "transcribe.py")
+    client = "sherpa_streaming.py" if streaming else "sherpa.py"
+    shutil.copyfile(REPOSITORY / "scripts" / "clients" / client, folder / "transcribe.py")
     known = facts_of(trained, weights, config.licence)
     facts = replace(known, checked=checked, results=[*known.results, *limited])
     (folder / "README.md").write_text(card(folder, parts, facts), encoding="utf-8")

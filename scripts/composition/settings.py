@@ -131,7 +131,7 @@ class ExportSettings:
     run: Path
     weights: Path | None
     checkpoint: str
-    format: Literal["onnx"]
+    format: Literal["onnx", "onnx_streaming"]
     name: str | None
     history: Count
     check: str | None
@@ -197,6 +197,9 @@ class TranscribeSettings:
     format: Literal["text", "json", "srt"]
     out: Path | None
     rate: Count
+    stream: bool
+    pace: Literal["fast", "spoken"]
+    segments: Literal["windows", "vad"]
     window_seconds: Positive
     overlap_seconds: Positive
     device: Device

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,6 +20,7 @@ from asr.recogniser import Transcriber
 from distributed.errors import UsageError
 from scripts.composition.compose import compose, split_arguments
 from scripts.composition.search import with_language_models
+from scripts.composition.streaming import check_streamable, log_not_transcribed, stream_recordings
 from scripts.composition.trained import load_configured
 
 SUFFIX = {"text": ".txt", "json": ".json", "srt": ".srt"}
@@ -39,15 +40,20 @@ def run(arguments: list[str]) -> None:
     config = compose("transcribe", overrides)
     if not paths and STDIN not in arguments:
         raise UsageError("no audio files given: python scripts/transcribe.py run=exp/my-run audio/*.flac")
+    if config.stream:
+        check_streamable(config)
     model = transcriber_of(config)
     files, bad = find_audio(paths)
-    audio: list[Audio] = [*files, *([Pcm(sys.stdin.buffer, config.rate)] if STDIN in arguments else [])]
+    audio: list[Path | Pcm] = [*files, *([Pcm(sys.stdin.buffer, config.rate)] if STDIN in arguments else [])]
     out = None if config.out is None else Path(config.out)
     _check_outputs(config.format, out, [*map(str, files), *([STDIN] if STDIN in arguments else [])])
     for each in bad:
         log_not_transcribed(str(each.file), each.reason)
-    failed = len(bad) + write_transcripts(model, audio, config.format, out)
-    log.info("%s", model.inference.statistics)
+    if config.stream:
+        failed = len(bad) + stream_recordings(model, audio, config.format, config.pace)
+    else:
+        failed = len(bad) + write_transcripts(model, audio, config.format, out)
+        log.info("%s", model.inference.statistics)
     if failed:
         given = len(bad) + len(audio)
         raise UsageError(f"{failed} of {given} files or folders could not be transcribed; each is named above")
@@ -60,12 +66,12 @@ def transcriber_of(config: DictConfig) -> Transcriber:
     decode = with_language_models(build(config.decode), recogniser, speech.tokenizer)
     return Transcriber(
         trained.inference(), speech.features, speech.tokenizer, decode,
-        windows=Windows(config.window_seconds, config.overlap_seconds),
+        windows=Windows(config.window_seconds, config.overlap_seconds), segments=config.segments,
         batch_size=config.unit_utterances, max_frames=trained.config.batch.max_frames,
     )  # fmt: skip
 
 
-def write_transcripts(model: Transcriber, audio: Sequence[Audio], form: str, out: Path | None) -> int:
+def write_transcripts(model: Transcriber, audio: Iterable[Audio], form: str, out: Path | None) -> int:
     """Write the transcripts of ``audio`` as they become known; returns how many recordings failed."""
     failed = 0
     for _, transcript in model.each(audio, alignment=form != "text"):
@@ -113,8 +119,3 @@ def _check_outputs(form: str, out: Path | None, sources: Sequence[str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"out={out}: cannot be made a folder ({error.strerror}); name another") from None
-
-
-def log_not_transcribed(name: str, reason: str) -> None:
-    """Log a recording that cannot be transcribed, with the reason."""
-    log.warning("not transcribed: %s: %s", name, reason)

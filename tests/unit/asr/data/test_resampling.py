@@ -8,7 +8,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.resampling import LARGEST_FILTER, Resampler, filter_size, rate_defect, resampler
+from asr.data.resampling import LARGEST_FILTER, Resampler, StreamResampler, filter_size, rate_defect, resampler
 from distributed.errors import UsageError
 
 RATES = [(22050, 16000), (22050, 8000), (8000, 16000), (8000, 8000), (44100, 16000), (48000, 16000), (11025, 16000)]
@@ -67,3 +67,24 @@ def test_a_filter_that_would_fill_the_memory_is_refused(rates: tuple[int, int]) 
 def test_ordinary_rates_have_filters() -> None:
     usual = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 37800, 44100, 48000, 88200, 96000, 176400, 192000)
     assert all(rate_defect(source, target) is None for source in usual for target in usual)
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 8000), st.sampled_from(RATES), st.lists(st.integers(40, 3000), min_size=1, max_size=4))
+def test_a_stream_is_resampled_as_the_whole(length: int, rates: tuple[int, int], sizes: list[int]) -> None:
+    samples = torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5
+    stream, pieces, start = StreamResampler(*rates), [], 0
+    while start < length:
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(stream.push(samples[start : start + size]))
+        start += size
+    found = torch.cat([*pieces, stream.end()])
+    torch.testing.assert_close(found, Resampler(*rates)(samples), atol=2e-5, rtol=0)
+    at_once = StreamResampler(*rates)
+    assert torch.equal(torch.cat([at_once.push(samples), at_once.end()]), found)
+    assert len(stream._held) < stream.block + 2 * stream.margin
+
+
+def test_a_stream_of_an_odd_rate_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^audio is sampled at 4001 Hz, an odd rate"):
+        StreamResampler(4001, 16000)

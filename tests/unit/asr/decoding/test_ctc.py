@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from asr.data.tokenizer import BLANK
-from asr.decoding.ctc import CtcGreedy, ctc_greedy_decode
+from asr.decoding.ctc import CtcGreedy, OnlineCtc, ctc_greedy_decode
 from asr.decoding.greedy import Greedy
 from asr.decoding.search import Hypothesis
 
@@ -48,3 +48,15 @@ def test_both_searches_read_a_ctc_model_and_a_missing_head_is_named() -> None:
     assert greedy == ctc
     with pytest.raises(ValueError, match=r"needs a model with a CTC head; .* choose decode=greedy"):
         CtcGreedy()(Headed(None), states, lengths)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 4, 60])
+def test_a_search_in_pieces_is_that_of_the_whole(size: int) -> None:
+    logits_1SV = 3 * torch.randn(1, 60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (whole,) = ctc_greedy_decode(logits_1SV, torch.tensor([60]))
+    search = OnlineCtc(Headed(nn.Identity()))
+    found = [each for start in range(0, 60, size) for each in search.push(logits_1SV[0, start : start + size])]
+    assert [(each.token, each.frame) for each in found] == list(zip(whole.tokens, whole.frames, strict=True))
+    for each in found:
+        labels_V = logits_1SV[0, each.frame].index_fill(0, torch.tensor([BLANK]), -torch.inf).softmax(0)
+        assert each.confidence == pytest.approx(float(labels_V[each.token]), rel=1e-6)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from asr.data.tokenizer import BLANK
-from asr.decoding.greedy import WINDOW_FRAMES, Greedy, greedy_decode
-from asr.decoding.search import Hypothesis
+from asr.decoding.greedy import WINDOW_FRAMES, Greedy, OnlineGreedy, greedy_decode
+from asr.decoding.search import Emitted, Hypothesis
 from asr.losses.reference import reference_loss
 from asr.models.predictor import State
 
@@ -157,3 +157,35 @@ def test_the_option_of_the_configuration() -> None:
     decode = Greedy(max_symbols=2)
     assert decode.name == "greedy"
     assert decode(model, states_BTD, lengths_B) == greedy_decode(model, states_BTD, lengths_B, max_symbols=2)
+
+
+@pytest.mark.parametrize("max_symbols", [1, 3])
+@pytest.mark.parametrize("sizes", [(1,), (3, 1, 7), (40,)])
+def test_a_search_in_pieces_is_that_of_the_whole(max_symbols: int, sizes: tuple[int, ...]) -> None:
+    model = FakeModel(6, 0.5)
+    states_BTD, lengths_B = random_states([61], seed=6)
+    (whole,) = greedy_decode(model, states_BTD, lengths_B, max_symbols=max_symbols)
+    search, found, start = OnlineGreedy(model, max_symbols), [], 0
+    while start < 61:
+        size = sizes[start % len(sizes)]
+        found += search.push(states_BTD[0, start : start + size])
+        start += size
+    assert [(each.token, each.frame) for each in found] == list(zip(whole.tokens, whole.frames, strict=True))
+    assert len({each.token for each in found}) > 2
+    expected = label_probabilities(model, states_BTD[0], found)
+    assert [each.confidence for each in found] == pytest.approx(expected, rel=1e-6)
+
+
+@torch.no_grad()
+def label_probabilities(model: FakeModel, states_SD: Tensor, found: list[Emitted]) -> list[float]:
+    """The probability of each label among the labels, where it was emitted and after those before it."""
+    joiner, probabilities = model.joiner, []
+    output, state = model.predictor.step(
+        torch.tensor([BLANK]), model.predictor.start(1, states_SD.device, states_SD.dtype)
+    )
+    for each in found:
+        logits_V = joiner.logits(joiner.project_encoder(states_SD[each.frame]), joiner.project_predictor(output[0]))
+        logits_V[BLANK] = -torch.inf
+        probabilities.append(float(logits_V.softmax(-1)[each.token]))
+        output, state = model.predictor.step(torch.tensor([each.token]), state)
+    return probabilities
