@@ -6,6 +6,7 @@ In training masks are drawn anew in every forward of the model; everywhere else 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,6 +36,10 @@ class SiteMask(nn.Module):
         self.register_buffer("least", torch.tensor(least))
         self.register_buffer("multiple_of", torch.tensor(multiple_of))
         self._seen: tuple[Tensor, Tensor] | None = None  # a log_alpha with its mask of evaluation
+
+    def expected_size(self) -> Tensor:
+        """Number of units that is expected to be kept, at least ``least``; a scalar of double precision."""
+        return expected_kept(self.log_alpha.double()).clamp(min=self.least.double())
 
     def evaluation(self) -> Tensor:
         """The deterministic mask; made anew where ``log_alpha`` has changed, by whatever wrote it."""
@@ -81,8 +86,11 @@ class Masks(nn.Module):
         return self.mask(site).evaluation() if self.drawn is None else self.drawn[site]
 
     def expected_sizes(self) -> dict[str, Tensor]:
-        """Number of units of every site that is expected to be kept; scalars of double precision, with gradient."""
-        return {site.name: expected_kept(self.mask(site.name).log_alpha.double()) for site in self.sites}
+        """Number of units of every site that is expected to be kept; scalars of double precision, with gradient.
+
+        Where fewer are expected than are kept in any case, it is the latter number, so that others have to go.
+        """
+        return {site.name: self.mask(site.name).expected_size() for site in self.sites}
 
     def kept(self) -> dict[str, Kept]:
         """The units of every site that evaluation keeps, with their values."""
@@ -172,6 +180,8 @@ class Factor:
         z = self.masks.value(self.site)
         if self.use is None:
             return weight * (z > 0).any()
+        if self.use.units.device != z.device:
+            self.use = replace(self.use, units=self.use.units.to(z.device))
         return scaled(weight, self.use.dim, self.use.units, z)
 
 
