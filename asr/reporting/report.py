@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asr.reporting import text
+from asr.reporting.kept_units import PREFIX, kept_units
 from asr.reporting.lattice import LatticePicture, lattice_figure
 from asr.reporting.learners import learner_charts, learners_table, shown_here
 from asr.reporting.page import Html, Section, details, join, render, table, tag
@@ -33,6 +34,7 @@ def report(records: RunRecord | Sequence[RunRecord], lattices: Sequence[LatticeP
         ("Training", grid(training_charts(runs))),
         ("Time and throughput", grid(cost_charts(runs))),
         ("Learners", learners_section(runs)),
+        ("Units kept", kept_units(runs)),
         ("Errors", join(errors(run, len(runs) > 1) for run in runs)),
         ("Alignments", lattice_section(lattices)),
         ("Other figures", others(runs)),
@@ -230,7 +232,7 @@ def lattice_section(lattices: Sequence[LatticePicture]) -> Html:
 
 def others(runs: Sequence[RunRecord]) -> Html:
     """Further metrics of hooks and backends, folded away; those that never changed are only listed."""
-    charts, constants = other_figures(runs, elsewhere=shown_here)
+    charts, constants = other_figures(runs, elsewhere=lambda key: shown_here(key) or key.startswith(PREFIX))
     rows = [(key, text.figure(value)) for key, value in constants]
     listed = [table(("never changed", "value"), rows, "Figures that never changed", numbers=(1,))] if rows else []
     inside = [*listed, *([grid(charts)] if charts else [])]

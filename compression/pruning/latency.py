@@ -52,7 +52,9 @@ class Latency:
     def _of(self, part: Part, sizes: Sizes) -> Tensor:
         table = self.tables[part.kind]
         value = interpolated(table, [number(size, sizes) for size in part.sizes])
-        return value if part.gate is None or part.gate not in sizes else value * sizes[part.gate].double().clamp(max=1)
+        if part.gate is None or part.gate not in sizes:
+            return value
+        return value * sizes[part.gate].double().cpu().clamp(max=1)
 
 
 def number(size: Size, sizes: Sizes) -> Tensor:
@@ -138,9 +140,10 @@ def points_of(sizes: Sequence[Size]) -> list[int]:
     """The points at which a size is measured: fractions of the largest, and 0 where the part can be absent."""
     largest = max(sizes, key=lambda each: each.full)
     if not any(size.sites for size in sizes):
-        return sorted({size.full for size in sizes} | {max(1, largest.full // 2)})
+        return sorted({size.full for size in sizes} | {largest.full + 1})
     fractions = {max(1, round(fraction * largest.full)) for fraction in FRACTIONS}
-    return sorted(fractions | ({0} if largest.can_vanish else set()))
+    other = {0} if largest.can_vanish else {2} if largest.full == 1 else set()  # two points at least
+    return sorted(fractions | other)
 
 
 # ---------------------------------------------------------------------- the file

@@ -43,11 +43,15 @@ class SiteMask(nn.Module):
 
     def evaluation(self) -> Tensor:
         """The deterministic mask; made anew where ``log_alpha`` has changed, by whatever wrote it."""
-        if self._seen is None or not torch.equal(self._seen[0], self.log_alpha):
+        if self._seen is None or not _same(self._seen[0], self.log_alpha):
             with torch.inference_mode(False), torch.no_grad():
                 mask = deterministic(self.log_alpha, int(self.least), max(1, int(self.multiple_of)))
                 self._seen = self.log_alpha.detach().clone(), mask
         return self._seen[1]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 class Masks(nn.Module):

@@ -44,8 +44,8 @@ def answers(model: SpeechModel, batch: Batch) -> list[Tensor]:
         states, _ = model.encode(batch.features, batch.feature_lengths)
         if not isinstance(model, Transducer):
             return [model.ctc_head(states), total]  # type: ignore[operator]
-        told = model.joiner.project_predictor(model.predictor(batch.predictor_inputs))
-        return [model.joiner.logits(model.joiner.project_encoder(states)[:, :, None], told[:, None]), total]
+        predicted = model.joiner.project_predictor(model.predictor(batch.predictor_inputs))
+        return [model.joiner.logits(model.joiner.project_encoder(states)[:, :, None], predicted[:, None]), total]
 
 
 @pytest.mark.parametrize(("kind", "kinds"), CASES, ids=str)
