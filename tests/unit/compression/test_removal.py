@@ -40,7 +40,7 @@ def answers(model: SpeechModel, batch: Batch) -> list[Tensor]:
     with torch.no_grad():
         total = model(batch).total
         if not hasattr(model, "encode"):
-            return [model.states(batch.features, batch.feature_lengths), total]  # type: ignore[operator]
+            return [model.logits(model.states(batch.features, batch.feature_lengths)), total]  # type: ignore[operator]
         states, _ = model.encode(batch.features, batch.feature_lengths)
         if not isinstance(model, Transducer):
             return [model.ctc_head(states), total]  # type: ignore[operator]
