@@ -1,5 +1,6 @@
 """What masks cost: operations against torch's own count, gradients, tables of latencies, and that targets are reached."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +27,12 @@ EXTENT = Extent(40)
 
 def invented_tables(encoder: torch.nn.Module, found: list[Site]) -> dict[str, Table]:
     """Tables in which a part takes the product of its sizes and a constant, to the power of 0.9."""
-    tables = {}
-    for part in parts_of(encoder, found):  # type: ignore[arg-type]
-        points = [torch.tensor(points_of([size]), dtype=torch.float64) for size in part.sizes]
-        grid = torch.cartesian_prod(*points).reshape(-1, len(points))
-        tables[part.kind] = table_of([each.int().tolist() for each in points], 1e-3 * grid.prod(1).pow(0.9))
+    tables, parts = {}, parts_of(encoder, found)  # type: ignore[arg-type]
+    for kind in {part.kind for part in parts}:
+        same = [part.sizes for part in parts if part.kind == kind]
+        points = [points_of(sizes) for sizes in zip(*same, strict=True)]
+        grid = torch.tensor(list(itertools.product(*points)), dtype=torch.float64)
+        tables[kind] = table_of(points, 1e-3 * grid.prod(1).pow(0.9))
     return tables
 
 
@@ -101,14 +103,15 @@ def test_the_gradient_of_the_expected_cost_is_that_of_finite_differences(
         assert float(log_alpha.grad[0]) > 0, "every unit costs something"
 
 
-@pytest.mark.parametrize("objective", ["parameters", "flops", "milliseconds"])
-@pytest.mark.parametrize("target", [0.2, 0.5, 0.7])
+@pytest.mark.parametrize(
+    ("objective", "target"), [("parameters", 0.2), ("parameters", 0.7), ("flops", 0.5), ("milliseconds", 0.4)]
+)
 def test_masks_reach_their_target_by_every_cost(objective: str, target: float) -> None:
     loaded = model_of(["model.encoder.layers=1"])
     found = sites(loaded.model, ["heads", "feed_forward", "channels", "module", "width", "subsampling"])
     cost = costs_of(loaded.model, found)[objective]
-    masks, full = settled(found, cost, target, steps=250), float(cost(full_sizes(found)))
-    assert float(cost(masks.expected_sizes()) / full) == pytest.approx(1 - target, abs=0.01)
+    masks, full = settled(found, cost, target, steps=450), float(cost(full_sizes(found)))
+    assert float(cost(masks.expected_sizes()).detach() / full) == pytest.approx(1 - target, abs=0.01)
     sizes = {name: torch.tensor(float(len(each.indices))) for name, each in masks.kept().items()}
     assert float(cost(sizes) / full) == pytest.approx(1 - target, abs=0.01), "what is removed"
 
