@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from asr.foreign.tensors import read_tensors
-from asr.runs.checkpoint import AUXILIARIES, model_folder_of
+from asr.runs.checkpoint import AUXILIARIES, Checkpoint, model_folder_of
 from asr.runs.metrics import read_rows
 from asr.runs.model_folder import load_model
 from asr.training.trainer import Trainer
@@ -32,6 +32,13 @@ def pruning_of(trainer: Trainer) -> dict[str, Tensor]:
     part = trainer.parts.run.model.auxiliary["structured_pruning"]  # type: ignore[index, union-attr]
     assert isinstance(part, Pruning)
     return {name: each.detach().clone() for name, each in part.state_dict().items()}
+
+
+def newest(trainer: Trainer) -> Checkpoint:
+    """The newest checkpoint of a run."""
+    found, _ = trainer.parts.checkpoints.newest()
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("word", words(lambda each: True))
@@ -70,9 +77,11 @@ def test_masks_are_the_learners_own_or_equal_as_their_weights_are(
     assert not [name for name in load_model(folder).model.state_dict() if "pruning" in name]
     rows = read_rows(tmp_path / "metrics" / "0.jsonl")
     steps = [row for row in rows if "structured_pruning/expected_ratio" in row]
-    assert steps[0]["structured_pruning/target_ratio"] > steps[-1]["structured_pruning/target_ratio"] == 0.5
+    targets = [row["structured_pruning/target_ratio"] for row in steps]
+    assert targets == sorted(targets, reverse=True)
+    assert targets[-1] == 0.5 or not SCHEMES[word].lockstep
     (evaluated,) = [row for row in rows if "structured_pruning/kept_ratio" in row]
-    assert 0 < evaluated["structured_pruning/kept_ratio"] < 1
+    assert 0 < evaluated["structured_pruning/kept_ratio"] <= 1
     assert any(name.startswith("structured_pruning/kept/encoder.") for name in evaluated)
 
 
@@ -102,7 +111,10 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole = finished_run(small_config("backend=single", *STEPS), tmp_path / "whole")
-    run = finished_run(small_config("backend=single", *RUN, f"init_from={whole}"), tmp_path / "masked")
+    run = finished_run(
+        small_config("backend=single", *RUN, "hooks.structured_pruning.mask_lr=4.0", f"init_from={whole}"),
+        tmp_path / "masked",
+    )
     compress([f"run={run}", "pass=prune", "checkpoint=last"])
     assert "from before" not in caplog.text
     folder = run / "export" / "prune"
@@ -112,10 +124,15 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     (masked,) = [row for row in read_rows(run / "metrics" / "0.jsonl") if "structured_pruning/kept_ratio" in row]
     encoder = [sum(each.numel() for each in made.model.encoder.parameters()) for made in (small, large)]  # type: ignore[union-attr, operator]
     assert encoder[0] / encoder[1] == pytest.approx(masked["structured_pruning/kept_ratio"], rel=1e-5)
+    resumed = make_trainer(config, run, alone)
+    resumed.saver.load(newest(resumed))
+    (batch,) = list(resumed.parts.run.batches("dev", 0))[:1]
+    with torch.no_grad():
+        losses = [float(each.eval()(batch).total) for each in (resumed.parts.run.model, small.model, large.model)]
+    resumed.parts.recorder.close()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-4), "masks change what the whole model computes"
     evaluate([f"run={run}", f"weights={folder}", "sets=[dev]"])
-    (rate,) = [value for name, value in masked.items() if name.endswith("dev/wer")]
-    evaluated = (folder / "eval" / "dev" / "wer-greedy.json").read_text()
-    assert f"{rate:.4f}"[:6] in evaluated or str(rate) in evaluated, "what the masked model had in training"
     for made, source in (("int4", folder), ("pack", run / "export" / "int4")):
         compress([f"run={run}", f"pass={made}", f"weights={source}"])
         evaluate([f"run={run}", f"weights={run / 'export' / made}", "sets=[dev]"])
