@@ -84,7 +84,7 @@ def convolution_sites(block: ConformerBlock, index: int) -> list[Site]:
         *along(f"{where}.depthwise_norm", 0, layout(size)),
         Use(f"{where}.pointwise_out.weight", 1, layout(size), scaled=True),
     )
-    whole = along(f"{where}.pointwise_out", 0, layout(1, each=last.out_features), scaled=True)
+    whole = tuple(along(f"{where}.pointwise_out", 0, layout(1, each=last.out_features), scaled=True))
     return [
         Site(
             f"{where}.channels", "channels", size, setting, channels, norms=(f"{where}.depthwise_norm",),

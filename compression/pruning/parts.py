@@ -9,7 +9,7 @@ from torch import nn
 from asr.models.attention import RelativeAttention, hidden_keys, relative_table
 from asr.models.conformer import Conformer, ConformerBlock, ConvolutionModule, FeedForward
 from asr.models.encoder import Encoder
-from asr.models.lstm import BidirectionalLstm
+from asr.models.lstm import BidirectionalLayer, BidirectionalLstm
 from asr.models.recurrence import Lstm
 from asr.models.subsampling import FACTOR, ConvSubsampling
 from compression.pruning.costs import Extent
@@ -86,8 +86,11 @@ def conformer_parts(encoder: Conformer, size: Callable[[str, int], Size]) -> lis
 
 def lstm_parts(encoder: BidirectionalLstm, size: Callable[[str, int], Size]) -> list[Part]:
     """Both directions of every layer."""
-    found, below = [], Size(encoder.layers[0].left_to_right.input_size)
+    found: list[Part] = []
+    below: Size | None = None
     for index, layer in enumerate(encoder.layers):
+        assert isinstance(layer, BidirectionalLayer)
+        below = below or Size(layer.left_to_right.input_size)
         cells = [
             size(f"encoder.layers.{index}.{way}", getattr(layer, way).hidden_size)
             for way in ("left_to_right", "right_to_left")

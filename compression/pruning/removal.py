@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asr.models.block_sizes import BlockSizes, head_size
 from asr.models.conformer import Conformer, ConformerBlock
-from asr.models.lstm import BidirectionalLstm
+from asr.models.lstm import BidirectionalLayer, BidirectionalLstm
 from asr.models.speech_model import SpeechModel
 from asr.runs.model_folder import LoadedModel
 from compression.pruning.sites import sites
@@ -135,10 +135,14 @@ def with_all_sizes(node: Mapping[str, Any], model: SpeechModel) -> dict[str, Any
             "subsampling_channels": [subsample.first.out_channels, subsample.second.out_channels],
         }
     if isinstance(encoder, BidirectionalLstm):
-        made["encoder"]["hidden"] = [
-            [layer.left_to_right.hidden_size, layer.right_to_left.hidden_size] for layer in encoder.layers
-        ]
+        made["encoder"]["hidden"] = [cells_of(layer) for layer in encoder.layers]
     return made
+
+
+def cells_of(layer: torch.nn.Module) -> list[int]:
+    """Number of cells of both directions of a layer."""
+    assert isinstance(layer, BidirectionalLayer)
+    return [layer.left_to_right.hidden_size, layer.right_to_left.hidden_size]
 
 
 def sizes_of_block(block: torch.nn.Module) -> BlockSizes:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from asr.data.tokenizer import CharacterTokenizer
-from asr.models.speech_model import Recogniser
+from asr.models.speech_model import Recogniser, SpeechModel
 from asr.parts import plain
 from asr.runs.model_folder import Description, LoadedModel
 from asr.training.precision import choose_matmul, flush_denormals
@@ -100,7 +100,8 @@ def compared(
         "flops": operations(model, found, "encoder", extent),
         "milliseconds": latency,
     }
-    rows, models = [], {("dense", 0.0): model}
+    rows: list[dict[str, Any]] = []
+    models: dict[tuple[str, float], SpeechModel] = {("dense", 0.0): model}
     for objective, cost in costs.items():
         for target in targets:
             kept = settled(found, cost, target, steps).kept()

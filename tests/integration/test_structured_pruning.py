@@ -111,10 +111,8 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole = finished_run(small_config("backend=single", *STEPS), tmp_path / "whole")
-    run = finished_run(
-        small_config("backend=single", *RUN, "hooks.structured_pruning.mask_lr=4.0", f"init_from={whole}"),
-        tmp_path / "masked",
-    )
+    config = small_config("backend=single", *RUN, "hooks.structured_pruning.mask_lr=4.0", f"init_from={whole}")
+    run = finished_run(config, tmp_path / "masked")
     compress([f"run={run}", "pass=prune", "checkpoint=last"])
     assert "from before" not in caplog.text
     folder = run / "export" / "prune"

@@ -103,9 +103,7 @@ def test_the_gradient_of_the_expected_cost_is_that_of_finite_differences(
         assert float(log_alpha.grad[0]) > 0, "every unit costs something"
 
 
-@pytest.mark.parametrize(
-    ("objective", "target"), [("parameters", 0.2), ("parameters", 0.7), ("flops", 0.5), ("milliseconds", 0.4)]
-)
+@pytest.mark.parametrize(("objective", "target"), [("parameters", 0.7), ("flops", 0.5), ("milliseconds", 0.2)])
 def test_masks_reach_their_target_by_every_cost(objective: str, target: float) -> None:
     loaded = model_of(["model.encoder.layers=1"])
     found = sites(loaded.model, ["heads", "feed_forward", "channels", "module", "width", "subsampling"])
