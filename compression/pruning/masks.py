@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from asr.models.auxiliary import NAME
 from asr.models.speech_model import SpeechModel
-from compression.pruning.hard_concrete import deterministic, expected_kept, initial_log_alpha, sample
+from compression.pruning.hard_concrete import deterministic, initial_log_alpha, probability_kept, sample
 from compression.pruning.norms import masked_layer_norm
 from compression.pruning.removal import Kept, scaled
 from compression.pruning.units import Site, Use
@@ -37,10 +37,6 @@ class SiteMask(nn.Module):
         self.register_buffer("multiple_of", torch.tensor(multiple_of))
         self._seen: tuple[Tensor, Tensor] | None = None  # a log_alpha with its mask of evaluation
 
-    def expected_size(self) -> Tensor:
-        """Number of units that is expected to be kept, at least ``least``; a scalar of double precision."""
-        return expected_kept(self.log_alpha.double()).clamp(min=self.least.double())
-
     def evaluation(self) -> Tensor:
         """The deterministic mask; made anew where ``log_alpha`` has changed, by whatever wrote it."""
         if self._seen is None or not _same(self._seen[0], self.log_alpha):
@@ -55,7 +51,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 class Masks(nn.Module):
-    """The masks of sites, by their names, in which ``/`` stands for a point.
+    """The masks of sites, by their names, in which ``/`` stands for a point. S sites, U units of all of them.
 
     Args:
         dropped: probability of a unit's being dropped at first.
@@ -77,6 +73,7 @@ class Masks(nn.Module):
                 for site in found
             }
         )
+        self.owners = torch.arange(len(found)).repeat_interleave(torch.tensor([site.size for site in found]))
         self.drawn: dict[str, Tensor] | None = None  # of the forward that goes on
 
     def mask(self, site: str) -> SiteMask:
@@ -89,12 +86,20 @@ class Masks(nn.Module):
         """The mask (units,) to be used now: that of the forward that goes on, or else the deterministic one."""
         return self.mask(site).evaluation() if self.drawn is None else self.drawn[site]
 
+    def log_alphas(self) -> Tensor:
+        """The parameters of all masks, one site after the other."""
+        return torch.cat([self.mask(site.name).log_alpha for site in self.sites])
+
     def expected_sizes(self) -> dict[str, Tensor]:
         """Number of units of every site that is expected to be kept; scalars of double precision, with gradient.
 
         Where fewer are expected than are kept in any case, it is the latter number, so that others have to go.
         """
-        return {site.name: self.mask(site.name).expected_size() for site in self.sites}
+        kept_U = probability_kept(self.log_alphas().double())
+        counts_S = kept_U.new_zeros(len(self.sites)).index_add(0, self.owners.to(kept_U.device), kept_U)
+        least_S = torch.stack([self.mask(site.name).least for site in self.sites])
+        sizes = counts_S.maximum(least_S.to(counts_S)).unbind()
+        return dict(zip([site.name for site in self.sites], sizes, strict=True))
 
     def kept(self) -> dict[str, Kept]:
         """The units of every site that evaluation keeps, with their values."""

@@ -25,9 +25,8 @@ from asr.models.speech_model import SpeechModel
 from compression.pruning.conformer_sites import conformer_sites
 from compression.pruning.units import READERS_OF_STATES, Site, Use, along, existing, layout
 from compression.quantization.transform import refuse_quantized
+from compression.quantization.weights import GATES
 from distributed.errors import UsageError
-
-GATES = 4
 
 
 def sites(model: SpeechModel, kinds: Collection[str] | None = None) -> list[Site]:

@@ -136,10 +136,10 @@ def settled(found: Sequence[Site], cost: Cost, target: float, steps: int, minimu
         ],
         weight_decay=0.0,
     )
-    worths = {site.name: worth_of(site) for site in found}
+    worth = torch.cat([worth_of(site) for site in found]) / len(found)
     for step in range(steps):
         ratio = cost(masks.expected_sizes()) / full
-        loss = torch.stack([lost(masks, name, worth) for name, worth in worths.items()]).mean()
+        loss = (worth * (1 - probability_kept(masks.log_alphas()))).sum()
         term = multipliers(1 - ratio, target_at(step / steps, target, 0.3))
         optimizer.zero_grad()
         (loss + term).backward()
@@ -151,11 +151,6 @@ def worth_of(site: Site) -> Tensor:
     """What the loss of each unit costs: random, the same for the same site, 1 of all units together on average."""
     generator = torch.Generator().manual_seed(sum(map(ord, site.name)))
     return 2 * torch.rand(site.size, generator=generator) / site.size
-
-
-def lost(masks: Masks, site: str, worth: Tensor) -> Tensor:
-    """The worth of the units of a site that are expected to be dropped."""
-    return (worth * (1 - probability_kept(masks.mask(site).log_alpha))).sum()
 
 
 def encoder_parameters(model: torch.nn.Module) -> int:
