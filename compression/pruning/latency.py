@@ -38,41 +38,53 @@ class Table(NamedTuple):
 
 
 class Latency:
-    """The cost in milliseconds of an encoder's parts, by their tables, in double precision."""
+    """The cost in milliseconds of an encoder's parts, by their tables, in double precision on the CPU.
+
+    P parts of one kind   S sites
+    """
 
     def __init__(self, parts: Sequence[Part], tables: Mapping[str, Table]) -> None:
         for part in parts:
             refuse_uncovered(part, tables)
-        self.parts, self.tables = list(parts), tables
+        sized = {name for part in parts for size in part.sizes for name, _ in size.sites}
+        self.sites = sorted(sized | {part.gate for part in parts if part.gate is not None})
+        kinds = {part.kind: [each for each in parts if each.kind == part.kind] for part in parts}
+        self.groups = [(tables[kind], *self._group(same)) for kind, same in kinds.items()]
+
+    def _group(self, same: Sequence[Part]) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+        """Sizes of parts of one kind as constants (P,) and multiples (P, S) of sites; places of their gates, -1 for none."""
+        lines = []
+        for each in zip(*(part.sizes for part in same), strict=True):
+            rows = [[float(site in dict(size.sites)) for site in self.sites] for size in each]
+            constants = torch.tensor([size.constant for size in each], dtype=torch.float64)
+            lines.append((constants, torch.tensor(rows, dtype=torch.float64).reshape(len(each), -1)))
+        return lines, [-1 if part.gate is None else self.sites.index(part.gate) for part in same]
 
     def __call__(self, sizes: Sizes) -> Tensor:
         """The sum over all parts, for numbers of units by the names of sites."""
-        return torch.stack([self._of(part, sizes) for part in self.parts]).sum()
-
-    def _of(self, part: Part, sizes: Sizes) -> Tensor:
-        table = self.tables[part.kind]
-        value = interpolated(table, [number(size, sizes) for size in part.sizes])
-        if part.gate is None or part.gate not in sizes:
-            return value
-        return value * sizes[part.gate].double().cpu().clamp(max=1)
-
-
-def number(size: Size, sizes: Sizes) -> Tensor:
-    """The value of a size; the units of sites that are not among ``sizes`` are all there."""
-    values = [
-        sizes[name].double() if name in sizes else torch.tensor(float(full)).double() for name, full in size.sites
-    ]
-    return torch.stack([torch.tensor(float(size.constant)).double(), *(each.cpu() for each in values)]).sum()
+        one = torch.ones((), dtype=torch.float64)
+        units_S = torch.stack([*(sizes[name].double().cpu() for name in self.sites), one])
+        total = one.new_zeros(())
+        for table, lines, gates in self.groups:
+            at = [constant_P + multiple_PS @ units_S[:-1] for constant_P, multiple_PS in lines]
+            total = total + (interpolated(table, at) * units_S[gates].clamp(max=1)).sum()
+        return total
 
 
 def interpolated(table: Table, at: Sequence[Tensor]) -> Tensor:
-    """Linear along each size; beyond the last point, and below the first, along the line of the last two."""
-    values = table.milliseconds
-    for points, x in zip(table.points, at, strict=True):
-        upper = int(torch.searchsorted(points, x.detach()).clamp(1, len(points) - 1))
-        weight = (x - points[upper - 1]) / (points[upper] - points[upper - 1])
-        values = values[upper - 1] + weight * (values[upper] - values[upper - 1])
-    return values
+    """Values (P,) at sizes (P,), ...: linear along each; beyond the outer points along the line of the last two."""
+    corners = []
+    for points, x_P in zip(table.points, at, strict=True):
+        upper_P = torch.searchsorted(points, x_P.detach().contiguous()).clamp(1, len(points) - 1)
+        weight_P = (x_P - points[upper_P - 1]) / (points[upper_P] - points[upper_P - 1])
+        corners.append(((upper_P - 1, 1 - weight_P), (upper_P, weight_P)))
+    terms = []
+    for corner in itertools.product(*corners):
+        value_P = table.milliseconds[tuple(place for place, _ in corner)]
+        for _, weight_P in corner:
+            value_P = value_P * weight_P
+        terms.append(value_P)
+    return torch.stack(terms).sum(0)
 
 
 def refuse_uncovered(part: Part, tables: Mapping[str, Table]) -> None:

@@ -79,7 +79,8 @@ def conformer_parts(encoder: Conformer, size: Callable[[str, int], Size]) -> lis
         if block.convolution is not None:
             last = block.convolution.pointwise_out
             sizes = width, size(f"{where}.convolution.channels", last.in_features)
-            found.append(Part("convolution", sizes, f"{where}.convolution"))
+            whole = size(f"{where}.convolution", 1)
+            found.append(Part("convolution", sizes, f"{where}.convolution" if whole.sites else None))
         found.append(Part("norm", (width,)))
     return found
 

@@ -128,13 +128,12 @@ def test_multipliers_ascend_while_the_target_is_missed() -> None:
 def test_tables_are_monotone_and_met_at_their_points() -> None:
     table = table_of([[0, 2, 4], [1, 3]], torch.tensor([0.0, 0.0, 3.0, 5.0, 2.0, 9.0], dtype=torch.float64))
     assert table.milliseconds.tolist() == [[0, 0], [3, 5], [3, 9]]
-    for row, x in enumerate((0.0, 2.0, 4.0)):
-        for column, y in enumerate((1.0, 3.0)):
-            at = [torch.tensor(x).double(), torch.tensor(y).double()]
-            assert interpolated(table, at) == table.milliseconds[row, column]
-    assert interpolated(table, [torch.tensor(3.0).double(), torch.tensor(2.0).double()]) == (3 + 5 + 3 + 9) / 4
+    x, y = torch.tensor([[0.0, 1.0], [0.0, 3.0], [2.0, 1.0], [2.0, 3.0], [4.0, 1.0], [4.0, 3.0]]).double().unbind(1)
+    assert interpolated(table, [x, y]).tolist() == table.milliseconds.flatten().tolist()
+    middle = [torch.tensor([3.0]).double(), torch.tensor([2.0]).double()]
+    assert interpolated(table, middle).tolist() == [(3 + 5 + 3 + 9) / 4]
     line = torch.linspace(0, 4, 50, dtype=torch.float64)
-    values = torch.stack([interpolated(table, [x, torch.tensor(1.7).double()]) for x in line])
+    values = interpolated(table, [line, torch.full((50,), 1.7).double()])
     assert (values.diff() >= 0).all()
 
 
