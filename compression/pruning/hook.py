@@ -89,8 +89,8 @@ class StructuredPruning(Hook):
         Raises:
             UsageError: the model has no units of a kind, or is quantised, or the table of latencies is of another one.
         """
-        with named(KEY):
-            found = [site for site in sites(model, self.kinds) if self.kinds or self._counts(site)]
+        with named("hooks.structured_pruning: "):
+            found = self._sites_of(model)
             masks = Masks(found, dropped=self.initial_dropped, minimum=self.minimum, multiple_of=self.multiple_of)
             self.cost = self._cost_of(model, found)
         self.full = float(self.cost(full_sizes(found)))
@@ -98,9 +98,18 @@ class StructuredPruning(Hook):
         self.pruning = Pruning(masks)
         return self.pruning
 
-    def _counts(self, site: Site) -> bool:
-        """Whether the removal of the site's units would change the cost."""
-        return self.scope == "model" or site.name.startswith("encoder.")
+    def _sites_of(self, model: SpeechModel) -> list[Site]:
+        """The sites of these kinds, whose units all count in the cost."""
+        found = sites(model, self.kinds)
+        counted = [site for site in found if self.scope == "model" or site.name.startswith("encoder.")]
+        others = {site.kind for site in found} - {site.kind for site in counted}
+        if self.kinds and others:
+            raise UsageError(
+                f"kinds: {', '.join(sorted(others))} cost nothing with scope=encoder; leave them out, or set scope=model"
+            )
+        if not counted:
+            raise UsageError("this model has nothing that can be masked")
+        return counted
 
     def _cost_of(self, model: SpeechModel, found: list[Site]) -> Cost:
         if self.objective == "parameters":

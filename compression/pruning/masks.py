@@ -5,6 +5,7 @@ weights that the unit's value multiplies, and norms over masked units take their
 In training masks are drawn anew in every forward of the model; everywhere else they are deterministic.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from compression.pruning.units import Site, Use
 from distributed.errors import UsageError
 
 NEVER_ROUNDED = ("heads", "module")  # kinds whose numbers of units are no multiples of anything
+ROUNDING = 1e-9  # of the product of a fraction and a number of units
 MAY_BE_EMPTY = ("feed_forward", "module")
 
 
@@ -107,9 +109,11 @@ class Masks(nn.Module):
 
     def draw(self, model: nn.Module, inputs: Any) -> None:
         """Before a forward of the model: draw masks, in training mode."""
-        self.drawn = (
-            {each.name: sample(self.mask(each.name).log_alpha) for each in self.sites} if model.training else None
-        )
+        if not model.training:
+            self.drawn = None
+            return
+        masks = sample(self.log_alphas()).split([site.size for site in self.sites])
+        self.drawn = dict(zip([site.name for site in self.sites], masks, strict=True))
 
     def forget(self, model: nn.Module, inputs: Any, output: Any) -> None:
         """After a forward of the model, also one that failed."""
@@ -125,7 +129,7 @@ def least_of(site: Site, minimum: float) -> int:
     """The least number of units that is kept of a site."""
     if site.kind == "module":
         return 0
-    return max(0 if site.kind in MAY_BE_EMPTY else 1, -int(-minimum * site.size // 1))
+    return max(0 if site.kind in MAY_BE_EMPTY else 1, math.ceil(minimum * site.size - ROUNDING))
 
 
 def kept_of(auxiliaries: Mapping[str, Tensor], multiple_of: int | None) -> dict[str, Kept]:

@@ -135,6 +135,7 @@ def settled(found: Sequence[Site], cost: Cost, target: float, steps: int, minimu
             {"params": list(multipliers.parameters()), "lr": 0.1, "maximize": True},
         ],
         weight_decay=0.0,
+        foreach=True,
     )
     worth = torch.cat([worth_of(site) for site in found]) / len(found)
     for step in range(steps):
