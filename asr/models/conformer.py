@@ -182,7 +182,7 @@ class Conformer(Encoder):
         kernel: Count,
         chunk: Count | None,
         left_chunks: Natural,
-        subsampling_channels: Count,
+        subsampling_channels: Count | tuple[Count, Count],
         dropout: Probability,
     ) -> None:
         super().__init__()

@@ -4,8 +4,10 @@ Two 3x3 convolutions of stride 2 over time and frequency, then a projection (Gul
 section 2). Frames beyond an utterance's end are zeroed before each convolution: they are the zero padding that the
 utterance would see alone. With one frame of padding at each end, T becomes ceil(T / 2) twice, which is ceil(T / 4).
 
-B utterances   T frames   F feature dimension   C channels   D output dimension
+B utterances   T frames   F feature dimension   C channels (the two convolutions may differ)   D output dimension
 """
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,11 +32,12 @@ class SingleChannelConv(nn.Conv2d):
 class ConvSubsampling(nn.Module):
     """(B, T, F) features to (B, ceil(T/4), D)."""
 
-    def __init__(self, *, feature_dimension: int, channels: int, dimension: int) -> None:
+    def __init__(self, *, feature_dimension: int, channels: int | Sequence[int], dimension: int) -> None:
         super().__init__()
-        self.first = SingleChannelConv(1, channels, kernel_size=3, stride=2, padding=1)
-        self.second = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
-        self.project = nn.Linear(channels * -(-feature_dimension // FACTOR), dimension)
+        first, second = (channels, channels) if isinstance(channels, int) else channels
+        self.first = SingleChannelConv(1, first, kernel_size=3, stride=2, padding=1)
+        self.second = nn.Conv2d(first, second, kernel_size=3, stride=2, padding=1)
+        self.project = nn.Linear(second * -(-feature_dimension // FACTOR), dimension)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Subsampled frames and their lengths; frames beyond the lengths are not zeroed again."""

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from asr.reporting import text
 from asr.reporting.charts import chart, legend_of
+from asr.reporting.kept_units import is_of_pruning
 from asr.reporting.page import Html, details, grid, join, table
 from asr.reporting.plots import WIDTH_INCHES
 from asr.reporting.run import RunRecord
@@ -26,9 +27,9 @@ Values = dict[str, dict[str, float | str]]  # by prefix and layer
 
 
 def is_of_layer(key: str) -> bool:
-    """Whether a metric is one layer's: its last word is the dotted name of a module."""
+    """Whether a metric is one layer's, by the dotted name of a module at its end, and has no section of its own."""
     prefix, _, layer = key.rpartition("/")
-    return bool(prefix) and not prefix.startswith("eval") and "." in layer
+    return bool(prefix) and not prefix.startswith("eval") and "." in layer and not is_of_pruning(key)
 
 
 def layer_values(record: RunRecord) -> Values:

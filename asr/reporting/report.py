@@ -7,6 +7,7 @@ from asr.reporting.comparison import comparison
 from asr.reporting.compression import compression_charts, is_of_compression
 from asr.reporting.controls import controls
 from asr.reporting.headline import headline
+from asr.reporting.kept_units import is_of_pruning, kept_units
 from asr.reporting.lattice import LatticePicture
 from asr.reporting.layers import is_of_layer, layers_section
 from asr.reporting.learners import learners_section, shown_here
@@ -42,6 +43,7 @@ def report(
         ("Learners", learners_section(runs)),
         ("Compression", grid(compression_charts(runs))),
         ("Layers", layers_section(runs)),
+        ("Units kept", kept_units(runs)),
         ("Errors", errors(runs)),
         ("Alignments", lattice_section(lattices)),
         ("Other figures", others(runs)),
@@ -56,7 +58,7 @@ def report(
 def others(runs: Sequence[RunRecord]) -> Html:
     """Further metrics of hooks and backends, folded away; those that never changed are only listed."""
     charts, constants = other_figures(
-        runs, elsewhere=lambda key: shown_here(key) or is_of_compression(key) or is_of_layer(key)
+        runs, elsewhere=lambda key: shown_here(key) or is_of_compression(key) or is_of_layer(key) or is_of_pruning(key)
     )
     rows = [(key, text.figure(value)) for key, value in constants]
     listed = [table(("never changed", "value"), rows, "Figures that never changed", numbers=(1,))] if rows else []

@@ -261,6 +261,12 @@ def mean_of_models(files: Sequence[Path]) -> dict[str, Tensor]:
     return {name: (sums[name] / len(files)).to(t.dtype) if name in sums else t for name, t in first.items()}
 
 
+def mean_of_auxiliaries(folders: Sequence[Path]) -> dict[str, Tensor]:
+    """Mean of the modules that trained with the model, as ``mean_of_models``; {} unless every folder holds them."""
+    files = [folder / AUXILIARIES for folder in folders]
+    return mean_of_models(files) if all(file.is_file() for file in files) else {}
+
+
 def intact_checkpoint(folder: Path) -> Checkpoint | None:
     """The checkpoint in a folder, if there is one and it is not damaged."""
     try:

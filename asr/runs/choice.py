@@ -14,6 +14,7 @@ from asr.runs.checkpoint import (
     Checkpoint,
     list_checkpoints,
     list_emergencies,
+    mean_of_auxiliaries,
     mean_of_models,
     ranked_checkpoints,
     warn_of_unreadable,
@@ -105,5 +106,7 @@ def mean_of(chosen: Sequence[Checkpoint]) -> dict[str, Tensor]:
 
 
 def mean_model(chosen: Sequence[Checkpoint]) -> LoadedModel:
-    """The model that is the mean of checkpoints, given oldest first, on the CPU."""
-    return replace(load_model(chosen[-1].folder, "run", mean_of(chosen)), origin=origin_of(chosen))
+    """The model that is the mean of checkpoints, given oldest first, on the CPU, with what trained with it."""
+    auxiliary = mean_of_auxiliaries([each.folder for each in reversed(chosen)])
+    loaded = load_model(chosen[-1].folder, "run", mean_of(chosen))
+    return replace(loaded, origin=origin_of(chosen), auxiliary=auxiliary)

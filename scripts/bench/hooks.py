@@ -58,6 +58,7 @@ HOOKS = {  # the settings that a hook needs; {files}: the folder that ``write_fi
     "additive_noise": ("hooks.additive_noise.manifest={files}/noises.jsonl",),
     "reverberation": ("hooks.reverberation.manifest={files}/rooms.jsonl",),
     "qat_int4": (),
+    "structured_pruning": (),
 }
 
 

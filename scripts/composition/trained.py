@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr.data.material import Speech
 from asr.foreign.tensors import refuse_non_finite
 from asr.models.speech_model import Recogniser, SpeechModel
+from asr.runs.checkpoint import mean_of_auxiliaries
 from asr.runs.choice import choose_checkpoints, mean_model, warn_of_best_lost, warn_of_gaps
 from asr.runs.model_folder import LoadedModel, load_model
 from asr.runs.run_folder import RunFolder
@@ -135,4 +136,5 @@ def _check_suits(loaded: LoadedModel, speech: Speech, config: DictConfig, where:
 
 def _of_folder(folder: Path) -> LoadedModel:
     loaded = load_model(folder, "weights")
-    return replace(loaded, origin={"checkpoint": folder.name, "weights_sha256": loaded.origin["weights_sha256"]})
+    origin = {"checkpoint": folder.name, "weights_sha256": loaded.origin["weights_sha256"]}
+    return replace(loaded, origin=origin, auxiliary=mean_of_auxiliaries([folder]))

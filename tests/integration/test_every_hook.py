@@ -52,6 +52,7 @@ TABLE = {
     "sequence_noise": Row(metric="mixed"),
     "spec_augment": Row(("hooks.spec_augment.time_width=5",)),
     "speed_perturbation": Row(),
+    "structured_pruning": Row(("hooks.structured_pruning.rise=0.5",), "expected_ratio"),
     "switchout": Row(metric="substitution_rate"),
     "tempo_perturbation": Row(),
 }  # fmt: skip

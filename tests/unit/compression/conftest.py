@@ -1,15 +1,20 @@
-"""Small models of every kind, batches of them, and their quantised twins."""
+"""Small models of every kind, batches of them, their quantised twins, and masks."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
 from asr.data.batch import Batch
+from asr.data.tokenizer import CharacterTokenizer
 from asr.models.speech_model import SpeechModel
-from asr.parts import build
+from asr.parts import build, plain
+from asr.runs.model_folder import Description, LoadedModel
 from asr.training.inference import Inference
+from compression.pruning.masks import Masks, attach
+from compression.pruning.sites import sites
 from compression.quantization.calibration import calibrate
 from compression.quantization.transform import transform_node
 from scripts.composition.compose import compose
@@ -23,8 +28,17 @@ SMALL = {
     "acoustic": ["model=dblstm_4", "model.encoder.hidden=8", "model.bottleneck=8"],
 }  # fmt: skip
 SMALL["chunked"] = [*SMALL["conformer"], "model.encoder.chunk=2", "model.encoder.left_chunks=2"]
+SMALL["pruned loss"] = [*SMALL["conformer"], "model/loss=pruned"]
+SMALL["product"] = [*SMALL["lstm"], "model.joiner.combine=multiply"]
+TOKENIZER = CharacterTokenizer(alphabet="abcdefghij", case="lower")
 DEFAULTS = {"bits": 4, "weights": "sawb_plus", "groups": "gate", "inputs": "pact_plus", "hidden": "fixed"}
 EVERYTHING = [{"modules": "*"}]
+
+
+@cache
+def node_of(kind: str) -> dict[str, Any]:
+    """The node of a model of the table."""
+    return plain(compose("train", SMALL[kind]).model) | SIZES
 
 
 @pytest.fixture
@@ -33,8 +47,42 @@ def small_model() -> Callable[..., SpeechModel]:
 
     def make(kind: str) -> SpeechModel:
         torch.manual_seed(0)
-        model: SpeechModel = build(compose("train", SMALL[kind]).model, **SIZES)
+        model: SpeechModel = build(node_of(kind))
         return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def loaded_model() -> Callable[..., LoadedModel]:
+    """``loaded_model(kind)``: a model of the table as from a folder; weights, biases and norms drawn at random."""
+
+    def make(kind: str) -> LoadedModel:
+        torch.manual_seed(0)
+        node = node_of(kind)
+        description = Description(model=node, features=None, tokenizer=TOKENIZER.fingerprint)
+        model = build(node).eval()
+        with torch.no_grad():
+            for each in model.parameters():
+                each.add_(0.1 * torch.randn_like(each))
+        return LoadedModel(model, None, TOKENIZER, description, {"checkpoint": "drawn"})
+
+    return make
+
+
+@pytest.fixture
+def masked() -> Callable[..., Masks]:
+    """``masked(model, kinds)``: masks drawn at random of these kinds (None: of all), attached to the model."""
+
+    def make(model: SpeechModel, kinds: list[str] | None = None, **settings: Any) -> Masks:
+        torch.manual_seed(3)
+        masks = Masks(sites(model, kinds), **({"dropped": 0.01, "minimum": 0.1, "multiple_of": 1} | settings))
+        with torch.no_grad():
+            for place, site in enumerate(masks.sites):
+                each = masks.mask(site.name).log_alpha
+                each.copy_(2 * torch.randn_like(each) if site.size > 1 else torch.tensor([3.0 * (-1) ** place]))
+        attach(model, masks)
+        return masks
 
     return make
 

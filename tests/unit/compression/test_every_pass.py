@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from asr.runs.model_folder import load_model
+from asr.runs.checkpoint import AUXILIARIES
+from asr.runs.model_folder import load_model, write_weights
+from compression.pruning.masks import Masks
+from compression.pruning.sites import sites
 from distributed.errors import UsageError
 from scripts.composition.compose import options
 from scripts.compress import main as compress
@@ -20,12 +23,21 @@ class Row:
     settings: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     again: str | None = None
+    prepare: Callable[[Path], None] = lambda checkpoint: None  # what a checkpoint needs beside its model
+
+
+def draw_masks(checkpoint: Path) -> None:
+    """Masks drawn at random beside a checkpoint's model, as hooks=[structured_pruning] leaves them."""
+    masks = Masks(sites(load_model(checkpoint).model), dropped=0.4, minimum=0.1, multiple_of=1)
+    named = {f"auxiliary.structured_pruning.masks.{name}": each for name, each in masks.state_dict().items()}
+    write_weights(checkpoint / AUXILIARIES, named)
 
 
 TABLE: dict[str, Row] = {
     "rewrite": Row(),
     "int8": Row(again=r"^the model is quantised already"),
     "int4": Row(again=r"^the model is quantised already"),
+    "prune": Row(again=r"^pass=prune: there are no masks", prepare=draw_masks),
     "pack": Row(after=("int4",), again=r"^the model is packed already"),
 }
 
@@ -46,6 +58,7 @@ def test_a_pass_makes_a_folder_that_loads_decodes_and_is_passed_over_again(
         return run / "export" / name
 
     folder = run / "checkpoints" / "step-00000001"
+    row.prepare(folder)
     chain = [*row.after, word, "rewrite", *([word] if row.again is None else [])]
     for each in chain:
         folder = make(each, folder)

@@ -1,0 +1,164 @@
+"""Structured pruning with L0 regularisation while a trained model trains on (Jiang et al. 2023, arXiv 2305.19549).
+
+Masks of heads, channels, widths and cells train with the model, under a constraint on what the model costs without the
+units that they drop. The masks are an auxiliary module: model folders hold the whole model, and the pass ``prune``
+(compression/pruning/prune.py) removes what the masks of a checkpoint drop.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from asr.data.batch import Batch
+from asr.models.encoder import Encoder
+from asr.models.speech_model import LossOutput, SpeechModel
+from asr.runs.progress import Progress
+from asr.training.hook import Hook, ParameterGroup, Run
+from asr.training.loss_terms import LossTerms
+from compression.pruning.costs import Cost, Extent, Scope, full_sizes, operations, parameters
+from compression.pruning.lagrangian import Multipliers, target_at
+from compression.pruning.latency import Latency, read_tables
+from compression.pruning.masks import Masks, attach
+from compression.pruning.parts import parts_of
+from compression.pruning.sites import sites
+from compression.pruning.units import Kind, Site
+from compression.scheme import named
+from distributed.errors import UsageError
+from distributed.ranges import Count, Fraction, Positive, Probability
+
+Objective = Literal["parameters", "flops", "milliseconds"]
+KEY = "hooks.structured_pruning."
+
+
+class Pruning(nn.Module):
+    """What trains with the model: masks and multipliers; ``reached`` is 1 in checkpoints of after the target's rise."""
+
+    reached: Tensor
+
+    def __init__(self, masks: Masks) -> None:
+        super().__init__()
+        self.masks = masks
+        self.multipliers = Multipliers()
+        self.register_buffer("reached", torch.tensor(0))
+
+
+class StructuredPruning(Hook):
+    """Trains masks until the cost of what they keep is 1 - ``sparsity`` of the whole."""
+
+    comes_after = ("dropconnect",)  # it sets an LSTM's operands to the parameters
+
+    pruning: Pruning
+    cost: Cost
+    full: float
+    total_samples: int
+
+    def __init__(
+        self,
+        *,
+        kinds: list[Kind] | None,
+        sparsity: Probability,
+        objective: Objective,
+        scope: Scope,
+        latency: Path | None,
+        frames: Count,
+        rise: Fraction,
+        minimum: Fraction,
+        multiple_of: Count,
+        initial_dropped: Probability,
+        mask_lr: Positive,
+        multiplier_lr: Positive,
+    ) -> None:
+        if objective == "milliseconds" and (latency is None or scope != "encoder"):
+            raise UsageError(
+                f"{KEY}objective=milliseconds counts the encoder and needs what was measured on a processor: set "
+                f"{KEY}scope=encoder and {KEY}latency to a file of scripts/bench/latency.py"
+            )
+        if initial_dropped == 0:
+            raise UsageError(f"{KEY}initial_dropped must be above 0, or no mask could learn; 0.01 is usual")
+        self.kinds, self.sparsity, self.objective, self.scope = kinds, sparsity, objective, scope
+        self.latency, self.extent, self.rise = latency, Extent(frames), rise
+        self.minimum, self.multiple_of, self.initial_dropped = minimum, multiple_of, initial_dropped
+        self.mask_lr, self.multiplier_lr = mask_lr, multiplier_lr
+        self.target = 0.0
+
+    def on_auxiliary(self, model: SpeechModel) -> nn.Module:
+        """The masks, which the model computes with from here on.
+
+        Raises:
+            UsageError: the model has no units of a kind, or is quantised, or the table of latencies is of another one.
+        """
+        with named("hooks.structured_pruning: "):
+            found = self._sites_of(model)
+            masks = Masks(found, dropped=self.initial_dropped, minimum=self.minimum, multiple_of=self.multiple_of)
+            self.cost = self._cost_of(model, found)
+        self.full = float(self.cost(full_sizes(found)))
+        attach(model, masks)
+        self.pruning = Pruning(masks)
+        return self.pruning
+
+    def _sites_of(self, model: SpeechModel) -> list[Site]:
+        """The sites of these kinds, whose units all count in the cost."""
+        found = sites(model, self.kinds)
+        counted = [site for site in found if self.scope == "model" or site.name.startswith("encoder.")]
+        others = {site.kind for site in found} - {site.kind for site in counted}
+        if self.kinds and others:
+            raise UsageError(
+                f"kinds: {', '.join(sorted(others))} cost nothing with scope=encoder; leave them out, or set scope=model"
+            )
+        if not counted:
+            raise UsageError("this model has nothing that can be masked")
+        return counted
+
+    def _cost_of(self, model: SpeechModel, found: list[Site]) -> Cost:
+        if self.objective == "parameters":
+            return parameters(model, found, self.scope)
+        if self.objective == "flops":
+            return operations(model, found, self.scope, self.extent)
+        encoder = getattr(model, "encoder", None)
+        if not isinstance(encoder, Encoder):
+            raise UsageError("objective=milliseconds: this model has no encoder; choose parameters")
+        assert self.latency is not None
+        return Latency(parts_of(encoder, found), read_tables(self.latency))
+
+    def on_parameter_groups(self, model: SpeechModel) -> list[ParameterGroup]:
+        """Masks descend and multipliers ascend, at rates of their own."""
+
+        def group(part: nn.Module, **options: object) -> ParameterGroup:
+            rules = {"clip": False, "scale_lr": False, "compress": False, "schedule": False}
+            return ParameterGroup.of(model, part, options=options, **rules)
+
+        return [
+            group(self.pruning.masks, lr=self.mask_lr),
+            group(self.pruning.multipliers, lr=self.multiplier_lr, maximize=True),
+        ]
+
+    def on_fit_start(self, run: Run, resumed: bool) -> None:
+        self.total_samples = run.learning_rate.schedule.horizon.total_samples
+
+    def on_step_start(self, progress: Progress) -> None:
+        self.target = target_at(progress.samples / self.total_samples, self.sparsity, self.rise)
+        self.pruning.reached.fill_(int(self.target == self.sparsity))
+
+    def on_loss(self, batch: Batch, output: LossOutput, terms: LossTerms) -> None:
+        if terms.last:
+            term = self.pruning.multipliers(1 - self.expected_ratio(), self.target)
+            terms.add_per_step("lagrangian", term.to(terms.summed.dtype))
+
+    def expected_ratio(self) -> Tensor:
+        """The cost of the sizes that the masks are expected to have, as a fraction of the whole; has a gradient."""
+        return self.cost(self.pruning.masks.expected_sizes()) / self.full
+
+    def on_step_end(self, progress: Progress, metrics: dict[str, float]) -> None:
+        with torch.no_grad():
+            metrics["structured_pruning/expected_ratio"] = float(self.expected_ratio())
+        metrics["structured_pruning/target_ratio"] = 1 - self.target
+
+    def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Add the cost of the units that evaluation keeps, as a fraction of the whole, and their fraction at each site."""
+        kept = self.pruning.masks.kept()
+        sizes = {name: torch.tensor(float(len(units.indices))) for name, units in kept.items()}
+        metrics["structured_pruning/kept_ratio"] = float(self.cost(sizes)) / self.full
+        for site in self.pruning.masks.sites:
+            metrics[f"structured_pruning/kept/{site.name}"] = float(sizes[site.name]) / site.size

@@ -1,0 +1,174 @@
+"""What is masked and what is removed compute the same; the smaller model is an ordinary one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asr.data.batch import Batch
+from asr.models.conformer import Conformer
+from asr.models.speech_model import SpeechModel
+from asr.models.streaming import ConformerStream
+from asr.models.transducer import Transducer
+from asr.runs.model_folder import LoadedModel, load_model, save_model
+from compression.pruning.costs import full_sizes, parameters
+from compression.pruning.masks import Masks, kept_of
+from compression.pruning.removal import Kept, removed
+from compression.pruning.sites import sites
+from distributed.errors import UsageError
+
+Masked = Callable[..., Masks]
+Loaded = Callable[..., LoadedModel]
+CONFORMER = ["heads", "feed_forward", "channels", "module", "width", "subsampling", "predictor", "joint"]
+LSTM = ["cells", "predictor", "joint"]
+CASES = [
+    *(("conformer", [kind]) for kind in CONFORMER),
+    *(("lstm", [kind]) for kind in LSTM),
+    ("stateless", ["predictor"]),
+    *(
+        (kind, None)
+        for kind in ("conformer", "chunked", "pruned loss", "lstm", "product", "stateless", "ctc", "acoustic")
+    ),
+]
+
+
+def answers(model: SpeechModel, batch: Batch) -> list[Tensor]:
+    """What a model computes: its states, its scores, its loss."""
+    with torch.no_grad():
+        total = model(batch).total
+        if not hasattr(model, "encode"):
+            return [model.logits(model.states(batch.features, batch.feature_lengths)), total]  # type: ignore[operator]
+        states, _ = model.encode(batch.features, batch.feature_lengths)
+        if not isinstance(model, Transducer):
+            return [model.ctc_head(states), total]  # type: ignore[operator]
+        predicted = model.joiner.project_predictor(model.predictor(batch.predictor_inputs))
+        return [model.joiner.logits(model.joiner.project_encoder(states)[:, :, None], predicted[:, None]), total]
+
+
+@pytest.mark.parametrize(("kind", "kinds"), CASES, ids=str)
+def test_masked_and_removed_models_compute_the_same(
+    kind: str, kinds: list[str] | None, loaded_model: Loaded, masked: Masked, make_batch: Callable[..., Batch]
+) -> None:
+    batch = make_batch([40, 33, 17], [4, 3, 1])
+    loaded, names = loaded_model(kind), list(loaded_model(kind).model.state_dict())
+    dense = answers(loaded.model, batch)
+    masks = masked(loaded.model, kinds)
+    ours = answers(loaded.model, batch)
+    made = removed(loaded, masks.kept())
+    theirs = answers(made.model, batch)
+    assert list(loaded.model.state_dict()) == names, "masks are no part of the model"
+    for one, other, whole in zip(ours, theirs, dense, strict=True):
+        scale = max(1.0, float(one.abs().max()))
+        assert float((one - other).abs().max()) / scale < 1e-5
+        if one.dim() and one.shape == whole.shape:
+            assert float((one - whole).abs().max()) > 1e-3, "masks change what the model computes"
+    counted = sum(each.numel() for name, each in made.model.named_parameters() if not name.startswith("loss."))
+    found = sites(loaded.model, kinds)
+    sizes = {name: torch.tensor(float(len(each.indices))) for name, each in masks.kept().items()}
+    cost = parameters(loaded.model, found, "model")
+    assert float(cost(sizes)) == counted < float(cost(full_sizes(found)))
+    assert {type(each) for each in made.model.modules()} <= {type(each) for each in loaded_model(kind).model.modules()}
+    assert not any("mask" in repr(value) for each in made.model.modules() for value in vars(each).values())
+
+
+def test_a_stream_of_the_masked_encoder_is_one_of_the_removed(loaded_model: Loaded, masked: Masked) -> None:
+    loaded = loaded_model("chunked")
+    masks = masked(loaded.model, None)
+    made = removed(loaded, masks.kept())
+    features = torch.randn(2, 45, 12)
+
+    def streamed(model: Any) -> Tensor:
+        assert isinstance(model.encoder, Conformer)
+        stream = ConformerStream(model.encoder)
+        with torch.no_grad():
+            return torch.cat([stream.push(each) for each in features.split(stream.chunk_frames, dim=1)], dim=1)
+
+    ours, theirs = streamed(loaded.model), streamed(made.model)
+    width = masks.kept()["encoder.width"].indices
+    torch.testing.assert_close(ours[..., width], theirs, atol=1e-5, rtol=0)
+    whole, _ = made.model.encode(features, torch.tensor([45, 45]))  # type: ignore[operator]
+    torch.testing.assert_close(theirs, whole, atol=1e-5, rtol=0)
+
+
+def test_modules_without_any_unit_are_absent(
+    loaded_model: Loaded, masked: Masked, make_batch: Callable[..., Batch]
+) -> None:
+    loaded, batch = loaded_model("conformer"), make_batch([40, 33], [4, 3])
+    masks = masked(loaded.model, ["heads", "feed_forward", "channels", "module"])
+    empty = ["encoder.blocks.0.attention", "encoder.blocks.0.feed_forward_out", "encoder.blocks.1.convolution.channels"]
+    z = {site.name: torch.rand(site.size) * (site.name not in empty) for site in masks.sites}
+    z["encoder.blocks.0.convolution"] = torch.zeros(1)
+    made = removed(loaded, {name: Kept.of(each) for name, each in z.items()})
+    first, second = made.model.encoder.blocks  # type: ignore[union-attr, misc]
+    assert first.attention is first.feed_forward_out is first.convolution is second.convolution is None
+    assert second.attention is not None
+    masks.value = z.__getitem__  # type: ignore[method-assign]
+    for one, other in zip(answers(loaded.model, batch), answers(made.model, batch), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_it_is_a_folder_of_its_own_that_can_be_pruned_again(
+    loaded_model: Loaded, masked: Masked, make_batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    loaded, batch = loaded_model("conformer"), make_batch([40, 33], [4, 3])
+    save_model(loaded, tmp_path / "whole")
+    made = removed(loaded, masked(loaded.model).kept())
+    save_model(made, tmp_path / "small")
+    bytes_of = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "whole")]
+    assert bytes_of[0] < 0.8 * bytes_of[1]
+    read = load_model(tmp_path / "small")
+    for one, other in zip(answers(read.model, batch), answers(made.model, batch), strict=True):
+        torch.testing.assert_close(one, other)
+    assert read.description.model["encoder"]["position_dimension"] == 16
+    assert made.auxiliary == {}
+    masks = masked(made.model)
+    again = removed(made, masks.kept())
+    for one, other in zip(answers(made.model, batch), answers(again.model, batch), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_units_are_given_by_their_indices_too(loaded_model: Loaded) -> None:
+    made = removed(loaded_model("lstm"), {"encoder.layers.0.left_to_right": Kept.unchanged([5, 0, 2])})
+    whole = loaded_model("lstm").model.state_dict()
+    small = made.model.state_dict()
+    cells = torch.tensor([0, 2, 5])
+    rows = torch.cat([cells + 8 * gate for gate in range(4)])
+    name = "encoder.layers.0.left_to_right.weight_hh_l0"
+    assert torch.equal(small[name], whole[name][rows][:, cells])
+    read = torch.cat([cells, torch.arange(8, 16)])
+    name = "encoder.layers.1.right_to_left.weight_ih_l0"
+    assert torch.equal(small[name], whole[name][:, read])
+    assert made.description.model["encoder"]["hidden"] == [[3, 8], [8, 8], [8, 8]]
+
+
+def test_what_cannot_be_removed_is_refused(loaded_model: Loaded, quantized: Callable[..., Any]) -> None:
+    loaded = loaded_model("lstm")
+    with pytest.raises(UsageError, match=r"^encoder\.layers\.0\.left_to_right: nothing is kept of its 8 units"):
+        removed(loaded, {"encoder.layers.0.left_to_right": Kept.unchanged([])})
+    with pytest.raises(UsageError, match=r"^the model has no encoder\.width; it has encoder\.layers"):
+        removed(loaded, {"encoder.width": Kept.unchanged([1])})
+    with pytest.raises(UsageError, match=r"^kinds: this model has no heads, width; it has cells, joint, predictor$"):
+        sites(loaded.model, ["width", "cells", "heads"])
+    with pytest.raises(UsageError, match="quantised already"):
+        sites(quantized(loaded.model))
+    with pytest.raises(UsageError, match=r"^there are no masks beside this model"):
+        kept_of({}, None)
+
+
+def test_removal_counts_in_multiples_but_for_heads(loaded_model: Loaded, masked: Masked) -> None:
+    loaded = loaded_model("conformer")
+    masks = masked(loaded.model)
+    names = {f"auxiliary.pruning.masks.{name}": each for name, each in masks.state_dict().items()}
+    as_trained = kept_of(names, None)
+    for name, each in masks.kept().items():
+        assert torch.equal(as_trained[name].indices, each.indices)
+        assert torch.equal(as_trained[name].values, each.values)
+    for name, each in kept_of(names, 8).items():
+        if not name.endswith(("attention", "convolution")):
+            assert len(each.indices) % 8 == 0
+    assert any(len(each.indices) % 8 for name, each in as_trained.items() if not name.endswith("attention"))
+    made = removed(loaded, kept_of(names, 8))
+    assert all(isinstance(each, nn.Module) for each in made.model.modules())
