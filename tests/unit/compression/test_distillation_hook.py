@@ -1,0 +1,267 @@
+"""The hook layerwise_distillation on real models: what it compares, that parts add up, what it refuses."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from asr.data.batch import Batch
+from asr.models.encoder import padding_mask
+from asr.models.speech_model import SpeechModel
+from asr.training.trainer import Trainer
+from compression.distillation.hook import LayerwiseDistillation
+from compression.distillation.views import View, Wanted
+from distributed.errors import UsageError
+from distributed.learners.launch import World
+from tests.models import save_random_model
+from tests.unit.compression.conftest import SMALL
+
+KEY = "hooks.layerwise_distillation"
+RUN = ("backend=single", "evaluation.sets=[]", "trainer.memory_probe=false")
+NO_DROPOUT = ("model.encoder.dropout=0", "model.predictor.dropout=0", "model.predictor.embedding_dropout=0")
+EVERY_TERM = (f"{KEY}.ctc_weight=0.3", f"{KEY}.transducer_weight=2", f"{KEY}.temperature=1.5")
+CONFORMER = (
+    "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.dimension=16", "model.encoder.heads=2",
+    "model.predictor.dimension=16", "model.joiner.dimension=16",
+)  # fmt: skip
+TERMS = ("layer_distillation", "ctc_distillation", "transducer_distillation")
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def teacher(small_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Path]:
+    """``teacher(*overrides)``: the model folder of a model with random weights."""
+
+    def make(*overrides: str) -> Path:
+        (tmp_path / "made").mkdir()
+        return save_random_model(small_config(*RUN, *overrides), tmp_path / "made", tmp_path / "teacher")
+
+    return make
+
+
+@pytest.fixture
+def start(
+    small_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], tmp_path: Path, alone: World
+) -> Iterator[Callable[..., Trainer]]:
+    """``start(teacher, *overrides)``: a trainer that distils, before its first step."""
+    trainers: list[Trainer] = []
+
+    def make(folder: Path, *overrides: str) -> Trainer:
+        named = [each for each in overrides if each.startswith("hooks=")]
+        hooks = named or ["hooks=[layerwise_distillation]"]
+        rest = [each for each in overrides if each not in named]
+        config = small_config(*RUN, *hooks, f"{KEY}.teacher={folder}", *rest)
+        trainers.append(make_trainer(config, tmp_path / f"run{len(trainers)}", alone))
+        for hook in trainers[-1].parts.hooks.values():
+            hook.on_fit_start(trainers[-1].parts.run, resumed=False)
+        return trainers[-1]
+
+    yield make
+    for each in trainers:
+        each.parts.recorder.close()
+
+
+def hook_of(trainer: Trainer) -> LayerwiseDistillation:
+    hook = trainer.parts.hooks["layerwise_distillation"]
+    assert isinstance(hook, LayerwiseDistillation)
+    return hook
+
+
+def unit_of(trainer: Trainer) -> Batch:
+    return trainer.parts.dataset[trainer.parts.plan.epoch(0)[0][0]]
+
+
+def run_parts(trainer: Trainer, *parts: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The logged terms, summed, and the gradients of the loss of some parts of a unit."""
+    model = trainer.parts.run.model
+    model.train()
+    for parameter in model.parameters():
+        parameter.grad = None
+    done = [trainer.parts.objective.backward(part, 1.0, part is parts[-1]) for part in parts]
+    sums: dict[str, float] = {}
+    for terms in (each for own in done for each in own):
+        for name, value in [*terms.sums.items(), ("total", terms.value)]:
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return sums, {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_view_sees_the_states_that_the_model_gives_out(kind: str, small_model: Make, make_batch: Make) -> None:
+    model, batch = small_model(kind), make_batch([50, 30, 21], [4, 2, 3])
+    view = View(model, Wanted([0, len(model.encoder.layers) - 1], ctc=False, transducer=False))
+    output = model(batch)
+    lengths = model.encoder.state_lengths(batch.feature_lengths)
+    first, last = view.take(batch).layers
+    padding = padding_mask(lengths, output.encoder_states.shape[1]).unsqueeze(-1)
+    assert torch.equal(last.masked_fill(padding, 0.0), output.encoder_states)
+    sizes = model.encoder.layer_dimensions
+    assert [first.shape[2], last.shape[2]] == [sizes[0], sizes[-1]]
+    for seen, again in zip((first, last), view.observe(batch).layers, strict=True):
+        torch.testing.assert_close(again.masked_fill(padding, 0.0), seen.masked_fill(padding, 0.0))
+    view.remove()
+
+
+@pytest.mark.parametrize("model", [(), CONFORMER], ids=["lstm", "conformer"])
+def test_parts_of_a_unit_add_up(model: tuple[str, ...], teacher: Make, start: Make) -> None:
+    trainer = start(teacher("seed=2", *model), *model, "trainer.precision=fp64", *NO_DROPOUT, *EVERY_TERM)
+    batch = unit_of(trainer)
+    assert len(batch.utterance_ids) == 2
+    whole, gradients = run_parts(trainer, batch)
+    parts, summed = run_parts(trainer, batch.part(0, 1), batch.part(1, 2))
+    assert whole.keys() == parts.keys() >= {*TERMS}
+    assert all(parts[name] == pytest.approx(value, rel=1e-9) for name, value in whole.items())
+    assert all(whole[name] > 0 for name in TERMS)
+    assert "auxiliary.layerwise_distillation.maps.0.weight" in gradients
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(summed[name], gradient, rtol=1e-9, atol=1e-12)
+    alone = whole["rnnt"] + 0.3 * whole["ctc"]
+    assert whole["total"] == pytest.approx(alone + sum(whole[name] for name in TERMS), rel=1e-9)
+
+
+@pytest.mark.parametrize("model", [(), CONFORMER], ids=["lstm", "conformer"])
+def test_a_copy_of_the_teacher_hears_and_reads_what_the_teacher_does(
+    model: tuple[str, ...], teacher: Make, start: Make
+) -> None:
+    """Features are augmented and the history is perturbed: the distances are 0 if both are the same for both."""
+    folder = teacher(*model)
+    hooks = "hooks=[spec_augment,switchout,layerwise_distillation]"
+    exact = ("trainer.precision=fp64", *NO_DROPOUT, *EVERY_TERM, "hooks.spec_augment.time_width=5")
+    trainer = start(folder, *model, hooks, *exact, f"init_from={folder}", "hooks.switchout.temperature=2")
+    batch = unit_of(trainer)
+    assert not torch.equal(batch.predictor_inputs, batch.targets)
+    sums, _ = run_parts(trainer, batch)
+    assert all(abs(sums[name]) < 1e-12 for name in TERMS)
+    sums, _ = run_parts(trainer, replace(batch, features=2 * batch.features))
+    assert all(abs(sums[name]) < 1e-12 for name in TERMS)
+
+
+def test_the_teacher_stays_as_it_is(teacher: Make, start: Make) -> None:
+    trainer = start(teacher("seed=2"), *EVERY_TERM)
+    hook = hook_of(trainer)
+    assert hook.views is not None
+    model = hook.views[1].model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run_parts(trainer, unit_of(trainer))
+    assert not any(each.training for each in model.modules())
+    assert not any(each.requires_grad or each.grad is not None for each in model.parameters())
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    inside = {id(each) for each in trainer.parts.run.model.modules()}
+    assert not inside & {id(each) for each in model.modules()}
+    (group,) = [each for each in trainer.parts.optimizer.param_groups if each["name"] == "layerwise_distillation"]
+    assert group["weight_decay"] == 0
+    assert [tuple(each.shape) for each in group["params"]] == [(32, 32)]
+
+
+def test_a_smaller_student_has_a_map_for_each_of_its_layers(teacher: Make, start: Make) -> None:
+    folder = teacher("model.encoder.layers=4", "model.encoder.hidden=[[8,8],[8,8],[7,7],[9,9]]")
+    trainer = start(folder, "model.encoder.layers=2", "model.encoder.hidden=[[5,3],[6,6]]")
+    assert hook_of(trainer).pairs == [(0, 1), (1, 3)]
+    maps = hook_of(trainer).maps
+    assert maps is not None
+    assert [tuple(each.weight.shape) for each in maps.maps] == [(8, 16), (12, 18)]
+    _, gradients = run_parts(trainer, unit_of(trainer))
+    assert all(gradients[f"auxiliary.layerwise_distillation.maps.{place}.weight"].any() for place in (0, 1))
+
+
+def test_layers_may_be_named(teacher: Make, start: Make) -> None:
+    trainer = start(teacher(*CONFORMER), *CONFORMER, f"{KEY}.layers=[[1,0]]")
+    assert hook_of(trainer).pairs == [(1, 0)]
+    sums, _ = run_parts(trainer, unit_of(trainer))
+    assert sums["layer_distillation"] > 0
+
+
+def test_posteriors_alone_need_no_maps(teacher: Make, start: Make) -> None:
+    trainer = start(teacher("seed=2"), f"{KEY}.weight=0", f"{KEY}.transducer_weight=1")
+    sums, _ = run_parts(trainer, unit_of(trainer))
+    assert sums["transducer_distillation"] > 0
+    assert "layer_distillation" not in sums
+    assert not [name for name, _ in trainer.parts.run.model.named_parameters() if name.startswith("auxiliary")]
+
+
+def test_an_emptied_unit_gives_every_map_a_gradient_of_0(teacher: Make, start: Make) -> None:
+    trainer = start(teacher("seed=2"), *EVERY_TERM)
+    batch = unit_of(trainer)
+    names = ("features", "feature_lengths", "targets", "target_lengths", "predictor_inputs")
+    cut = {name: getattr(batch, name)[:0] for name in names}
+    sums, gradients = run_parts(trainer, replace(batch, utterance_ids=[], weight=0.0, **cut))
+    assert sums["total"] == 0
+    assert gradients["auxiliary.layerwise_distillation.maps.0.weight"].eq(0).all()
+
+
+def test_under_bf16_distances_are_summed_in_fp32(teacher: Make, start: Make) -> None:
+    folder = teacher("seed=2")
+    found = []
+    for precision in ("fp32", "bf16"):
+        trainer = start(folder, *EVERY_TERM, *NO_DROPOUT, f"trainer.precision={precision}")
+        terms = trainer.parts.objective.forward(unit_of(trainer), trainer.parts.objective.passes[0], True)
+        assert terms is not None
+        assert all(terms.sums[name].dtype == torch.float32 for name in TERMS)
+        found.append([float(terms.sums[name]) for name in TERMS])
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+    assert found[1] != found[0]
+
+
+def test_a_quantised_student_is_distilled(teacher: Make, start: Make) -> None:
+    folder = teacher(*CONFORMER)
+    hooks = "hooks=[qat_int4,layerwise_distillation]"
+    trainer = start(folder, *CONFORMER, hooks, *EVERY_TERM, *NO_DROPOUT, f"init_from={folder}")
+    sums, gradients = run_parts(trainer, unit_of(trainer))
+    assert all(sums[name] > 0 for name in TERMS), "its rounding errors"
+    assert all(gradients[name].isfinite().all() for name in gradients)
+    assert type(trainer.parts.run.model.auxiliary["layerwise_distillation"].maps[0]) is torch.nn.Linear
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {  # overrides of teacher and student, message
+    "rate": (CONFORMER, ("model.encoder.stack=2",), r"\.teacher=.*: it has a state for every 4 frames and this model .* 2, "),
+    "features": (("features.num_mels=16",), (), r"\.teacher=.*: that model hears other features .*: num_mels differ; "),
+    "tokens": (
+        ("tokenizer.alphabet=\" abcdefghijklmnopqrstuvwxyz'-\"",), (f"{KEY}.ctc_weight=1",),
+        r"\.teacher=.*: that model writes other tokens .* set hooks\.layerwise_distillation\.ctc_weight=0 ",
+    ),
+    "layers": ((), (f"{KEY}.layers=[[0,1]]",), r"\.layers: the teacher has layers 0 to 0, not 1; name others$"),
+    "own layers": ((), (f"{KEY}.layers=[[1,0]]",), r"\.layers: this model has layers 0 to 0, not 1; name others$"),
+    "no CTC head": (("model.ctc_weight=0",), (f"{KEY}.ctc_weight=1",), r"\.ctc_weight: the teacher has no CTC head, "),
+    "no transducer": (
+        ("model=ctc_ibm_lstm", "model.encoder.hidden=8", "model.encoder.layers=1", "model.encoder.stack=4"),
+        (f"{KEY}.transducer_weight=1",), r"\.transducer_weight: the teacher is no transducer; set ",
+    ),
+    "nothing": ((), (f"{KEY}.weight=0",), r": weight, ctc_weight and transducer_weight are 0; set one, "),
+    "no layers": ((), (f"{KEY}.layers=[]",), r"\.layers=\[\]: pairs no layers; null pairs all, "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_partner_is_refused(case: str, teacher: Make, start: Make) -> None:
+    theirs, own, message = REFUSED[case]
+    folder = teacher(*theirs)
+    with pytest.raises(UsageError, match=rf"^hooks\.layerwise_distillation{message}") as error:
+        start(folder, *own)
+    assert "\n" not in str(error.value)
+
+
+def test_other_tokens_do_not_matter_to_states(teacher: Make, start: Make) -> None:
+    trainer = start(teacher('tokenizer.alphabet=" abcdefghijklmnopqrstuvwxyz\'-"'))
+    sums, _ = run_parts(trainer, unit_of(trainer))
+    assert sums["layer_distillation"] > 0
+
+
+def test_a_model_without_an_encoder_and_no_teacher_at_all_are_refused(
+    lm_run: Callable[..., Path], teacher: Make, start: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"^hooks\.layerwise_distillation: a TokenLanguageModel has no encoder, "):
+        lm_run("+hooks=[layerwise_distillation]", f"{KEY}.teacher={teacher()}")
+    with pytest.raises(UsageError, match=r"^hooks\.layerwise_distillation\.teacher=.*: no checkpoint there; give "):
+        start(tmp_path / "nowhere")
+
+
+def test_an_acoustic_model_is_distilled_segment_by_segment(small_model: Make, make_batch: Make) -> None:
+    student: SpeechModel = small_model("acoustic")
+    batch = make_batch([50, 30], [4, 2])
+    wide = View(student, Wanted([0], ctc=False, transducer=False)).observe(batch).layers[0]
+    assert wide.shape[:2] == batch.features.shape[:2]
