@@ -128,16 +128,13 @@ def test_parts_of_a_unit_add_up(model: tuple[str, ...], teacher: Make, start: Ma
 def test_a_copy_of_the_teacher_hears_and_reads_what_the_teacher_does(
     model: tuple[str, ...], teacher: Make, start: Make
 ) -> None:
-    """Features are augmented and the history is perturbed: the distances are 0 if both are the same for both."""
+    """Features are augmented and the history is another one: the distances are 0 if both are the same for both."""
     folder = teacher(*model)
-    hooks = "hooks=[spec_augment,switchout,layerwise_distillation]"
-    exact = ("trainer.precision=fp64", *NO_DROPOUT, *EVERY_TERM, "hooks.spec_augment.time_width=5")
-    trainer = start(folder, *model, hooks, *exact, f"init_from={folder}", "hooks.switchout.temperature=2")
+    hooks = ("hooks=[spec_augment,layerwise_distillation]", "hooks.spec_augment.time_width=5")
+    exact = ("trainer.precision=fp64", *NO_DROPOUT, *EVERY_TERM)
+    trainer = start(folder, *model, *hooks, *exact, f"init_from={folder}")
     batch = unit_of(trainer)
-    assert not torch.equal(batch.predictor_inputs, batch.targets)
-    sums, _ = run_parts(trainer, batch)
-    assert all(abs(sums[name]) < 1e-12 for name in TERMS)
-    sums, _ = run_parts(trainer, replace(batch, features=2 * batch.features))
+    sums, _ = run_parts(trainer, replace(batch, predictor_inputs=batch.targets.flip(1)))
     assert all(abs(sums[name]) < 1e-12 for name in TERMS)
 
 
@@ -195,15 +192,16 @@ def test_an_emptied_unit_gives_every_map_a_gradient_of_0(teacher: Make, start: M
 
 
 def test_under_bf16_distances_are_summed_in_fp32(teacher: Make, start: Make) -> None:
-    folder = teacher("seed=2")
+    model = (*CONFORMER, "model/predictor=stateless", "model.encoder.dropout=0", "model.predictor.dropout=0")
+    folder = teacher("seed=2", *model)
     found = []
     for precision in ("fp32", "bf16"):
-        trainer = start(folder, *EVERY_TERM, *NO_DROPOUT, f"trainer.precision={precision}")
+        trainer = start(folder, *model, *EVERY_TERM, f"trainer.precision={precision}")
         terms = trainer.parts.objective.forward(unit_of(trainer), trainer.parts.objective.passes[0], True)
         assert terms is not None
         assert all(terms.sums[name].dtype == torch.float32 for name in TERMS)
         found.append([float(terms.sums[name]) for name in TERMS])
-    assert found[1] == pytest.approx(found[0], rel=0.05)
+    assert found[1] == pytest.approx(found[0], rel=0.1)
     assert found[1] != found[0]
 
 
