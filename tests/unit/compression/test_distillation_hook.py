@@ -108,7 +108,9 @@ def test_a_view_sees_the_states_that_the_model_gives_out(kind: str, small_model:
 
 
 @pytest.mark.parametrize("model", [(), CONFORMER], ids=["lstm", "conformer"])
-def test_parts_of_a_unit_add_up(model: tuple[str, ...], teacher: Make, start: Make) -> None:
+def test_parts_of_a_unit_add_up_also_where_memory_was_short_for_the_teacher(
+    model: tuple[str, ...], teacher: Make, start: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = start(teacher("seed=2", *model), *model, "trainer.precision=fp64", *NO_DROPOUT, *EVERY_TERM)
     batch = unit_of(trainer)
     assert len(batch.utterance_ids) == 2
@@ -120,6 +122,20 @@ def test_parts_of_a_unit_add_up(model: tuple[str, ...], teacher: Make, start: Ma
     assert "auxiliary.layerwise_distillation.maps.0.weight" in gradients
     for name, gradient in gradients.items():
         torch.testing.assert_close(summed[name], gradient, rtol=1e-9, atol=1e-12)
+    views = hook_of(trainer).views
+    assert views is not None
+    observe = views[1].observe
+
+    def short_of_memory(part: Batch) -> Any:
+        if len(part.utterance_ids) > 1:
+            raise torch.OutOfMemoryError
+        return observe(part)
+
+    monkeypatch.setattr(views[1], "observe", short_of_memory)
+    halved, again = run_parts(trainer, batch)
+    assert trainer.parts.memory.exhausted == 1
+    assert halved == parts
+    assert all(torch.equal(again[name], each) for name, each in summed.items())
     alone = whole["rnnt"] + 0.3 * whole["ctc"]
     assert whole["total"] == pytest.approx(alone + sum(whole[name] for name in TERMS), rel=1e-9)
 
@@ -213,6 +229,31 @@ def test_a_quantised_student_is_distilled(teacher: Make, start: Make) -> None:
     assert all(sums[name] > 0 for name in TERMS), "its rounding errors"
     assert all(gradients[name].isfinite().all() for name in gradients)
     assert type(trainer.parts.run.model.auxiliary["layerwise_distillation"].maps[0]) is torch.nn.Linear
+
+
+def test_a_student_that_is_pruned_meanwhile_is_distilled_through_its_masks(teacher: Make, start: Make) -> None:
+    """The states are those of the masks that were drawn; a closed entry is 0 and costs nothing once its row is 0."""
+    folder, closed = teacher(*CONFORMER), 3
+    hooks = "hooks=[structured_pruning,layerwise_distillation]"
+    trainer = start(folder, *CONFORMER, hooks, *EVERY_TERM, *NO_DROPOUT, f"init_from={folder}")
+    pruning: Any = trainer.parts.hooks["structured_pruning"]
+    maps = hook_of(trainer).maps
+    assert maps is not None
+    width = pruning.pruning.masks.mask("encoder.width").log_alpha
+    with torch.no_grad():
+        width[closed] = -50
+        for each in maps.maps:
+            each.weight[closed] = 0
+    sums, gradients = run_parts(trainer, unit_of(trainer))
+    assert all(sums[name] > 0 for name in TERMS)
+    assert all(each.isfinite().all() for each in gradients.values())
+    for place in range(2):
+        by_map = gradients[f"auxiliary.layerwise_distillation.maps.{place}.weight"]
+        assert by_map[closed].eq(0).all()
+        assert by_map.any(1).sum() == 15
+    masks = [name for name in gradients if name.startswith("auxiliary.structured_pruning") and "feed_forward" in name]
+    assert masks
+    assert all(gradients[name].any() for name in masks)
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {  # overrides of teacher and student, message
