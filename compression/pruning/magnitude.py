@@ -70,8 +70,11 @@ def in_order(
 def left(found: Sequence[Site], gone: Sequence[Removal], multiple_of: int) -> dict[str, list[int]]:
     """The units of every site that stay; of numbers that are no multiples the last ones to go stay too."""
     kept: dict[str, list[int]] = {}
+    units_gone: dict[str, list[int]] = {site.name: [] for site in found}
+    for each in gone:
+        units_gone[each.site].append(each.unit)
     for site in found:
-        own = [each.unit for each in gone if each.site == site.name]
+        own = units_gone[site.name]
         number = site.size - len(own)
         if site.kind not in NEVER_ROUNDED:
             number = min(site.size, -(-number // multiple_of) * multiple_of)
