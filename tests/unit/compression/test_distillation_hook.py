@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from torch import Tensor
 from asr.data.batch import Batch
 from asr.models.encoder import padding_mask
 from asr.models.speech_model import SpeechModel
+from asr.parts import build
+from asr.runs.model_folder import load_model
 from asr.training.trainer import Trainer
 from compression.distillation.hook import LayerwiseDistillation
 from compression.distillation.views import View, Wanted
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from tests.models import save_random_model
-from tests.unit.compression.conftest import SMALL
 
 KEY = "hooks.layerwise_distillation"
 RUN = ("backend=single", "evaluation.sets=[]", "trainer.memory_probe=false")
@@ -34,13 +36,23 @@ TERMS = ("layer_distillation", "ctc_distillation", "transducer_distillation")
 Make = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    """The teachers that were made so far, by their overrides."""
+    return {(): tmp_path_factory.mktemp("teachers")}  # () is their folder
+
+
 @pytest.fixture
-def teacher(small_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Path]:
-    """``teacher(*overrides)``: the model folder of a model with random weights."""
+def teacher(small_config: Callable[..., DictConfig], made: dict[tuple[str, ...], Path]) -> Callable[..., Path]:
+    """``teacher(*overrides)``: the model folder of a model with random weights, of seed 2 unless they say otherwise."""
 
     def make(*overrides: str) -> Path:
-        (tmp_path / "made").mkdir()
-        return save_random_model(small_config(*RUN, *overrides), tmp_path / "made", tmp_path / "teacher")
+        key = ("seed=2", *overrides)
+        if key not in made:
+            work = made[()] / str(len(made))
+            work.mkdir()
+            made[key] = save_random_model(small_config(*RUN, *key), work, work / "teacher")
+        return made[key]
 
     return make
 
@@ -91,7 +103,7 @@ def run_parts(trainer: Trainer, *parts: Batch) -> tuple[dict[str, float], dict[s
     return sums, {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", ["conformer", "lstm", "ctc", "acoustic"])
 def test_a_view_sees_the_states_that_the_model_gives_out(kind: str, small_model: Make, make_batch: Make) -> None:
     model, batch = small_model(kind), make_batch([50, 30, 21], [4, 2, 3])
     view = View(model, Wanted([0, len(model.encoder.layers) - 1], ctc=False, transducer=False))
@@ -111,7 +123,7 @@ def test_a_view_sees_the_states_that_the_model_gives_out(kind: str, small_model:
 def test_parts_of_a_unit_add_up_also_where_memory_was_short_for_the_teacher(
     model: tuple[str, ...], teacher: Make, start: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = start(teacher("seed=2", *model), *model, "trainer.precision=fp64", *NO_DROPOUT, *EVERY_TERM)
+    trainer = start(teacher(*model), *model, "trainer.precision=fp64", *NO_DROPOUT, *EVERY_TERM)
     batch = unit_of(trainer)
     assert len(batch.utterance_ids) == 2
     whole, gradients = run_parts(trainer, batch)
@@ -154,13 +166,13 @@ def test_a_copy_of_the_teacher_hears_and_reads_what_the_teacher_does(
     assert all(abs(sums[name]) < 1e-12 for name in TERMS)
 
 
-def test_the_teacher_stays_as_it_is(teacher: Make, start: Make) -> None:
-    trainer = start(teacher("seed=2"), *EVERY_TERM)
-    hook = hook_of(trainer)
+def test_the_teacher_stays_as_it_is_and_an_emptied_unit_moves_no_map(teacher: Make, start: Make) -> None:
+    trainer = start(teacher(), *EVERY_TERM)
+    hook, batch = hook_of(trainer), unit_of(trainer)
     assert hook.views is not None
     model = hook.views[1].model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    run_parts(trainer, unit_of(trainer))
+    run_parts(trainer, batch)
     assert not any(each.training for each in model.modules())
     assert not any(each.requires_grad or each.grad is not None for each in model.parameters())
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
@@ -169,6 +181,11 @@ def test_the_teacher_stays_as_it_is(teacher: Make, start: Make) -> None:
     (group,) = [each for each in trainer.parts.optimizer.param_groups if each["name"] == "layerwise_distillation"]
     assert group["weight_decay"] == 0
     assert [tuple(each.shape) for each in group["params"]] == [(32, 32)]
+    names = ("features", "feature_lengths", "targets", "target_lengths", "predictor_inputs")
+    cut = {name: getattr(batch, name)[:0] for name in names}
+    sums, gradients = run_parts(trainer, replace(batch, utterance_ids=[], weight=0.0, **cut))
+    assert sums["total"] == 0
+    assert gradients["auxiliary.layerwise_distillation.maps.0.weight"].eq(0).all()
 
 
 def test_a_smaller_student_has_a_map_for_each_of_its_layers(teacher: Make, start: Make) -> None:
@@ -182,34 +199,26 @@ def test_a_smaller_student_has_a_map_for_each_of_its_layers(teacher: Make, start
     assert all(gradients[f"auxiliary.layerwise_distillation.maps.{place}.weight"].any() for place in (0, 1))
 
 
-def test_layers_may_be_named(teacher: Make, start: Make) -> None:
-    trainer = start(teacher(*CONFORMER), *CONFORMER, f"{KEY}.layers=[[1,0]]")
-    assert hook_of(trainer).pairs == [(1, 0)]
-    sums, _ = run_parts(trainer, unit_of(trainer))
-    assert sums["layer_distillation"] > 0
+def test_layers_may_be_named(teacher: Make) -> None:
+    folder = teacher(*CONFORMER)
+    hook = LayerwiseDistillation(teacher=folder, **SETTINGS | {"layers": [[1, 0]]})
+    assert hook.on_auxiliary(load_model(folder).model) is hook.maps
+    assert hook.pairs == [(1, 0)]
+    assert hook.maps is not None
+    assert [tuple(each.weight.shape) for each in hook.maps.maps] == [(16, 16)]
 
 
 def test_posteriors_alone_need_no_maps(teacher: Make, start: Make) -> None:
-    trainer = start(teacher("seed=2"), f"{KEY}.weight=0", f"{KEY}.transducer_weight=1")
+    trainer = start(teacher(), f"{KEY}.weight=0", f"{KEY}.transducer_weight=1")
     sums, _ = run_parts(trainer, unit_of(trainer))
     assert sums["transducer_distillation"] > 0
     assert "layer_distillation" not in sums
     assert not [name for name, _ in trainer.parts.run.model.named_parameters() if name.startswith("auxiliary")]
 
 
-def test_an_emptied_unit_gives_every_map_a_gradient_of_0(teacher: Make, start: Make) -> None:
-    trainer = start(teacher("seed=2"), *EVERY_TERM)
-    batch = unit_of(trainer)
-    names = ("features", "feature_lengths", "targets", "target_lengths", "predictor_inputs")
-    cut = {name: getattr(batch, name)[:0] for name in names}
-    sums, gradients = run_parts(trainer, replace(batch, utterance_ids=[], weight=0.0, **cut))
-    assert sums["total"] == 0
-    assert gradients["auxiliary.layerwise_distillation.maps.0.weight"].eq(0).all()
-
-
 def test_under_bf16_distances_are_summed_in_fp32(teacher: Make, start: Make) -> None:
     model = (*CONFORMER, "model/predictor=stateless", "model.encoder.dropout=0", "model.predictor.dropout=0")
-    folder = teacher("seed=2", *model)
+    folder = teacher(*model)
     found = []
     for precision in ("fp32", "bf16"):
         trainer = start(folder, *model, *EVERY_TERM, f"trainer.precision={precision}")
@@ -256,47 +265,80 @@ def test_a_student_that_is_pruned_meanwhile_is_distilled_through_its_masks(teach
     assert all(gradients[name].any() for name in masks)
 
 
-REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {  # overrides of teacher and student, message
-    "rate": (CONFORMER, ("model.encoder.stack=2",), r"\.teacher=.*: it has a state for every 4 frames and this model .* 2, "),
-    "features": (("features.num_mels=16",), (), r"\.teacher=.*: that model hears other features .*: num_mels differ; "),
-    "tokens": (
-        ("tokenizer.alphabet=\" abcdefghijklmnopqrstuvwxyz'-\"",), (f"{KEY}.ctc_weight=1",),
-        r"\.teacher=.*: that model writes other tokens .* set hooks\.layerwise_distillation\.ctc_weight=0 ",
-    ),
-    "layers": ((), (f"{KEY}.layers=[[0,1]]",), r"\.layers: the teacher has layers 0 to 0, not 1; name others$"),
-    "own layers": ((), (f"{KEY}.layers=[[1,0]]",), r"\.layers: this model has layers 0 to 0, not 1; name others$"),
-    "no CTC head": (("model.ctc_weight=0",), (f"{KEY}.ctc_weight=1",), r"\.ctc_weight: the teacher has no CTC head, "),
-    "no transducer": (
-        ("model=ctc_ibm_lstm", "model.encoder.hidden=8", "model.encoder.layers=1", "model.encoder.stack=4"),
-        (f"{KEY}.transducer_weight=1",), r"\.transducer_weight: the teacher is no transducer; set ",
-    ),
-    "nothing": ((), (f"{KEY}.weight=0",), r": weight, ctc_weight and transducer_weight are 0; set one, "),
-    "no layers": ((), (f"{KEY}.layers=[]",), r"\.layers=\[\]: pairs no layers; null pairs all, "),
+SETTINGS: dict[str, Any] = {
+    "weight": 1.0, "layers": None, "ctc_weight": 0.0, "transducer_weight": 0.0, "temperature": 1.0
 }  # fmt: skip
+CTC = ("model=ctc_ibm_lstm", "model.encoder.hidden=8", "model.encoder.layers=1", "model.encoder.stack=4")
+REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {  # overrides of the teacher, settings, message
+    "rate": (("model.encoder.stack=2",), {}, r"\.teacher=.*: it has a state for every 2 frames and this model .* 4, "),
+    "layers": ((), {"layers": [[0, 1]]}, r"\.layers: the teacher has layers 0 to 0, not 1; name others$"),
+    "own layers": ((), {"layers": [[1, 0]]}, r"\.layers: this model has layers 0 to 0, not 1; name others$"),
+    "no CTC head": (("model.ctc_weight=0",), {"ctc_weight": 1.0}, r"\.ctc_weight: the teacher has no CTC head, "),
+    "no transducer": (CTC, {"transducer_weight": 1.0}, r"\.transducer_weight: the teacher is no transducer; set "),
+    "nothing": ((), {"weight": 0.0}, r": weight, ctc_weight and transducer_weight are 0; set one, "),
+    "no layers": ((), {"layers": []}, r"\.layers=\[\]: pairs no layers; null pairs all, "),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_has_no_partner_is_refused(case: str, teacher: Make, start: Make) -> None:
-    theirs, own, message = REFUSED[case]
-    folder = teacher(*theirs)
+def test_what_has_no_partner_is_refused(case: str, teacher: Make) -> None:
+    theirs, settings, message = REFUSED[case]
+    student = load_model(teacher()).model
     with pytest.raises(UsageError, match=rf"^hooks\.layerwise_distillation{message}") as error:
-        start(folder, *own)
+        LayerwiseDistillation(teacher=teacher(*theirs), **SETTINGS | settings).on_auxiliary(student)
     assert "\n" not in str(error.value)
 
 
-def test_other_tokens_do_not_matter_to_states(teacher: Make, start: Make) -> None:
-    trainer = start(teacher('tokenizer.alphabet=" abcdefghijklmnopqrstuvwxyz\'-"'))
-    sums, _ = run_parts(trainer, unit_of(trainer))
-    assert sums["layer_distillation"] > 0
+@pytest.fixture
+def begin(teacher: Make, alone: World) -> Callable[..., None]:
+    """``begin(hook, **changes)``: the start of a run, of a student like the teacher, some of whose parts are changed."""
+
+    def start_fit(hook: LayerwiseDistillation, **changes: Any) -> None:
+        loaded = load_model(teacher())
+        parts = {
+            "model": loaded.model,
+            "description": loaded.description,
+            "tokenizer": loaded.tokenizer,
+            "world": alone,
+        }
+        run: Any = SimpleNamespace(load_model=lambda folder, key: load_model(folder, key), **parts | changes)
+        hook.on_auxiliary(loaded.model)
+        hook.on_fit_start(run, resumed=False)
+        hook.close()
+
+    return start_fit
+
+
+def test_a_teacher_of_other_features_tokens_or_weights_is_refused(teacher: Make, begin: Callable[..., None]) -> None:
+    states, posteriors = (
+        LayerwiseDistillation(teacher=teacher(), **SETTINGS | {"ctc_weight": each}) for each in (0.0, 0.5)
+    )
+    begin(posteriors)
+    description = load_model(teacher()).description
+    features = {**(description.features or {}), "frame_shift_ms": 20.0}
+    with pytest.raises(
+        UsageError, match=rf"^{KEY}\.teacher=.*: that model hears other features .*: frame_shift_ms differ"
+    ):
+        begin(states, description=replace(description, features=features))
+    others = SimpleNamespace(fingerprint="of other tokens")
+    begin(states, tokenizer=others)  # states know no tokens
+    with pytest.raises(
+        UsageError, match=rf"^{KEY}\.teacher=.*: that model writes other tokens .* set {KEY}\.ctc_weight=0 "
+    ):
+        begin(posteriors, tokenizer=others)
+    states.load_state_dict({"pinned": 1})
+    with pytest.raises(UsageError, match=rf"^{KEY}\.teacher=.*: what is there now is not what this run began with; "):
+        begin(states)
 
 
 def test_a_model_without_an_encoder_and_no_teacher_at_all_are_refused(
-    lm_run: Callable[..., Path], teacher: Make, start: Make, tmp_path: Path
+    lm_config: Callable[..., DictConfig], teacher: Make, tmp_path: Path
 ) -> None:
+    language_model = build(lm_config().model, vocabulary_size=11)
     with pytest.raises(UsageError, match=r"^hooks\.layerwise_distillation: a TokenLanguageModel has no encoder, "):
-        lm_run("+hooks=[layerwise_distillation]", f"{KEY}.teacher={teacher()}")
-    with pytest.raises(UsageError, match=r"^hooks\.layerwise_distillation\.teacher=.*: no checkpoint there; give "):
-        start(tmp_path / "nowhere")
+        LayerwiseDistillation(teacher=teacher(), **SETTINGS).on_auxiliary(language_model)
+    with pytest.raises(UsageError, match=rf"^{KEY}\.teacher=.*: no checkpoint there; give "):
+        LayerwiseDistillation(teacher=tmp_path, **SETTINGS).on_auxiliary(load_model(teacher()).model)
 
 
 def test_an_acoustic_model_is_distilled_segment_by_segment(small_model: Make, make_batch: Make) -> None:

@@ -85,7 +85,7 @@ def test_a_target_beyond_rank_1_is_refused() -> None:
         ranks_for(MATRICES, 500, "energy")
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", ["conformer", "lstm", "ctc", "acoustic"])
 def test_a_model_of_low_rank_matrices_computes_the_same_with_factors(
     kind: str, small_model: Make, make_batch: Make
 ) -> None:

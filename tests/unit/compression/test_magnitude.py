@@ -59,9 +59,16 @@ def test_a_units_magnitude_is_that_of_the_weights_that_go_with_it(small_model: M
     torch.testing.assert_close(magnitudes(state, site)[5].float(), own.square().mean().sqrt())
 
 
-@pytest.mark.parametrize("across", ["sites", "model"])
-@pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.7])
-@pytest.mark.parametrize("kind", ["conformer", "lstm"])
+@pytest.mark.parametrize(
+    ("kind", "sparsity", "across"),
+    [
+        ("conformer", 0.2, "sites"),
+        ("conformer", 0.7, "sites"),
+        ("conformer", 0.5, "model"),
+        ("lstm", 0.5, "sites"),
+        ("lstm", 0.7, "model"),
+    ],
+)
 def test_as_many_units_go_as_the_target_asks_for_and_no_more(
     kind: str, sparsity: float, across: str, small_model: Make
 ) -> None:
