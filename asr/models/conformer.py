@@ -210,6 +210,11 @@ class Conformer(Encoder):
         """The blocks."""
         return self.blocks
 
+    @property
+    def layer_dimensions(self) -> list[int]:  # type: ignore[override]
+        """D for every block."""
+        return [self.dimension] * len(self.blocks)
+
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, ceil(T/4), D), zero beyond their lengths, and their lengths (B,)."""
         x_BTD, lengths_B = self.subsample(features_BTF, lengths_B)

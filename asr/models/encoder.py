@@ -21,6 +21,9 @@ class Encoder(nn.Module, ABC):
     layers: nn.ModuleList
     """Its layers, from the features on; each gives out states (B, T', ...)."""
 
+    layer_dimensions: list[int]
+    """Size of one state of each layer's output; the last one is D."""
+
     @abstractmethod
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T', D), zero beyond their lengths, and their lengths (B,). Every length is at least 1."""

@@ -52,9 +52,10 @@ class BidirectionalLstm(Encoder):
     ) -> None:
         super().__init__()
         cells = cells_per_layer(hidden, layers)
-        self.dimension = sum(cells[-1])
+        self.layer_dimensions = [sum(both) for both in cells]
+        self.dimension = self.layer_dimensions[-1]
         self.subsampling = stack
-        inputs = [stack * feature_dimension, *map(sum, cells[:-1])]
+        inputs = [stack * feature_dimension, *self.layer_dimensions[:-1]]
         self.layers = nn.ModuleList(
             BidirectionalLayer(input_dimension=size, hidden=both) for size, both in zip(inputs, cells, strict=True)
         )

@@ -12,6 +12,9 @@ from distributed.errors import UsageError
 class Taps:
     """Keeps the outputs of named modules in their latest forward, which autograd can follow.
 
+    They are dropped when ``take`` gives them out, or when the model begins another forward: after one that broke off for
+    want of memory they would hold what the next one needs.
+
     Args:
         names: names of modules, as in ``model.named_modules()``; ``layer_names`` gives those of an encoder's layers.
 
@@ -28,6 +31,7 @@ class Taps:
                 f"the model has no modules {', '.join(unknown)}; it has {', '.join(filter(None, modules))}"
             )
         self._handles = [modules[name].register_forward_hook(partial(self._keep, name)) for name in names]
+        self._handles.append(model.register_forward_pre_hook(self._drop))
 
     def take(self) -> dict[str, Any]:
         """Return the outputs since the last call, by name, and drop them, so that no graph outlives its step."""
@@ -38,6 +42,9 @@ class Taps:
         """Remove the forward hooks."""
         for handle in self._handles:
             handle.remove()
+        self._outputs = {}
+
+    def _drop(self, model: nn.Module, inputs: Any) -> None:
         self._outputs = {}
 
     def _keep(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:

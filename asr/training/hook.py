@@ -56,7 +56,7 @@ from asr.data.plan import BatchPlan
 from asr.data.tokenizer import Tokenizer
 from asr.foreign.tensors import refuse_non_finite
 from asr.runs.checkpoint import model_folder_of
-from asr.runs.model_folder import LoadedModel, load_model
+from asr.runs.model_folder import Description, LoadedModel, load_model
 from asr.runs.progress import Progress
 from asr.training.loss_terms import LossTerms
 from asr.training.passes import ForwardPass
@@ -75,6 +75,7 @@ class Run:
     """The parts of a run that hooks may read."""
 
     model: "SpeechModel"  # the bare module, not the backend's wrapper
+    description: Description  # of the model, as the run's model folders have it: features and transforms included
     backend: Backend
     folder: Path
     seed: int

@@ -16,7 +16,7 @@ from asr.models.block_sizes import BlockSizes, head_size
 from asr.models.conformer import Conformer, ConformerBlock
 from asr.models.lstm import BidirectionalLayer, BidirectionalLstm
 from asr.models.speech_model import SpeechModel
-from asr.runs.model_folder import LoadedModel
+from asr.runs.model_folder import Description, LoadedModel
 from compression.pruning.sites import sites
 from compression.pruning.units import Site
 from distributed.errors import UsageError
@@ -48,15 +48,20 @@ def removed(loaded: LoadedModel, kept: Mapping[str, Kept]) -> LoadedModel:
         UsageError: there is no site of such a name, or one may not become empty, or transforms have changed the model.
     """
     description = loaded.description
-    if description.transforms:
-        raise UsageError(
-            f"the model was changed by {description.transforms[0]['_target_']}: prune the model that it was made of"
-        )
+    refuse_transformed(description)
     chosen = named_sites(loaded.model, kept)
     node = resized(description.model, loaded.model, [(site, len(kept[site.name].indices)) for site in chosen])
     smaller = replace(description, model=node)
     state = sliced(loaded.model.state_dict(), chosen, kept)
     return replace(loaded, model=smaller.with_weights(state), description=smaller, auxiliary={})
+
+
+def refuse_transformed(description: Description) -> None:
+    """Raise UsageError if transforms have changed the model: its tensors are not those whose units are known."""
+    if description.transforms:
+        raise UsageError(
+            f"the model was changed by {description.transforms[0]['_target_']}: prune the model that it was made of"
+        )
 
 
 def named_sites(model: SpeechModel, kept: Mapping[str, Kept]) -> list[Site]:

@@ -31,12 +31,20 @@ from asr.data.batch import Unit
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
 from asr.parts import build
+from asr.runs.model_folder import LoadedModel, save_model
 from asr.runs.run_folder import RunFolder
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from scripts.bench.report import save_figures
-from scripts.composition.build import build_hooks, training_texts
+from scripts.composition.build import (
+    build_hooks,
+    build_material,
+    build_model,
+    describe,
+    fit_tokenizer,
+    training_texts,
+)
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
@@ -59,6 +67,7 @@ HOOKS = {  # the settings that a hook needs; {files}: the folder that ``write_fi
     "reverberation": ("hooks.reverberation.manifest={files}/rooms.jsonl",),
     "qat_int4": (),
     "structured_pruning": (),
+    "layerwise_distillation": ("hooks.layerwise_distillation.teacher={files}/teacher",),
 }
 
 
@@ -87,7 +96,7 @@ def overrides(hook: str, files: Path, utterances: int, model: str) -> list[str]:
 
 
 def write_files(folder: Path, utterances: int, model: str) -> None:
-    """Write the files that hooks need: noises, rooms, n-best lists that lack some tokens, a language model."""
+    """Write the files that hooks need: noises, rooms, n-best lists that lack some tokens, a language model, a teacher."""
     rng = np.random.default_rng(0)
     decay = np.exp(-np.arange(RATE // 2) / (0.1 * RATE))
     for name, samples in (
@@ -113,6 +122,20 @@ def write_files(folder: Path, utterances: int, model: str) -> None:
     ]
     shard_file(folder / "lists", 0).write_text("".join(row.line() for row in rows))
     write_language_model(folder, utterances)
+    write_teacher(folder, utterances, model)
+
+
+def write_teacher(folder: Path, utterances: int, model: str) -> None:
+    """Write the folder of a teacher, the model that is trained with its initial weights."""
+    config, run = compose("train", overrides(NONE, folder, utterances, model)), folder / "teacher-run"
+    run.mkdir()
+    fit_tokenizer(config, run, World(0, 1, 0, 1, torch.device("cpu"), None))
+    material = build_material(config, run)
+    loaded = LoadedModel(
+        model=build_model(config, material).eval(), features=build(config.features), tokenizer=material.tokenizer,
+        description=describe(config, material, {}, None), origin={},
+    )  # fmt: skip
+    save_model(loaded, folder / "teacher")
 
 
 def write_language_model(folder: Path, utterances: int) -> None:

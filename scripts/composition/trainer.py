@@ -103,7 +103,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
         idle=IdleGroups(model, [group for own in claimed.values() for group in own]), seed=config.seed,
     )  # fmt: skip
     run = Run(
-        model=model, backend=backend, folder=folder, seed=config.seed, world=world, plan=plan,
+        model=model, description=description, backend=backend, folder=folder, seed=config.seed, world=world, plan=plan,
         utterances=split.utterances, learning_rate=LearningRate(optimizer, build(config.schedule, horizon=horizon)),
         max_norm=options.max_norm,
         gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world),

@@ -21,6 +21,7 @@ from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from scripts.composition.build import fit_tokenizer
 from scripts.composition.compose import CONF, options
+from tests.models import save_random_model
 
 STEPS = ("trainer.max_steps=6", "trainer.checkpoint_every=2", "evaluation.sets=[]", "model.encoder.dropout=0.2")
 
@@ -29,7 +30,7 @@ STEPS = ("trainer.max_steps=6", "trainer.checkpoint_every=2", "evaluation.sets=[
 class Row:
     """How a hook is used in a run of six steps."""
 
-    overrides: tuple[str, ...] = ()  # {files}: the folder of noises, rooms, lists and a language model
+    overrides: tuple[str, ...] = ()  # {files}: the folder of noises, rooms, lists, a language model and a teacher
     metric: str | None = None  # what its rows hold, below the hook's name
 
 
@@ -37,6 +38,7 @@ TABLE = {
     "additive_noise": Row(("hooks.additive_noise.manifest={files}/noises.jsonl",)),
     "diagnostics": Row(("hooks.diagnostics.probe_batches=1", "evaluation.sets=[dev]", "trainer.evaluate_every=2")),
     "dropconnect": Row(),
+    "layerwise_distillation": Row(("hooks.layerwise_distillation.teacher={files}/teacher", "hooks.layerwise_distillation.transducer_weight=0.5")),
     "length_perturbation": Row(metric="length_ratio"),
     "nbest_label_smoothing": Row(
         ("hooks.nbest_label_smoothing.lists={files}/nbest", "hooks.nbest_label_smoothing.epsilon=0.5"), "epsilon"
@@ -76,7 +78,7 @@ def files(
     lm_run: Callable[..., Path],
     alone: World,
 ) -> Path:
-    """What some hooks read: noises, rooms, n-best lists of the tiny corpus, a language model of its texts."""
+    """What some hooks read: noises, rooms, n-best lists of the tiny corpus, a language model of its texts, a teacher."""
     rng = np.random.default_rng(0)
     for name, samples in (("noises", 8000), ("rooms", 800)):
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(samples), 8000)
@@ -86,6 +88,7 @@ def files(
     utterances = read_manifest(tiny_corpus / "train.jsonl")
     said = {each.id: tokenizer.encode(each.text) for each in utterances}
     lm_run("trainer.max_steps=2", "evaluation.sets=[]")
+    save_random_model(small_config("seed=2"), tmp_path, tmp_path / "teacher")
     write_lists({name: [tokens[1:], tokens[::-1]] for name, tokens in said.items()}, tokenizer, utterances)
     return tmp_path
 

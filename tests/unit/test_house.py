@@ -264,6 +264,7 @@ def test_every_option_builds(group: str) -> None:
             "reverberation": ["hooks.reverberation.manifest=rooms.jsonl"],
             "nbest_label_smoothing": ["hooks.nbest_label_smoothing.lists=exp/a/nbest/train"],
             "scheduled_sampling": ["hooks.scheduled_sampling.lm=exp/lm"],
+            "layerwise_distillation": ["hooks.layerwise_distillation.teacher=exp/dense"],
         }.get(option, [])
         config = compose("train", [chosen, *needed])
         nodes = [config.hooks[option]] if group == "hooks" else [config[group]]

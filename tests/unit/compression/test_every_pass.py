@@ -38,6 +38,8 @@ TABLE: dict[str, Row] = {
     "int8": Row(again=r"^the model is quantised already"),
     "int4": Row(again=r"^the model is quantised already"),
     "prune": Row(again=r"^pass=prune: there are no masks", prepare=draw_masks),
+    "magnitude": Row(settings=("pass.sparsity=0.3",)),
+    "low_rank": Row(settings=("pass.sparsity=0.1",)),
     "pack": Row(after=("int4",), again=r"^the model is packed already"),
 }
 

@@ -101,8 +101,9 @@ def make_run(world: World, backend: Backend, weights: Tensor) -> Run:
     schedule = Constant(reference_batch=None, horizon=Horizon(96, 48, 12))
     dataset: Any = Utterances()
     tokenizer: Any = None  # there are no tokens
+    description: Any = None  # nor folders
     return Run(
-        model=model, backend=backend, folder=Path(), seed=1, world=world, plan=plan,
+        model=model, description=description, backend=backend, folder=Path(), seed=1, world=world, plan=plan,
         utterances=[], max_norm=None, learning_rate=LearningRate(torch.optim.SGD(model.parameters(), lr=ALPHA), schedule),
         gradients=LossGradients(model=model, objective=objective, dataset=dataset, world=world), precision="fp64", tokenizer=tokenizer, batches=lambda split, seed: [],
     )  # fmt: skip

@@ -1,10 +1,13 @@
 """What modules inside a model give out."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
 from asr.models.taps import Taps, layer_names
+from asr.training.memory import attempt
 from distributed.errors import UsageError
 
 
@@ -37,3 +40,25 @@ def test_layers_have_their_names_within_a_model() -> None:
     model.encoder = nn.Module()
     model.encoder.blocks = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
     assert layer_names(model, model.encoder.blocks) == ["encoder.blocks.0", "encoder.blocks.1"]
+
+
+def test_what_a_broken_forward_left_is_dropped_when_the_next_one_begins() -> None:
+    left: list[weakref.ref[torch.Tensor]] = []
+
+    class Layer(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            assert all(each() is None for each in left)
+            output = super().forward(input)
+            left.append(weakref.ref(output))
+            return output
+
+    class Breaks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError
+
+    model = nn.Sequential(Layer(3, 4), Breaks())
+    taps = Taps(model, ["0"])
+    for _ in range(2):
+        assert attempt(lambda: model(torch.zeros(1, 3))) is None
+        assert left[-1]() is not None, "the taps hold it"
+    taps.remove()
