@@ -9,9 +9,9 @@ import pytest
 
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import plain
-from scripts.bench import quantization_wer
+from scripts.bench import paired, quantization_wer
 from scripts.bench.forked import ForkedTrials
-from scripts.bench.quantization_wer import CONTROL, FURTHER, MODELS, SHARED, WAYS, Study, main
+from scripts.bench.quantization_wer import CONTROL, CORPORA, SHARED, WAYS, Study, main
 from scripts.composition.compose import compose
 
 CHANGED = {
@@ -23,12 +23,14 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_ways_differ_from_the_control_in_the_hook_alone(model: str) -> None:
-    settings = [*SHARED, *MODELS[model], *FURTHER]
+@pytest.mark.parametrize(("name", "model"), [("fsdd", "lstm"), ("demo", "conformer")])
+def test_ways_differ_from_the_control_in_the_hook_alone(name: str, model: str) -> None:
+    corpus = CORPORA[name]
+    settings = [*corpus.settings, *SHARED, *corpus.models[model], *corpus.further]
     control = plain(compose("train", settings))
     for way in WAYS.values():
-        for bits in way.bits.get(model, ()) if way.trained else ():
+        if way.trained and model in way.bits:
+            bits = way.bits[model][0]
             other = plain(compose("train", [*settings, "+hooks=[qat_int4]", *way.written("hooks.qat_int4", bits)]))
             assert other["hooks"].pop("qat_int4")["bits"] == bits
             assert other == control
@@ -69,6 +71,7 @@ class Recorded(ForkedTrials):
 def test_all_begin_at_the_start_and_passes_at_the_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantization_wer, "ForkedTrials", Recorded)
     monkeypatch.setattr(Recorded, "commands", [])
+    monkeypatch.setattr(paired, "REPLICATIONS", 3)
     file = tmp_path / "figures.json"
     main(["--models", "lstm", "--seeds", "5", "--folder", str(tmp_path / "runs"), "--json", str(file)])
     saved: dict[str, Any] = json.loads(file.read_text())
@@ -98,6 +101,6 @@ def test_a_run_that_ends_with_an_error_is_reported_with_its_log(tmp_path: Path) 
 
 
 def test_a_study_knows_its_rows() -> None:
-    names = [name for name, *_ in Study(ForkedTrials(1, Path(), "test"), "conformer", []).ways()]
+    names = [name for name, *_ in Study(ForkedTrials(1, Path(), "test"), CORPORA["demo"], "conformer", [], None).ways()]
     assert len(names) == len(set(names))
     assert not any("bac" in name for name in names), "a Conformer's states have no known bound"
