@@ -4,8 +4,7 @@
 
 Sizes are those of written files, headers included, of randomly drawn weights: model=ibm_rnnt with all layers at 4 bits, and with
 the encoder's first layer in full precision; model=conformer_m at 4 bits. Times are medians of the processor time of the encoder of
-model=ibm_rnnt over noise of 200 states, all versions in turn in one process; among them ONNX Runtime's fp32, the floor, and its own
-dynamic int8, whose weights have 7 bits, where onnxruntime is installed (scripts/bench/onnx_encoders.py). Memory is what the peak of a process grows by while it
+model=ibm_rnnt over noise of 200 states, all versions in turn in one process. Memory is what the peak of a process grows by while it
 loads a model folder and encodes one such utterance; each version has a process of its own.
 """
 
@@ -18,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ if __name__ == "__main__":
     require_environment()
 
 import torch
-from torch import Tensor
 
 from asr.data.tokenizer import CharacterTokenizer
 from asr.models.speech_model import SpeechModel
@@ -44,7 +41,6 @@ from compression.quantization.onnx_engine import ONNX, installed
 from compression.quantization.pack import ENCODING
 from compression.quantization.packed import PackedLayer
 from compression.quantization.transform import transform_node
-from scripts.bench.onnx_encoders import FP32, FP32_FILE, INT8, INT8_FILE, session_call, write_encoders
 from scripts.bench.report import save_figures
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
@@ -88,9 +84,7 @@ def _measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = sizes(Path(folder), quick=options.quick)
         if not options.quick:
-            made = versions("ibm_rnnt", EVERYTHING)
-            rows += [*onnx_sizes(made["fp32"].model, Path(folder)), *memory(Path(folder))]
-            rows += [row for batch in (1, 8) for row in times(made, Path(folder), batch, options.rounds)]
+            rows += [*times(1, options.rounds), *times(8, options.rounds), *memory(Path(folder))]
     table(rows)
     if options.json is not None:
         save_figures(options.json, figures(rows), rows, made_with)
@@ -139,46 +133,24 @@ def sizes(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def encoding(model: SpeechModel, features_BTF: Tensor, lengths_B: Tensor) -> Callable[[], Any]:
-    """One call of the encoder."""
+def encoding(model: SpeechModel, batch: int) -> Callable[[], Any]:
+    """One call of the encoder over utterances of full length."""
     assert isinstance(model, Transducer)
+    frames = STATES * model.subsampling
+    features_BTF, lengths_B = torch.randn(batch, frames, FEATURES), torch.full((batch,), frames)
     return lambda: model.encode(features_BTF, lengths_B)
 
 
-def onnx_sizes(model: SpeechModel, folder: Path) -> list[dict[str, Any]]:
-    """Bytes of the encoder's ONNX files, which stay for ``times``; nothing where ONNX Runtime is not installed."""
-    if not installed():
-        return []
-    assert isinstance(model, Transducer)
-    size = {name: file.stat().st_size for name, file in write_encoders(model.encoder, FEATURES, folder).items()}
-    return [
-        {"measured": "size", "model": "ibm_rnnt encoder", "version": name, "bytes": each, "ratio": size[FP32] / each}
-        for name, each in size.items()
-    ]
-
-
-def calls_of(made: dict[str, LoadedModel], folder: Path, batch: int) -> dict[str, Callable[[], Any]]:
-    """The encoder in every version, over the same utterances."""
-    plain_model = made["fp32"].model
-    assert isinstance(plain_model, Transducer)
-    frames = STATES * plain_model.subsampling
-    heard = torch.randn(batch, frames, FEATURES), torch.full((batch,), frames)
+def times(batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Seconds of the encoder, after a round that is not counted; ratios are those of fp32 over the version."""
+    made = versions("ibm_rnnt", EVERYTHING)
     calls: dict[str, Callable[[], Any]] = {}
     for name in ENGINES:
-        if ENGINES[name] is not ONNX or installed():
-            model = copy.deepcopy(made[name if name in made else "packed"].model)
-            compute_with(model, ENGINES[name])
-            calls[name] = encoding(model, *heard)
-    if installed():
-        files = {FP32: folder / FP32_FILE, INT8: folder / INT8_FILE}
-        calls |= {name: partial(session_call(file), *heard) for name, file in files.items()}
-        torch.testing.assert_close(calls[FP32](), calls["fp32"]()[0], rtol=1e-3, atol=1e-4)
-    return calls
-
-
-def times(made: dict[str, LoadedModel], folder: Path, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Seconds of the encoder, after a round that is not counted; ratios are those of fp32 over the version."""
-    calls = calls_of(made, folder, batch)
+        model = copy.deepcopy(made[name if name in made else "packed"].model)
+        if name == "codes, ONNX Runtime" and not installed():
+            continue
+        compute_with(model, ENGINES[name])
+        calls[name] = encoding(model, batch)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for place in range(rounds + 1):
         for name, call in calls.items():
@@ -189,7 +161,7 @@ def times(made: dict[str, LoadedModel], folder: Path, batch: int, rounds: int) -
     middle = {name: statistics.median(each) for name, each in seconds.items()}
     return [
         {"measured": "time", "model": "ibm_rnnt encoder", "version": name, "utterances": batch, "seconds": each,
-         "ratio": middle["fp32"] / each, "floor_ratio": middle[FP32] / each if FP32 in middle else None, "rounds": rounds}
+         "ratio": middle["fp32"] / each, "rounds": rounds}
         for name, each in middle.items()
     ]  # fmt: skip
 
@@ -224,9 +196,7 @@ def growth(folder: Path, version: str) -> dict[str, int]:
     model = load_model(folder).model
     compute_with(model, ENGINES[version])
     loaded = peak()
-    assert isinstance(model, Transducer)
-    frames = STATES * model.subsampling
-    encoding(model, torch.randn(1, frames, FEATURES), torch.tensor([frames]))()
+    encoding(model, 1)()
     return {"grown_by_bytes": peak() - before, "by_loading_bytes": loaded - before}
 
 
@@ -250,23 +220,20 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Ratios of fp32 over codes: of size, of time and of memory; ``rtf_ratio_floor``: of ONNX Runtime's fp32 over it."""
+    """Ratios of fp32 over codes: of size, of time and of memory."""
     named = {
         ("size", "ibm_rnnt", "all 4 bits"): "size_ratio/int4",
         ("size", "ibm_rnnt", "first layer fp32"): "size_ratio/int4_first_layer_fp32",
         ("size", "conformer_m", "all 4 bits"): "size_ratio/int4_conformer_m",
-        ("size", "ibm_rnnt encoder", INT8): "size_ratio/int8_onnx",
         ("memory", "ibm_rnnt", "codes, fp32 sums"): "memory_ratio/int4_codes_fp32",
         ("memory", "ibm_rnnt", "codes, ONNX Runtime"): "memory_ratio/int4_codes",
     }
     found = {
         named[key]: row["ratio"] for row in rows if (key := (row["measured"], row["model"], row["version"])) in named
     }
-    words = {"codes, ONNX Runtime": "int4_codes", INT8: "int8", FP32: "fp32_onnx"}
     for row in rows:
-        if row["measured"] == "time" and row["version"] in words:
-            name = f"{words[row['version']]}{'' if row['utterances'] == 1 else '_batch_8'}"
-            found |= {f"rtf_ratio/{name}": row["ratio"], f"rtf_ratio_floor/{name}": row["floor_ratio"]}
+        if row["measured"] == "time" and row["version"] == "codes, ONNX Runtime":
+            found[f"rtf_ratio/int4_codes{'' if row['utterances'] == 1 else '_batch_8'}"] = row["ratio"]
     return found
 
 
