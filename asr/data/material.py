@@ -197,6 +197,11 @@ class Text:
     tokenizer: Tokenizer
 
     @property
+    def corpus(self) -> Corpus:
+        """The corpus whose transcripts are read, if any are."""
+        return self.sources.corpus
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Size of the vocabulary."""
         return {"vocabulary_size": self.tokenizer.vocabulary_size}

@@ -5,7 +5,8 @@
 The layer is one of the IBM encoder: bidirectional, 1280 inputs, 640 cells a direction, 8 sequences of 200 steps; with
 ``--model`` also the encoder, and the whole model=ibm_rnnt of 8 utterances of 200 states and 40 tokens, loss included. Both
 versions are run in turn in one process on one thread; times are medians of its processor time. Weights are quantised in
-every step, by SAWB+ per gate and 4 bits, the hidden states with the bound 1, the first input with learned bounds.
+every step, by SAWB+ per gate and 4 bits, the hidden states with the bound 1, the first input with learned bounds. The layers of
+Brevitas and AIMET are measured beside ours where they can be imported (scripts/bench/qat_contenders.py).
 """
 
 import argparse
@@ -13,8 +14,9 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from asr.parts import build
 from asr.training.precision import choose_matmul, flush_denormals
 from compression.quantization.activations import LearnedBounds
 from compression.quantization.hook import QuantizationAwareTraining
+from scripts.bench.qat_contenders import available
 from scripts.bench.report import save_figures
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
@@ -42,6 +45,7 @@ from scripts.composition.startup import run_main
 
 BATCH, STEPS, TOKENS = 8, 200, 40
 QUICK_STEPS = 20
+CELLS = 640  # of a direction
 RANGE = 4.0  # of features of unit variance
 SIZES = {
     "vocabulary_size": 46,
@@ -57,6 +61,7 @@ class Contest:
     plain: nn.Module
     quantized: nn.Module
     step: Callable[[nn.Module], None]
+    others: Mapping[str, Callable[[], None]] = field(default_factory=dict)  # a step of other libraries
 
 
 def main(arguments: list[str]) -> None:
@@ -74,11 +79,18 @@ def main(arguments: list[str]) -> None:
     steps, rounds = (QUICK_STEPS, 3) if options.quick else (STEPS, 9)
     contests = contests_of(*models(), steps)
     rows = [measure(contest, options.rounds or rounds) for contest in (contests if options.model else contests[:1])]
+    table(rows)
+    if options.json is not None:
+        save_figures(options.json, figures(rows), rows, made_with)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows; other libraries' steps as those of quantised layers."""
     print("| training step | quantised, s | not, s | ratio |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row['part']} | {row['quantised_s']:.3f} | {row['plain_s']:.3f} | {row['ratio']:.3f} |")
-    if options.json is not None:
-        save_figures(options.json, figures(rows), rows, made_with)
+        for name, seconds in row["others_s"].items():
+            print(f"| {row['part']}, {name} | {seconds:.3f} | {row['plain_s']:.3f} | {seconds / row['plain_s']:.3f} |")
 
 
 def models() -> tuple[SpeechModel, SpeechModel]:
@@ -103,6 +115,9 @@ def contests_of(plain: SpeechModel, quantized: SpeechModel, steps: int) -> list[
     assert all(isinstance(each, BidirectionalLstm) for each in encoders)
     batch = random_batch(steps, plain.subsampling)
     x_BSD = torch.randn(BATCH, steps, plain.encoder.dimension).requires_grad_()
+    found, missing = available(plain.encoder.dimension, CELLS, x_BSD.detach()[:, :QUICK_STEPS])
+    for name, reason in missing.items():
+        print(f"not measured: {name} ({reason})")
     order_N = torch.arange(BATCH * steps)
 
     def layer_step(layer: nn.Module) -> None:
@@ -114,11 +129,18 @@ def contests_of(plain: SpeechModel, quantized: SpeechModel, steps: int) -> list[
     def model_step(model: nn.Module) -> None:
         backward(model(batch).total)
 
+    others = {name: partial(lstm_step, lstm, x_BSD) for name, lstm in found.items()}
     return [
-        Contest("layer", encoders[0].layers[1], encoders[1].layers[1], layer_step),
+        Contest("layer", encoders[0].layers[1], encoders[1].layers[1], layer_step, others),
         Contest("encoder", *encoders, encoder_step),
         Contest("model", plain, quantized, model_step),
     ]
+
+
+def lstm_step(lstm: nn.Module, x_BSD: Tensor) -> None:
+    """Forward and backward of a library's LSTM."""
+    lstm.zero_grad(set_to_none=False)
+    backward(lstm(x_BSD)[0])
 
 
 def random_batch(steps: int, subsampling: int) -> Batch:
@@ -142,27 +164,40 @@ def backward(values: Tensor) -> None:
 
 def measure(contest: Contest, rounds: int) -> dict[str, Any]:
     """Both versions in turn, after a round that is not counted."""
-    seconds: dict[str, list[float]] = {"quantised": [], "plain": []}
+
+    def own(module: nn.Module) -> None:
+        module.zero_grad(set_to_none=False)
+        contest.step(module)
+
+    steps: dict[str, Callable[[], None]] = {
+        "quantised": partial(own, contest.quantized),
+        "plain": partial(own, contest.plain),
+        **contest.others,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for place in range(rounds + 1):
-        for version, module in (("quantised", contest.quantized), ("plain", contest.plain)):
-            module.zero_grad(set_to_none=False)
+        for name, step in steps.items():
             started = time.process_time()
-            contest.step(module)
+            step()
             if place > 0:
-                seconds[version].append(time.process_time() - started)
-    quantised, plain = statistics.median(seconds["quantised"]), statistics.median(seconds["plain"])
+                seconds[name].append(time.process_time() - started)
+    middle = {name: statistics.median(each) for name, each in seconds.items()}
+    quantised, plain = middle.pop("quantised"), middle.pop("plain")
     return {
         "part": contest.name,
         "quantised_s": quantised,
         "plain_s": plain,
         "ratio": quantised / plain,
+        "others_s": middle,
         "rounds": rounds,
     }
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The ratio of the layer, and of the larger parts under names of their own."""
-    return {f"qat_step_ratio{'' if row['part'] == 'layer' else '/' + row['part']}": row["ratio"] for row in rows}
+    found = {f"qat_step_ratio{'' if row['part'] == 'layer' else '/' + row['part']}": row["ratio"] for row in rows}
+    others = {name: each / row["plain_s"] for row in rows for name, each in row["others_s"].items()}
+    return found | {f"qat_step_ratio/{name}": ratio for name, ratio in others.items()}
 
 
 if __name__ == "__main__":

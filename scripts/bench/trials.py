@@ -18,6 +18,7 @@ from asr.parts import build
 from asr.reporting.run import read_transcripts
 from asr.runs.checkpoint import list_checkpoints
 from asr.runs.choice import choose_checkpoints, origin_of
+from asr.runs.model_folder import read_description
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.composition.against import method_of
@@ -40,18 +41,29 @@ class Trials:
         return self.folder / fold / name
 
     def train(self, run: Path, *settings: str, script: str = "train") -> None:
-        """Train a run to its end."""
+        """Train a run to its end; a single learner needs no launcher."""
         self._refuse_other_learners(run)
         torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.learners))
         named = (f"exp_dir={run.parent}", f"name={run.name}")
-        self.call(run, *torchrun, str(REPOSITORY / f"scripts/{script}.py"), *named, *settings)
+        launcher = torchrun if self.learners > 1 else ()
+        self.call(run, *launcher, str(REPOSITORY / f"scripts/{script}.py"), *named, *settings)
 
-    def errors(self, run: Path, search: Sequence[str], fold: str) -> dict[str, ErrorCounts]:
-        """Errors of a trained run by fold and utterance; ``search`` are settings of scripts/evaluate.py."""
-        settings = (f"run={run}", f"sets=[{self.evaluated_set}]", *search)
+    def errors(
+        self, run: Path, search: Sequence[str], fold: str, weights: Path | None = None
+    ) -> dict[str, ErrorCounts]:
+        """Errors of a trained run by fold and utterance; ``search`` are settings of scripts/evaluate.py.
+
+        ``weights`` is a model folder that takes the place of the run's checkpoint, as what a pass has made of it.
+        """
+        of_folder = () if weights is None else (f"weights={weights}",)
+        settings = (f"run={run}", f"sets=[{self.evaluated_set}]", *of_folder, *search)
         config = compose("evaluate", settings)
-        origin = origin_of(choose_checkpoints(RunFolder(run).checkpoints, config.checkpoint)) | method_of(config)
-        results = RunFolder(run).evaluation(self.evaluated_set, build(config.decode).name)
+        origin = method_of(config) | (
+            origin_of(choose_checkpoints(RunFolder(run).checkpoints, config.checkpoint))
+            if weights is None
+            else {"checkpoint": weights.name, "weights_sha256": [read_description(weights)[1]]}
+        )
+        results = RunFolder(weights or run).evaluation(self.evaluated_set, build(config.decode).name)
         if not is_of(results.figures, origin):
             self.call(run, str(REPOSITORY / "scripts/evaluate.py"), *settings)
         return {
@@ -72,10 +84,16 @@ class Trials:
         """Run Python with these arguments, its output in a log beside the run's folder."""
         run.parent.mkdir(parents=True, exist_ok=True)
         log = run.parent / f"{run.name}.log"
+        status = self.execute(command, log)
+        if status:
+            raise UsageError(f"{run.name} ended with exit code {status}; see {log}")
+
+    def execute(self, command: Sequence[str], log: Path) -> int:
+        """The exit status of Python with these arguments, its output appended to ``log``."""
         with log.open("a", encoding="utf-8") as output:
-            ended = subprocess.run([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, check=False)
-        if ended.returncode:
-            raise UsageError(f"{run.name} ended with exit code {ended.returncode}; see {log}")
+            return subprocess.run(
+                [sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, check=False
+            ).returncode
 
 
 def is_of(figures: Path, origin: Mapping[str, Any]) -> bool:

@@ -72,7 +72,7 @@ def build_text_sources(config: DictConfig) -> TextSources:
     return TextSources(build(config.data), config.transcripts, [Path(each) for each in config.texts])
 
 
-def build_material(config: DictConfig, folder: Path) -> Material:
+def build_material(config: DictConfig, folder: Path) -> Speech | Text:
     """The training material of the run's model, with the tokenizer in the run's folder."""
     if trains_on_text(config):
         return Text(build_text_sources(config), load_tokenizer(RunFolder(folder).tokenizer))

@@ -17,7 +17,10 @@ from scripts.composition.trained import load_trained
 
 
 def run(arguments: list[str]) -> None:
-    """Run the pass that the overrides in ``arguments`` choose and print one line about the folder written."""
+    """Run the pass that the overrides in ``arguments`` choose and print one line about the folder written.
+
+    The run may be that of a language model.
+    """
     log_to_stderr()
     written = [re.sub(r"^pass(?=[=.])", "passes", argument) for argument in arguments]  # `pass` is a word of Python's
     chosen = next((each.partition("=")[2] for each in reversed(written) if each.startswith("passes=")), None)
@@ -32,7 +35,7 @@ def run(arguments: list[str]) -> None:
         raise UsageError(f"name={name}: must be the name of a folder, of letters, digits, '_', '.', '+' and '-'")
     apply: Pass = build(config.passes)
     weights = None if config.weights is None else Path(config.weights)
-    trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
+    trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights, settings=None)
 
     def batches(split: str) -> Iterable[Batch]:
         return named_set(trained, split, config.unit_utterances).batches()

@@ -102,4 +102,4 @@ def named_set(trained: Trained, name: str, unit_utterances: int) -> EvaluationSe
     config: DictConfig = trained.config.copy()
     with open_dict(config):
         config.evaluation.unit_utterances = unit_utterances
-    return evaluation_set(config, trained.speech, name, cache=SignalCache(limit_gb=0))
+    return evaluation_set(config, trained.material, name, cache=SignalCache(limit_gb=0))

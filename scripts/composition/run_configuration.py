@@ -19,8 +19,10 @@ from scripts.composition.compose import CONF, SEVERAL
 from scripts.composition.settings import RunSettings, TrainSettings, settings_of_run
 
 
-def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key: str = "run") -> DictConfig:
+def load_run_config(run: Path, settings: type[RunSettings] | None = TrainSettings, key: str = "run") -> DictConfig:
     """The configuration that a run folder was trained with, checked like a fresh one; errors call the folder ``key``.
+
+    ``settings`` is the kind of run that is needed; None: any kind will do.
 
     Raises:
         UsageError: the folder holds no run, or one of another kind than ``settings``, or its configuration is damaged,
@@ -32,6 +34,7 @@ def load_run_config(run: Path, settings: type[RunSettings] = TrainSettings, key:
     config = read_config(path)
     validate(config, settings_module.__name__)
     found = settings_of_run(config)
+    settings = settings or found or TrainSettings
     if found is not None and found is not settings:
         raise UsageError(
             f"{key}={run}: a run of scripts/{found.script}, where one of scripts/{settings.script} is needed"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from asr.data.material import Speech
+from asr.data.material import Speech, Text
 from asr.foreign.tensors import refuse_non_finite
 from asr.models.speech_model import Recogniser, SpeechModel
 from asr.runs.checkpoint import mean_of_auxiliaries
@@ -18,9 +18,10 @@ from asr.training.arithmetic import precision_for_decoding
 from asr.training.inference import Inference, chosen_device
 from asr.training.precision import Precision, choose_matmul, flush_denormals
 from distributed.errors import UsageError
-from scripts.composition.build import build_speech
+from scripts.composition.build import build_material
 from scripts.composition.compose import differing_keys
 from scripts.composition.run_configuration import load_run_config
+from scripts.composition.settings import RunSettings, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Trained:
 
     folder: Path
     config: DictConfig
-    speech: Speech
+    material: Speech | Text
     loaded: LoadedModel
     device: torch.device  # where the model lies
     precision: Precision  # to decode in
@@ -38,6 +39,12 @@ class Trained:
     def model(self) -> SpeechModel:
         """The model, in evaluation mode."""
         return self.loaded.model
+
+    @property
+    def speech(self) -> Speech:
+        """What the model hears and writes; language models, which ``load_trained`` loads where asked to, have none."""
+        assert isinstance(self.material, Speech)
+        return self.material
 
     @property
     def checkpoint(self) -> str:
@@ -74,11 +81,12 @@ def load_trained(
     threads: int,
     device: Literal["auto", "cpu", "cuda"] = "cpu",
     weights: Path | None = None,
+    settings: type[RunSettings] | None = TrainSettings,
 ) -> Trained:
     """Load a run's model from ``checkpoint``: best, last, avg:N, best:N or emergency. The corpus is not read.
 
     The model lies on the ``device``. ``weights`` is a model folder that takes the place of the checkpoint, as what a pass
-    has made of it.
+    has made of it. ``settings`` is the kind of run; None: any, language models too.
 
     Raises:
         UsageError: the folder holds no run, or not that checkpoint, or the model folder is not one for this run, or
@@ -87,18 +95,18 @@ def load_trained(
     place = chosen_device(device)
     flush_denormals()
     torch.set_num_threads(threads)
-    config = load_run_config(folder)
+    config = load_run_config(folder, settings)
     loaded = _of_checkpoints(folder, checkpoint, config) if weights is None else _of_folder(weights)
     where = f"{folder}: {loaded.origin['checkpoint']}" if weights is None else f"weights={weights}"
     refuse_non_finite(loaded.model.state_dict(), where)
     choose_matmul(config.launch.matmul)
-    speech = build_speech(config, folder)
-    speech.corpus.writable = (Path(), Path("data"), folder)  # the run may come from anywhere; data is often a link
+    material = build_material(config, folder)
+    material.corpus.writable = (Path(), Path("data"), folder)  # the run may come from anywhere; data is often a link
     if weights is not None:
-        _check_suits(loaded, speech, config, f"weights={weights}")
+        _check_suits(loaded, material, config, f"weights={weights}")
     precision = precision_for_decoding(config.trainer.precision, loaded.model, folder, place)
     loaded.model.to(place)
-    return Trained(folder, config, speech, loaded, place, precision)
+    return Trained(folder, config, material, loaded, place, precision)
 
 
 def load_configured(config: DictConfig) -> Trained:
@@ -117,13 +125,16 @@ def _of_checkpoints(folder: Path, checkpoint: str, config: DictConfig) -> Loaded
     return mean_model(chosen)
 
 
-def _check_suits(loaded: LoadedModel, speech: Speech, config: DictConfig, where: str) -> None:
+def _check_suits(loaded: LoadedModel, material: Speech | Text, config: DictConfig, where: str) -> None:
     """Raise UsageError unless a run's data, features and precision are what a model folder was made for."""
     remedy = f"give the run it was made of in place of run={config.get('name') or 'this one'}"
-    if loaded.tokenizer.fingerprint != speech.tokenizer.fingerprint:
+    if loaded.tokenizer.fingerprint != material.tokenizer.fingerprint:
         raise UsageError(f"{where}: that model writes other tokens than the run; {remedy}")
     heard = loaded.description.features
-    differing = ["features"] if heard is None else differing_keys(OmegaConf.create(heard), config.features)
+    if isinstance(material, Text) != (heard is None):
+        differing = ["features"]
+    else:
+        differing = [] if heard is None else differing_keys(OmegaConf.create(heard), config.features)
     if differing:
         raise UsageError(
             f"{where}: that model hears other features than the run: {', '.join(differing)} differ; {remedy}"

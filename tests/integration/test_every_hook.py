@@ -44,6 +44,7 @@ TABLE = {
         ("hooks.nbest_label_smoothing.lists={files}/nbest", "hooks.nbest_label_smoothing.epsilon=0.5"), "epsilon"
     ),
     "qat_int4": Row(),
+    "quantization_health": Row(("evaluation.sets=[dev]", "trainer.evaluate_every=2")),
     "pruned_warmup": Row(("model/loss=pruned", "hooks.pruned_warmup.steps=5", "trainer.memory_probe=false")),
     "replicas": Row(),
     "reverberation": Row(("hooks.reverberation.manifest={files}/rooms.jsonl",)),

@@ -5,7 +5,7 @@ import pytest
 from scripts.bench.hooks import HOOKS, NONE, Times, rows_of, table
 from scripts.composition.compose import options
 
-WATCHING = {"diagnostics", "selection_diagnostics"}  # at evaluations alone
+WATCHING = {"diagnostics", "quantization_health", "selection_diagnostics"}  # at evaluations alone
 OTHERS = {"pruned_warmup"}  # sets two numbers
 
 
