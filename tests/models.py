@@ -10,6 +10,8 @@ from asr.runs.model_folder import LoadedModel, save_model
 from distributed.learners.launch import World
 from scripts.composition.build import build_material, build_model, describe, fit_tokenizer
 
+UNTRAINED = ("backend=single", "evaluation.sets=[]", "trainer.memory_probe=false")  # settings of runs that take no step
+
 
 def save_random_model(config: DictConfig, work: Path, folder: Path) -> Path:
     """Write the model folder ``folder`` with the initial weights of a configuration; the tokenizer is fitted into ``work``."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from asr.data.batch import Batch
 from asr.data.tokenizer import CharacterTokenizer
@@ -18,6 +20,7 @@ from compression.pruning.sites import sites
 from compression.quantization.calibration import calibrate
 from compression.quantization.transform import transform_node
 from scripts.composition.compose import compose
+from tests.models import UNTRAINED, save_random_model
 
 SIZES = {"vocabulary_size": 11, "feature_dimension": 12}
 SMALL = {
@@ -119,5 +122,26 @@ def quantized(make_batch: Callable[..., Batch]) -> Callable[..., Any]:
         model = build(transform_node(scheme, "scheme", **(DEFAULTS | defaults)))(model)
         calibrate(Inference(model, torch.device("cpu"), "fp32"), [make_batch([40, 33], [4, 3])], 1)
         return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    """The teachers that were made so far, by their overrides."""
+    return {(): tmp_path_factory.mktemp("teachers")}  # () is their folder
+
+
+@pytest.fixture
+def teacher(small_config: Callable[..., DictConfig], made: dict[tuple[str, ...], Path]) -> Callable[..., Path]:
+    """``teacher(*overrides)``: the model folder of a model with random weights, of seed 2 unless they say otherwise."""
+
+    def make(*overrides: str) -> Path:
+        key = ("seed=2", *overrides)
+        if key not in made:
+            work = made[()] / str(len(made))
+            work.mkdir()
+            made[key] = save_random_model(small_config(*UNTRAINED, *key), work, work / "teacher")
+        return made[key]
 
     return make
