@@ -26,15 +26,12 @@ class OnlineWords:
     def __init__(self, tokenizer: Tokenizer, state_seconds: float) -> None:
         self.tokenizer = tokenizer
         self.state_seconds = state_seconds
+        self.text = ""
+        """As the tokenizer writes it."""
         self._tokens: list[int] = []
         self._closed: list[StreamedWord] = []
         self._newest: list[StreamedWord] = []  # one, or none before the first
         self._open: list[tuple[Emitted, float]] = []  # the tokens from the newest word on, and when they were emitted
-
-    @property
-    def text(self) -> str:
-        """As the tokenizer writes it."""
-        return self.tokenizer.decode(self._tokens)
 
     @property
     def words(self) -> list[StreamedWord]:
@@ -46,6 +43,7 @@ class OnlineWords:
         if not emitted:
             return
         self._tokens += [each.token for each in emitted]
+        self.text = self.tokenizer.decode(self._tokens)
         self._open += [(each, seconds) for each in emitted]
         found = [each for each, _ in self._open]
         tokens = [each.token for each in found]

@@ -21,6 +21,7 @@ from asr.runs.timeline import Kind, Spell
 WIDTH_INCHES, LANE_INCHES = 9.4, 0.44
 SHOWN_STEPS = 3.2  # of the slowest learner
 MOST_LANES = 16
+MOST_CUTS = 24  # of a quarter each: a thousandth of the time is left
 MOST_MARKS = 1600  # of a picture
 KINDS: dict[Kind, tuple[str, int, float, float]] = {  # its name, colour, top within the lane, height
     "step": ("compute", 0, 0.08, 0.46),
@@ -112,10 +113,13 @@ def shown(timelines: Mapping[int, Sequence[Spell]]) -> tuple[float, dict[int, li
     reach = SHOWN_STEPS * max(longest[learner] for learner in there)
     start = max(first, end - reach)
     lanes = {learner: list(clipped(timelines[learner], start, end)) for learner in there}
-    while sum(map(len, lanes.values())) > MOST_MARKS:
+    for _ in range(MOST_CUTS):
+        if sum(map(len, lanes.values())) <= MOST_MARKS:
+            break
         start += (end - start) / 4
         lanes = {learner: list(clipped(timelines[learner], start, end)) for learner in there}
-    return start, {learner: spells for learner, spells in lanes.items() if spells}
+    most = MOST_MARKS // len(lanes)  # of a file that no run has written: spells that all reach the end
+    return start, {learner: spells[-most:] for learner, spells in lanes.items() if spells}
 
 
 def clipped(spells: Iterable[Spell], start: float, end: float) -> Iterable[Spell]:

@@ -2,7 +2,8 @@
 
 ``tag`` is the only way to make markup, and the only maker of ``Html`` beside ``join`` and the plots. A page contains
 its style and its script and loads nothing else: it can be mailed, archived and opened without a network. Its content
-security policy names that one script by its digest, so that a browser would run no other, and refuses every request.
+security policy names that one script by its digest, so that a browser would run no other, and refuses every request, but
+for those of a watched page to its own server.
 """
 
 import base64

@@ -266,7 +266,7 @@ if (seconds) {
     } catch { document.documentElement.classList.add("stale"); }
     setTimeout(ask, 1000 * seconds);
   };
-  setTimeout(ask, 1000 * seconds);
+  ask();  // at once: what changes from here on is seen
 }
 })();
 """

@@ -6,6 +6,7 @@ page of another origin, whose name was made to mean 127.0.0.1, cannot read it.
 
 import hashlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -44,21 +45,23 @@ class Watched:
         with self._lock:
             started = time.monotonic()
             if started >= self._next_at:
-                state = state_of(self.sources())
-                if state != self._seen:
+                try:
                     self._renew()
-                    made = time.monotonic()
-                    self._next_at = made + max(self.least_seconds, (made - started) * (1 / self.share - 1))
-                    self._seen = state
+                except (UserError, OSError) as error:
+                    if not self._page:
+                        raise
+                    log.warning("the page stays as it was: %s", error)
+                made = time.monotonic()
+                self._next_at = made + max(self.least_seconds, (made - started) * (1 / self.share - 1))
             return self._page, self._tag
 
     def _renew(self) -> None:
-        try:
-            self._page = self.make().encode()
-        except UserError as error:
-            if not self._page:
-                raise
-            log.warning("the page stays as it was: %s", error)
+        """Make the page if a source has changed since it was made."""
+        state = state_of(self.sources())
+        if state == self._seen:
+            return
+        self._seen = state
+        self._page = self.make().encode()
         self._tag = f'"{hashlib.sha256(self._page).hexdigest()[:24]}"'
 
 
@@ -88,6 +91,12 @@ class PageServer(ThreadingHTTPServer):
             raise UsageError(
                 f"port={port} of {HOST} cannot be used ({error}); choose another one, or 0 for any"
             ) from None
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that went away in the middle of an answer is no error; anything else is logged in a line."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            log.warning("a request could not be answered: %s", error)
 
     @property
     def address(self) -> str:

@@ -20,6 +20,7 @@ from asr.foreign.terminal import ShownFormatter
 from asr.runs.metrics import Row
 from asr.runs.run_folder import RunFolder
 from asr.runs.tables import best_evaluation_figures, flat, markdown, tables_of
+from distributed.errors import UserError
 from distributed.ranges import Count
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._write_tables(self._writer)
+            try:
+                self._write_tables(self._writer)
+            except (UserError, OSError) as error:
+                log.warning("TensorBoard gets no tables: %s", error)
             self._writer.close()
             self._writer = None
 
@@ -141,7 +145,7 @@ class WandbLogger:
                 shown = wandb.Table(columns=list(table.header), data=[list(row) for row in table.rows])
                 self._run.log({f"tables/{table.name}": shown})
             self._run.finish()
-        except (wandb.Error, OSError) as error:
+        except (wandb.Error, UserError, OSError) as error:
             self._drop(error)
         self._run = None
 

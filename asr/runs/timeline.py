@@ -8,6 +8,7 @@ in, or until gradients are averaged, and may lie behind computation. Rows hold m
 """
 
 import json
+import logging
 import math
 import time
 from collections import deque
@@ -19,6 +20,8 @@ from asr.runs.files import write_atomically
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from distributed.learners.traffic import Traffic
+
+log = logging.getLogger(__name__)
 
 STEPS = 48  # steps of a timeline, the newest
 Kind = Literal["step", "data", "waiting", "exchange"]
@@ -40,6 +43,7 @@ class TimelineWriter:
         self.learner = learner
         self.traffic = traffic
         self._steps: deque[tuple[float, float, float]] = deque(maxlen=STEPS)  # start, data there, end; by perf_counter
+        self._failed = False
 
     def after_step(self, step_seconds: float, waited_seconds: float) -> None:
         """Note a step that has just ended and took ``step_seconds``, first of all ``waited_seconds`` for its data."""
@@ -48,9 +52,15 @@ class TimelineWriter:
         self._steps.append((start, start + waited_seconds, end))
 
     def write(self) -> None:
-        """Write the file; nothing where no step was made."""
-        if not self._steps:
-            return
+        """Write the file, if a step was made. A picture ends no training: what prevents it is logged, once."""
+        if self._steps and not self._failed:
+            try:
+                self._write()
+            except OSError as error:
+                self._failed = True
+                log.warning("%s cannot be written, the report will lack it: %s", self.path, error)
+
+    def _write(self) -> None:
         spells: list[Spell] = []
         for start, loaded, end in self._steps:
             spells += [Spell("step", start, end), Spell("data", start, loaded)]

@@ -17,6 +17,7 @@ import numpy as np
 from asr.data.batch import Batch, Unit
 from asr.data.plan import BatchPlan
 from asr.training.memory import load_of_unit
+from distributed.errors import UsageError
 
 TIMED = 4  # units that are timed: the shortest, the longest and those between, evenly by rank
 
@@ -69,9 +70,13 @@ def measured_pace(
         load: reads a unit.
         compute: forward and backward of a unit; run twice, of which the faster counts.
         update: the optimizer's step; run twice, as the first one makes moments.
+
+    Raises:
+        UsageError: no utterance of these units can be used.
     """
     frames, seconds, reading = [], [], []
-    for unit in units_to_time(plan):
+    units = units_to_time(plan)
+    for unit in units:
         started = time.perf_counter()
         batch = load(unit)
         read = time.perf_counter() - started
@@ -79,6 +84,11 @@ def measured_pace(
             frames.append(load_of_unit(unit, plan).frames)
             reading.append(read)
             seconds.append(min(_seconds_of(partial(compute, batch)) for _ in range(2)))
+    if not frames:
+        raise UsageError(
+            f"no pace: none of the {len(units)} units that were read, the shortest to the longest, has a usable utterance; "
+            "mend the recordings or leave them out of the corpus"
+        )
     return Pace(frames, seconds, reading, min(_seconds_of(update) for _ in range(2)))
 
 

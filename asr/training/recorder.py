@@ -119,8 +119,8 @@ class Recorder:
 
     def log_evaluation(self, progress: Progress, figures: Mapping[str, float]) -> None:
         """Write a row of evaluation metrics, and when the newest steps did what."""
-        self.timeline.write()
         self._write(progress, figures)
+        self.timeline.write()
 
     def _write(self, progress: Progress, figures: Mapping[str, float]) -> None:
         row: dict[str, float] = {
@@ -142,7 +142,7 @@ class Recorder:
 
     def close(self) -> None:
         """Close every sink."""
-        self.timeline.write()
         self.writer.close()
         for sink in self.sinks:
             sink.close()
+        self.timeline.write()

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from asr.data.audio import BadUtterance
 from asr.data.audio_inputs import live_stream_of, name_of
 from asr.data.audio_streams import Pcm, Stream
+from asr.data.resampling import rate_defect
 from asr.data.windows import Samples
 from asr.decoding.online_words import StreamedWord
 from asr.decoding.transcript import Transcript, json_line, one_line, text_line, word_records
@@ -37,7 +38,9 @@ def check_streamable(config: DictConfig) -> None:
             "stream=true prints text as it comes, and subtitles need all of it; choose format=text or json"
         )
     if config.out is not None:
-        raise UsageError(f"stream=true prints on standard output alone; leave out=out={config.out} out")
+        raise UsageError(f"stream=true prints on standard output alone; leave out={config.out} away")
+    if config.segments != "windows":
+        raise UsageError(f"segments={config.segments}: a stream is not cut into pieces; leave it away, or stream=true")
 
 
 def log_not_transcribed(name: str, reason: str) -> None:
@@ -120,6 +123,8 @@ def stream_recordings(model: Transcriber, audio: Iterable[Path | Pcm], form: str
         name = name_of(source)
         try:
             pieces = live_stream_of(source, PIECE_SECONDS, model.sample_rate)
+            if defect := rate_defect(pieces.rate, model.sample_rate):
+                raise BadUtterance(name, Path(name), defect)
             stream = model.stream(pieces.rate, name)
         except BadUtterance as bad:
             failed += 1
