@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr.foreign.terminal import say
-from distributed.errors import UsageError
+from distributed.errors import UsageError, UserError
 from scripts.composition.command_line import Parser, split_at
 from scripts.composition.refused_sweeps import NAMED
 
@@ -45,7 +46,7 @@ def doctor(options: Examination) -> int:
 
     logging.getLogger().addHandler(logging.NullHandler())  # warnings are findings here
     errors = 0
-    findings = [check_machine(Path("exp"))]
+    findings = [check_machine(folder_of_runs(options))]
     if options.entry_point is not None:
         findings.append(check_run(options.entry_point, options.arguments, options.learners))
     for checks in findings:
@@ -53,3 +54,13 @@ def doctor(options: Examination) -> int:
             say(str(finding))
             errors += finding.weight == "error"
     return int(errors > 0)
+
+
+def folder_of_runs(options: Examination) -> Path:
+    """The folder in which the run would be made; the usual one where there is none, or none that can be started."""
+    from scripts.composition.compose import compose
+
+    if options.entry_point is not None:
+        with suppress(UserError):  # a finding of check_run
+            return Path(compose(options.entry_point, options.arguments).exp_dir)
+    return Path("exp")

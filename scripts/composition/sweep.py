@@ -1,5 +1,6 @@
 """scripts/sweep.py: the trials of a sweep, one after another on this host, or as an array of SLURM jobs."""
 
+import os
 import shlex
 import signal
 import subprocess
@@ -81,7 +82,12 @@ def checked(arguments: Sequence[str]) -> Sweep:
     except OverrideParseException as error:
         raise UsageError(f"cannot read the argument {error.override!r}: {SYNTAX}") from None
     for values in space.each_value_once():
-        compose(entry_point, space.overrides(values))
+        settings = compose(entry_point, space.overrides(values))
+        if config.figure is None and not settings.evaluation.sets:
+            raise UsageError(
+                "evaluation.sets=[]: no evaluation will choose a best checkpoint; name the metric that is made small, such "
+                "as figure=train/loss, or evaluate: evaluation.sets=[dev]"
+            )
     sampler = chosen_sampler(config.sampler, space)
     trials = number_of_trials(config.trials, sampler, space)
     if config.trial is not None and config.trial >= trials:
@@ -90,7 +96,11 @@ def checked(arguments: Sequence[str]) -> Sweep:
 
 
 def run_here(sweep: Sweep, numbers: Sequence[int]) -> int:
-    """Run trials one after another, those that have finished not again; then the table and the page."""
+    """Run trials one after another, those that have finished not again; then the table and the page.
+
+    Raises:
+        UsageError: a trial lacks the figure; the table and the page are written by then.
+    """
     records, key, failed = TrialFolder(sweep.folder), sweep.config.figure, []
     stopped = False
     with passing_on() as child:
@@ -109,14 +119,18 @@ def run_here(sweep: Sweep, numbers: Sequence[int]) -> int:
             if code != 0 and not stopped:
                 failed.append(number)
             records.write(replace(trial, exit_code=None if code == 0 or stopped else code))
-    line = best_line(write_results(sweep.folder, key), sweep.keys, key)
-    if line is not None:
-        say(line, f"table: {sweep.folder / 'sweep.csv'}")
+    results = write_results(sweep.folder, key)
+    if (line := best_line(results, sweep.keys)) is not None:
+        say(line)
+    if results.rows:
+        say(f"table: {sweep.folder / 'sweep.csv'}")
     if stopped:
         say("stopped; the same command goes on")
         return STOPPED
     if failed:
         say(f"{len(failed)} trials have failed, {', '.join(map(str, failed))}; the same command tries them again")
+    if results.remarks:
+        raise UsageError(results.remarks[0])
     return int(bool(failed))
 
 
@@ -145,10 +159,13 @@ class Child:
     def __init__(self) -> None:
         self.asked = False  # whether a signal has come
         self._process: subprocess.Popen[bytes] | None = None
+        self._waiting: int | None = None  # a signal that came before there was a process
 
     def run(self, line: Sequence[str]) -> int:
         """Run a command to its end; its exit code, negative for a signal."""
         self._process = subprocess.Popen(line)
+        if self._waiting is not None:
+            self._process.send_signal(self._waiting)
         try:
             return self._process.wait()
         finally:
@@ -159,6 +176,8 @@ class Child:
         self.asked = True
         if self._process is not None:
             self._process.send_signal(number)
+        else:
+            self._waiting = number
 
 
 @contextmanager
@@ -181,20 +200,34 @@ def submit(sweep: Sweep, arguments: Sequence[str]) -> int:
     if not left:
         say(f"all {sweep.trials} trials have finished: {sweep.folder / 'sweep.csv'}")
         return 0
-    exported = f"--export=ALL,MURMURATION_CODE={REPOSITORY},PYTHON={sys.executable}"
+    variables = {"MURMURATION_CODE": str(REPOSITORY), "PYTHON": sys.executable}
     script = str(REPOSITORY / "scripts" / "slurm" / "sweep.sbatch")
     line = [
         "sbatch",
-        exported,
+        "--export=ALL",  # names of variables and no values, in which a comma would end one
         f"--array={','.join(map(str, left))}",
-        *shlex.split(sweep.config.sbatch or ""),
+        *options_of_sbatch(sweep.config.sbatch or ""),
         script,
         *arguments,
     ]
     try:
-        code = subprocess.run(line, check=False).returncode
+        code = subprocess.run(line, check=False, env=os.environ | variables).returncode
     except FileNotFoundError:
         raise UsageError(
             "where=slurm: there is no sbatch here; submit from a host that has SLURM, or where=local"
         ) from None
     return code
+
+
+def options_of_sbatch(written: str) -> list[str]:
+    """Split options as a shell does.
+
+    Raises:
+        UsageError: a quotation mark without its other one.
+    """
+    try:
+        return shlex.split(written)
+    except ValueError as error:
+        raise UsageError(
+            f"sbatch={written}: {error}; write it as in a shell, '--partition=gpu --time=2:00:00'"
+        ) from None

@@ -15,12 +15,13 @@ from typing import Any, TypeGuard
 
 from asr.foreign.files import ForeignError
 from asr.foreign.json_text import read_json
-from asr.runs.files import write_atomically
+from asr.runs.files import create_atomically, write_atomically
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.composition.sweep_space import Values
 
 LONGEST_NAME = 100  # characters of a run folder's name
+OF_A_BATCH = "train/"  # metrics of which a row has the value of one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Trial:
     def figure(self, key: str | None) -> tuple[str, float] | None:
         """Name and value of what the sweep makes small; None if the run has not ended.
 
+        A metric of evaluations is that of the last row; one of single batches is the end of its smoothed curve.
+
         Raises:
             UsageError: the run has no such metric.
         """
@@ -61,14 +64,18 @@ class Trial:
             found = {name: value for name, value in best.items() if name != "checkpoint" and _is_number(value)}
             if not found:
                 raise UsageError(
-                    f"{self.run}: no evaluation has chosen a best checkpoint; name a metric, such as figure=train/loss, "
-                    "or evaluate: evaluation.sets=[dev]"
+                    f"{self.run}: no evaluation has chosen a best checkpoint; name a metric, such as figure=train/loss"
                 )
             return next(iter(found.items()))
         value = (summary.get("final") or {}).get(key)
         if not _is_number(value):
             known = ", ".join(name for name, each in (summary.get("final") or {}).items() if _is_number(each))
             raise UsageError(f"figure={key}: the last row of {self.run} has no such number; it has {known}")
+        if key.startswith(OF_A_BATCH) and math.isfinite(value):
+            from asr.reporting.figures import smoothed_end  # seconds to import
+            from asr.reporting.run import read_run
+
+            value = smoothed_end(read_run(self.run), key)
         return key, float(value)
 
 
@@ -133,32 +140,31 @@ def run_of(number: int, values: Values) -> str:
 
 
 def check_definition(folder: Path, definition: dict[str, Any]) -> None:
-    """Refuse the folder of another sweep, or write down what this one tries.
+    """Refuse the folder of another sweep, or write down what this one tries; of several processes the first one does.
 
     Raises:
         UsageError: names what differs.
     """
     path = folder / "definition.json"
-    if path.is_file():
-        earlier = read_json(path)
-        differing = sorted(key for key in earlier | definition if earlier.get(key) != definition.get(key))
-        if differing:
-            raise UsageError(
-                f"{folder} holds another sweep: {', '.join(differing)} differ; repeat its command to go on, or choose "
-                "another name="
-            )
-        return
-    if any(
-        not path.name.startswith(".") for path in folder.glob("*")
-    ):  # .lock, or another process that writes this now
-        raise UsageError(f"{folder} holds something else than a sweep; choose another name=")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(definition, indent=2) + "\n")
+    if not path.is_file():
+        occupied = any(not each.name.startswith(".") for each in folder.glob("*"))
+        if occupied and not path.is_file():  # of a sweep the definition comes first, perhaps from another process
+            raise UsageError(f"{folder} holds something else than a sweep; choose another name=")
+        folder.mkdir(parents=True, exist_ok=True)
+        create_atomically(path, json.dumps(definition, indent=2) + "\n")
+    earlier = read_json(path)
+    differing = sorted(key for key in earlier | definition if earlier.get(key) != definition.get(key))
+    if differing:
+        raise UsageError(
+            f"{folder} holds another sweep: {', '.join(differing)} differ; repeat its command to go on, or choose "
+            "another name="
+        )
 
 
 def definition_of(
     entry_point: str, overrides: Sequence[str], sampler: str, seed: int, figure: str | None
 ) -> dict[str, Any]:
-    """What makes two sweeps the same one; the number of trials may grow."""
+    """What makes two sweeps the same one: all that chooses values, except the number of trials, which may grow."""
     drawn = {} if sampler == "grid" else {"seed": seed}
-    return {"entry_point": entry_point, "overrides": list(overrides), "sampler": sampler, "figure": figure} | drawn
+    judged = {"figure": figure} if sampler == "tpe" else {}
+    return {"entry_point": entry_point, "overrides": list(overrides), "sampler": sampler} | drawn | judged

@@ -110,10 +110,13 @@ first_process() {
 }
 
 start() {
-    local folder=$1 deadline
+    local folder=${1%/} deadline
     need_root start
     need_slurm
-    mkdir -p "$folder"
+    # In a folder that somebody else made, or a link of theirs, they could put files in the way of root.
+    [[ -e $folder || -L $folder ]] || mkdir -m 700 -- "$folder"
+    [[ -d $folder && -O $folder && ! -L $folder ]] || fail "$folder: not a folder of root's own; take \$(mktemp -d)"
+    chmod 700 -- "$folder"
     folder=$(realpath "$folder")
     [[ -z $(first_process "$folder") ]] || fail "a sandbox runs in $folder already"
     write_configuration "$folder"

@@ -12,10 +12,12 @@
 set -u
 
 readonly STOPPED=75 # of learners that were asked to stop and have saved: asr/training/stopped.py
+readonly NEAR=300 # seconds before the time limit in which SLURM's signal comes: 120, up to a minute early, and the end of the learners
 code=${MURMURATION_CODE:-$SLURM_SUBMIT_DIR}
 python=${PYTHON:-$(if [[ -x $code/.venv/bin/python ]]; then echo "$code/.venv/bin/python"; else command -v python3; fi)}
 learners=${LEARNERS:-${SLURM_GPUS_ON_NODE:-1}}
 restarts=${RESTARTS:-0}
+readonly PAUSE=5 # seconds until squeue is asked once more
 asked="" # the signal that this script has got
 step=""  # process of srun
 
@@ -46,21 +48,38 @@ run_step() {
     wait "$step"
 }
 
+# Whether a time left as squeue prints it, [days-][hours:]minutes:seconds, is short; UNLIMITED and an unknown one are not.
+is_near() {
+    local left=$1
+    if [[ $left == INVALID ]]; then return 0; fi # beyond the limit
+    [[ $left =~ ^(([0-9]+)-)?(([0-9]+):)?([0-9]+):([0-9]+)$ ]] || return 1
+    local days=${BASH_REMATCH[2]:-0} hours=${BASH_REMATCH[4]:-0} minutes=${BASH_REMATCH[5]} seconds=${BASH_REMATCH[6]}
+    (((10#$days * 24 + 10#$hours) * 3600 + 10#$minutes * 60 + 10#$seconds < NEAR))
+}
+
+# State of this job and its time left; nothing where the controller does not answer.
+look_up() { squeue --noheader --jobs "$SLURM_JOB_ID" --format "%T %L" || true; }
+
 # End the job with the exit code of its step, or requeue it: where the learners have saved, or had trained nothing yet
-# when the signal came; the latter near the time limit would go on for ever.
+# when the signal came; the latter, less than NEAR before the time limit, would go on for ever.
 end_job() {
-    local ended=$1 state
+    local ended=$1 state left
     case $ended in
         0) exit 0 ;;
         "$STOPPED" | $((128 + 10)) | $((128 + 15))) ;;
         *) if [[ -z $asked ]]; then exit "$ended"; fi ;;
     esac
-    state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
+    read -r state left <<<"$(look_up)"
+    if [[ -z $state ]]; then
+        sleep "$PAUSE"
+        read -r state left <<<"$(look_up)"
+    fi
+    state=${state:-RUNNING} # as this script does
     if [[ $state != RUNNING ]]; then # as after scancel, or beyond the time limit
         say "it is $state and not requeued; the same command goes on"
         exit "$ended"
     fi
-    if ((ended != STOPPED)) && [[ $(squeue --noheader --jobs "$SLURM_JOB_ID" --format %L) =~ ^[0-9]?[0-9]:[0-9]+$ ]]; then
+    if ((ended != STOPPED)) && is_near "$left"; then
         say "nothing was trained within its time limit: it is not requeued; give it more time (--time)"
         exit "$ended"
     fi

@@ -118,6 +118,18 @@ def undisturbed(slurm: Slurm, run_of: Callable[..., list[str]]) -> list[list[dic
     return [slurm.rows("undisturbed", learner) for learner in (0, 1)]
 
 
+def test_the_sandbox_refuses_a_folder_that_others_made(tmp_path: Path) -> None:
+    foreign, link = tmp_path / "foreign", tmp_path / "link"
+    foreign.mkdir()
+    link.symlink_to(tmp_path)
+    os.chown(foreign, 12345, -1)
+    for folder in (str(foreign), f"{foreign}/", str(link), f"{link}/"):
+        done = subprocess.run([SANDBOX, "start", folder], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert "not a folder of root's own" in done.stderr
+    assert list(foreign.iterdir()) == []
+
+
 def assert_is_undisturbed(slurm: Slurm, name: str, undisturbed: list[list[dict[str, Any]]]) -> None:
     for learner in (0, 1):
         assert slurm.rows(name, learner) == undisturbed[learner]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distributed.errors import UsageError
 from scripts.composition import machine_checks
-from scripts.composition.doctor import Examination, doctor, doctor_options
+from scripts.composition.doctor import Examination, doctor, doctor_options, folder_of_runs
 from scripts.composition.domain import unheard_words
 from scripts.composition.finding import Finding
 from scripts.composition.run_checks import check_run
@@ -200,6 +200,12 @@ def test_the_exit_code_is_1_where_something_cannot_work(
         "warning  disk: little",
         "error    run: unknown key 'optimizer.l'; did you mean 'optimizer.lr'?",
     ]
+
+
+def test_the_disk_is_that_of_the_run() -> None:
+    assert folder_of_runs(Examination(1, None, [])) == Path("exp")
+    assert folder_of_runs(Examination(1, "train", ["exp_dir=/other/runs"])) == Path("/other/runs")
+    assert folder_of_runs(Examination(1, "train", ["exp_dir=/other/runs", "optimizer.l=1"])) == Path("exp")
 
 
 def test_options(capsys: pytest.CaptureFixture[str]) -> None:

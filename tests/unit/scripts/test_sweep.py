@@ -4,19 +4,22 @@ import csv
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from asr.training.stopped import EXIT_CODE as STOPPED
 from distributed.errors import UsageError
 from scripts.composition import sweep, sweep_table
 from scripts.composition.compose import compose
-from scripts.composition.sweep import checked, run
-from scripts.composition.sweep_trials import TrialFolder, run_of
+from scripts.composition.sweep import Child, checked, options_of_sbatch, run
+from scripts.composition.sweep_trials import Trial, TrialFolder, check_definition, definition_of, run_of
 
 GRID = ["name=lr", "train", "optimizer.lr=0.1,0.3,0.2", "seed=1,2"]
 
@@ -24,12 +27,14 @@ RUN = """
 import json, os, sys
 given = dict(each.split("=", 1) for each in sys.argv[1:] if "=" in each)
 folder = os.path.join(given["exp_dir"], given["name"])
-os.makedirs(folder, exist_ok=True)
+os.makedirs(os.path.join(folder, "metrics"), exist_ok=True)
 with open("started.txt", "a") as file:
     print(*sys.argv[1:], file=file)
 {body}
 wer = float(given["optimizer.lr"]) + 0.01 * int(given["seed"])
 summary = {{"best": {{"checkpoint": "step-00000010", "wer": wer}}, "final": {{"train/loss": -wer}}, "steps": 10, "wall_seconds": 1.5}}
+with open(os.path.join(folder, "metrics", "0.jsonl"), "w") as file:
+    print(json.dumps({{"samples": 10, "train/loss": -wer}}), file=file)
 with open(os.path.join(folder, "summary.json"), "w") as file:
     json.dump(summary, file)
 """
@@ -41,7 +46,8 @@ def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "REPOSITORY", tmp_path)
     # Values of the runs are checked in a test of its own: composing takes longer than all that is looked at here.
-    monkeypatch.setattr(sweep, "compose", lambda name, own: compose(name, own) if name == "sweep" else None)
+    run = OmegaConf.create({"evaluation": {"sets": ["dev"]}})
+    monkeypatch.setattr(sweep, "compose", lambda name, own: compose(name, own) if name == "sweep" else run)
     (tmp_path / "scripts").mkdir()
     pages: list[list[str]] = []
     monkeypatch.setattr("scripts.composition.pages.run", pages.append)
@@ -132,6 +138,12 @@ time.sleep(60 if given["seed"] == "2" else 0)
     assert len(started()) == 2 + 5, "the second one again, then the others"
 
 
+def test_a_signal_that_comes_before_the_process_reaches_it() -> None:
+    child = Child()
+    child.ask(signal.SIGTERM, None)
+    assert child.run(["sleep", "60"]) == -signal.SIGTERM
+
+
 def test_a_job_of_an_array_makes_its_trial_alone(trials: Callable[..., None]) -> None:
     assert run(["trial=4", *GRID]) == 0
     assert [line.split()[-2:] for line in started()] == [["optimizer.lr=0.2", "seed=1"]]
@@ -145,19 +157,28 @@ def test_an_array_has_the_trials_that_have_not_finished(
     assert run(["trial=1", *GRID]) == 0
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
-    sbatch.write_text(f'#!/bin/sh\nfor each in "$@"; do echo "$each"; done > {tmp_path}/submitted\n')
+    sbatch.write_text(
+        f'#!/bin/sh\nfor each in "$@" "$MURMURATION_CODE" "$PYTHON"; do echo "$each"; done > {tmp_path}/submitted\n'
+    )
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
     assert run(["where=slurm", "sbatch=--partition=high --time=5", *GRID]) == 0
     submitted = (tmp_path / "submitted").read_text().splitlines()
-    assert submitted[0].startswith("--export=ALL,MURMURATION_CODE=")
+    assert submitted[0] == "--export=ALL", "a value inside it would end at its first comma"
     assert submitted[1:5] == [
         "--array=0,2,3,4,5",
         "--partition=high",
         "--time=5",
         f"{tmp_path}/scripts/slurm/sweep.sbatch",
     ]
-    assert submitted[5:] == ["where=slurm", "sbatch=--partition=high --time=5", *GRID]
+    assert submitted[5:-2] == ["where=slurm", "sbatch=--partition=high --time=5", *GRID]
+    assert submitted[-2:] == [str(tmp_path), sys.executable]
+
+
+def test_options_of_sbatch_are_split_as_by_a_shell() -> None:
+    assert options_of_sbatch("--comment='two words' --time=5") == ["--comment=two words", "--time=5"]
+    with pytest.raises(UsageError, match="sbatch=--comment='two: No closing quotation; write it as in a shell"):
+        options_of_sbatch("--comment='two")
 
 
 def test_another_metric_can_be_made_small(trials: Callable[..., None]) -> None:
@@ -165,10 +186,59 @@ def test_another_metric_can_be_made_small(trials: Callable[..., None]) -> None:
     rows = json.loads(Path("exp/lr/sweep.json").read_text())["rows"]
     assert [row["optimizer.lr"] for row in rows] == ["0.3", "0.3", "0.2", "0.2", "0.1", "0.1"]
     assert "train/loss" in rows[0]
+
+
+def test_a_figure_that_no_trial_has_leaves_the_table_and_can_be_corrected(trials: Callable[..., None]) -> None:
     with pytest.raises(
         UsageError, match=r"figure=eval/dev/wer: the last row of .* has no such number; it has train/loss"
     ):
-        run(["name=other", "figure=eval/dev/wer", *GRID[1:]])
+        run(["figure=eval/dev/wer", *GRID])
+    rows = json.loads(Path("exp/lr/sweep.json").read_text())["rows"]
+    assert [(row["trial"], row["state"], row["steps"]) for row in rows] == [(n, "finished", 10) for n in range(6)]
+    assert run(["figure=train/loss", *GRID]) == 0
+    assert len(started()) == 6, "no trial is made again"
+
+
+def test_values_are_chosen_by_the_figure_under_tpe_alone() -> None:
+    given = ("train", ["seed=1,2"])
+    assert definition_of(*given, "grid", 1, "train/loss") == definition_of(*given, "grid", 2, None)
+    assert definition_of(*given, "random", 1, "train/loss") == definition_of(*given, "random", 1, None)
+    assert definition_of(*given, "tpe", 1, "train/loss") != definition_of(*given, "tpe", 1, None)
+
+
+def test_a_batch_of_luck_at_the_end_makes_no_trial_the_best(tmp_path: Path) -> None:
+    figures = []
+    for number, (level, last) in enumerate([(1.0, 1.0), (1.1, 0.9)]):
+        run_folder = tmp_path / str(number)
+        (run_folder / "metrics").mkdir(parents=True)
+        rows = [{"samples": count, "train/loss": level} for count in range(1, 40)] + [
+            {"samples": 40, "train/loss": last}
+        ]
+        (run_folder / "metrics" / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run_folder / "summary.json").write_text(json.dumps({"final": rows[-1]}))
+        figures.append(Trial(number, {}, run_folder).figure("train/loss"))
+    assert figures[0] == ("train/loss", pytest.approx(1.0))
+    assert figures[0][1] < figures[1][1]
+
+
+def test_of_processes_that_begin_a_sweep_together_one_writes_what_it_is(tmp_path: Path) -> None:
+    def begin(seed: int) -> str | None:
+        together.wait()
+        try:
+            check_definition(tmp_path / "lr", {"seed": seed})
+            (tmp_path / "lr" / "trials").mkdir(exist_ok=True)
+        except UsageError as error:
+            return str(error)
+        return None
+
+    seeds = [1, 1, 1, 2, 2, 2]
+    together = threading.Barrier(len(seeds))
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        refused = list(pool.map(begin, seeds))
+    first = json.loads((tmp_path / "lr" / "definition.json").read_text())["seed"]
+    for seed, error in zip(seeds, refused, strict=True):
+        assert (error is None) == (seed == first)
+        assert error is None or "holds another sweep: seed differ" in error
 
 
 def test_the_folder_of_another_sweep_is_refused_and_more_trials_are_the_same_sweep(trials: Callable[..., None]) -> None:
@@ -194,6 +264,7 @@ def test_the_folder_of_another_sweep_is_refused_and_more_trials_are_the_same_swe
         (["name=lr", "train", "backend=dpsgd,adpsg"], "did you mean 'adpsgd'"),
         (["name=lr", "train", "=1,2"], "cannot read the argument"),
         (["name=lr", "train", "optimizer.lr=interval(0.1,0.2)"], "sampler=tpe needs a number of trials"),
+        (["name=lr", "train", "seed=1,2", "evaluation.sets=[]"], "no evaluation will choose a best checkpoint"),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_starts(arguments: list[str], message: str) -> None:
@@ -230,5 +301,6 @@ def test_a_page_compares_the_runs_that_have_finished(
 
 
 def test_the_table_has_a_row_for_trials_without_a_result() -> None:
-    assert sweep_table.table([], None) == []
-    assert sweep_table.best_line([], ["seed"], None) is None
+    none = sweep_table.results_of([], None)
+    assert none == sweep_table.Results([], None, [])
+    assert sweep_table.best_line(none, ["seed"]) is None

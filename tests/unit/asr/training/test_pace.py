@@ -10,6 +10,7 @@ from asr.data.plan import BatchPlan
 from asr.training import pace as pace_module
 from asr.training.memory import load_of_unit
 from asr.training.pace import Pace, measured_pace, units_to_time
+from distributed.errors import UsageError
 
 
 @pytest.fixture
@@ -70,3 +71,8 @@ def test_what_is_timed_is_reading_computing_twice_and_updates(plan: BatchPlan, m
     number = len(found.frames)
     assert calls == ["load", "compute", "compute"] * number + ["update", "update"]
     assert (found.seconds, found.reading_seconds, found.update_seconds) == ([1.0] * number, [1.0] * number, 1.0)
+
+
+def test_units_without_a_usable_utterance_have_no_pace(plan: BatchPlan) -> None:
+    with pytest.raises(UsageError, match=r"none of the 4 units that were read, .* has a usable utterance"):
+        measured_pace(plan, lambda _: SimpleNamespace(utterance_ids=[]), lambda _: None, lambda: None)
