@@ -63,9 +63,20 @@ class View:
     @torch.no_grad()
     def observe(self, batch: Batch) -> "Seen":
         """What the model, a teacher, gives out for ``batch``: no loss, no gradient."""
+        try:
+            self._compute(batch)
+        except (
+            BaseException
+        ):  # also for want of memory: no forward of the teacher follows, which would drop its outputs
+            self.taps.take()
+            raise
+        return self.take(batch)
+
+    def _compute(self, batch: Batch) -> None:
+        """Run what of the teacher gives out what is wanted."""
         if isinstance(self.model, AcousticModel):
             self.model.states(batch.features, batch.feature_lengths)
-            return self.take(batch)
+            return
         states_BSD, _ = self.model.encode(batch.features, batch.feature_lengths)
         if self.wanted.ctc:
             assert isinstance(self.model, Transducer | CtcModel)
@@ -75,7 +86,6 @@ class View:
             assert isinstance(self.model, Transducer)
             self.model.joiner.project_encoder(states_BSD)
             self.model.joiner.project_predictor(self.model.predictor(batch.predictor_inputs))
-        return self.take(batch)
 
     def remove(self) -> None:
         """Remove the taps."""

@@ -127,6 +127,24 @@ def test_parts_of_a_unit_add_up_also_where_memory_was_short_for_the_teacher(
     assert whole["total"] == pytest.approx(alone + sum(whole[name] for name in TERMS), rel=1e-9)
 
 
+def test_a_teacher_that_fails_half_way_keeps_no_states(small_model: Make, make_batch: Make) -> None:
+    model = small_model("lstm")
+    view = View(model, Wanted([0, 1], ctc=False, transducer=True))
+    kept: list[int] = []
+
+    def out_of_memory(module: Any, inputs: Any) -> None:
+        kept.append(len(view.taps._outputs))
+        raise torch.OutOfMemoryError
+
+    handle = model.predictor.register_forward_pre_hook(out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        view.observe(make_batch([40, 33], [4, 3]))
+    assert kept == [3], "two layers and the projection of the encoder"
+    assert view.taps.take() == {}
+    handle.remove()
+    assert len(view.observe(make_batch([40, 33], [4, 3])).layers) == 2
+
+
 @pytest.mark.parametrize("model", [(), CONFORMER], ids=["lstm", "conformer"])
 def test_a_copy_of_the_teacher_hears_and_reads_what_the_teacher_does(
     model: tuple[str, ...], teacher: Make, start: Make
