@@ -255,16 +255,32 @@ def mean_of_models(files: Sequence[Path]) -> dict[str, Tensor]:
     for file in files[1:]:
         state = read_tensors(file)
         for name, total in sums.items():
-            if name not in state or state[name].shape != total.shape:
-                raise CheckpointError(f"{file}: has no {name} of the shape that it has in {files[0]}: not of one run")
-            total.add_(state[name])
+            total.add_(_alike(state, name, total, file, files[0]))
     return {name: (sums[name] / len(files)).to(t.dtype) if name in sums else t for name, t in first.items()}
 
 
 def mean_of_auxiliaries(folders: Sequence[Path]) -> dict[str, Tensor]:
-    """Mean of the modules that trained with the model, as ``mean_of_models``; {} unless every folder holds them."""
+    """Mean of the modules that trained with the model, as ``mean_of_models``; {} unless every folder holds them.
+
+    Of other tensors it is the least value of all: a mean has come no further than the checkpoint that is furthest behind.
+    """
     files = [folder / AUXILIARIES for folder in folders]
-    return mean_of_models(files) if all(file.is_file() for file in files) else {}
+    if not all(file.is_file() for file in files):
+        return {}
+    mean = mean_of_models(files)
+    for file in files[1:]:
+        state = read_tensors(file)
+        for name, least in mean.items():
+            if not least.is_floating_point():
+                mean[name] = least.minimum(_alike(state, name, least, file, files[0]))
+    return mean
+
+
+def _alike(state: Mapping[str, Tensor], name: str, like: Tensor, file: Path, first: Path) -> Tensor:
+    """A tensor of a ``file``; CheckpointError unless it has the shape that it has in the ``first``."""
+    if name not in state or state[name].shape != like.shape:
+        raise CheckpointError(f"{file}: has no {name} of the shape that it has in {first}: not of one run")
+    return state[name]
 
 
 def intact_checkpoint(folder: Path) -> Checkpoint | None:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def mean_of(chosen: Sequence[Checkpoint]) -> dict[str, Tensor]:
 
 
 def mean_model(chosen: Sequence[Checkpoint]) -> LoadedModel:
-    """The model that is the mean of checkpoints, given oldest first, on the CPU, with what trained with it."""
-    auxiliary = mean_of_auxiliaries([each.folder for each in reversed(chosen)])
+    """The model that is the mean of checkpoints, given oldest first, on the CPU."""
+    auxiliaries = partial(mean_of_auxiliaries, [each.folder for each in reversed(chosen)])
     loaded = load_model(chosen[-1].folder, "run", mean_of(chosen))
-    return replace(loaded, origin=origin_of(chosen), auxiliary=auxiliary)
+    return replace(loaded, origin=origin_of(chosen), auxiliaries=auxiliaries)

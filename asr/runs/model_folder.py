@@ -119,8 +119,8 @@ class LoadedModel:
     tokenizer: Tokenizer
     description: Description
     origin: dict[str, Any]  # identifies the model in results: a name, and SHA-256 digests of weights
-    auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
-    """What trained with the model, where it is of a checkpoint; passes may read it, model folders never hold it."""
+    auxiliaries: Callable[[], Mapping[str, Tensor]] = dict
+    """Reads what trained with the model, {} of none: passes may, nothing else needs it, model folders never hold it."""
 
 
 def is_model_folder(folder: Path) -> bool:

@@ -6,7 +6,7 @@ masks is that of the sizes which they are expected to have (arXiv 2305.19549, se
 A module of which no unit is left counts nothing: it is multiplied by min(1, size).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,9 @@ from asr.models.conformer import Conformer
 from asr.models.speech_model import SpeechModel
 from asr.models.transducer import Transducer
 from compression.pruning.removal import lies_in
+from compression.pruning.sites import sites
 from compression.pruning.units import Site
+from distributed.errors import UsageError
 
 Scope = Literal["encoder", "model"]
 Sizes = Mapping[str, Tensor]
@@ -43,8 +45,29 @@ class Extent:
         return round(self.frames / 100 * TOKENS_PER_SECOND)
 
 
+def counted_sites(model: SpeechModel, kinds: Collection[str] | None, scope: Scope) -> list[Site]:
+    """The sites of these kinds (None: of all that the scope has), whose units all count in the cost.
+
+    Raises:
+        UsageError: there are none, or those of a kind cost nothing in the scope.
+    """
+    found = sites(model, kinds)
+    counted = [site for site in found if scope == "model" or site.name.startswith("encoder.")]
+    others = {site.kind for site in found} - {site.kind for site in counted}
+    if kinds and others:
+        raise UsageError(
+            f"kinds: {', '.join(sorted(others))} cost nothing with scope=encoder; leave them out, or set scope=model"
+        )
+    if not counted:
+        raise UsageError("this model has nothing that can be pruned")
+    return counted
+
+
 def parameters(model: SpeechModel, found: Sequence[Site], scope: Scope) -> Cost:
-    """Number of parameters of the encoder or of the whole model, without what only the loss has."""
+    """Number of parameters of the encoder or of the whole model, without what only the loss has.
+
+    A transducer's CTC head counts: model folders hold it. In ``operations`` it does not, as greedy decoding does not compute it.
+    """
     total: Polynomial = {}
     for name, shape in _shapes(model, scope).items():
         add(total, entries(name, shape, found))

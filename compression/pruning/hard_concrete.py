@@ -43,9 +43,13 @@ def initial_log_alpha(dropped: float) -> float:
 
 def number_kept(log_alpha: Tensor, least: int, multiple_of: int = 1) -> int:
     """How many units evaluation keeps: the expected number, rounded to a multiple; at least ``least``, at most all."""
-    size = len(log_alpha)
     rounded = multiple_of * round(float(expected_kept(log_alpha.detach())) / multiple_of)
-    return min(size, max(rounded, -(-least // multiple_of) * multiple_of))
+    return max(min(len(log_alpha), rounded), least_kept(len(log_alpha), least, multiple_of))
+
+
+def least_kept(size: int, least: int, multiple_of: int) -> int:
+    """How many of ``size`` units evaluation keeps whatever the masks: ``least``, rounded up to a multiple; at most all."""
+    return min(size, -(-least // multiple_of) * multiple_of)
 
 
 def deterministic(log_alpha: Tensor, least: int, multiple_of: int = 1) -> Tensor:

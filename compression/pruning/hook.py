@@ -17,12 +17,11 @@ from asr.models.speech_model import LossOutput, SpeechModel
 from asr.runs.progress import Progress
 from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.loss_terms import LossTerms
-from compression.pruning.costs import Cost, Extent, Scope, full_sizes, operations, parameters
+from compression.pruning.costs import Cost, Extent, Scope, counted_sites, full_sizes, operations, parameters
 from compression.pruning.lagrangian import Multipliers, target_at
 from compression.pruning.latency import Latency, read_tables
 from compression.pruning.masks import Masks, attach
 from compression.pruning.parts import parts_of
-from compression.pruning.sites import sites
 from compression.pruning.units import Kind, Site
 from compression.scheme import named
 from distributed.errors import UsageError
@@ -87,29 +86,27 @@ class StructuredPruning(Hook):
         """The masks, which the model computes with from here on.
 
         Raises:
-            UsageError: the model has no units of a kind, or is quantised, or the table of latencies is of another one.
+            UsageError: the model has no units of a kind, or is quantised, or the table of latencies is of another one, or
+                all that the masks may drop costs less than ``sparsity``.
         """
         with named("hooks.structured_pruning: "):
-            found = self._sites_of(model)
+            found = counted_sites(model, self.kinds, self.scope)
             masks = Masks(found, dropped=self.initial_dropped, minimum=self.minimum, multiple_of=self.multiple_of)
             self.cost = self._cost_of(model, found)
-        self.full = float(self.cost(full_sizes(found)))
+            self.full = float(self.cost(full_sizes(found)))
+            self._refuse_unreachable(masks)
         attach(model, masks)
         self.pruning = Pruning(masks)
         return self.pruning
 
-    def _sites_of(self, model: SpeechModel) -> list[Site]:
-        """The sites of these kinds, whose units all count in the cost."""
-        found = sites(model, self.kinds)
-        counted = [site for site in found if self.scope == "model" or site.name.startswith("encoder.")]
-        others = {site.kind for site in found} - {site.kind for site in counted}
-        if self.kinds and others:
+    def _refuse_unreachable(self, masks: Masks) -> None:
+        """Raise UsageError if the least that evaluation may keep costs more than the target: no training could meet it."""
+        least = float(self.cost(masks.least_sizes())) / self.full
+        if least > 1 - self.sparsity:
             raise UsageError(
-                f"kinds: {', '.join(sorted(others))} cost nothing with scope=encoder; leave them out, or set scope=model"
+                f"sparsity={self.sparsity:g}: {1 - self.sparsity:.1%} of the {self.objective} were to stay and {least:.1%} do at "
+                "least; lower sparsity, name more kinds, or lower minimum or multiple_of"
             )
-        if not counted:
-            raise UsageError("this model has nothing that can be masked")
-        return counted
 
     def _cost_of(self, model: SpeechModel, found: list[Site]) -> Cost:
         if self.objective == "parameters":

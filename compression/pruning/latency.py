@@ -6,6 +6,7 @@ its table along every size. Tables are made monotone, so that fewer units never 
 """
 
 import itertools
+import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from compression.pruning.costs import Extent, Sizes
 from compression.pruning.parts import BUILDERS, Part, Size, parts_of
 from compression.pruning.units import Site
 from distributed.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -44,11 +47,11 @@ class Latency:
     """
 
     def __init__(self, parts: Sequence[Part], tables: Mapping[str, Table]) -> None:
-        for part in parts:
-            refuse_uncovered(part, tables)
         sized = {name for part in parts for size in part.sizes for name, _ in size.sites}
         self.sites = sorted(sized | {part.gate for part in parts if part.gate is not None})
         kinds = {part.kind: [each for each in parts if each.kind == part.kind] for part in parts}
+        for kind, same in kinds.items():
+            refuse_other_model(kind, same, tables.get(kind))
         self.groups = [(tables[kind], *self._group(same)) for kind, same in kinds.items()]
 
     def _group(self, same: Sequence[Part]) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
@@ -87,20 +90,25 @@ def interpolated(table: Table, at: Sequence[Tensor]) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
-def refuse_uncovered(part: Part, tables: Mapping[str, Table]) -> None:
-    """Raise UsageError unless a table has the kind of the part, up to its full sizes."""
-    full = [size.full for size in part.sizes]
-    table = tables.get(part.kind)
-    if (
-        table is None
-        or len(table.points) != len(full)
-        or any(x > p[-1] for x, p in zip(full, table.points, strict=True))
-    ):
-        sizes = " x ".join(map(str, full))
-        raise UsageError(
-            f"the latency table has no {part.kind} of {sizes}: it was measured for another model; "
-            "measure this one with scripts/bench/latency.py"
-        )
+def refuse_other_model(kind: str, same: Sequence[Part], table: Table | None) -> None:
+    """Raise UsageError unless a table ends at the full sizes of the largest of all parts of its kind."""
+    largest = [max(size.full for size in sizes) for sizes in zip(*(part.sizes for part in same), strict=True)]
+    if table is not None and len(table.points) == len(largest) and all(map(_ends_at, table.points, largest)):
+        return
+    has = f"no {kind}" if table is None else f"a {kind} of {_product([float(p[-1]) for p in table.points])} at most"
+    raise UsageError(
+        f"the latency table has {has}, this model one of {_product(largest)}: it was measured for another model; measure "
+        "this one with scripts/bench/latency.py"
+    )
+
+
+def _product(sizes: Sequence[float]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)
+
+
+def _ends_at(points: Tensor, size: int) -> bool:
+    """Whether a size is the last of these points, or the last but one before the next number (see ``points_of``)."""
+    return float(points[-1]) == size or points[-2:].tolist() == [size, size + 1]
 
 
 # ---------------------------------------------------------------------- measuring
@@ -177,7 +185,7 @@ def as_json(tables: Mapping[str, Table], extent: Extent) -> dict[str, Any]:
 
 
 def read_tables(path: Path) -> dict[str, Table]:
-    """Read a file of tables.
+    """Read a file of tables; a warning is logged if it was measured on another processor than this one.
 
     Raises:
         UsageError: it is none, or of another version, or damaged.
@@ -186,9 +194,14 @@ def read_tables(path: Path) -> dict[str, Table]:
     try:
         if record["format"] != FORMAT:
             raise UsageError(f"{path}: format {record['format']}, this version reads {FORMAT}: measure anew")
-        return {str(kind): _read_table(content) for kind, content in record["parts"].items()}
+        tables = {str(kind): _read_table(content) for kind, content in record["parts"].items()}
+        measured_on = f"{record['processor']}, {record['instruction_set']}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path}: is no table of latencies: {' '.join(str(error).split())}") from None
+    this = f"{cpu_info('model name')}, {instruction_set()}"
+    if measured_on != this:
+        log.warning("%s: its milliseconds were measured on %s, this processor is %s", path, measured_on, this)
+    return tables
 
 
 def _read_table(content: Mapping[str, Any]) -> Table:
@@ -197,4 +210,6 @@ def _read_table(content: Mapping[str, Any]) -> Table:
     ascending = all(each.dim() == 1 and len(each) > 1 and bool((each.diff() > 0).all()) for each in points)
     if not ascending or milliseconds.shape != tuple(len(each) for each in points) or not milliseconds.isfinite().all():
         raise ValueError("sizes must ascend, two of each at least, with finite milliseconds for every combination")
+    if not ((milliseconds >= 0).all() and milliseconds.sum() > 0):
+        raise ValueError("milliseconds must be 0 or more, and not all 0")
     return Table(points, milliseconds)

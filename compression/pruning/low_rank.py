@@ -22,6 +22,7 @@ from asr.parts import build
 from asr.runs.model_folder import LoadedModel
 from compression.compress import Batches
 from compression.pruning.costs import Scope, parameters
+from compression.pruning.units import Factorised
 from compression.quantization.transform import refuse_quantized
 from distributed.errors import UsageError
 from distributed.parameters.patterns import settings_by_pattern
@@ -87,7 +88,7 @@ def ranks_for(matrices: Mapping[str, Tensor], goal: float, allocation: Allocatio
     return kept(float(thresholds[low]))
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(Factorised):
     """A linear layer whose weight is ``wide`` times ``narrow``."""
 
     def __init__(self, old: nn.Linear, rank: int) -> None:
@@ -102,7 +103,7 @@ class LowRankLinear(nn.Module):
         return output
 
 
-class LowRankLstm(nn.Module):
+class LowRankLstm(Factorised):
     """An LSTM of one layer whose input matrix is that of ``lstm`` times ``narrow``."""
 
     def __init__(self, old: Lstm, rank: int) -> None:
@@ -167,7 +168,7 @@ class LowRankFactorisation:
 
     def __call__(self, loaded: LoadedModel, batches: Batches) -> LoadedModel:
         """Raises UsageError if a pattern matches no layer, the model is quantised, or as many parameters cannot be saved."""
-        refuse_quantized(loaded.model)
+        refuse_quantized(loaded.model, "factorise the model that it was made of and quantise its factors")
         there = matrices_of(loaded.model)
         patterns, names = [(pattern, True) for pattern in self.modules], {name: [name] for name in there}
         chosen = settings_by_pattern(patterns, names, key="pass.modules", kind="layer that can be factorised")

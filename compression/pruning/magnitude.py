@@ -15,10 +15,9 @@ from torch import Tensor
 
 from asr.runs.model_folder import LoadedModel
 from compression.compress import Batches
-from compression.pruning.costs import Cost, Scope, parameters
+from compression.pruning.costs import Cost, Scope, counted_sites, full_sizes, parameters
 from compression.pruning.masks import NEVER_ROUNDED, least_of
 from compression.pruning.removal import Kept, refuse_transformed, removed
-from compression.pruning.sites import sites
 from compression.pruning.units import Kind, Site
 from distributed.errors import UsageError
 from distributed.ranges import Count, Fraction
@@ -140,16 +139,14 @@ class MagnitudePruning:
     def __call__(self, loaded: LoadedModel, batches: Batches) -> LoadedModel:
         """Raises UsageError if the model has no such units, was changed by transforms, or cannot be made as small."""
         refuse_transformed(loaded.description)
-        found = [site for site in sites(loaded.model, self.kinds) if self.kinds or self._is_usual(site)]
+        # A whole module cannot lose a fraction: it goes only where it is named.
+        counted = counted_sites(loaded.model, self.kinds, self.scope)
+        found = [site for site in counted if self.kinds or site.kind != "module"]
         weights = loaded.model.state_dict()
         scores = {site.name: magnitudes(weights, site) for site in found}
         least = {site.name: least_of(site, self.minimum) for site in found}
         cost = parameters(loaded.model, found, self.scope)
-        whole = float(cost({site.name: torch.tensor(float(site.size)) for site in found}))
+        whole = float(cost(full_sizes(found)))
         order = in_order(found, scores, least, self.across)
         kept = fewest(order, found, cost, (1 - self.sparsity) * whole, self.multiple_of)
         return removed(loaded, {name: Kept.unchanged(units) for name, units in kept.items()})
-
-    def _is_usual(self, site: Site) -> bool:
-        """Whether the site's units go where no kinds are named: a whole module cannot lose a fraction."""
-        return site.kind != "module" and (self.scope == "model" or site.name.startswith("encoder."))

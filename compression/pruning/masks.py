@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from asr.models.auxiliary import NAME
 from asr.models.speech_model import SpeechModel
-from compression.pruning.hard_concrete import deterministic, initial_log_alpha, probability_kept, sample
+from compression.pruning.hard_concrete import deterministic, initial_log_alpha, least_kept, probability_kept, sample
 from compression.pruning.norms import masked_layer_norm
 from compression.pruning.removal import Kept, scaled
+from compression.pruning.sites import sites
 from compression.pruning.units import Site, Use
 from distributed.errors import UsageError
 
@@ -103,6 +104,14 @@ class Masks(nn.Module):
         sizes = counts_S.maximum(least_S.to(counts_S)).unbind()
         return dict(zip([site.name for site in self.sites], sizes, strict=True))
 
+    def least_sizes(self) -> dict[str, Tensor]:
+        """Number of units of every site that evaluation keeps in any case."""
+        found = {site.name: (site.size, self.mask(site.name)) for site in self.sites}
+        return {
+            name: torch.tensor(least_kept(size, int(mask.least), max(1, int(mask.multiple_of))), dtype=torch.float64)
+            for name, (size, mask) in found.items()
+        }
+
     def kept(self) -> dict[str, Kept]:
         """The units of every site that evaluation keeps, with their values."""
         return {site.name: Kept.of(self.mask(site.name).evaluation()) for site in self.sites}
@@ -132,27 +141,39 @@ def least_of(site: Site, minimum: float) -> int:
     return max(0 if site.kind in MAY_BE_EMPTY else 1, math.ceil(minimum * site.size - ROUNDING))
 
 
-def kept_of(auxiliaries: Mapping[str, Tensor], multiple_of: int | None) -> dict[str, Kept]:
-    """What the masks among a checkpoint's ``auxiliaries`` keep; ``multiple_of`` None: as in training.
+def kept_of(auxiliaries: Mapping[str, Tensor], multiple_of: int | None, model: SpeechModel) -> dict[str, Kept]:
+    """What the masks among the ``auxiliaries`` of a model's checkpoint keep; ``multiple_of`` None: as in training.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or they are not those of the model's sites.
     """
-    found = {}
-    for name, log_alpha in auxiliaries.items():
-        where, _, last = name.rpartition(".")
-        if last != "log_alpha" or not name.startswith(f"{NAME}."):
-            continue
-        least, multiple = int(auxiliaries[f"{where}.least"]), int(auxiliaries[f"{where}.multiple_of"])
-        site = where.rpartition(".")[2].replace("/", ".")
-        if multiple_of is not None and multiple:
-            multiple = multiple_of
-        found[site] = Kept.of(deterministic(log_alpha, least, max(1, multiple)))
-    if not found:
+    names = [name for name in auxiliaries if name.startswith(f"{NAME}.") and name.endswith(".log_alpha")]
+    if not names:
         raise UsageError(
             "there are no masks beside this model: give a checkpoint of a run with hooks=[structured_pruning]"
         )
+    sizes, found = {site.name: site.size for site in sites(model)}, {}
+    for name in names:
+        where = name.rpartition(".")[0]
+        site = where.rpartition(".")[2].replace("/", ".")
+        log_alpha = auxiliaries[name]
+        least, multiple = auxiliaries.get(f"{where}.least"), auxiliaries.get(f"{where}.multiple_of")
+        if least is None or multiple is None or not _fits(log_alpha, least, multiple, sizes.get(site)):
+            raise UsageError(
+                f"{name} {tuple(log_alpha.shape)} is no mask of this model with least and multiple_of beside it: {site} has "
+                f"{sizes.get(site, 'no')} units; restore {NAME}.safetensors, or give the run that it was trained in"
+            )
+        chosen = multiple_of if multiple_of is not None and int(multiple) else int(multiple)
+        found[site] = Kept.of(deterministic(log_alpha, int(least), max(1, chosen)))
     return found
+
+
+def _fits(log_alpha: Tensor, least: Tensor, multiple_of: Tensor, size: int | None) -> bool:
+    """Whether tensors of a file are those of a ``SiteMask`` of this many units."""
+    if size is None or log_alpha.shape != (size,):
+        return False
+    whole = all(each.dim() == 0 and not each.is_floating_point() for each in (least, multiple_of))
+    return log_alpha.is_floating_point() and whole and 0 <= int(least) <= size and int(multiple_of) >= 0
 
 
 # ---------------------------------------------------------------------- in the model's forward

@@ -27,13 +27,14 @@ class Prune:
         """The smaller model, an ordinary one.
 
         Raises:
-            UsageError: there are no masks beside the model, or it was changed by transforms.
+            UsageError: there are no masks beside the model, or those of another, or it was changed by transforms.
         """
-        refuse_non_finite(loaded.auxiliary, "the masks of this model")
+        auxiliaries = loaded.auxiliaries()
+        refuse_non_finite(auxiliaries, "the masks of this model")
         with named("pass=prune: "):
-            kept = kept_of(loaded.auxiliary, self.multiple_of)
+            kept = kept_of(auxiliaries, self.multiple_of, loaded.model)
             made = removed(loaded, kept)
-        if not all(int(each) for name, each in loaded.auxiliary.items() if name.endswith(".reached")):
+        if not all(int(each) for name, each in auxiliaries.items() if name.endswith(".reached")):
             log.warning(
                 "these masks are from before the sparsity of the run was reached: choose checkpoint=last, or a later one"
             )

@@ -53,7 +53,7 @@ def removed(loaded: LoadedModel, kept: Mapping[str, Kept]) -> LoadedModel:
     node = resized(description.model, loaded.model, [(site, len(kept[site.name].indices)) for site in chosen])
     smaller = replace(description, model=node)
     state = sliced(loaded.model.state_dict(), chosen, kept)
-    return replace(loaded, model=smaller.with_weights(state), description=smaller, auxiliary={})
+    return replace(loaded, model=smaller.with_weights(state), description=smaller, auxiliaries=dict)
 
 
 def refuse_transformed(description: Description) -> None:

@@ -23,7 +23,7 @@ from asr.models.lstm import BidirectionalLstm
 from asr.models.predictor import LstmPredictor, StatelessPredictor
 from asr.models.speech_model import SpeechModel
 from compression.pruning.conformer_sites import conformer_sites
-from compression.pruning.units import READERS_OF_STATES, Site, Use, along, existing, layout
+from compression.pruning.units import READERS_OF_STATES, Factorised, Site, Use, along, existing, layout
 from compression.quantization.transform import refuse_quantized
 from compression.quantization.weights import GATES
 from distributed.errors import UsageError
@@ -33,9 +33,10 @@ def sites(model: SpeechModel, kinds: Collection[str] | None = None) -> list[Site
     """The sites of a model of these kinds (None: of all), those of its encoder first.
 
     Raises:
-        UsageError: there are no sites of one of the kinds, or the model is quantised.
+        UsageError: there are no sites of one of the kinds, or the model is quantised or has factors of low rank.
     """
-    refuse_quantized(model)
+    refuse_quantized(model, "prune the model that it was made of and quantise what is left")
+    refuse_factorised(model)
     found: list[Site] = []
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, Conformer):
@@ -50,6 +51,16 @@ def sites(model: SpeechModel, kinds: Collection[str] | None = None) -> list[Site
             f"kinds: this model has no {', '.join(sorted(absent))}; it has {', '.join(sorted(present)) or 'none of them'}"
         )
     return [site for site in found if kinds is None or site.kind in kinds]
+
+
+def refuse_factorised(model: SpeechModel) -> None:
+    """Raise UsageError if a layer of the model consists of factors."""
+    already = next((name for name, module in model.named_modules() if isinstance(module, Factorised)), None)
+    if already is not None:
+        raise UsageError(
+            f"the model has factors of low rank in place of {already}, in which no units are known; prune the model that it "
+            "was made of"
+        )
 
 
 def lstm_sites(model: SpeechModel, encoder: BidirectionalLstm) -> list[Site]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr.models.speech_model import SpeechModel
 
@@ -42,6 +42,10 @@ class Site:
     def can_vanish(self) -> bool:
         """Whether the model can do without any of the units."""
         return bool(self.owned)
+
+
+class Factorised(nn.Module):
+    """A layer whose weight is a product of two: its units lie in neither as they lie in a plain layer's."""
 
 
 def layout(size: int, *, each: int = 1, times: int = 1, before: int = 0, after: int = 0) -> Tensor:

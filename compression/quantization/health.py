@@ -28,6 +28,7 @@ from asr.parts import build
 from asr.runs.progress import Progress
 from asr.training.hook import Run
 from asr.training.inference import Inference
+from compression.pruning.masks import Masks
 from compression.quantization.activations import ActivationKind, HiddenKind
 from compression.quantization.calibration import calibrate, run_alone
 from compression.quantization.transform import LOSS, refuse_quantized, transform_node
@@ -53,6 +54,15 @@ def bare_copy(model: SpeechModel) -> SpeechModel:
     if hasattr(model, NAME):
         memo[id(getattr(model, NAME))] = nn.ModuleDict()
     return deepcopy(model, memo)
+
+
+def refuse_masked(model: SpeechModel) -> None:
+    """Raise UsageError if a model computes with masks: a copy would keep a part of them, and be of no model that there is."""
+    if any(isinstance(each, Masks) for each in model.modules()):
+        raise UsageError(
+            "structured_pruning masks this model, and what removal leaves of it can be measured only after; leave one of the "
+            "two hooks out"
+        )
 
 
 def mean_loss(inference: Inference[SpeechModel], batches: Sequence[Batch]) -> float:
@@ -149,10 +159,11 @@ class QuantizationHealth(Measurement):
         self.above: set[str] = set()  # the schemes that were above the limit at the last measurement
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
-        """Raises UsageError if the model is quantised already, or a scheme does not fit it."""
+        """Raises UsageError if the model is quantised already or masked, or a scheme does not fit it."""
         super().on_fit_start(run, resumed)
         with named(f"{KEY}: "):
-            refuse_quantized(run.model)
+            refuse_quantized(run.model, "leave this hook out: the loss of the run is the one of the quantised model")
+            refuse_masked(run.model)
         for name, node in self.nodes.items():
             with named(f"{KEY}.schemes.{name}: "):
                 build(node)(bare_copy(run.model))

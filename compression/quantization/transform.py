@@ -74,11 +74,11 @@ class Quantize:
         return model
 
 
-def refuse_quantized(model: SpeechModel) -> None:
-    """Raise UsageError if a layer of the model is quantised."""
+def refuse_quantized(model: SpeechModel, remedy: str = "quantise the model that it was made of") -> None:
+    """Raise UsageError, which ends in the ``remedy``, if a layer of the model is quantised."""
     already = next((name for name, module in model.named_modules() if isinstance(module, Twin | PackedLayer)), None)
     if already is not None:
-        raise UsageError(f"the model is quantised already ({already}); quantise the model that it was made of")
+        raise UsageError(f"the model is quantised already ({already}); {remedy}")
 
 
 def transform_node(

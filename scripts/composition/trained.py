@@ -1,6 +1,7 @@
 """A trained run, ready to be used: its configuration, features, tokenizer and the weights of a checkpoint."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,4 +149,4 @@ def _check_suits(loaded: LoadedModel, material: Speech | Text, config: DictConfi
 def _of_folder(folder: Path) -> LoadedModel:
     loaded = load_model(folder, "weights")
     origin = {"checkpoint": folder.name, "weights_sha256": loaded.origin["weights_sha256"]}
-    return replace(loaded, origin=origin, auxiliary=mean_of_auxiliaries([folder]))
+    return replace(loaded, origin=origin, auxiliaries=partial(mean_of_auxiliaries, [folder]))

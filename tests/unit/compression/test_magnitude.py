@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asr.models.speech_model import SpeechModel
-from asr.parts import plain
+from asr.parts import build, plain
 from asr.runs.model_folder import Description, LoadedModel
 from compression.pruning.costs import parameters
 from compression.pruning.magnitude import MagnitudePruning, in_order, left, magnitudes
@@ -131,7 +131,7 @@ def test_numbers_of_units_are_multiples_save_those_of_heads(small_model: Make) -
     assert sizes[0] < 16
 
 
-def test_a_target_that_cannot_be_met_is_refused(small_model: Make) -> None:
+def test_a_target_that_cannot_be_met_is_refused(small_model: Make, lm_config: Make) -> None:
     with pytest.raises(UsageError, match=r"^pass\.sparsity asks for at most .* are left at least; lower it, "):
         pruned("conformer", small_model("conformer"), kinds=["heads"], sparsity=0.9)
     changed = loaded("lstm", small_model("lstm"))
@@ -141,5 +141,13 @@ def test_a_target_that_cannot_be_met_is_refused(small_model: Make) -> None:
         UsageError, match=r"^the model was changed by compression\.pruning\.low_rank\.LowRank: prune the"
     ):
         MagnitudePruning(**DEFAULTS)(changed, lambda split: [])
+    with pytest.raises(
+        UsageError, match=r"^kinds: joint, predictor cost nothing with scope=encoder; leave them out, or "
+    ):
+        pruned("lstm", small_model("lstm"), kinds=["cells", "joint", "predictor"])
+    texts = loaded("lstm", build(lm_config().model, vocabulary_size=11))
+    for scope in ("encoder", "model"):
+        with pytest.raises(UsageError, match=r"^this model has nothing that can be pruned$"):
+            MagnitudePruning(**DEFAULTS | {"scope": scope})(texts, lambda split: [])
     with pytest.raises(UsageError, match=r"^kinds: this model has no heads; it has cells, "):
         pruned("lstm", small_model("lstm"), kinds=["heads"])

@@ -10,8 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from asr.models.speech_model import Recogniser, SpeechModel
+from asr.parts import build, plain
 from asr.runs.model_folder import LoadedModel
 from compression.pruning.costs import Cost, Extent, full_sizes, operations, parameters
+from compression.pruning.hook import StructuredPruning
 from compression.pruning.lagrangian import Multipliers, target_at
 from compression.pruning.latency import Latency, Table, as_json, interpolated, measure, points_of, read_tables, table_of
 from compression.pruning.masks import Masks
@@ -21,6 +23,7 @@ from compression.pruning.sites import sites
 from compression.pruning.units import Site
 from distributed.errors import UsageError
 from scripts.bench.pruning import model_of, settled
+from scripts.composition.compose import compose
 
 EXTENT = Extent(40)
 
@@ -153,9 +156,14 @@ def test_a_measured_table_is_written_read_and_used(
     assert float(Latency(parts, read)(sizes)) == float(Latency(parts, tables)(sizes)) > 0
     halves = {name: (each / 2).floor().clamp(min=1) for name, each in sizes.items()}
     assert 0 < float(Latency(parts, read)(halves)) <= float(Latency(parts, read)(sizes))
-    del read[parts[0].kind]
-    with pytest.raises(UsageError, match="it was measured for another model"):
+    own = read.pop(parts[0].kind)
+    with pytest.raises(UsageError, match=rf"has no {parts[0].kind}, .*: it was measured for another model"):
         Latency(parts, read)
+    larger = own._replace(points=(own.points[0] * 2, *own.points[1:]))
+    with pytest.raises(
+        UsageError, match=rf"has a {parts[0].kind} of .* at most, this model .* measured for another model"
+    ):
+        Latency(parts, read | {parts[0].kind: larger})
 
 
 @pytest.mark.parametrize(
@@ -165,6 +173,9 @@ def test_a_measured_table_is_written_read_and_used(
         '{"format": 1, "parts": {"norm": {"sizes": [[2, 1]], "milliseconds": [1, 2]}}}',
         '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [1, "x"]}}}',
         '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [1, 2, 3]}}}',
+        '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [-1, 2]}}}',
+        '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [0, 0]}}}',
+        '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [1, 2]}}}',
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_table_is_refused(content: str, tmp_path: Path) -> None:
@@ -172,3 +183,42 @@ def test_a_file_that_is_no_table_is_refused(content: str, tmp_path: Path) -> Non
     path.write_text(content)
     with pytest.raises(UsageError, match=str(path)):
         read_tables(path)
+
+
+def test_a_table_of_another_processor_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "latency.json"
+    tables = {"norm": table_of([[1, 2]], torch.tensor([1.0, 2.0], dtype=torch.float64))}
+    content = as_json(tables, EXTENT)
+    path.write_text(json.dumps(content))
+    read_tables(path)
+    assert not caplog.records
+    path.write_text(json.dumps(content | {"processor": "abacus"}))
+    read_tables(path)
+    assert "its milliseconds were measured on abacus, " in caplog.text
+
+
+@pytest.mark.parametrize("objective", ["parameters", "flops"])
+def test_a_sparsity_that_no_masks_can_reach_is_refused_with_the_least_that_stays(
+    objective: str, small_model: Callable[..., SpeechModel]
+) -> None:
+    def pruning(**settings: object) -> StructuredPruning:
+        changes = [f"hooks.structured_pruning.{key}={value}" for key, value in settings.items()]
+        node = compose("train", ["hooks=[structured_pruning]", *changes]).hooks.structured_pruning
+        hook: StructuredPruning = build(plain(node))
+        return hook
+
+    model = small_model("conformer")
+    found = sites(model, ["heads"])
+    cost = costs_of(model, found)[objective]
+    least = {name: torch.tensor(1.0) for name in full_sizes(found)}
+    stays = float(cost(least) / cost(full_sizes(found)))
+    only_heads = {"kinds": "[heads]", "objective": objective, "frames": EXTENT.frames}
+    message = rf"^hooks\.structured_pruning: sparsity=0\.5: 50\.0% of the {objective} were to stay and {stays:.1%} do at least; "
+    with pytest.raises(UsageError, match=message):
+        pruning(**only_heads).on_auxiliary(model)
+    with pytest.raises(UsageError, match=r"do at least"):
+        pruning(**only_heads, sparsity=1 - stays + 1e-4).on_auxiliary(model)
+    with pytest.raises(UsageError, match=r" and 100\.0% do at least"):
+        pruning(objective=objective, multiple_of=1000, kinds="[feed_forward,channels,width]").on_auxiliary(model)
+    assert not model._forward_pre_hooks, "a refused model is left as it is"
+    assert pruning(**only_heads, sparsity=1 - stays - 1e-4).on_auxiliary(model)

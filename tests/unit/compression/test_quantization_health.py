@@ -11,6 +11,7 @@ import torch
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, plain
 from asr.runs.progress import Progress
+from asr.training.auxiliary_modules import attach_auxiliaries
 from asr.training.inference import Inference
 from compression.quantization.health import (
     QuantizationHealth,
@@ -184,3 +185,14 @@ def test_a_model_that_is_quantised_already_is_refused(small_model: Make, make_ba
     run = run_of(quantized(small_model("lstm")), make_batch)
     with pytest.raises(UsageError, match=r"^hooks\.quantization_health: the model is quantised already"):
         made_hook().on_fit_start(run, resumed=False)
+
+
+def test_a_model_that_is_masked_is_refused(small_model: Make, make_batch: Make) -> None:
+    model = small_model("conformer")
+    node = compose("train", ["hooks=[structured_pruning]", "hooks.structured_pruning.kinds=[width]"]).hooks
+    attach_auxiliaries(model, {"structured_pruning": build(plain(node.structured_pruning))})
+    with pytest.raises(
+        UsageError, match=r"^hooks\.quantization_health: structured_pruning masks this model, .* leave one "
+    ):
+        made_hook().on_fit_start(run_of(model, make_batch), resumed=False)
+    made_hook().on_fit_start(run_of(small_model("conformer"), make_batch), resumed=False)

@@ -9,16 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from asr.data.batch import Batch
+from asr.foreign.files import ForeignError
 from asr.models.conformer import Conformer
 from asr.models.speech_model import SpeechModel
 from asr.models.streaming import ConformerStream
 from asr.models.transducer import Transducer
-from asr.runs.model_folder import LoadedModel, load_model, save_model
+from asr.runs.checkpoint import AUXILIARIES, mean_of_auxiliaries
+from asr.runs.model_folder import LoadedModel, load_model, save_model, write_weights
 from compression.pruning.costs import full_sizes, parameters
+from compression.pruning.low_rank import LowRank
 from compression.pruning.masks import Masks, kept_of
 from compression.pruning.removal import Kept, removed
 from compression.pruning.sites import sites
 from distributed.errors import UsageError
+from scripts.composition.trained import _of_folder
 
 Masked = Callable[..., Masks]
 Loaded = Callable[..., LoadedModel]
@@ -123,7 +127,7 @@ def test_it_is_a_folder_of_its_own_that_can_be_pruned_again(
     for one, other in zip(answers(read.model, batch), answers(made.model, batch), strict=True):
         torch.testing.assert_close(one, other)
     assert read.description.model["encoder"]["position_dimension"] == 16
-    assert made.auxiliary == {}
+    assert made.auxiliaries() == {}
     masks = masked(made.model)
     again = removed(made, masks.kept())
     for one, other in zip(answers(made.model, batch), answers(again.model, batch), strict=True):
@@ -152,23 +156,81 @@ def test_what_cannot_be_removed_is_refused(loaded_model: Loaded, quantized: Call
         removed(loaded, {"encoder.width": Kept.unchanged([1])})
     with pytest.raises(UsageError, match=r"^kinds: this model has no heads, width; it has cells, joint, predictor$"):
         sites(loaded.model, ["width", "cells", "heads"])
-    with pytest.raises(UsageError, match="quantised already"):
-        sites(quantized(loaded.model))
+    factors = LowRank(ranks={"encoder.layers.0.left_to_right": 2, "joiner.project_encoder": 2})
+    with pytest.raises(
+        UsageError,
+        match=r"^the model has factors of low rank in place of encoder\.layers\.0\.left_to_right, .*; prune the ",
+    ):
+        sites(factors(loaded_model("lstm").model))
+    factors = LowRank(ranks={"encoder.blocks.1.attention.query_key_value": 2})
+    with pytest.raises(
+        UsageError, match=r"^the model has factors of low rank in place of encoder\.blocks\.1\.attention"
+    ):
+        sites(factors(loaded_model("conformer").model))
+    with pytest.raises(
+        UsageError, match=r"^the model is quantised already .*; prune the model that it was made of and "
+    ):
+        sites(quantized(loaded_model("lstm").model))
     with pytest.raises(UsageError, match=r"^there are no masks beside this model"):
-        kept_of({}, None)
+        kept_of({}, None, loaded.model)
 
 
 def test_removal_counts_in_multiples_but_for_heads(loaded_model: Loaded, masked: Masked) -> None:
     loaded = loaded_model("conformer")
     masks = masked(loaded.model)
     names = {f"auxiliary.pruning.masks.{name}": each for name, each in masks.state_dict().items()}
-    as_trained = kept_of(names, None)
+    as_trained = kept_of(names, None, loaded.model)
     for name, each in masks.kept().items():
         assert torch.equal(as_trained[name].indices, each.indices)
         assert torch.equal(as_trained[name].values, each.values)
-    for name, each in kept_of(names, 8).items():
+    for name, each in kept_of(names, 8, loaded.model).items():
         if not name.endswith(("attention", "convolution")):
             assert len(each.indices) % 8 == 0
     assert any(len(each.indices) % 8 for name, each in as_trained.items() if not name.endswith("attention"))
-    made = removed(loaded, kept_of(names, 8))
+    made = removed(loaded, kept_of(names, 8, loaded.model))
     assert all(isinstance(each, nn.Module) for each in made.model.modules())
+
+
+def test_masks_of_another_model_or_damaged_ones_are_refused(loaded_model: Loaded, masked: Masked) -> None:
+    loaded = loaded_model("lstm")
+    names = {f"auxiliary.pruning.masks.{name}": each for name, each in masked(loaded.model).state_dict().items()}
+    where = "auxiliary.pruning.masks.of.joiner"
+    damaged = {
+        "other size": {f"{where}.log_alpha": torch.zeros(7)},
+        "no numbers": {f"{where}.log_alpha": torch.zeros(8, dtype=torch.int64)},
+        "several": {f"{where}.least": torch.tensor([1, 2])},
+        "too many": {f"{where}.least": torch.tensor(9)},
+        "negative": {f"{where}.multiple_of": torch.tensor(-1)},
+        "other site": {where.replace("joiner", "encoder/width") + ".log_alpha": torch.zeros(8)},
+    }
+    for change in damaged.values():
+        with pytest.raises(
+            UsageError, match=r"is no mask of this model .* has (8|no) units; restore auxiliary\.safetens"
+        ):
+            kept_of(names | change, None, loaded.model)
+    for lost in ("least", "multiple_of"):
+        with pytest.raises(UsageError, match=r"^auxiliary\.pruning\.masks\.of\.joiner\.log_alpha \(8,\) is no mask"):
+            kept_of({name: each for name, each in names.items() if name != f"{where}.{lost}"}, None, loaded.model)
+
+
+def test_a_mean_has_come_no_further_than_the_checkpoint_behind(tmp_path: Path) -> None:
+    folders = [tmp_path / "new", tmp_path / "old"]
+    for folder, value in zip(folders, (1, 0), strict=True):
+        folder.mkdir()
+        parts = {"auxiliary.x.log_alpha": torch.full((2,), float(value)), "auxiliary.x.reached": torch.tensor(value)}
+        write_weights(folder / AUXILIARIES, parts)
+    for order in (folders, folders[::-1]):
+        mean = mean_of_auxiliaries(order)
+        assert mean["auxiliary.x.log_alpha"].tolist() == [0.5, 0.5]
+        assert int(mean["auxiliary.x.reached"]) == 0
+    assert int(mean_of_auxiliaries(folders[:1])["auxiliary.x.reached"]) == 1
+    assert mean_of_auxiliaries([*folders, tmp_path]) == {}
+
+
+def test_what_trained_with_a_model_is_read_by_who_asks_for_it(loaded_model: Loaded, tmp_path: Path) -> None:
+    loaded = loaded_model("lstm")
+    save_model(loaded, tmp_path / "model")
+    (tmp_path / "model" / AUXILIARIES).write_bytes(b"damaged")
+    read = _of_folder(tmp_path / "model")
+    with pytest.raises(ForeignError, match=AUXILIARIES):
+        read.auxiliaries()
