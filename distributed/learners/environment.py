@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def note_return() -> None:
 def cache_folder() -> Path:
     """The user's cache folder, for files that can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def with_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process to be started: this one's, and ``variables``."""
+    return {**os.environ, **variables}
 
 
 def slurm_variables() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """scripts/sweep.py: the trials of a sweep, one after another on this host, or as an array of SLURM jobs."""
 
-import os
 import shlex
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from omegaconf import DictConfig
 from asr.foreign.terminal import say
 from asr.training.stopped import EXIT_CODE as STOPPED
 from distributed.errors import UsageError
+from distributed.learners.environment import with_variables
 from scripts.composition.command_line import split_at
 from scripts.composition.compose import SYNTAX, compose, options
 from scripts.composition.refused_sweeps import NAMED
@@ -211,7 +211,7 @@ def submit(sweep: Sweep, arguments: Sequence[str]) -> int:
         *arguments,
     ]
     try:
-        code = subprocess.run(line, check=False, env=os.environ | variables).returncode
+        code = subprocess.run(line, check=False, env=with_variables(variables)).returncode
     except FileNotFoundError:
         raise UsageError(
             "where=slurm: there is no sbatch here; submit from a host that has SLURM, or where=local"
