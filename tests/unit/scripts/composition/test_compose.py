@@ -29,6 +29,7 @@ NEEDED = {  # what has no default
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
     ("hooks", "scheduled_sampling"): LM,
     ("hooks", "nbest_label_smoothing"): LISTS,
+    ("hooks", "layerwise_distillation"): ["hooks.layerwise_distillation.teacher=exp/a"],
     **{
         ("experiment", f"{corpus}_{recipe}"): needed
         for corpus in ("swb300", "fsdd_quarter", "speechocean762")
