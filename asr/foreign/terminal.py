@@ -12,8 +12,6 @@ import shutil
 import sys
 from typing import Any, TextIO
 
-from rich.cells import cell_len
-
 # C0 but for the tab, DEL and C1; line and paragraph separators; marks that turn text round; halves of characters.
 _CONTROL = re.compile(
     "[\0-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -45,6 +43,8 @@ def say(*lines: str, file: TextIO | None = None) -> None:
 
 def say_over(text: str) -> None:
     """Write the end of a text over the last line of a terminal on standard output, as much as fits; "" clears it."""
+    from rich.cells import cell_len  # the launcher, which needs this module, begins with the standard library alone
+
     line, room = shown(text), max(shutil.get_terminal_size().columns - 1, 1)
     while cell_len(line) > room:
         line = line[max(len(line) - room, 1) :] if len(line) > room else line[1:]
