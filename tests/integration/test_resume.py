@@ -72,6 +72,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
     while not (list(checkpoints.glob(".writing-*")) and list(checkpoints.glob("step-*"))):
         assert agent.poll() is None, "the run ended before a second checkpoint was seen being written"
+        time.sleep(0.0005)  # leaves the core to the learners
     kill_all(agent)
     agent.communicate()
     output = launcher.train(2, "name=killed", *run)
