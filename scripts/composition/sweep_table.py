@@ -69,7 +69,7 @@ def table(trials: Sequence[Trial], figures: Mapping[int, tuple[str, float]], nam
 
 def write_results(folder: Path, key: str | None) -> Results:
     """Write table and page from all trials so far; of several processes one does so at a time, and the last has all."""
-    with (folder / ".lock").open("a") as lock:
+    with (folder / ".sweep.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         trials = TrialFolder(folder).all()
         results = results_of(trials, key)
