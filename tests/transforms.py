@@ -26,11 +26,11 @@ class DampEncoderProjection:
         self.gain = gain
 
     def __call__(self, model: SpeechModel) -> SpeechModel:
-        old = model.encoder.subsample.project  # type: ignore[attr-defined]
+        old = model.encoder.subsample.project
         with torch.device("meta"):
             twin = DampedLinear(old.in_features, old.out_features)
         twin.weight, twin.bias, twin.gain = old.weight, old.bias, self.gain
-        model.encoder.subsample.project = twin  # type: ignore[attr-defined]
+        model.encoder.subsample.project = twin
         return model
 
 

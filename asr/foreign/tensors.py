@@ -2,7 +2,8 @@
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ForeignError: it is no such file, or damaged.
     """
-    with opened(path, TENSORS):
-        pass  # a regular file: it is read by its name
-    try:
+    with _reading(path):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise ForeignError(path, f"cannot be read: {' '.join(str(error).split())}") from None
 
 
 def read_sizes(path: Path) -> dict[str, int]:
@@ -37,11 +34,17 @@ def read_sizes(path: Path) -> dict[str, int]:
     Raises:
         ForeignError: it is no such file, or damaged.
     """
+    with _reading(path), safe_open(path, framework="pt") as tensors:
+        return {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Inside, whatever safetensors raises of a file is one error of one line."""
     with opened(path, TENSORS):
         pass  # a regular file: it is read by its name
     try:
-        with safe_open(path, framework="pt") as tensors:
-            return {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        yield
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ForeignError(path, f"cannot be read: {' '.join(str(error).split())}") from None
 

@@ -187,6 +187,7 @@ class Conformer(Encoder):
     ) -> None:
         super().__init__()
         self.dimension = dimension
+        self.layer_dimensions = [dimension] * layers
         self.position_dimension = table_width(dimension, position_dimension)
         self.chunk = chunk
         self.left_chunks = left_chunks
@@ -209,11 +210,6 @@ class Conformer(Encoder):
     def layers(self) -> nn.ModuleList:  # type: ignore[override]
         """The blocks."""
         return self.blocks
-
-    @property
-    def layer_dimensions(self) -> list[int]:  # type: ignore[override]
-        """D for every block."""
-        return [self.dimension] * len(self.blocks)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, ceil(T/4), D), zero beyond their lengths, and their lengths (B,)."""

@@ -36,7 +36,7 @@ def fractions_kept(record: RunRecord) -> tuple[dict[str, dict[int, float]], dict
     """Fractions by part and layer, and those of what is in no layer, of the newest evaluation."""
     layers: dict[str, dict[int, float]] = {}
     others: dict[str, float] = {}
-    for key in record.keys():  # noqa: SIM118 - a method of the record
+    for key in record.metric_keys():
         if not is_of_pruning(key) or not math.isfinite(value := record.last(key)):
             continue
         name = key.removeprefix(PREFIX)

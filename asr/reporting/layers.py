@@ -35,7 +35,7 @@ def is_of_layer(key: str) -> bool:
 def layer_values(record: RunRecord) -> Values:
     """The newest value of each metric of each layer."""
     newest: dict[str, dict[int, float | str]] = defaultdict(dict)
-    keys = [key for key in record.keys() if is_of_layer(key)]  # noqa: SIM118 - a method of the record
+    keys = [key for key in record.metric_keys() if is_of_layer(key)]
     for learner, rows in record.rows.items() if keys else ():
         for row in rows:
             for key in keys:

@@ -115,7 +115,7 @@ def other_figures(
     Returns charts of the metrics that change, and each metric that is constant in all runs with its value.
     """
     shown = {curve.key for curve in (*CURVES, THROUGHPUT, TRAFFIC)} | {key for key, _ in TIME_PARTS}
-    keys = sorted({key for record in records for key in record.keys()} - shown)  # noqa: SIM118 - a method of the record
+    keys = sorted({key for record in records for key in record.metric_keys()} - shown)
     charts, constants = [], []
     for key in keys:
         if elsewhere(key) or (
@@ -134,7 +134,7 @@ def other_figures(
 
 def any_finite(records: Sequence[RunRecord], keys: Iterable[str]) -> bool:
     """Whether any run has a finite value of any of the metrics."""
-    return any(math.isfinite(record.most(key)) for record in records for key in keys if key in record.keys())  # noqa: SIM118
+    return any(math.isfinite(record.most(key)) for record in records for key in keys if key in record.metric_keys())
 
 
 def curve_chart(records: Sequence[RunRecord], what: Curve) -> Html | None:

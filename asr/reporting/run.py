@@ -113,7 +113,7 @@ class RunRecord:
         """Rows of all learners, one learner after the other."""
         return [row for learner in sorted(self.rows) for row in self.rows[learner]]
 
-    def keys(self) -> list[str]:
+    def metric_keys(self) -> list[str]:
         """The keys of all metrics in any row, sorted."""
         if not self._keys:
             self._keys.extend(sorted({key for rows in self.rows.values() for row in rows for key in row if "/" in key}))
@@ -121,7 +121,9 @@ class RunRecord:
 
     def evaluated_sets(self) -> list[str]:
         """The sets that were evaluated during training."""
-        return sorted({key.split("/")[1] for key in self.keys() if key.startswith("eval/") and key.count("/") == 2})
+        return sorted(
+            {key.split("/")[1] for key in self.metric_keys() if key.startswith("eval/") and key.count("/") == 2}
+        )
 
 
 def read_run(folder: Path) -> RunRecord:

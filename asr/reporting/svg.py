@@ -89,7 +89,9 @@ def inline_svg(axes: Axes, name: str, description: str, css_class: str = "plot")
 
 def _scales(axes: Axes) -> str:
     """Attributes that say which values lie where: limits, and the place of the axes in units of the view box."""
-    width, height = axes.get_figure(root=True).get_size_inches() * 72  # type: ignore[union-attr]
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches() * 72
     place, limits = axes.get_position(), axes.viewLim
     box = (place.x0 * width, (1 - place.y1) * height, place.x1 * width, (1 - place.y0) * height)
     y = f"{limits.y0:.8g} {limits.y1:.8g} {axes.get_yscale()}"

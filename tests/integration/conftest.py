@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 from torch.distributed import run
 
+from asr.training.trainer import Trainer
 from scripts.composition.startup import REPOSITORY
 from tests.processes import Forked, Learners, end_all, free_port
 
@@ -125,3 +127,17 @@ def no_process_is_left() -> Iterator[None]:
     """Whatever a test has started and not seen the end of is ended with it."""
     yield
     end_all()
+
+
+@pytest.fixture
+def one_start() -> Callable[[Trainer], None]:
+    """``one_start(trainer)``: the weights that the first trainer of the test drew, as learners in threads share torch's generator."""
+    drawn: dict[str, Tensor] = {}
+
+    def begin(trainer: Trainer) -> None:
+        model = trainer.parts.run.model
+        if not drawn:
+            drawn.update({name: each.clone() for name, each in model.state_dict().items()})
+        model.load_state_dict(drawn)
+
+    return begin

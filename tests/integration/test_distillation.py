@@ -80,21 +80,19 @@ def test_two_learners_train_as_one_that_accumulates(
     distilled: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Any]],
+    one_start: Callable[[Trainer], None],
     tmp_path: Path,
 ) -> None:
     config = distilled(
         "backend=allreduce", "trainer.precision=fp64", "trainer.max_steps=3", "model.encoder.dropout=0",
         "model.predictor.dropout=0", "model.predictor.embedding_dropout=0",
     )  # fmt: skip
-    initial: dict[str, Tensor] = {}  # of all learners, which as threads share torch's generator
     weights = {}
     for learners in (1, 2):
 
         def learner(world: World, folder: Path = tmp_path / str(learners)) -> Mapping[str, Tensor]:
             trainer = make_trainer(config, folder, world)
-            if not initial:
-                initial.update({name: each.clone() for name, each in trainer.parts.run.model.state_dict().items()})
-            trainer.parts.run.model.load_state_dict(initial)
+            one_start(trainer)
             trainer.fit(None)
             trainer.parts.recorder.close()
             return {name: each.clone() for name, each in trainer.parts.run.model.state_dict().items()}

@@ -64,7 +64,7 @@ TABLE = {
 def works_on_batches(name: str) -> bool:
     """Whether the hook's class declares a stage of the loader."""
     kind = find_target(str(OmegaConf.load(CONF / "hooks" / f"{name}.yaml")["_target_"]), "hooks")
-    return kind.stage is not None  # type: ignore[attr-defined]
+    return kind.stage is not None
 
 
 ON_BATCHES = tuple(filter(works_on_batches, TABLE))

@@ -84,6 +84,7 @@ def test_two_learners_train_as_one_does(
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Any]],
+    one_start: Callable[[Trainer], None],
     tmp_path: Path,
 ) -> None:
     """In double precision, where rounding of sums hardly ever moves a code."""
@@ -91,14 +92,11 @@ def test_two_learners_train_as_one_does(
         "backend=allreduce", *RUN, "trainer.max_steps=4", "evaluation.sets=[]", "trainer.precision=fp64",
         "model.encoder.dropout=0", "model.predictor.dropout=0", "model.predictor.embedding_dropout=0",
     )  # fmt: skip
-    initial: dict[str, Tensor] = {}  # of all learners, which as threads share torch's generator
     for learners in (1, 2):
 
         def learner(world: World, folder: Path = tmp_path / str(learners)) -> None:
             trainer = make_trainer(config, folder, world)
-            if not initial:
-                initial.update({name: each.clone() for name, each in trainer.parts.run.model.state_dict().items()})
-            trainer.parts.run.model.load_state_dict(initial)
+            one_start(trainer)
             trainer.fit(None)
             trainer.parts.recorder.close()
 

@@ -29,19 +29,16 @@ def test_figures_are_taken_at_marks_and_leave_no_trace(
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Any]],
+    one_start: Callable[[Trainer], None],
     tmp_path: Path,
 ) -> None:
-    """Each learner starts from the weights of the first run's first one, as threads share torch's generator."""
     config = small_config("backend=scalecom", "backend.rate=20", *RUN)
-    weights: dict[str, Any] = {}
     for name in ("without", "with"):
 
         def learner(world: World, name: str = name) -> None:
             hooks = {"selection_diagnostics": SelectionDiagnostics(every=1)} if name == "with" else {}
             trainer = make_trainer(config, tmp_path / name, world, hooks)
-            if not weights:
-                weights.update({k: v.clone() for k, v in trainer.parts.run.model.state_dict().items()})
-            trainer.parts.run.model.load_state_dict(weights)
+            one_start(trainer)
             trainer.fit(None)
             trainer.parts.recorder.close()
 

@@ -29,7 +29,7 @@ RUN = (*STEPS, "hooks=[structured_pruning]", "hooks.structured_pruning.rise=0.4"
 
 def pruning_of(trainer: Trainer) -> dict[str, Tensor]:
     """The state of masks and multipliers."""
-    part = trainer.parts.run.model.auxiliary["structured_pruning"]  # type: ignore[index, union-attr]
+    part = trainer.parts.run.model.auxiliary["structured_pruning"]
     assert isinstance(part, Pruning)
     return {name: each.detach().clone() for name, each in part.state_dict().items()}
 
@@ -120,7 +120,7 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     sizes = [sum(each.numel() for each in made.model.parameters()) for made in (small, large)]
     assert sizes[0] < 0.95 * sizes[1]
     (masked,) = [row for row in read_rows(run / "metrics" / "0.jsonl") if "structured_pruning/kept_ratio" in row]
-    encoder = [sum(each.numel() for each in made.model.encoder.parameters()) for made in (small, large)]  # type: ignore[union-attr, operator]
+    encoder = [sum(each.numel() for each in made.model.encoder.parameters()) for made in (small, large)]
     assert encoder[0] / encoder[1] == pytest.approx(masked["structured_pruning/kept_ratio"], rel=1e-5)
     resumed = make_trainer(config, run, alone)
     resumed.saver.load(newest(resumed))

@@ -51,7 +51,7 @@ def test_codes_times_steps_are_the_quantised_weights(kind: str, bits: int) -> No
     weight = torch.randn(8, 6, generator=torch.Generator().manual_seed(bits))
     weight[3] = 0
     for groups, count in (("tensor", 1), ("gate", 4), ("row", 8)):
-        quantizer = WeightQuantizer(kind, bits, groups, gates=4)  # type: ignore[arg-type]
+        quantizer = WeightQuantizer(kind, bits, groups, gates=4)
         step_G, codes = quantizer.step(weight), quantizer.codes(weight)
         quantized = quantizer(weight)
         assert step_G.shape == (count,)
@@ -91,7 +91,7 @@ def test_the_clip_follows_the_weights() -> None:
 @pytest.mark.parametrize("kind", ["max", "sawb", "sawb_plus"])
 def test_gradients_of_weights_pass_straight_through(kind: str) -> None:
     weight = torch.randn(4, 200, dtype=torch.float64, requires_grad=True)
-    quantizer = WeightQuantizer(kind, 4, "gate", gates=4)  # type: ignore[arg-type]
+    quantizer = WeightQuantizer(kind, 4, "gate", gates=4)
     upstream = torch.randn(4, 200, dtype=torch.float64)
     (found,) = torch.autograd.grad(quantizer(weight), weight, upstream)
     clip_41 = 7 * quantizer.step(weight)[:, None]
@@ -147,7 +147,7 @@ def test_gradients_of_bounds_are_those_of_the_smooth_surrogate(bits: int, residu
 
 
 def learned(kind: str, bits: int = 4, lowest: float = -0.7, highest: float = 1.2) -> LearnedBounds:
-    made = LearnedBounds(bits=bits, kind=kind, device=torch.device("cpu"), dtype=torch.float32)  # type: ignore[arg-type]
+    made = LearnedBounds(bits=bits, kind=kind, device=torch.device("cpu"), dtype=torch.float32)
     made.set_bounds(lowest, highest)
     return made
 
@@ -210,7 +210,7 @@ def test_the_gradient_of_a_bound_does_not_depend_on_how_a_unit_is_split() -> Non
         quantizer = learned("pact_plus")
         for part in parts:
             quantizer(x[part]).backward(upstream[part])
-        gradients.append(torch.stack([quantizer.lower.grad, quantizer.upper.grad]))  # type: ignore[union-attr, list-item]
+        gradients.append(torch.stack([quantizer.lower.grad, quantizer.upper.grad]))
     torch.testing.assert_close(*gradients)
 
 

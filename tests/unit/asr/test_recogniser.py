@@ -139,7 +139,7 @@ def test_arrays_of_every_layout_say_the_same_and_odd_kinds_are_named(run: Path) 
         floating.astype(str), floating.astype(object), floating + 0j, floating > 0, None, floating.tolist(),
         Waveform(torch.zeros(2, 800), RATE, "w"), Waveform(torch.zeros(800), 0, "w"), Waveform(torch.zeros(800), 4001, "w"),
     ]  # fmt: skip
-    found = load(run).transcribe([*same, *odd])  # type: ignore[list-item]
+    found = load(run).transcribe([*same, *odd])
     assert len({each.text for each in found[: len(same)]}) == 1
     assert all(each.error is None and each.text for each in found[: len(same)])
     reasons = ["<U", "object", "complex", "bool", "NoneType", "type list", "(2, 800)", "the rate 0", "4001 Hz"]

@@ -39,7 +39,7 @@ KINDS = {
 
 
 def greedy(run: Path) -> Transcriber:
-    return load(run, decode=Greedy(max_symbols=2))  # type: ignore[arg-type]
+    return load(run, decode=Greedy(max_symbols=2))
 
 
 def streamed(stream: SpeechStream, samples: Any, size: int) -> Transcript:
@@ -79,7 +79,7 @@ def test_a_ctc_head_is_searched_too(random_run: Run) -> None:
         (random_run("ctc", "model=ctc_conformer_tiny", *CHUNKED[1:]), None),
         (random_run("head", *CHUNKED), CtcGreedy()),
     ):
-        model = load(run, decode=decode)  # type: ignore[arg-type]
+        model = load(run, decode=decode)
         (whole,) = model.transcribe(samples, alignment=False)
         check(streamed(model.stream(), samples, 500), whole)
         assert whole.text
@@ -109,16 +109,16 @@ def test_partial_texts_grow_and_a_word_is_emitted_when_its_chunk_is_heard(random
         now = stream.partial
         assert now.text.startswith(before.text)
         assert now.words[: len(before.words) - 1] == before.words[:-1]
-        assert all(each.emitted <= now.seconds for each in now.words)  # type: ignore[attr-defined]
+        assert all(each.emitted <= now.seconds for each in now.words)
         new = now.words[len(before.words) :]
-        assert all(each.emitted > before.seconds for each in new)  # type: ignore[attr-defined]
+        assert all(each.emitted > before.seconds for each in new)
         texts.append(now.text)
         before = now
     found = stream.final()
     assert len(set(texts)) > 3
     assert stream.final() == found
     chunk = 3 * 0.04
-    assert all(0 < each.emitted - each.end < chunk + 0.025 for each in found.words[:-1])  # type: ignore[attr-defined]
+    assert all(0 < each.emitted - each.end < chunk + 0.025 for each in found.words[:-1])
 
 
 def test_another_rate_is_resampled(random_run: Run) -> None:

@@ -50,7 +50,7 @@ def lattice(seed: int, classes: int, combine: str = "add", joint: int = 3) -> La
     torch.manual_seed(seed)
     joiner = Joiner(
         vocabulary_size=classes, encoder_dimension=2, predictor_dimension=2, dimension=joint, combine=combine
-    )  # type: ignore[arg-type]
+    )
     joiner = joiner.double()
     with torch.no_grad():
         joiner.output.weight *= 4
@@ -119,7 +119,7 @@ def test_gradients_of_the_lattice_are_those_of_finite_differences(classes: int) 
     def loss(encoder: Tensor, predictor: Tensor, weight: Tensor) -> Tensor:
         joiner = copy.deepcopy(student.joiner)
         del joiner.output.weight
-        joiner.output.weight = weight  # type: ignore[assignment]
+        joiner.output.weight = weight
         return lattice_divergence(teacher, Lattice(joiner, encoder, predictor), said, 1.5, tile_cells=4)
 
     inputs = [student.encoder_BTJ, student.predictor_BSJ, student.joiner.output.weight]

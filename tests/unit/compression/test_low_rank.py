@@ -71,7 +71,7 @@ def test_ranks_by_energy_hold_more_of_the_matrices_at_one_size() -> None:
     """The matrix whose singular values fall fast loses most."""
     held = {}
     for allocation in ("uniform", "energy"):
-        ranks = ranks_for(MATRICES, 250, allocation)  # type: ignore[arg-type]
+        ranks = ranks_for(MATRICES, 250, allocation)
         spectra = {name: torch.linalg.svdvals(each).square() for name, each in MATRICES.items()}
         held[allocation] = sum(float(each[: ranks.get(name)].sum() / each.sum()) for name, each in spectra.items())
     assert held["energy"] > held["uniform"]

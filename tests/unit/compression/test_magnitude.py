@@ -113,7 +113,7 @@ def test_smaller_units_of_a_site_go_before_larger_ones(small_model: Make) -> Non
     scores = {site.name: torch.randperm(site.size).double() for site in found}
     least = {site.name: 1 for site in found}
     for across in ("sites", "model"):
-        order = in_order(found, scores, least, across)  # type: ignore[arg-type]
+        order = in_order(found, scores, least, across)
         assert len(order) == sum(site.size - 1 for site in found)
         for site in found:
             gone = [scores[site.name][each.unit] for each in order if each.site == site.name]

@@ -30,7 +30,7 @@ EXTENT = Extent(40)
 
 def invented_tables(encoder: torch.nn.Module, found: list[Site]) -> dict[str, Table]:
     """Tables in which a part takes the product of its sizes and a constant, to the power of 0.9."""
-    tables, parts = {}, parts_of(encoder, found)  # type: ignore[arg-type]
+    tables, parts = {}, parts_of(encoder, found)
     for kind in {part.kind for part in parts}:
         same = [part.sizes for part in parts if part.kind == kind]
         points = [points_of(sizes) for sizes in zip(*same, strict=True)]
@@ -75,9 +75,7 @@ def test_operations_of_the_whole_model_grow_with_what_decodes(loaded_model: Call
     joiner = 2 * states * 16 * joint + 2 * (states + 4) * joint * classes
     assert float(whole(sizes) - encoder(sizes)) == predictor + joiner
     assert float(encoder(sizes)) == 2 * states * sum(
-        each.numel()
-        for name, each in model.encoder.named_parameters()
-        if "weight" in name  # type: ignore[union-attr]
+        each.numel() for name, each in model.encoder.named_parameters() if "weight" in name
     )
 
 

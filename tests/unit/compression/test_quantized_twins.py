@@ -46,7 +46,7 @@ def test_names_shapes_and_values_of_the_state_stay(kind: str, small_model: Make,
 def test_with_many_bits_losses_and_gradients_are_those_without(kind: str, small_model: Make, make_batch: Make) -> None:
     batch, plain, twin = make_batch(FRAMES, TOKENS), small_model(kind), small_model(kind)
     transform = Quantize(scheme=[])
-    transform.patterns = [("*", Quantization(bits=24, weights="max", groups="row", inputs="max", hidden="fixed"))]  # type: ignore[arg-type]
+    transform.patterns = [("*", Quantization(bits=24, weights="max", groups="row", inputs="max", hidden="fixed"))]
     transform(twin)
     calibrate(Inference(twin, torch.device("cpu"), "fp32"), [batch], 1)
     for each in twin.modules():

@@ -44,10 +44,10 @@ def answers(model: SpeechModel, batch: Batch) -> list[Tensor]:
     with torch.no_grad():
         total = model(batch).total
         if not hasattr(model, "encode"):
-            return [model.logits(model.states(batch.features, batch.feature_lengths)), total]  # type: ignore[operator]
+            return [model.logits(model.states(batch.features, batch.feature_lengths)), total]
         states, _ = model.encode(batch.features, batch.feature_lengths)
         if not isinstance(model, Transducer):
-            return [model.ctc_head(states), total]  # type: ignore[operator]
+            return [model.ctc_head(states), total]
         predicted = model.joiner.project_predictor(model.predictor(batch.predictor_inputs))
         return [model.joiner.logits(model.joiner.project_encoder(states)[:, :, None], predicted[:, None]), total]
 
@@ -93,7 +93,7 @@ def test_a_stream_of_the_masked_encoder_is_one_of_the_removed(loaded_model: Load
     ours, theirs = streamed(loaded.model), streamed(made.model)
     width = masks.kept()["encoder.width"].indices
     torch.testing.assert_close(ours[..., width], theirs, atol=1e-5, rtol=0)
-    whole, _ = made.model.encode(features, torch.tensor([45, 45]))  # type: ignore[operator]
+    whole, _ = made.model.encode(features, torch.tensor([45, 45]))
     torch.testing.assert_close(theirs, whole, atol=1e-5, rtol=0)
 
 
@@ -106,10 +106,10 @@ def test_modules_without_any_unit_are_absent(
     z = {site.name: torch.rand(site.size) * (site.name not in empty) for site in masks.sites}
     z["encoder.blocks.0.convolution"] = torch.zeros(1)
     made = removed(loaded, {name: Kept.of(each) for name, each in z.items()})
-    first, second = made.model.encoder.blocks  # type: ignore[union-attr, misc]
+    first, second = made.model.encoder.blocks
     assert first.attention is first.feed_forward_out is first.convolution is second.convolution is None
     assert second.attention is not None
-    masks.value = z.__getitem__  # type: ignore[method-assign]
+    masks.value = z.__getitem__
     for one, other in zip(answers(loaded.model, batch), answers(made.model, batch), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 

@@ -11,7 +11,7 @@ from scripts.bench.export import measure, rows_of
 def test_methods_take_turns_and_are_compared_with_the_first() -> None:
     calls: list[tuple[str, int]] = []
 
-    def method(name: str, texts: list[str], seconds: list[float]):  # type: ignore[no-untyped-def]
+    def method(name: str, texts: list[str], seconds: list[float]):
         left = iter([9.0, *seconds])
 
         def recognise(files: Sequence[Path]) -> tuple[list[str], float]:

@@ -154,7 +154,7 @@ def test_the_client_writes_what_the_api_does(
     check_int8(folder, parts)
 
     files = sorted(map(str, tiny_corpus.glob("*.wav")))
-    model = load(run, decode=Greedy(max_symbols=1))  # type: ignore[arg-type]
+    model = load(run, decode=Greedy(max_symbols=1))
     expected = [" ".join(each.text.split()) for each in model.transcribe(files, alignment=False)]
     assert len(set(expected)) > 5, "the model says different things"
     client = [str(folder / "transcribe.py"), *files]

@@ -97,7 +97,7 @@ def test_the_client_writes_what_the_stream_does(overrides: tuple[str, ...], rand
     check_encoder(folder / "encoder.onnx", parts, 1e-5)
     assert check_encoder(folder / "encoder.int8.onnx", parts, 0.1) > 0
 
-    model = load(run, decode=Greedy(max_symbols=1))  # type: ignore[arg-type]
+    model = load(run, decode=Greedy(max_symbols=1))
     tail = json.loads((folder / "client.json").read_text())["tail_seconds"]
     texts, files = [], []
     for index in range(20):

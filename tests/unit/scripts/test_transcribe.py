@@ -111,7 +111,7 @@ def test_a_result_is_printed_before_the_next_unit_is_read(
 
     def watched(self: AudioFiles, unit: object) -> Batch:
         seen.append(len(capsys.readouterr().out.splitlines()))
-        return load(self, unit)  # type: ignore[arg-type]
+        return load(self, unit)
 
     monkeypatch.setattr(AudioFiles, "__getitem__", watched)
     main([f"run={random_run('run')}", "unit_utterances=2", *map(str, files)])

@@ -38,7 +38,7 @@ def audio(tmp_path: Path) -> Path:
 
 
 def expected(run: Path, audio: Path) -> Any:
-    (whole,) = load(run, decode=Greedy(max_symbols=2)).transcribe(audio, alignment=False)  # type: ignore[arg-type]
+    (whole,) = load(run, decode=Greedy(max_symbols=2)).transcribe(audio, alignment=False)
     assert whole.words
     return whole
 

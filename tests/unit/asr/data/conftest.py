@@ -61,7 +61,7 @@ def make_utterance(tmp_path: Path) -> MakeUtterance:
             samples = 0.1 * np.random.default_rng(len(name) + round(1000 * seconds)).standard_normal(shape)
         soundfile.write(file, samples, sample_rate, subtype=subtype)
         described = {"id": name, "audio_filepath": file, "duration": seconds, "text": "hello", "speaker": "s"}
-        return Utterance(**(described | claims))  # type: ignore[arg-type]
+        return Utterance(**(described | claims))
 
     return make
 
@@ -138,7 +138,7 @@ class Recorder(Hook):
     """Notes what it sees; may change it."""
 
     def __init__(self, stage: Stage | None, log: list[str], change: Callable[[RawBatch], None] | None = None) -> None:
-        self.stage: Stage | None = stage  # type: ignore[misc]
+        self.stage: Stage | None = stage
         self.log = log
         self.change = change
 

@@ -156,7 +156,7 @@ def test_wav_is_what_soundfile_reads_and_limits_what_is_too_loud(tmp_path: Path)
 def manifests(root: Path, **paths: Path | None) -> ManifestCorpus:
     return ManifestCorpus(
         root=root, sample_rate=16000, on_bad="stop", resample=False, **({"dev": None, "test": None} | paths)
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_manifests_are_found_below_root_or_by_their_full_path(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_unknown_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.on_bad must be stop or skip, got 'ignore'"):
         ManifestCorpus(
             root=tmp_path, sample_rate=1, on_bad="ignore", resample=False, train=Path("a"), dev=None, test=None
-        )  # type: ignore[arg-type]
+        )
 
 
 def test_a_corpus_that_a_run_names_is_made_below_some_folders_alone(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def make(**changes: object) -> LogMel:
         "deltas": 0,
         "stack": 1,
     }
-    return LogMel(**(settings | changes))  # type: ignore[arg-type]
+    return LogMel(**(settings | changes))
 
 
 def noise(num_samples: int) -> torch.Tensor:

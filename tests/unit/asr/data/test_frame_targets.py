@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def read(path: Path, frame_seconds: float = 0.01, tokenizer: CharacterTokenizer = TOKENIZER):  # type: ignore[no-untyped-def]
+def read(path: Path, frame_seconds: float = 0.01, tokenizer: CharacterTokenizer = TOKENIZER):
     return read_alignment(path, frame_seconds=frame_seconds, tokenizer=tokenizer)
 
 

@@ -60,7 +60,7 @@ def test_every_rule_is_reached_from_the_sentence() -> None:
 
 def test_unknown_vocabulary_is_refused_with_its_key() -> None:
     with pytest.raises(ValueError, match=r"data\.vocabulary must be small or full, got 'large'"):
-        sentence(torch.Generator(), "large")  # type: ignore[arg-type]
+        sentence(torch.Generator(), "large")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,6 @@ def test_years_and_times() -> None:
         (spell_time, (0, 5)),
     ],
 )
-def test_numbers_without_words_are_refused(function, arguments) -> None:  # type: ignore[no-untyped-def]
+def test_numbers_without_words_are_refused(function, arguments) -> None:
     with pytest.raises(ValueError, match="must"):
         function(*arguments)

@@ -24,7 +24,7 @@ TEXTS = ["the cat sat on the mat", "a dog and a cat", "Hello world it's me", "on
 
 
 def pieces(kind: str = "unigram", vocabulary_size: int = 26) -> SentencePieceTokenizer:
-    recipe = SentencePieceRecipe(model=None, vocabulary_size=vocabulary_size, kind=kind, case="lower")  # type: ignore[arg-type]
+    recipe = SentencePieceRecipe(model=None, vocabulary_size=vocabulary_size, kind=kind, case="lower")
     return recipe.fit(TEXTS)
 
 
@@ -118,7 +118,7 @@ def test_composed_and_decomposed_characters_are_the_same() -> None:
 )
 def test_alphabets_that_cannot_work(alphabet: str, case: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CharacterTokenizer(alphabet=alphabet, case=case)  # type: ignore[arg-type]
+        CharacterTokenizer(alphabet=alphabet, case=case)
 
 
 def test_training_is_repeatable_and_of_the_wanted_size() -> None:

@@ -76,7 +76,7 @@ def test_what_came_before_a_break_is_cut(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def blocks() -> Iterator[Samples]:
         yield np.ones(RATE, dtype=np.float32)
-        raise BadUtterance("a", SIZES, "breaks off")  # type: ignore[arg-type]
+        raise BadUtterance("a", SIZES, "breaks off")
 
     found = voiced_windows(blocks(), RATE, RATE, SIZES)
     assert len(next(found).waveform) > 0.9 * RATE

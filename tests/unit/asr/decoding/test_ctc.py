@@ -44,10 +44,10 @@ class Headed(nn.Module):
 def test_both_searches_read_a_ctc_model_and_a_missing_head_is_named() -> None:
     states, lengths = torch.randn(2, 7, 3), torch.tensor([7, 5])
     model = Headed(nn.Linear(3, 5))
-    greedy, ctc = Greedy(max_symbols=10)(model, states, lengths), CtcGreedy()(model, states, lengths)  # type: ignore[arg-type]
+    greedy, ctc = Greedy(max_symbols=10)(model, states, lengths), CtcGreedy()(model, states, lengths)
     assert greedy == ctc
     with pytest.raises(ValueError, match=r"needs a model with a CTC head; .* choose decode=greedy"):
-        CtcGreedy()(Headed(None), states, lengths)  # type: ignore[arg-type]
+        CtcGreedy()(Headed(None), states, lengths)
 
 
 @pytest.mark.parametrize("size", [1, 4, 60])

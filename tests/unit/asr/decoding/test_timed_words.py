@@ -65,7 +65,7 @@ def test_a_ctc_heads_tokens_are_judged_by_it(model: Transducer) -> None:
     features = torch.randn(1, 60, 5, generator=torch.Generator().manual_seed(3))
     states_BSD, lengths_B = model.encode(features, torch.tensor([60]))
     found = [Hypothesis([1, 4], -1.0, [0, 7])]
-    assert CtcGreedy()(model, states_BSD, lengths_B)  # type: ignore[arg-type]
+    assert CtcGreedy()(model, states_BSD, lengths_B)
     assert model.ctc_head is not None
     probabilities = model.ctc_head(states_BSD)[0].softmax(1)
     expected = [float(probabilities[s, v] / (1 - probabilities[s, BLANK])) for v, s in ((1, 0), (4, 7))]

@@ -15,7 +15,7 @@ from asr.models.encoder import padding_mask
 def test_a_padded_batch_is_each_utterance_alone(normalise: str, deltas: int, stack: int) -> None:
     features = LogMel(
         sample_rate=8000, num_mels=6, frame_length_ms=25.0, frame_shift_ms=10.0, dither=0.0,
-        normalise=normalise, deltas=deltas, stack=stack,  # type: ignore[arg-type]
+        normalise=normalise, deltas=deltas, stack=stack,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     alone = [3 * torch.randn(frames, 6, generator=generator) - 5 for frames in (17, 1, 4, 9)]

@@ -99,7 +99,7 @@ def test_bad_recordings_are_refused_at_start_but_unneeded_for_inference(tmp_path
     with pytest.raises(
         RecordingsError, match=r"hooks\.additive_noise\.manifest: .*none\.jsonl: cannot be read"
     ) as caught:
-        hook.on_fit_start(None, resumed=False)  # type: ignore[arg-type]
+        hook.on_fit_start(None, resumed=False)
     assert "\n" not in str(caught.value)
 
 

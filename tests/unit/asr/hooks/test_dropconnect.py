@@ -80,7 +80,7 @@ def test_gradients_are_the_differences_of_the_loss_with_the_mask_held() -> None:
             there = float(loss_at(weight, weight + size * direction))
             back = float(loss_at(weight, weight - size * direction))
         assert (there - back) / (2 * size) == pytest.approx(predicted, rel=1e-5, abs=1e-8), name
-    share = float((lstm.weight_hh_l0.grad == 0).double().mean())  # type: ignore[union-attr]
+    share = float((lstm.weight_hh_l0.grad == 0).double().mean())
     assert share == pytest.approx(0.25, abs=0.15), "a connection that is missing has no gradient"
 
 

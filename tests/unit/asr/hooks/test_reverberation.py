@@ -91,4 +91,4 @@ def test_a_part_of_the_utterances_stays_dry(write_recordings: Write, waveforms: 
 
 def test_bad_responses_are_refused_when_training_starts(tmp_path: Path) -> None:
     with pytest.raises(RecordingsError, match=r"hooks\.reverberation\.manifest: .*none\.jsonl: cannot be read"):
-        make_hook(tmp_path / "none.jsonl").on_fit_start(None, resumed=False)  # type: ignore[arg-type]
+        make_hook(tmp_path / "none.jsonl").on_fit_start(None, resumed=False)

@@ -272,4 +272,4 @@ def test_what_ctc_cannot_write_is_what_costs_infinitely_much(tokens: list[int], 
 
 def test_joiner_refuses_an_unknown_combination() -> None:
     with pytest.raises(ValueError, match=r"model\.joiner\.combine must be 'add' or 'multiply', got 'concat'"):
-        Joiner(vocabulary_size=3, encoder_dimension=2, predictor_dimension=2, dimension=2, combine="concat")  # type: ignore[arg-type]
+        Joiner(vocabulary_size=3, encoder_dimension=2, predictor_dimension=2, dimension=2, combine="concat")

@@ -156,7 +156,7 @@ def test_pickled_code_is_not_run(tmp_path: Path, alone: World, folder: Folders, 
 
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
+            return (Path.touch, (tmp_path / "sprung",))
 
     torch.save({"model": Trap()}, written / "learner-0.pt")
     with pytest.raises(Exception, match=r"[Ww]eights.only"):

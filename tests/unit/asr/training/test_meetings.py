@@ -84,7 +84,7 @@ class Teacher(Hook):
 
     def on_fit_start(self, run: Run, resumed: bool) -> None:
         self.teacher = run.load_model(self.folder, key="hooks.teacher.folder").model.double()
-        names = layer_names(run.model, run.model.encoder.layers)  # type: ignore[attr-defined]
+        names = layer_names(run.model, run.model.encoder.layers)
         self.taps = {model: Taps(model, names) for model in (run.model, self.teacher)}
         self.student = run.model
         assert run.optimizer is run.learning_rate.optimizer

@@ -52,7 +52,7 @@ class Detached(Hook):
     @contextmanager
     def detached(self) -> Iterator[None]:
         layer: nn.Linear = self.model.joiner.project_predictor
-        layer.forward = lambda x: functional.linear(x, layer.weight.detach(), layer.bias.detach())  # type: ignore[method-assign]
+        layer.forward = lambda x: functional.linear(x, layer.weight.detach(), layer.bias.detach())
         try:
             yield
         finally:
@@ -153,6 +153,6 @@ def test_two_hooks_cannot_both_say_which_passes_a_step_makes(train: Train) -> No
 @pytest.mark.parametrize("passes", [(), (ForwardPass(), ForwardPass())])
 def test_passes_have_names_of_their_own(passes: tuple[ForwardPass, ...], train: Train) -> None:
     hook = Hook()
-    hook.passes = lambda progress: passes  # type: ignore[method-assign]
+    hook.passes = lambda progress: passes
     with pytest.raises(UsageError, match=r"^hooks\.some: a step makes at least one pass, each with a name of its own"):
         train(1, ["backend=single"], lambda: {"some": hook}, "some")

@@ -15,7 +15,7 @@ from asr.training.precision import (
 )
 from asr.training.processor import cpu_vendor
 
-MATMUL = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+MATMUL = torch.backends.mkldnn.matmul
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_gpus_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_wish_is_refused() -> None:
     with pytest.raises(ValueError, match=r"launch\.matmul must be auto, mkl or onednn, got 'fast'"):
-        choose_matmul("fast")  # type: ignore[arg-type]
+        choose_matmul("fast")
 
 
 def test_without_onednn_the_default_stays_and_a_wish_for_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:

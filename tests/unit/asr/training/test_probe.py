@@ -186,12 +186,12 @@ def probed(device: Simulated, limit_gb: float | None = None, utterances: int = 8
     ids = [f"u{index}" for index in range(utterances)]
     batch = Batch(ids, torch.zeros(utterances, 100, 2), lengths, targets, torch.full((utterances,), 3), targets, 8.0)
     Probe(guard, device, device.run, limit_gb).measure([batch], optimizer)
-    guard.batch = batch  # type: ignore[attr-defined]
+    guard.batch = batch
     return guard
 
 
 def sizes(guard: MemoryGuard) -> list[int]:
-    return [len(part.utterance_ids) for part in guard.parts(guard.batch)]  # type: ignore[attr-defined]
+    return [len(part.utterance_ids) for part in guard.parts(guard.batch)]
 
 
 def test_a_unit_that_fits_is_run_whole_and_stays_whole() -> None:

@@ -44,7 +44,7 @@ def test_onecycle_without_warmup_starts_at_the_peak(anneal: str) -> None:
         warmup_fraction=0.0,
         start_factor=0.1,
         final_factor=0.3,
-        anneal=anneal,  # type: ignore[arg-type]
+        anneal=anneal,
         reference_batch=None,
         horizon=HORIZON,
     )

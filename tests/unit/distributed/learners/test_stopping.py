@@ -101,7 +101,7 @@ def test_no_answer_falls_between_a_beginning_and_its_end() -> None:
                 asking.append(True)
 
     asking: list[bool] = []
-    changed, gate._changed = gate._changed, Looking()  # type: ignore[assignment]
+    changed, gate._changed = gate._changed, Looking()
     gate.stop("asked")
     gate._until = 100
     asking.append(True)
