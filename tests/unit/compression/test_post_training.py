@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from asr.models.speech_model import SpeechModel
 from asr.parts import build, plain
@@ -27,17 +28,17 @@ def quantise(model: SpeechModel, make_batch: Make, *overrides: str) -> LoadedMod
     return made
 
 
-def loss_of(model: SpeechModel, make_batch: Make) -> float:
+def losses_of(model: SpeechModel, make_batch: Make) -> Tensor:
+    """The losses of utterances of many lengths, each alone: rounding moves one of them by chance as little as it likes."""
     with torch.inference_mode():
-        return float(model(make_batch(FRAMES, TOKENS)).total)
+        return torch.stack([model(make_batch([frames], TOKENS[:1])).total for frames in range(24, 80, 4)])
 
 
-# Not the joiner of products, with whose random weights neither width moves the loss by more than 0.005.
-@pytest.mark.parametrize("kind", [kind for kind in SMALL if kind != "product"])
+@pytest.mark.parametrize("kind", SMALL)
 def test_weights_stay_bounds_are_calibrated_and_more_bits_are_nearer(
     kind: str, small_model: Make, make_batch: Make
 ) -> None:
-    before, exact = small_model(kind).state_dict(), loss_of(small_model(kind), make_batch)
+    before, exact = small_model(kind).state_dict(), losses_of(small_model(kind), make_batch)
     distances = []
     for word in ("int8", "int4"):
         made = quantise(small_model(kind), make_batch, f"passes={word}")
@@ -50,9 +51,9 @@ def test_weights_stay_bounds_are_calibrated_and_more_bits_are_nearer(
         assert [node["_target_"] for node in made.description.transforms] == [
             "compression.quantization.transform.Quantize"
         ]
-        distances.append(abs(loss_of(made.model, make_batch) - exact))
-    assert 0 < distances[0] < distances[1]
-    assert distances[0] < 0.01 * exact
+        distances.append((losses_of(made.model, make_batch) - exact).abs())
+    assert 0 < distances[0].mean() < distances[1].mean()
+    assert (distances[0] < 0.01 * exact).all()
 
 
 @pytest.mark.parametrize(
