@@ -256,17 +256,17 @@ if (chosen.over !== "samples" && radios.some((radio) => radio.checked)) drawOver
 // ---------------------------------------------------------------- a page from scripts/report.py watch=true
 const seconds = Number(document.documentElement.dataset.watch);
 if (seconds) {
-  let seen = null;
+  const tagOf = async (options) => (await fetch(location.pathname, options)).headers.get("ETag");
+  let shown = null;
   const ask = async () => {
     try {
-      const tag = (await fetch(location.pathname, { method: "HEAD", cache: "no-store" })).headers.get("ETag");
-      if (seen !== null && tag !== seen) location.reload();
-      seen = tag;
+      shown ??= await tagOf({ cache: "force-cache" });  // the browser's own copy of the page that is shown
+      if (await tagOf({ method: "HEAD", cache: "no-store" }) !== shown) location.reload();
       document.documentElement.classList.remove("stale");
     } catch { document.documentElement.classList.add("stale"); }
     setTimeout(ask, 1000 * seconds);
   };
-  ask();  // at once: what changes from here on is seen
+  ask();
 }
 })();
 """
