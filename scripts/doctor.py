@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main(arguments: "list[str]") -> None:
     """Print what was found; exit code 1 if a run cannot work here."""
-    from scripts.composition.doctor import doctor, doctor_options  # torch is imported later
+    from scripts.composition.checkup.doctor import doctor, doctor_options  # torch is imported later
 
     options = doctor_options(arguments, __doc__ or "")
     if options is not None:

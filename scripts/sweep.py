@@ -22,7 +22,7 @@ def main(arguments: "list[str]") -> None:
     own, _, _ = split_at(arguments, NAMED)
     if print_help("sweep", list(own), __doc__ or ""):
         return
-    from scripts.composition.sweep import run
+    from scripts.composition.sweeps.sweep import run
 
     sys.exit(run(arguments))
 

@@ -5,7 +5,7 @@ import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.composition.locked_versions import differing_versions, locked_versions
+from scripts.composition.checkup.locked_versions import differing_versions, locked_versions
 from scripts.composition.startup import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -11,11 +11,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from distributed.errors import UsageError
-from scripts.composition import machine_checks
-from scripts.composition.doctor import Examination, doctor, doctor_options, folder_of_runs
-from scripts.composition.domain import unheard_words
-from scripts.composition.finding import Finding
-from scripts.composition.run_checks import check_run
+from scripts.composition.checkup import machine_checks
+from scripts.composition.checkup.doctor import Examination, doctor, doctor_options, folder_of_runs
+from scripts.composition.checkup.domain import unheard_words
+from scripts.composition.checkup.finding import Finding
+from scripts.composition.checkup.run_checks import check_run
 
 
 def by_name(findings: Iterator[Finding]) -> dict[str, list[Finding]]:

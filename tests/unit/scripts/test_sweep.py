@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 
 from asr.training.stopped import EXIT_CODE as STOPPED
 from distributed.errors import UsageError
-from scripts.composition import sweep, sweep_table
 from scripts.composition.compose import compose
-from scripts.composition.sweep import Child, checked, options_of_sbatch, run
-from scripts.composition.sweep_trials import TrialFolder, run_of
+from scripts.composition.sweeps import sweep, table
+from scripts.composition.sweeps.sweep import Child, checked, options_of_sbatch, run
+from scripts.composition.sweeps.trials import TrialFolder, run_of
 
 GRID = ["name=lr", "train", "optimizer.lr=0.1,0.3,0.2", "seed=1,2"]
 
@@ -252,6 +252,6 @@ def test_a_page_compares_the_runs_that_have_finished(
 
 
 def test_the_table_has_a_row_for_trials_without_a_result() -> None:
-    none = sweep_table.results_of([], None)
-    assert none == sweep_table.Results([], None, [])
-    assert sweep_table.best_line(none, ["seed"]) is None
+    none = table.results_of([], None)
+    assert none == table.Results([], None, [])
+    assert table.best_line(none, ["seed"]) is None

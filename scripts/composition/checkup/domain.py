@@ -10,7 +10,7 @@ from asr.parts import build
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UserError
 from scripts.composition.build import training_texts
-from scripts.composition.finding import Finding, ok, warning
+from scripts.composition.checkup.finding import Finding, ok, warning
 from scripts.composition.run_configuration import load_run_config
 from scripts.composition.settings import TrainSettings
 

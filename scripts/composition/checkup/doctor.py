@@ -41,8 +41,8 @@ def doctor_options(arguments: Sequence[str], usage: str) -> Examination | None:
 
 def doctor(options: Examination) -> int:
     """Print the findings; 1 if one of them is an error, else 0."""
-    from scripts.composition.machine_checks import check_machine  # torch takes seconds to import
-    from scripts.composition.run_checks import check_run
+    from scripts.composition.checkup.machine_checks import check_machine  # torch takes seconds to import
+    from scripts.composition.checkup.run_checks import check_run
 
     logging.getLogger().addHandler(logging.NullHandler())  # warnings are findings here
     errors = 0

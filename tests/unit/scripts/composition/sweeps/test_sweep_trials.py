@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distributed.errors import UsageError
-from scripts.composition.sweep_trials import Trial, check_definition, definition_of, run_of
+from scripts.composition.sweeps.trials import Trial, check_definition, definition_of, run_of
 
 
 def test_values_are_chosen_by_the_figure_under_tpe_alone() -> None:

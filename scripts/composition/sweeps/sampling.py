@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from distributed.errors import UsageError
 from distributed.keyed import keyed_seed
-from scripts.composition.sweep_space import Axis, Listed, Space, Value, Values
+from scripts.composition.sweeps.space import Axis, Listed, Space, Value, Values
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -7,8 +7,8 @@ import pytest
 
 from distributed.errors import UsageError
 from scripts.composition.compose import options
-from scripts.composition.sweep_sampling import chosen_sampler, number_of_trials, proposed
-from scripts.composition.sweep_space import Interval, Listed, Space, read_space
+from scripts.composition.sweeps.sampling import chosen_sampler, number_of_trials, proposed
+from scripts.composition.sweeps.space import Interval, Listed, Space, read_space
 
 
 def space_of(*overrides: str) -> Space:

@@ -12,7 +12,7 @@ from typing import Any
 
 from asr.runs.files import write_atomically
 from distributed.errors import UsageError
-from scripts.composition.sweep_trials import Trial, TrialFolder
+from scripts.composition.sweeps.trials import Trial, TrialFolder
 
 Entry = dict[str, Any]
 

@@ -18,7 +18,7 @@ from asr.foreign.json_text import read_json
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
-from scripts.composition.sweep_space import Values
+from scripts.composition.sweeps.space import Values
 
 LONGEST_NAME = 100  # characters of a run folder's name
 OF_A_BATCH = "train/"  # metrics of which a row has the value of one batch

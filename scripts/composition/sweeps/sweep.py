@@ -22,10 +22,10 @@ from scripts.composition.compose import SYNTAX, compose, options
 from scripts.composition.refused_sweeps import NAMED
 from scripts.composition.signals import SIGNALS
 from scripts.composition.startup import REPOSITORY
-from scripts.composition.sweep_sampling import Sampler, chosen_sampler, number_of_trials, proposed
-from scripts.composition.sweep_space import Space, read_space
-from scripts.composition.sweep_table import best_line, write_results
-from scripts.composition.sweep_trials import Trial, TrialFolder, check_definition, definition_of, run_of
+from scripts.composition.sweeps.sampling import Sampler, chosen_sampler, number_of_trials, proposed
+from scripts.composition.sweeps.space import Space, read_space
+from scripts.composition.sweeps.table import best_line, write_results
+from scripts.composition.sweeps.trials import Trial, TrialFolder, check_definition, definition_of, run_of
 
 OWN = ("name", "exp_dir", "resume")  # of a run, which the sweep sets
 

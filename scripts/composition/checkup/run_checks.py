@@ -28,9 +28,9 @@ from distributed.learners import launch
 from distributed.learners.environment import Place
 from distributed.learners.launch import World
 from scripts.composition.build import build_hooks
+from scripts.composition.checkup.domain import compare_words
+from scripts.composition.checkup.finding import Finding, error, ok, warning
 from scripts.composition.compose import compose, run_folder
-from scripts.composition.domain import compare_words
-from scripts.composition.finding import Finding, error, ok, warning
 from scripts.composition.run_start import check_folder
 from scripts.composition.settings import trains_on_text
 from scripts.composition.trainer import assemble

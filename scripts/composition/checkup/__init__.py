@@ -1,0 +1,1 @@
+"""scripts/doctor.py: what is looked at on a machine and of a run, and the findings."""
