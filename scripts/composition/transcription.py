@@ -42,6 +42,8 @@ def run(arguments: list[str]) -> None:
         raise UsageError("no audio files given: python scripts/transcribe.py run=exp/my-run audio/*.flac")
     if config.stream:
         check_streamable(config)
+    elif config.pace != "fast":
+        raise UsageError(f"pace={config.pace}: only a stream has a pace; add stream=true, or leave it away")
     model = transcriber_of(config)
     files, bad = find_audio(paths)
     audio: list[Path | Pcm] = [*files, *([Pcm(sys.stdin.buffer, config.rate)] if STDIN in arguments else [])]

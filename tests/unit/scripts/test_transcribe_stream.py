@@ -148,6 +148,11 @@ def test_an_interrupt_by_hand_prints_what_was_heard(
     [
         (("format=srt",), r"^stream=true prints text as it comes, .* choose format=text or json$"),
         (("out=texts",), r"^stream=true prints on standard output alone"),
+        (("segments=vad",), r"^segments=vad: a stream is not cut into pieces"),
+        (
+            ("stream=false", "pace=spoken"),
+            r"^pace=spoken: only a stream has a pace; add stream=true, or leave it away$",
+        ),
         (("decode=beam",), r"^decode=beam\d+ searches whole recordings; a stream takes decode=greedy$"),
     ],
 )
