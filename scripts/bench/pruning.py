@@ -9,9 +9,7 @@ all models in turn; the table of latencies was measured in the same run.
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ from compression.pruning.parts import parts_of
 from compression.pruning.removal import removed
 from compression.pruning.sites import sites
 from compression.pruning.units import Site
+from scripts.bench.encoder_costs import encoder_parameters, seconds
 from scripts.bench.report import save_figures
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
@@ -116,7 +115,7 @@ def compared(
                     "predicted_ms": float(latency(sizes)),
                 }
             )
-    measured = seconds(models, extent, rounds)
+    measured = seconds(models, extent, FEATURES, rounds)
     for row in rows:
         own = measured[row["objective"], row["target"]]
         row["measured_ms"] = 1000 * own
@@ -152,26 +151,6 @@ def worth_of(site: Site) -> Tensor:
     """What the loss of each unit costs: random, the same for the same site, 1 of all units together on average."""
     generator = torch.Generator().manual_seed(sum(map(ord, site.name)))
     return 2 * torch.rand(site.size, generator=generator) / site.size
-
-
-def encoder_parameters(model: torch.nn.Module) -> int:
-    """Number of parameters of the encoder."""
-    return sum(each.numel() for name, each in model.named_parameters() if name.startswith("encoder."))
-
-
-def seconds(models: Mapping[Any, torch.nn.Module], extent: Extent, rounds: int) -> dict[Any, float]:
-    """Processor time of each model's encoder over noise, all in turn, after a round that is not counted."""
-    features_BTF, lengths_B = torch.randn(1, extent.frames, FEATURES), torch.tensor([extent.frames])
-    taken: dict[Any, list[float]] = {name: [] for name in models}
-    with torch.inference_mode():
-        for round_ in range(rounds + 1):
-            for name, model in models.items():
-                assert isinstance(model, Recogniser)
-                begun = time.process_time()
-                model.encode(features_BTF, lengths_B)
-                if round_:
-                    taken[name].append(time.process_time() - begun)
-    return {name: statistics.median(each) for name, each in taken.items()}
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -9,9 +9,10 @@ import pytest
 
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import plain
-from scripts.bench import paired, quantization_wer
+from scripts.bench import compression_study, paired
+from scripts.bench.compression_study import CONTROL, CORPORA, SHARED
 from scripts.bench.forked import ForkedTrials
-from scripts.bench.quantization_wer import CONTROL, CORPORA, SHARED, WAYS, Study, main
+from scripts.bench.quantization_wer import WAYS, QuantizationStudy, main
 from scripts.composition.compose import compose
 
 CHANGED = {
@@ -69,7 +70,7 @@ class Recorded(ForkedTrials):
 
 
 def test_all_begin_at_the_start_and_passes_at_the_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization_wer, "ForkedTrials", Recorded)
+    monkeypatch.setattr(compression_study, "ForkedTrials", Recorded)
     monkeypatch.setattr(Recorded, "commands", [])
     monkeypatch.setattr(paired, "REPLICATIONS", 3)
     file = tmp_path / "figures.json"
@@ -96,11 +97,12 @@ def test_all_begin_at_the_start_and_passes_at_the_control(tmp_path: Path, monkey
 def test_a_run_that_ends_with_an_error_is_reported_with_its_log(tmp_path: Path) -> None:
     trials = ForkedTrials(1, tmp_path, "test")
     with pytest.raises(Exception, match=r"a-1 ended with exit code 2; see .*a-1\.log"):
-        trials.call(trials.run("", "a-1"), str(quantization_wer.REPOSITORY / "scripts/train.py"), "backend=none")
+        trials.call(trials.run("", "a-1"), str(compression_study.REPOSITORY / "scripts/train.py"), "backend=none")
     assert "backend=none" in (tmp_path / "a-1.log").read_text()
 
 
 def test_a_study_knows_its_rows() -> None:
-    names = [name for name, *_ in Study(ForkedTrials(1, Path(), "test"), CORPORA["demo"], "conformer", [], None).ways()]
+    study = QuantizationStudy(ForkedTrials(1, Path(), "test"), CORPORA["demo"], "conformer", [], 40)
+    names = [name for name, *_ in study.ways()]
     assert len(names) == len(set(names))
     assert not any("bac" in name for name in names), "a Conformer's states have no known bound"
