@@ -22,6 +22,7 @@ from torch.distributed import ProcessGroup, Work
 
 from distributed.errors import UserError
 from distributed.gossip.finite import NonFiniteWeightsError, check_own, refuse_non_finite
+from distributed.gossip.mixing import pair_difference
 from distributed.gossip.packing import Message, Packing
 from distributed.gossip.pending import PendingMixing
 
@@ -65,7 +66,7 @@ class Buffers:
     @torch.no_grad()
     def difference(self) -> Message:
         """s' - s, computed in the received message, which it overwrites."""
-        return [other.sub_(own) for own, other in zip(self.own, self.other, strict=True)]
+        return [pair_difference(own, other) for own, other in zip(self.own, self.other, strict=True)]
 
 
 class Pairwise:

@@ -77,10 +77,15 @@ class PendingMixing:
             self._changed.notify_all()
             return difference
 
+    @property
+    def oldest(self) -> int:
+        """Age of the oldest exchange in flight; 0 without any. For those who hold the lock, or are alone."""
+        return self.updates - min(self._in_flight, default=self.updates)
+
     def wait_until_younger(self, age: int, failed: Callable[[], bool]) -> None:
         """Return when every exchange in flight is younger than ``age``, or when something ``failed``."""
         with self._changed:
-            self._changed.wait_for(lambda: failed() or self.updates - min(self._in_flight, default=self.updates) < age)
+            self._changed.wait_for(lambda: failed() or self.oldest < age)
 
     def wake(self) -> None:
         """Wake the waiting thread, which then calls ``failed`` again."""

@@ -11,6 +11,7 @@ from torch.distributed import ProcessGroup, Work
 
 from distributed.gossip.finite import NonFiniteWeightsError, is_finite
 from distributed.gossip.lockstep import LockstepMixing
+from distributed.gossip.mixing import mean_difference
 from distributed.gossip.packing import Message
 from distributed.learners.launch import World
 
@@ -43,7 +44,8 @@ class DelayByOne(LockstepMixing):
         self.drain()
         if not is_finite(self._sums):  # although every snapshot was: they are too large, or were changed on their way
             raise NonFiniteWeightsError("the sum over learners has")
-        return [total.div_(self.world.size).sub_(part) for part, total in zip(snapshot, self._sums, strict=True)]
+        parts = zip(snapshot, self._sums, strict=True)
+        return [mean_difference(part, total, self.world.size) for part, total in parts]
 
     def drain(self) -> None:
         for work in self._works:

@@ -6,7 +6,7 @@ Source: DPSGD in arXiv 2112.01433, section 2; topologies in distributed/gossip/t
 """
 
 from distributed.gossip.lockstep import LockstepMixing
-from distributed.gossip.mixing import mixed_in
+from distributed.gossip.mixing import mixed_in, others
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
 from distributed.gossip.topology import TopologyName, make_topology
@@ -33,9 +33,9 @@ class DecentralisedSgd(LockstepMixing):
 
     def _start_round(self, snapshot: Message) -> None:
         rank, size = self.world.rank, self.world.size
-        self._row = {j: weight for j, weight in self.topology.row(rank, size, self.round).items() if j != rank}
-        recipients = [j for j in self.topology.column(rank, size, self.round) if j != rank]
-        self.exchange.start(snapshot, self._row.keys(), recipients)
+        self._row = others(self.topology.row(rank, size, self.round), rank)
+        recipients = others(self.topology.column(rank, size, self.round), rank)
+        self.exchange.start(snapshot, self._row.keys(), recipients.keys())
 
     def _finish_round(self, snapshot: Message) -> Message | None:
         return mixed_in(snapshot, self.exchange.wait(), self._row)

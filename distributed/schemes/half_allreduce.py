@@ -8,9 +8,15 @@ import math
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from distributed.learners.launch import World
 from distributed.sparse.compressed import CompressedBackend
+
+
+def share_of_mean(gradient: Tensor, learners: float, dtype: torch.dtype) -> Tensor:
+    """What one learner adds to the sum over learners, g_i / L rounded to ``dtype``; overwrites ``gradient``."""
+    return gradient.div_(learners).to(dtype)
 
 
 class HalfAllReduce(CompressedBackend):
@@ -24,7 +30,7 @@ class HalfAllReduce(CompressedBackend):
     def _reduce(self, usable: bool) -> bool:
         finite = True
         for gradient in self._messages():
-            message = gradient.div_(self.world.size if usable else math.nan).to(self.dtype)
+            message = share_of_mean(gradient, self.world.size if usable else math.nan, self.dtype)
             gradient.copy_(self.exchange.all_reduce_sum(message, uncompressed_elements=0))
             finite &= bool(torch.isfinite(message).all())
         return finite

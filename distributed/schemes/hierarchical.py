@@ -20,7 +20,7 @@ from distributed.backend import GradientReport
 from distributed.base import UnequalStartError, checksum
 from distributed.errors import UsageError
 from distributed.gossip.lockstep import LockstepMixing
-from distributed.gossip.mixing import mixed_in
+from distributed.gossip.mixing import mixed_in, others
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
 from distributed.gossip.topology import TopologyName, make_topology
@@ -122,10 +122,9 @@ class Hierarchical(LockstepMixing):
         return self._exchange
 
     def _start_round(self, snapshot: Message) -> None:
-        row = self.topology.row(self.group, self.groups, self.round)
-        self._row = {group: weight for group, weight in row.items() if group != self.group}
-        column = self.topology.column(self.group, self.groups, self.round)
-        self.exchange.start(self._share(snapshot), self._row.keys(), [group for group in column if group != self.group])
+        self._row = others(self.topology.row(self.group, self.groups, self.round), self.group)
+        recipients = others(self.topology.column(self.group, self.groups, self.round), self.group)
+        self.exchange.start(self._share(snapshot), self._row.keys(), recipients.keys())
 
     def _finish_round(self, snapshot: Message) -> Message | None:
         share = mixed_in(self._share(snapshot), self.exchange.wait(), self._row)

@@ -35,11 +35,15 @@ class RandomK(SparseFeedback):
         self.seed = seed
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
-        generator = torch.Generator().manual_seed(keyed_seed(self.seed, "random k", self.step))
-        return [
-            EVERYTHING if segment.rate == 1 else random_positions(segment, generator).to(gradient[0].device)
-            for segment in self.segments
-        ]
+        return random_indices(self.segments, self.seed, self.step, gradient[0].device)
+
+
+def random_indices(segments: Sequence[Segment], seed: int, step: int, device: torch.device) -> list[Index]:
+    """The entries of each segment that all learners send in a step."""
+    generator = torch.Generator().manual_seed(keyed_seed(seed, "random k", step))
+    return [
+        EVERYTHING if segment.rate == 1 else random_positions(segment, generator).to(device) for segment in segments
+    ]
 
 
 def random_positions(segment: Segment, generator: torch.Generator) -> Tensor:

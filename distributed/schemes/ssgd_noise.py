@@ -20,6 +20,12 @@ from distributed.ranges import NonNegative, Positive
 from distributed.schemes.allreduce import AllReduce
 
 
+def draw_noise(noise: Tensor, sigma: float, seed: int, step: int, rank: int) -> None:
+    """Overwrite a flat buffer, shape (elements,), with the noise n_i of one learner and step."""
+    generator = torch.Generator(noise.device).manual_seed(keyed_seed(seed, "weight noise", step, rank))
+    noise.normal_(0.0, sigma, generator=generator)
+
+
 class NoisyAllReduce(AllReduce):
     """All-reduce; between ``begin_step`` and ``updating`` the trainable weights carry this learner's noise.
 
@@ -46,9 +52,7 @@ class NoisyAllReduce(AllReduce):
             self._noise = [torch.empty_like(weights) for weights in self.flat.flat]
         for clean, weights, noise in zip(self._clean, self.flat.flat, self._noise, strict=True):
             clean.copy_(weights)
-            generator = torch.Generator(weights.device)
-            generator.manual_seed(keyed_seed(self.seed, "weight noise", self.step, self.world.rank))
-            noise.normal_(0.0, self.sigma, generator=generator)
+            draw_noise(noise, self.sigma, self.seed, self.step, self.world.rank)
         for parameter, view in self.flat.views_of(self._noise):
             if not parameter.requires_grad:
                 view.zero_()

@@ -27,6 +27,11 @@ from distributed.parameters.gradients import clip_gradients
 from distributed.sparse.exchange import Exchange
 
 
+def own_limit(max_norm: float | None, learners: int) -> float | None:
+    """max_norm * sqrt(L), the norm to which a learner clips its own gradient before it is compressed."""
+    return None if max_norm is None else max_norm * math.sqrt(learners)
+
+
 class CompressedBackend(SynchronousBackend):
     """Sends gradients uncompressed for ``warmup_steps`` steps, then compressed by the subclass."""
 
@@ -62,8 +67,7 @@ class CompressedBackend(SynchronousBackend):
 
     def clip_own_gradients(self, max_norm: float | None) -> GradientReport:
         """Clip this learner's gradients to max_norm * sqrt(L), as each step does; report their norm and finiteness."""
-        limit = None if max_norm is None else max_norm * math.sqrt(self.world.size)
-        return clip_gradients(self.optimizer.param_groups, limit)
+        return clip_gradients(self.optimizer.param_groups, own_limit(max_norm, self.world.size))
 
     def _average_all(self, usable: bool) -> bool:
         return all(self._average(each, usable, each.numel()) is not None for each in self._messages())

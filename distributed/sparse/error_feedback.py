@@ -27,16 +27,17 @@ from distributed.ranges import Count, Natural, Range
 from distributed.sparse.compressed import CompressedBackend
 from distributed.sparse.rates import rates_of, summary
 from distributed.sparse.segments import (
-    NEVER_SENT,
     Entries,
     Index,
     Segment,
+    add_entries,
+    by_rate,
     elements_sent_whole,
     entries,
-    gathered,
+    remember,
     segments_of,
+    taken,
 )
-from distributed.sparse.selection import update_memory
 from distributed.sparse.uses import count_uses, rate_by_uses
 
 Rate = Count | Literal["auto"]
@@ -110,11 +111,7 @@ class SparseFeedback(CompressedBackend):
         self.rates_found = rates = {name: own for name, own in every.items() if name in trained}
         before, memory = self._flat, self.memory
         buckets = self._buckets(list(rates))
-        self._flat = FlatParameters(
-            self.model,
-            gradients=True,
-            order=lambda name, _: (buckets[name], rates[name]) if name in rates else (NEVER_SENT,),
-        )
+        self._flat = FlatParameters(self.model, gradients=True, order=by_rate(rates, buckets))
         self.segments = segments_of(self._flat, rates, buckets)
         self.memory = [torch.zeros_like(gradient) for gradient in self._flat.flat_grad]
         if before is not None:
@@ -153,20 +150,13 @@ class SparseFeedback(CompressedBackend):
 
     def _taken(self, segments: Sequence[Segment], indices: Sequence[Index]) -> tuple[Tensor, Tensor]:
         """This learner's p at the chosen positions, rounded as it is sent, and the rest that rounding takes from it."""
-        values = gathered(segments, self.memory, indices).add_(gathered(segments, self.flat.flat_grad, indices))
-        message = values.to(torch.bfloat16 if self.values == "bfloat16" else values.dtype, copy=True)
-        return message, values.sub_(message)
+        return taken(segments, self.memory, self.flat.flat_grad, indices, self.values == "bfloat16")
 
     def _apply(self, unsent: Sequence[Entries], agreed: Sequence[Entries]) -> None:
         """Update the memory with what was not sent, and set the gradient to the agreed entries."""
-        gradient = self.flat.flat_grad
-        for segment, index, rounding in unsent:
-            own = segment.of(self.memory)
-            update_memory(own, segment.of(gradient), index, rounding.to(own.dtype), self.beta)
+        remember(self.memory, self.flat.flat_grad, unsent, self.beta)
         self.flat.zero_grad()
-        for segment, index, mean in agreed:
-            target = segment.of(gradient)
-            target[index] += mean.to(target.dtype)
+        add_entries(self.flat.flat_grad, agreed)
 
     def _average_all(self, usable: bool) -> bool:
         ends = {segment.buffer: segment.start + segment.length for segment in self.segments}  # the last of each buffer

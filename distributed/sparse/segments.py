@@ -5,14 +5,14 @@ so that one pass per segment selects for all of them; a chunk may reach from one
 entries of a segment is an index: positions of shape (k,), or ``EVERYTHING`` where its rate is 1.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distributed.parameters.flat_parameters import FlatParameters
-from distributed.sparse.selection import chunks, largest_of_chunks, offset_dtype, positions_of
+from distributed.sparse.selection import chunks, largest_of_chunks, offset_dtype, positions_of, update_memory
 
 EVERYTHING = slice(None)
 Index = Tensor | slice
@@ -39,6 +39,11 @@ class Segment:
     def chosen(self) -> int:
         """Number of entries that are sent."""
         return chunks(self.length, self.rate)
+
+
+def by_rate(rates: Mapping[str, int], buckets: Mapping[str, int]) -> Callable[[str, nn.Parameter], tuple[int, ...]]:
+    """The order of parameters, for ``FlatParameters``, in which those of a bucket and rate lie together."""
+    return lambda name, _: (buckets.get(name, 0), rates[name]) if name in rates else (NEVER_SENT,)
 
 
 def segments_of(flat: FlatParameters, rates: Mapping[str, int], buckets: Mapping[str, int]) -> list[Segment]:
@@ -81,9 +86,44 @@ def entries(segments: Sequence[Segment], indices: Sequence[Index], values: Tenso
     return list(zip(segments, indices, values.split([segment.chosen for segment in segments]), strict=True))
 
 
+def taken(
+    segments: Sequence[Segment],
+    memory: Sequence[Tensor],
+    gradient: Sequence[Tensor],
+    indices: Sequence[Index],
+    in_bfloat16: bool,
+) -> tuple[Tensor, Tensor]:
+    """A learner's m + g at the chosen positions, rounded as it is sent, and the rest that rounding takes from it."""
+    values = gathered(segments, memory, indices).add_(gathered(segments, gradient, indices))
+    message = values.to(torch.bfloat16 if in_bfloat16 else values.dtype, copy=True)
+    return message, values.sub_(message)
+
+
+def remember(memory: Sequence[Tensor], gradient: Sequence[Tensor], unsent: Sequence[Entries], beta: float) -> None:
+    """Update a learner's memory with its gradient and what it did not send; in place."""
+    for segment, index, rest in unsent:
+        own = segment.of(memory)
+        update_memory(own, segment.of(gradient), index, rest.to(own.dtype), beta)
+
+
+def add_entries(buffers: Sequence[Tensor], agreed: Sequence[Entries]) -> None:
+    """Add the agreed entries to ``buffers``, in place."""
+    for segment, index, values in agreed:
+        target = segment.of(buffers)
+        target[index] += values.to(target.dtype)
+
+
 def elements_sent_whole(segments: Sequence[Segment]) -> int:
     """Number of chosen entries that belong to dense segments, those of rate 1."""
     return sum(segment.length for segment in segments if segment.rate == 1)
+
+
+def largest_indices(segments: Sequence[Segment], memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:
+    """The index of each segment that a learner chooses: the largest entry of |m + g| in each chunk, or everything."""
+    sparse = [segment for segment in segments if segment.rate != 1]
+    offsets = zip(sparse, largest_offsets(segments, memory, gradient), strict=True)
+    positions = (positions_of(own, segment.rate) for segment, own in offsets)
+    return [EVERYTHING if segment.rate == 1 else next(positions) for segment in segments]
 
 
 class Offsets:

@@ -65,6 +65,7 @@ ROOMS = {  # of distributed/, and what each may import of it; gossip and sparse 
     "gossip": GROUND | {"learners", "parameters", "base", "gossip"},
     "sparse": GROUND | {"learners", "parameters", "base", "sparse"},
     "schemes": GROUND | {"learners", "parameters", "base", "gossip", "sparse", "schemes"},
+    "simulate": GROUND | {"learners", "parameters", "base", "gossip", "sparse", "schemes", "simulate"},
 } | dict.fromkeys(GROUND, GROUND)
 
 
