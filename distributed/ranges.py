@@ -36,6 +36,7 @@ class Range:
 Positive = Annotated[float, Range(low=0, open_low=True)]
 NonNegative = Annotated[float, Range(low=0)]
 Fraction = Annotated[float, Range(low=0, high=1)]
+Share = Annotated[float, Range(low=0, high=1, open_low=True)]  # of something of which nothing would be left at 0
 Probability = Annotated[float, Range(low=0, high=1, open_high=True)]  # of dropping something: never everything
 Count = Annotated[int, Range(low=1)]
 Depth = Annotated[int, Range(low=1, high=1000)]  # of layers, each of which takes time to build whatever its size

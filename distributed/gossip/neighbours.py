@@ -4,7 +4,7 @@ Every receive is posted before any send: gloo announces a receive on the socket 
 would queue behind a message of many megabytes and halve the throughput. One tensor per neighbour and dtype.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -34,16 +34,19 @@ class NeighbourExchange:
 
         RuntimeError, here and in ``wait``, names the learner whose connection failed.
         """
+        self.start_each(dict.fromkeys(recipients, message), dict.fromkeys(senders, message))
+
+    def start_each(self, messages: Mapping[int, Message], layouts: Mapping[int, Message]) -> None:
+        """The same with a message for each recipient, and for each sender a message of the layout that it sends."""
         self._spare += self._received.values()
-        self._received = {sender: self._like(message) for sender in senders}
+        self._received = {sender: self._like(layout) for sender, layout in layouts.items()}
         for sender, parts in self._received.items():
             with _naming(self.learners[sender]) as learner:
                 self._works += [(learner, self.group.recv([part], sender, tag)) for tag, part in enumerate(parts)]
-        for recipient in recipients:
+        for recipient, message in messages.items():
             with _naming(self.learners[recipient]) as learner:
                 self._works += [(learner, self.group.send([part], recipient, tag)) for tag, part in enumerate(message)]
-        message_bytes = sum(part.nbytes for part in message)
-        self.traffic.count(message_bytes * len(recipients), message_bytes * len(self._received))
+        self.traffic.count(_total_bytes(messages), _total_bytes(self._received))
 
     def wait(self) -> dict[int, Message]:
         """The messages that came in, by sender; the caller may overwrite them.
@@ -63,9 +66,13 @@ class NeighbourExchange:
         """Buffers of the same shapes as ``message``; reuses those of earlier rounds where they fit."""
         while self._spare:
             spare = self._spare.pop()
-            if [part.shape for part in spare] == [part.shape for part in message]:
+            if [(part.shape, part.dtype) for part in spare] == [(part.shape, part.dtype) for part in message]:
                 return spare
         return [torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_pinned()) for part in message]
+
+
+def _total_bytes(messages: Mapping[int, Message]) -> int:
+    return sum(part.nbytes for message in messages.values() for part in message)
 
 
 @contextmanager

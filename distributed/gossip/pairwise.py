@@ -46,26 +46,32 @@ class OnExchange(Protocol):
 
 
 class Buffers:
-    """Memory for one exchange at a time: the message to send and the message to receive."""
+    """Memory for one exchange at a time: the snapshot to send and the message to receive."""
+
+    gamma = 1.0  # of the way that an exchange's weight gives, how much is gone
 
     def __init__(self) -> None:
         self._packing: Packing | None = None
-        self.own: Message = []
-        self.other: Message = []
+        self.own: Message = []  # the snapshot
+        self.other: Message = []  # what is received, then the difference that comes of it
 
     def fit(self, packing: Packing) -> None:
         """Allocate messages of ``packing`` unless the present ones fit."""
         if self._packing is not packing:
             self._packing, self.own, self.other = packing, packing.message(), packing.message()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one snapshot."""
-        return sum(buffer.nbytes for buffer in self.own)
+    def incoming(self, peer: int) -> Message:
+        """Where the message of ``peer`` is received."""
+        return self.other
+
+    def outgoing(self, peer: int) -> Message:
+        """The message that tells ``peer`` of the snapshot; to be sent."""
+        return self.own
 
     @torch.no_grad()
-    def difference(self) -> Message:
-        """s' - s, computed in the received message, which it overwrites."""
+    def difference(self, peer: int, received: Message) -> Message:
+        """s' - s, computed in ``other``, which it overwrites; NonFiniteWeightsError if ``received`` is not finite."""
+        refuse_non_finite(received, peer)
         return [pair_difference(own, other) for own, other in zip(self.own, self.other, strict=True)]
 
 
@@ -88,20 +94,21 @@ class Pairwise:
         buffers.fit(self.mixing.packing)
         began_at = time.perf_counter()
         try:
-            works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.other)]
+            received = buffers.incoming(peer)
+            works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(received)]
             taken_at = self.mixing.snapshot(buffers.own)
             check_own(buffers.own, self.group.rank())
             header = torch.tensor([_EXCHANGE, weight], dtype=torch.float64)
             works.append(self.group.send([header], peer, _HEADER))
-            works += [self.group.send([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.own)]
+            message = buffers.outgoing(peer)
+            works += [self.group.send([b], peer, _ASKING + tag) for tag, b in enumerate(message)]
             _wait(works)
         except NonFiniteWeightsError:
             raise
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
-        refuse_non_finite(buffers.other, peer)
-        buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
-        self.on_exchange(payload_bytes=buffers.nbytes, initiated=True, began_at=began_at)
+        buffers.other = self.mixing.add(buffers.difference(peer, received), weight * buffers.gamma, taken_at)
+        self.on_exchange(payload_bytes=_total_bytes(message), initiated=True, began_at=began_at)
 
     def answer(self, buffers: Buffers) -> bool:
         """Wait for a request and serve it; False if the message ends the exchanges.
@@ -122,23 +129,28 @@ class Pairwise:
         buffers.fit(self.mixing.packing)
         began_at = time.perf_counter()
         try:
-            works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(buffers.other)]
+            received = buffers.incoming(peer)
+            works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(received)]
             taken_at = self.mixing.snapshot(buffers.own)
             check_own(buffers.own, self.group.rank())
-            works += [self.group.send([b], peer, _ANSWER + tag) for tag, b in enumerate(buffers.own)]
+            message = buffers.outgoing(peer)
+            works += [self.group.send([b], peer, _ANSWER + tag) for tag, b in enumerate(message)]
             _wait(works)
         except NonFiniteWeightsError:
             raise
         except RuntimeError as error:
             raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
-        refuse_non_finite(buffers.other, peer)
-        buffers.other = self.mixing.add(buffers.difference(), weight, taken_at)
-        self.on_exchange(payload_bytes=buffers.nbytes, initiated=False, began_at=began_at)
+        buffers.other = self.mixing.add(buffers.difference(peer, received), weight * buffers.gamma, taken_at)
+        self.on_exchange(payload_bytes=_total_bytes(message), initiated=False, began_at=began_at)
         return True
 
     def end(self, peer: int) -> None:
         """Tell ``peer``'s answering thread to stop; returns at once. RuntimeError if there is no connection."""
         self._ending.append(self.group.send([self._end], peer, _HEADER))
+
+
+def _total_bytes(message: Message) -> int:
+    return sum(part.nbytes for part in message)
 
 
 def _wait(works: Sequence[Work]) -> None:

@@ -11,7 +11,7 @@ random neighbour in arXiv 2112.01433, section 4; one-peer exponential in arXiv 2
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ TopologyName = Literal["ring", "random_ring", "random_pairwise", "exponential", 
 
 class Topology(ABC):
     """A rule that gives every learner its row of T for every round; the same on all learners."""
+
+    fixed: ClassVar[bool] = False
+    """Whether T is the same in every round."""
 
     @abstractmethod
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
@@ -46,6 +49,8 @@ class FixedRing(Topology):
 
     With two learners left and right are the same one, which then weighs 2/3; alone, a learner keeps what it has.
     """
+
+    fixed = True
 
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
         """A row of the circulant matrix (1/3, 1/3, 1/3)."""
@@ -104,6 +109,8 @@ class Exponential(Topology):
 
 class Complete(Topology):
     """Weight 1/L for every learner: exact agreement in one round of L-1 messages; delay_by_one uses an all-reduce."""
+
+    fixed = True
 
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
         """The same weight for all learners."""

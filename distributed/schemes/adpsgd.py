@@ -20,15 +20,18 @@ import torch
 
 from distributed.backend import State
 from distributed.base import GossipBackend
+from distributed.gossip.codes import Compression
+from distributed.gossip.compressed_pairs import ThreadBuffers
 from distributed.gossip.diagnostics import staleness_figures
 from distributed.gossip.finite import NonFiniteWeightsError
 from distributed.gossip.moments import SQUARES, flatten_moments, has_all_moments, require_moments
-from distributed.gossip.pairwise import Background, Buffers, ExchangeError, Pairwise
+from distributed.gossip.pairwise import Background, ExchangeError, Pairwise
 from distributed.gossip.pending import PendingMixing
+from distributed.gossip.replicas import checked_code
 from distributed.gossip.topology import Topology, TopologyName, make_topology
 from distributed.learners.launch import World
 from distributed.learners.traffic import Traffic
-from distributed.ranges import Count, Natural, Positive
+from distributed.ranges import Count, Natural, Positive, Share
 
 _LOOK_SECONDS = 1.0  # how often a wait for a request checks whether the learner that should ask is lost
 _END_SECONDS = 5.0  # longest wait for a thread to end; one that is stuck with a lost learner never does
@@ -61,6 +64,7 @@ class AsynchronousGossip(GossipBackend):
             slower than that, steps wait for it.
         mix_moments: exchange the optimizer's moments with the weights, from the first mark on at which all learners have
             them. Unlike weights they are not conserved to rounding: squares are kept from falling below 0.
+        compression, compression_rate, consensus_step: of the messages; see distributed/gossip/{codes,replicas}.py.
     """
 
     lockstep: ClassVar[bool] = False
@@ -72,6 +76,9 @@ class AsynchronousGossip(GossipBackend):
         rounds_per_step: Positive,
         max_staleness: Count,
         mix_moments: bool,
+        compression: Compression,
+        compression_rate: Count,
+        consensus_step: Share | None,
         seed: Natural,
         world: World,
     ) -> None:
@@ -84,6 +91,8 @@ class AsynchronousGossip(GossipBackend):
         self._mixing: PendingMixing | None = None
         self._with_moments = False
         self._moments_unchecked = mix_moments  # until the optimizer's first step
+        code = checked_code(compression, compression_rate, mix_moments)
+        self._buffers = ThreadBuffers(code, consensus_step, world.rank)
         self._pairwise: Pairwise | None = None
         self._threads: list[Background] = []
         self._changed = threading.Condition()  # guards what follows
@@ -155,7 +164,7 @@ class AsynchronousGossip(GossipBackend):
     # The threads
 
     def _initiator(self) -> Callable[[], bool]:
-        buffers = Buffers()
+        buffers = self._buffers.initiates
 
         def one_round() -> bool:
             with self._changed:
@@ -178,7 +187,7 @@ class AsynchronousGossip(GossipBackend):
         return one_round
 
     def _answerer(self) -> Callable[[], bool]:
-        buffers = Buffers()
+        buffers = self._buffers.answers
 
         def one_answer() -> bool:
             self._told_to_end = not self.pairwise.answer(buffers)
@@ -277,11 +286,13 @@ class AsynchronousGossip(GossipBackend):
             self.traffic.count(self._traffic.bytes_sent, self._traffic.bytes_received)
             self.traffic.rounds += self._traffic.rounds
             self._traffic = Traffic()
-        return self.traffic.take() | staleness_figures(self.mixing.take_staleness())
+        figures = self.traffic.take() | staleness_figures(self.mixing.take_staleness())
+        return figures | self._buffers.figures(figures["comm/rounds"])
 
     def state_dict(self) -> State:
-        return {"round": self.round}
+        return {"round": self.round, **self._buffers.state_dict()}
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         rounds = [state["round"] for state in states]
         self.round = rounds[rank] if len(rounds) == world_size else max(rounds)
+        self._buffers.load_state_dict(states, rank, world_size)

@@ -4,23 +4,46 @@
 
 The gradient is taken at the learner's own weights s_i, and applied to the mean of all. Hence w_i differs from the mean
 by its last step alone: w_i - mean = -lr (g_i - mean g). Source: Algorithm 4 of arXiv 2110.11199.
+
+Compressed messages cannot be summed on their way without what each sum loses being lost, so with ``compression`` each
+learner hears all others, and mixes what it knows of them: distributed/gossip/replicas.py with T = 11'/L.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.distributed import ProcessGroup, Work
 
+from distributed.backend import State
+from distributed.gossip.codes import Compression
+from distributed.gossip.compressed_rounds import CompressedRounds
 from distributed.gossip.finite import NonFiniteWeightsError, is_finite
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mean_difference
+from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
+from distributed.gossip.replicas import checked_code
 from distributed.learners.launch import World
+from distributed.ranges import Count, Share
 
 
 class DelayByOne(LockstepMixing):
     """DPSGD with T = 11'/L at the traffic of an all-reduce, which is the same for any number of learners."""
 
-    def __init__(self, *, mix_moments: bool, world: World) -> None:
+    def __init__(
+        self,
+        *,
+        mix_moments: bool,
+        compression: Compression,
+        compression_rate: Count,
+        consensus_step: Share | None,
+        world: World,
+    ) -> None:
         super().__init__(mix_moments=mix_moments, world=world)
+        code = checked_code(compression, compression_rate, mix_moments)
+        self.compressed = code and CompressedRounds(code, consensus_step, world.rank, to_all=True)
+        self._exchange: NeighbourExchange | None = None
         self._own_group: ProcessGroup | None = None
         self._sums: Message = []
         self._works: list[Work] = []
@@ -32,7 +55,18 @@ class DelayByOne(LockstepMixing):
             self._own_group = self.world.new_group("delay-by-one", range(self.world.size))
         return self._own_group
 
+    @property
+    def exchange(self) -> NeighbourExchange:
+        """The exchange of compressed messages, made on first use."""
+        if self._exchange is None:
+            self._exchange = NeighbourExchange(group=self.group, learners=range(self.world.size), traffic=self.traffic)
+        return self._exchange
+
     def _start_round(self, snapshot: Message) -> None:
+        if self.compressed is not None:
+            others = {j: 1 / self.world.size for j in range(self.world.size) if j != self.world.rank}
+            self.exchange.start_each(*self.compressed.begin(snapshot, others, others))
+            return
         if [part.shape for part in self._sums] != [part.shape for part in snapshot]:
             self._sums = [torch.empty_like(part) for part in snapshot]
         for part, total in zip(snapshot, self._sums, strict=True):
@@ -40,7 +74,9 @@ class DelayByOne(LockstepMixing):
             self._works.append(self.group.allreduce([total]))
             self.traffic.count_all_reduce(total.nbytes, self.world.size)
 
-    def _finish_round(self, snapshot: Message) -> Message:
+    def _finish_round(self, snapshot: Message) -> Message | None:
+        if self.compressed is not None:
+            return self.compressed.difference(self.exchange.wait())
         self.drain()
         if not is_finite(self._sums):  # although every snapshot was: they are too large, or were changed on their way
             raise NonFiniteWeightsError("the sum over learners has")
@@ -51,6 +87,21 @@ class DelayByOne(LockstepMixing):
         for work in self._works:
             work.wait()
         self._works = []
+        if self._exchange is not None:
+            self._exchange.wait()
 
     def close(self) -> None:
-        self._own_group = None
+        self._own_group = self._exchange = None
+
+    def metrics(self) -> dict[str, float]:
+        figures = super().metrics()
+        return figures if self.compressed is None else figures | self.compressed.figures(figures["comm/rounds"])
+
+    def state_dict(self) -> State:
+        state = super().state_dict()
+        return state if self.compressed is None else state | {"replicas": self.compressed.state_dict()}
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
+        super().load_state_dict(states, rank, world_size)
+        if self.compressed is not None:
+            self.compressed.load_state_dict(states, world_size)

@@ -14,7 +14,7 @@ from distributed.learners.launch import World
 from distributed.ranges import Natural
 from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values
 from distributed.sparse.segments import EVERYTHING, Index, Segment
-from distributed.sparse.selection import positions_of
+from distributed.values.selection import positions_of
 
 
 class RandomK(SparseFeedback):

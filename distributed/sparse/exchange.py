@@ -7,7 +7,6 @@ Wire bytes are those of ``distributed/learners/traffic.py``.
 """
 
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,20 +14,7 @@ from torch.distributed import Work
 
 from distributed.learners.launch import World
 from distributed.learners.traffic import broadcast_copies_sent
-
-
-@dataclass(slots=True)
-class Payload:
-    """Number of payload bytes by their kind."""
-
-    values: int = 0
-    indices: int = 0
-    uncompressed: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes of all kinds."""
-        return self.values + self.indices + self.uncompressed
+from distributed.values.payload import Payload
 
 
 class Exchange:

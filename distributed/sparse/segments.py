@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distributed.parameters.flat_parameters import FlatParameters
-from distributed.sparse.selection import chunks, largest_of_chunks, offset_dtype, positions_of, update_memory
+from distributed.values.selection import chunks, largest_of_chunks, offset_dtype, positions_of, update_memory
 
 EVERYTHING = slice(None)
 Index = Tensor | slice

@@ -37,7 +37,7 @@ from distributed.schemes.powersgd import PowerSgd
 from distributed.schemes.random_k import RandomK
 from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.compressed import CompressedBackend
-from distributed.sparse.selection import largest_of_chunks, positions_of, update_memory
+from distributed.values.selection import largest_of_chunks, positions_of, update_memory
 from scripts.bench.learners import run_learners
 from scripts.bench.report import save_figures
 from scripts.composition.compose import compose

@@ -1,6 +1,7 @@
 """The contenders of scripts/bench/network.py: schemes of this project and of torch that train the same perceptron."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.base import FlatBackend
+from distributed.gossip.codes import Compression
 from distributed.learners.launch import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.schemes.allreduce import AllReduce
@@ -86,9 +88,11 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
     return {
         "compute": theirs(network(width), 0),
         "tcp": theirs(network(width), 0),  # computation while plain TCP fills the link
-        "adpsgd": ours(asynchronous_gossip(world)),
-        "dpsgd": ours(DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)),
-        "delay_by_one": ours(DelayByOne(mix_moments=False, world=world)),
+        "adpsgd": ours(asynchronous_gossip(world, "none")),
+        "adpsgd-compressed": ours(asynchronous_gossip(world, "int8")),
+        "dpsgd": ours(gossip(world, "none")),
+        "dpsgd-compressed": ours(gossip(world, "int4")),
+        "delay_by_one": ours(DelayByOne(mix_moments=False, **compressed_by("none"), world=world)),
         "allreduce": ours(AllReduce(bucket_mb=25, world=world)),
         "scalecom": ours(scalecom(world, overlap=False)),
         "scalecom-overlap": ours(scalecom(world, overlap=True)),
@@ -120,13 +124,24 @@ def local_topk(world: World) -> LocalTopK:
     return LocalTopK(rate=SCALECOM_RATE, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
 
 
-def asynchronous_gossip(world: World) -> AsynchronousGossip:
-    """ADPSGD on a ring."""
+def gossip(world: World, compression: Compression) -> DecentralisedSgd:
+    """DPSGD on a ring."""
+    return DecentralisedSgd(topology="ring", seed=1, mix_moments=False, **compressed_by(compression), world=world)
+
+
+def compressed_by(compression: Compression) -> dict[str, Any]:
+    """The options of compressed gossip, with defaults for all but the code."""
+    return {"compression": compression, "compression_rate": 8, "consensus_step": None}
+
+
+def asynchronous_gossip(world: World, compression: Compression) -> AsynchronousGossip:
+    """ADPSGD on a ring, with as many rounds whatever the compression: what it saves is to be seen in the steps."""
     return AsynchronousGossip(
         topology="ring",
         rounds_per_step=ROUNDS_PER_STEP,
         max_staleness=MAX_STALENESS,
         mix_moments=False,
+        **compressed_by(compression),
         seed=1,
         world=world,
     )

@@ -23,7 +23,7 @@ from scripts.bench import plain_tcp
 from scripts.bench.namespaces import interface_bytes, limit_bandwidth
 from scripts.bench.network_contenders import ROUNDS_PER_STEP, Contender, contenders
 
-ASYNCHRONOUS = ("adpsgd", "tcp")  # whose messages last as long as several steps
+ASYNCHRONOUS = ("adpsgd", "adpsgd-compressed", "tcp")  # whose messages last as long as several steps
 COMPUTE_SECONDS = 0.17  # computation time of one step, for which the batch size is chosen
 COMPUTE_STEPS = 5  # steps of computation alone or beside plain TCP, for each step of a scheme
 
@@ -117,7 +117,7 @@ class Measurement:
             for name in self.found:
                 steps = COMPUTE_STEPS * plan.steps if name in ("compute", "tcp") else plan.steps
                 asynchronous_seconds = plan.exchanges * self.message.nbytes / goodput[-1]
-                self._turn(name, x, steps, asynchronous_seconds if name == "adpsgd" else 0.0, figures)
+                self._turn(name, x, steps, asynchronous_seconds if name.startswith("adpsgd") else 0.0, figures)
         return {
             **{kind: dict(values) for kind, values in figures.items()},
             "goodput_bytes_per_second": goodput,

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.delay_by_one import DelayByOne
 
 ASYNCHRONOUS: dict[str, TopologyName] = {"adpsgd-ring": "ring", "adpsgd-random_ring": "random_ring"}
+UNCOMPRESSED: dict[str, Any] = {"compression": "none", "compression_rate": 8, "consensus_step": None}
 WARM_UP_UNITS = 5  # per learner, before the clock: connections, caches and buckets as in later steps
 LAYERS, BATCH = 3, 256  # layers and batch size of the perceptron
 
@@ -79,9 +81,15 @@ def build(scheme: str, world: World) -> FlatBackend:
     if scheme == "allreduce":
         return AllReduce(bucket_mb=25.0, world=world)
     if scheme == "delay_by_one":
-        return DelayByOne(mix_moments=False, world=world)
+        return DelayByOne(mix_moments=False, **UNCOMPRESSED, world=world)
     return AsynchronousGossip(
-        topology=ASYNCHRONOUS[scheme], rounds_per_step=1.0, max_staleness=16, mix_moments=False, seed=1, world=world
+        topology=ASYNCHRONOUS[scheme],
+        rounds_per_step=1.0,
+        max_staleness=16,
+        mix_moments=False,
+        **UNCOMPRESSED,
+        seed=1,
+        world=world,
     )
 
 

@@ -12,16 +12,15 @@ from distributed.gossip import pairwise
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
 from distributed.schemes.adpsgd import AsynchronousGossip, initiated
+from tests.schemes import SCHEMES
 
 TOPOLOGIES = get_args(TopologyName)
 
 
 def make_backend(world: World, **changes: Any) -> AsynchronousGossip:
-    settings: dict[str, Any] = {
-        **{"topology": "ring", "rounds_per_step": 1.0, "max_staleness": 4},
-        **{"mix_moments": False, "seed": 1},
-    }
-    return AsynchronousGossip(**(settings | changes), world=world)
+    backend = SCHEMES["adpsgd"].build(world, **changes)
+    assert isinstance(backend, AsynchronousGossip)
+    return backend
 
 
 def skipped_steps(backend: AsynchronousGossip, steps: int) -> None:

@@ -21,8 +21,8 @@ from torch.distributed import FileStore
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import TopologyName
 from distributed.learners.launch import World, gloo_group
-from distributed.schemes.adpsgd import AsynchronousGossip
 from scripts.composition.startup import REPOSITORY
+from tests.schemes import SCHEMES
 
 ELEMENTS = 100
 ROUNDS = 10_000  # of each learner, in the long tests
@@ -49,9 +49,7 @@ def mix_and_drift(world: World, rounds: int, topology: TopologyName) -> tuple[Te
     """A learner's weights after so many rounds of its own, and all that it has added to them itself."""
     generator = torch.Generator().manual_seed(world.rank)
     model = nn.Linear(ELEMENTS, 1, bias=False).double()
-    backend = AsynchronousGossip(
-        topology=topology, rounds_per_step=1.0, max_staleness=4, mix_moments=False, seed=1, world=world
-    )
+    backend = SCHEMES["adpsgd"].build(world, topology=topology)
     backend.wrap(model)
     backend.synchronise(resumed=True)  # each keeps its own weights
     weights = backend.flat.flat[0].detach()

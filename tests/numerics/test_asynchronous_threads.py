@@ -11,13 +11,12 @@ from distributed.gossip.pairwise import Buffers, ExchangeError, Pairwise
 from distributed.learners.launch import World, gloo_group
 from distributed.schemes import adpsgd
 from distributed.schemes.adpsgd import AsynchronousGossip
+from tests.schemes import SCHEMES
 
 
 def synchronised(world: World, rounds_per_step: float = 1.0) -> AsynchronousGossip:
     """A backend of ten weights, whose threads run."""
-    backend = AsynchronousGossip(
-        topology="ring", rounds_per_step=rounds_per_step, max_staleness=4, mix_moments=False, seed=1, world=world
-    )
+    backend = SCHEMES["adpsgd"].build(world, rounds_per_step=rounds_per_step)
     backend.wrap(nn.Linear(10, 1, bias=False))
     backend.synchronise(resumed=True)
     return backend

@@ -12,7 +12,6 @@ from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.topology import make_topology
 from distributed.learners.launch import World
 from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.single import Single
 from tests.schemes import SCHEMES, words
@@ -20,7 +19,7 @@ from tests.schemes import SCHEMES, words
 
 def gossip(world: World, topology: str = "ring") -> DecentralisedSgd:
     """DPSGD on a topology."""
-    return DecentralisedSgd(topology=topology, seed=1, mix_moments=False, world=world)
+    return SCHEMES["dpsgd"].build(world, topology=topology)
 
 
 def exact(word: str, world: World) -> Backend:
@@ -35,7 +34,7 @@ MIXED = ["ring", "random_ring", "random_pairwise", "exponential", "complete", "d
 
 def mixing(name: str, world: World) -> LockstepMixing:
     """DPSGD on the topology, or delay-by-one."""
-    return DelayByOne(mix_moments=False, world=world) if name == "delay_by_one" else gossip(world, name)
+    return SCHEMES["delay_by_one"].build(world) if name == "delay_by_one" else gossip(world, name)
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -> None:

@@ -11,10 +11,11 @@ from distributed.learners.launch import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.hierarchical import Hierarchical
+from tests.schemes import SCHEMES
 
 
 def gossip(world: World, topology: TopologyName, mix_moments: bool = False) -> DecentralisedSgd:
-    return DecentralisedSgd(topology=topology, seed=1, mix_moments=mix_moments, world=world)
+    return SCHEMES["dpsgd"].build(world, topology=topology, mix_moments=mix_moments)
 
 
 def hierarchical(

@@ -13,8 +13,7 @@ from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import weighted_difference
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
-from distributed.schemes.delay_by_one import DelayByOne
-from distributed.schemes.dpsgd import DecentralisedSgd
+from tests.schemes import SCHEMES
 
 TOPOLOGIES = get_args(TopologyName)
 
@@ -23,9 +22,9 @@ def mixing(world: World, start: Tensor, scheme: str) -> tuple[LockstepMixing, nn
     """DPSGD on a topology, or delay-by-one, around a model with weights ``start``."""
     model = nn.Linear(len(start), 1, bias=False).to(start.dtype)
     backend = (
-        DelayByOne(mix_moments=False, world=world)
+        SCHEMES["delay_by_one"].build(world)
         if scheme == "delay_by_one"
-        else DecentralisedSgd(topology=scheme, seed=1, mix_moments=False, world=world)
+        else SCHEMES["dpsgd"].build(world, topology=scheme)
     )
     backend.wrap(model)
     with torch.no_grad():

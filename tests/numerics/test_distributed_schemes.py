@@ -10,16 +10,16 @@ from distributed.backend import Backend
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
 from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.delay_by_one import DelayByOne
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.ssgd_noise import NoisyAllReduce
 from scripts.composition.startup import line_for_people
+from tests.schemes import SCHEMES
 
 LR = 0.1
 
 
 def gossip(world: World, topology: TopologyName, mix_moments: bool = False) -> DecentralisedSgd:
-    return DecentralisedSgd(topology=topology, seed=1, mix_moments=mix_moments, world=world)
+    return SCHEMES["dpsgd"].build(world, topology=topology, mix_moments=mix_moments)
 
 
 def noisy(world: World, sigma: float) -> NoisyAllReduce:
@@ -65,7 +65,7 @@ def test_delay_by_one_leaves_learners_apart_by_their_last_gradients_alone(run_le
     x, y = data(4, 6, 3, 5), data(4, 6, 3, 1)  # learner, step, utterance, feature
 
     def learner(world: World) -> list[tuple[Tensor, Tensor]]:
-        backend = DelayByOne(mix_moments=False, world=world)
+        backend = SCHEMES["delay_by_one"].build(world)
         wrapped, history = prepare(backend), []
         for x_k, y_k in zip(x[world.rank], y[world.rank], strict=True):
             backend.begin_step(3.0, 3.0)
@@ -86,7 +86,7 @@ def test_delay_by_one_is_dpsgd_with_complete_mixing(run_learners, laboratory):
 
     def learner(world: World) -> tuple[dict[str, Tensor], ...]:
         mine = [units[world.rank :: world.size] for units in steps]
-        backends = (DelayByOne(mix_moments=True, world=world), gossip(world, "complete", mix_moments=True))
+        backends = (SCHEMES["delay_by_one"].build(world, mix_moments=True), gossip(world, "complete", mix_moments=True))
         return tuple(laboratory.train(each, mine, 0.5, torch.optim.AdamW)[1] for each in backends)
 
     for reduced, exchanged in run_learners(3, learner):
@@ -100,7 +100,7 @@ def test_mean_weights_follow_synchronous_sgd_where_curvatures_agree(run_learners
     x, y = data(6, 3, 5), data(4, 6, 3, 1)
 
     def learner(world: World) -> list[Tensor]:
-        mixing = DelayByOne(mix_moments=False, world=world) if scheme == "delay_by_one" else gossip(world, scheme)
+        mixing = SCHEMES["delay_by_one"].build(world) if scheme == "delay_by_one" else gossip(world, scheme)
         results = []
         for backend in (AllReduce(bucket_mb=25, world=world), mixing):
             wrapped = prepare(backend)

@@ -62,10 +62,11 @@ ROOMS = {  # of distributed/, and what each may import of it; gossip and sparse 
     "learners": GROUND | {"learners"},
     "parameters": GROUND | {"learners", "parameters"},
     "base": GROUND | {"learners", "parameters"},
-    "gossip": GROUND | {"learners", "parameters", "base", "gossip"},
-    "sparse": GROUND | {"learners", "parameters", "base", "sparse"},
-    "schemes": GROUND | {"learners", "parameters", "base", "gossip", "sparse", "schemes"},
-    "simulate": GROUND | {"learners", "parameters", "base", "gossip", "sparse", "schemes", "simulate"},
+    "values": GROUND | {"values"},
+    "gossip": GROUND | {"learners", "parameters", "base", "values", "gossip"},
+    "sparse": GROUND | {"learners", "parameters", "base", "values", "sparse"},
+    "schemes": GROUND | {"learners", "parameters", "base", "values", "gossip", "sparse", "schemes"},
+    "simulate": GROUND | {"learners", "parameters", "base", "values", "gossip", "sparse", "schemes", "simulate"},
 } | dict.fromkeys(GROUND, GROUND)
 
 

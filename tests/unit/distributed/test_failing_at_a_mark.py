@@ -12,6 +12,7 @@ from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError
 from distributed.learners.watch import Watch
 from distributed.schemes.adpsgd import AsynchronousGossip
+from tests.schemes import SCHEMES
 
 
 def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:
@@ -21,9 +22,7 @@ def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:
         watch = Watch(Place(world.rank, 3, world.rank, 3, launched=True), join_seconds=30.0, grace_seconds=30.0)
         watch.start(store=store, master="localhost", secret=b"one", patience_seconds=3.0)
         world = World(world.rank, world.size, world.rank, world.size, world.device, world.group, watch=watch)
-        backend = AsynchronousGossip(
-            topology="ring", rounds_per_step=1.0, max_staleness=4, mix_moments=False, seed=1, world=world
-        )
+        backend = SCHEMES["adpsgd"].build(world)
         backend.wrap(nn.Linear(2, 1))
         backend.synchronise(resumed=False)
         error: BaseException | None = None

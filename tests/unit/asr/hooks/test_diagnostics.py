@@ -25,7 +25,7 @@ from distributed.backend import Backend
 from distributed.keyed import keyed_seed
 from distributed.learners.launch import World
 from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.dpsgd import DecentralisedSgd
+from tests.schemes import SCHEMES
 
 ELEMENTS, UTTERANCES, LEARNERS, PROBE, ALPHA, PENALTY = 7, 48, 3, 2, 0.3, 0.1
 VALUES = torch.randn(UTTERANCES, 2, ELEMENTS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_learners_of_a_quadratic_loss_measure_what_the_definitions_say(run_learn
     progress = Progress(samples=24)
 
     def learner(world: World) -> tuple[Any, dict[str, float]]:
-        backend = DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)
+        backend = SCHEMES["dpsgd"].build(world)
         run = make_run(world, backend, weights[world.rank])
         hook = Diagnostics(every=1, probe_batches=PROBE)
         hook.on_fit_start(run, resumed=False)
@@ -198,9 +198,7 @@ def test_batches_differ_from_each_other_and_between_measurements() -> None:
 
 
 def test_an_epoch_must_have_a_batch_more_than_the_probe(alone: World) -> None:
-    run = make_run(
-        alone, DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=alone), torch.ones(ELEMENTS)
-    )
+    run = make_run(alone, SCHEMES["dpsgd"].build(alone), torch.ones(ELEMENTS))
     with pytest.raises(TooFewBatchesError, match=r"hooks\.diagnostics\.probe_batches=4 must be below the 4 global"):
         Diagnostics(every=1, probe_batches=4).on_fit_start(run, resumed=False)
 

@@ -8,11 +8,12 @@ from distributed.gossip.neighbours import NeighbourExchange
 from distributed.learners.launch import World
 from distributed.learners.traffic import Traffic
 from distributed.schemes.dpsgd import DecentralisedSgd
+from tests.schemes import SCHEMES
 
 
 def gossip(world: World) -> DecentralisedSgd:
     """DPSGD on a ring."""
-    return DecentralisedSgd(topology="ring", seed=1, mix_moments=False, world=world)
+    return SCHEMES["dpsgd"].build(world)
 
 
 def test_messages_may_change_their_size_between_rounds(run_learners):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distributed.sparse.selection import BLOCK_ENTRIES, largest_of_chunks, offset_dtype, positions_of, update_memory
+from distributed.values.selection import BLOCK_ENTRIES, largest_of_chunks, offset_dtype, positions_of, update_memory
 
 
 def noise(length: int, seed: int = 0) -> torch.Tensor:

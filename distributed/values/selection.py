@@ -7,6 +7,8 @@ magnitude of each is chosen: exactly ceil(N / rate) of N, in O(N) without sortin
 N: entries of a vector; k = ceil(N / rate): its chunks. Vectors have shape (N,), offsets and positions (k,).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,13 +27,22 @@ def offset_dtype(rate: int) -> torch.dtype:
 
 def largest_of_chunks(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
     """Offset within its chunk of the entry with the largest |memory + gradient|, as int64 of shape (k,)."""
-    block = max(1, BLOCK_ENTRIES // rate) * rate if memory.device.type == "cpu" else max(1, memory.numel())
-    found = [_largest(m, g, rate) for m, g in zip(memory.split(block), gradient.split(block), strict=True) if m.numel()]
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=memory.device)
+    return _of_blocks(memory, gradient, rate, torch.add)
 
 
-def _largest(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
-    magnitudes = memory.add(gradient).abs_()
+def largest_of_differences(one: Tensor, other: Tensor, rate: int) -> Tensor:
+    """The same of |one - other|."""
+    return _of_blocks(one, other, rate, torch.sub)
+
+
+def _of_blocks(one: Tensor, other: Tensor, rate: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    block = max(1, BLOCK_ENTRIES // rate) * rate if one.device.type == "cpu" else max(1, one.numel())
+    pairs = zip(one.split(block), other.split(block), strict=True)
+    found = [_largest(combine(a, b).abs_(), rate) for a, b in pairs if a.numel()]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=one.device)
+
+
+def _largest(magnitudes: Tensor, rate: int) -> Tensor:
     whole = magnitudes.numel() // rate * rate
     offsets = magnitudes[:whole].view(-1, rate).max(1).indices
     rest = magnitudes[whole:]

@@ -1,0 +1,80 @@
+"""Rounds of compressed gossip in lockstep: whom a learner tells what, what it makes of what it hears, what it logs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distributed.gossip.codes import Code
+from distributed.gossip.packing import Message
+from distributed.gossip.replicas import Edge, Replicas, consensus_difference
+
+
+class CompressedRounds:
+    """Replicas of neighbours and the step towards them; ``gamma`` None takes the one that suits the code."""
+
+    def __init__(self, code: Code, gamma: float | None, rank: int, to_all: bool) -> None:
+        self.replicas = Replicas(code, rank, to_all)
+        self.gamma = code.consensus_step if gamma is None else gamma
+        self._edges: list[tuple[int, int, float]] = []  # (sender, recipient, weight) of the round in flight
+
+    def begin(
+        self, snapshot: Message, row: Mapping[int, float], column: Mapping[int, float]
+    ) -> tuple[dict[int, Message], dict[int, Message]]:
+        """The message to each learner of ``column``, and the layout of that from each of ``row``; neither has oneself.
+
+        ValueError where the two have not as many learners with the same weights: what one end of an edge gains would
+        then not be what the other end loses.
+        """
+        if list(row.values()) != list(column.values()):
+            raise ValueError(f"a row {dict(row)} and a column {dict(column)} of T have different weights")
+        self._edges = [(sender, recipient, row[sender]) for sender, recipient in zip(row, column, strict=True)]
+        told: dict[int, Message] = {}
+        for learner in column:
+            told[learner] = (
+                next(iter(told.values()))
+                if told and self.replicas.to_all
+                else self.replicas.message_for(learner, snapshot)
+            )
+            self.replicas.count(told[learner], snapshot)
+        return told, {learner: self.replicas.expected_from(learner, snapshot) for learner in row}
+
+    def difference(self, received: Mapping[int, Message]) -> Message | None:
+        """The difference to add to the weights, from the messages of this round by sender; None without neighbours."""
+        for learner, message in received.items():
+            self.replicas.hear(learner, message)
+        edges: list[list[Edge]] = [self.replicas.edges(weight, j, k) for j, k, weight in self._edges]
+        if not edges:
+            return None
+        return [consensus_difference(of_part, self.gamma) for of_part in zip(*edges, strict=True)]
+
+    def figures(self, rounds: float) -> dict[str, float]:
+        """Metrics of the payload since the last call, per round, and how many times smaller it was."""
+        return payload_figures([self.replicas], rounds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What others know of this learner."""
+        return self.replicas.state_dict()
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]], world_size: int) -> None:
+        """Take the states of all learners of a scheme; where their number has changed, all streams begin anew."""
+        found = saved_replicas(states, world_size)
+        self.replicas.load_state_dict(found[self.replicas.rank], found)
+
+
+def saved_replicas(states: Sequence[Mapping[str, Any]], world_size: int) -> list[Mapping[str, Any]]:
+    """The replicas in the states of a scheme, by rank; empty ones where some learner has none, or there were not as many."""
+    found = [state["replicas"] for state in states if "replicas" in state]
+    return found if len(found) == len(states) == world_size else [{}] * world_size
+
+
+def payload_figures(replicas: Sequence[Replicas], rounds: float) -> dict[str, float]:
+    """The metrics under ``comm/payload_*`` and ``comm/compression_ratio`` of several sets of streams; empty if all were silent."""
+    taken = [each.take_payload() for each in replicas]
+    total = sum(payload.total for payload, _ in taken)
+    if not total or not rounds:
+        return {}
+    return {
+        "comm/payload_values": sum(payload.values for payload, _ in taken) / rounds,
+        "comm/payload_indices": sum(payload.indices for payload, _ in taken) / rounds,
+        "comm/payload_uncompressed": sum(payload.uncompressed for payload, _ in taken) / rounds,
+        "comm/compression_ratio": sum(uncompressed for _, uncompressed in taken) / total,
+    }
