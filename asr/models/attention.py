@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from asr.models.dropout import dropout
+from asr.models.relative_attention import attend
 
 
 class RelativeAttention(nn.Module):
@@ -50,39 +50,24 @@ class RelativeAttention(nn.Module):
         queries = table_PR.shape[0] - x_BND.shape[1]
         query_BND, key_BND, value_BND = self.query_key_value(x_BND).chunk(3, dim=-1)
         query_BTD = query_BND[:, -queries:]
-        scores_BHTN = relative_scores(
-            self._split(query_BTD + self.content_bias_D),
-            self._split(key_BND),
-            self._split(query_BTD + self.position_bias_D),
-            self._split(self.position(table_PR)),
+        heads = (
+            query_BTD + self.content_bias_D,
+            key_BND,
+            query_BTD + self.position_bias_D,
+            self.position(table_PR),
+            value_BND,
         )
-        scores_BHTN = scores_BHTN.masked_fill(hidden_BTN.unsqueeze(1), -math.inf)
-        weights_BHTN = dropout(scores_BHTN.softmax(-1), self.dropout, self.training)
-        mixed_BHTK = weights_BHTN.to(value_BND.dtype) @ self._split(value_BND)
+        content_BHTK, key_BHNK, position_BHTK, table_HPK, value_BHNK = map(self._split, heads)
+        scale = 1 / math.sqrt(key_BHNK.shape[-1])
+        mixed_BHTK = attend(
+            content_BHTK * scale, key_BHNK, position_BHTK * scale, table_HPK, value_BHNK,
+            hidden_BTN.unsqueeze(1), self.dropout if self.training else 0.0,
+        )  # fmt: skip
         return self.output(mixed_BHTK.transpose(1, 2).flatten(2))
 
     def _split(self, x_TD: Tensor) -> Tensor:
         """(..., T, D) to (..., H, T, K)."""
         return x_TD.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-
-
-def relative_scores(content_BHTK: Tensor, key_BHNK: Tensor, position_BHTK: Tensor, table_HPK: Tensor) -> Tensor:
-    """Scores (B, H, T, N): content . key plus position . p_{i-j}, both over sqrt(K)."""
-    scale = 1 / math.sqrt(key_BHNK.shape[-1])
-    by_content_BHTN = (content_BHTK * scale) @ key_BHNK.transpose(-2, -1)
-    by_distance_BHTP = (position_BHTK * scale) @ table_HPK.transpose(-2, -1)
-    return by_content_BHTN + relative_shift(by_distance_BHTP)
-
-
-def relative_shift(x_BHTP: Tensor) -> Tensor:
-    """Turn columns that count distances N-1, N-2, ... into columns that count keys: out[i, j] = x[i, T-1-i+j].
-
-    A view: with rows of P = N + T entries, x[i, T-1-i+j] lies at flat position i (P-1) + j + (T-1), so that rows of
-    P-1 entries that start at T-1 hold key j in column j.
-    """
-    queries, rows = x_BHTP.shape[-2:]
-    flat = x_BHTP.flatten(-2)[..., queries - 1 : queries - 1 + queries * (rows - 1)]
-    return flat.unflatten(-1, (queries, rows - 1))[..., : rows - queries]
 
 
 def relative_table(frames: int, dimension: int, like: Tensor, past: int = 0) -> Tensor:

@@ -8,25 +8,17 @@ B utterances   T frames   F feature dimension   C channels (the two convolutions
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from asr.models.encoder import ceil_divide, padding_mask
+from asr.models.strided_convolution import StridedConv2d
 
 FACTOR = 4  # two strides of 2
-
-
-class SingleChannelConv(nn.Conv2d):
-    """A convolution of one input channel, whose weight gets its gradient in the weight's own strides.
-
-    With a single input channel a channels-last gradient passes for contiguous, and DistributedDataParallel warns.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, 1, T, F) to (B, C, T', F'); the weight takes part through views that bring its gradient back."""
-        weight = self.weight.flatten(1).view_as(self.weight)
-        return functional.conv2d(input, weight, self.bias, self.stride, self.padding)
 
 
 class ConvSubsampling(nn.Module):
@@ -35,8 +27,8 @@ class ConvSubsampling(nn.Module):
     def __init__(self, *, feature_dimension: int, channels: int | Sequence[int], dimension: int) -> None:
         super().__init__()
         first, second = (channels, channels) if isinstance(channels, int) else channels
-        self.first = SingleChannelConv(1, first, kernel_size=3, stride=2, padding=1)
-        self.second = nn.Conv2d(first, second, kernel_size=3, stride=2, padding=1)
+        self.first = StridedConv2d(1, first, kernel_size=3, stride=2, padding=1)
+        self.second = StridedConv2d(first, second, kernel_size=3, stride=2, padding=1)
         self.project = nn.Linear(second * -(-feature_dimension // FACTOR), dimension)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +38,29 @@ class ConvSubsampling(nn.Module):
         # and makes the flattening below a view.
         x_BCTF = self.first(features_BTF.unsqueeze(-1).permute(0, 3, 1, 2))
         lengths_B = ceil_divide(lengths_B, 2)
-        # Frames are zeroed in place, before the activation (which keeps zeros): this saves one large tensor.
-        x_BCTF = functional.silu(x_BCTF.masked_fill_(padding_mask(lengths_B, x_BCTF.shape[2])[:, None, :, None], 0.0))
+        x_BCTF = masked_silu(x_BCTF, padding_mask(lengths_B, x_BCTF.shape[2])[:, None, :, None])
         x_BCTF = functional.silu(self.second(x_BCTF))
         return self.project(x_BCTF.permute(0, 2, 3, 1).flatten(2)), ceil_divide(lengths_B, 2)
+
+
+def masked_silu(x: Tensor, hidden: Tensor) -> Tensor:
+    """SiLU of ``x``, 0 where ``hidden`` (which broadcasts) is True, without a copy of ``x`` in either pass."""
+    if torch.onnx.is_in_onnx_export():
+        return functional.silu(x.masked_fill(hidden, 0.0))
+    activated: Tensor = _MaskedSilu.apply(x, hidden)
+    return activated
+
+
+class _MaskedSilu(torch.autograd.Function):
+    """Zeroes what it has just made, in place, in forward and in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, hidden: Tensor) -> Tensor:
+        ctx.save_for_backward(x, hidden)
+        return functional.silu(x).masked_fill_(hidden, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        x, hidden = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient, x).masked_fill_(hidden, 0.0), None

@@ -16,6 +16,7 @@ from torch import Tensor
 from asr.models.attention import RelativeAttention
 from asr.models.auxiliary import without_auxiliaries
 from asr.models.conformer import Conformer
+from asr.models.relative_attention import position_products
 from asr.models.speech_model import SpeechModel
 from asr.models.transducer import Transducer
 from compression.pruning.removal import lies_in
@@ -86,10 +87,10 @@ def operations(model: SpeechModel, found: Sequence[Site], scope: Scope, extent: 
             add(total, entries(name, shape, found), 2.0 * times(name))
     states = _states(model, extent)
     for where, part in model.named_modules():
-        if isinstance(part, RelativeAttention):  # content, positions (2 S), and the mean of values
+        if isinstance(part, RelativeAttention):  # content, positions, and the mean of values
             name = f"{where}.output.weight"
             inner = entries(name, (part.output.in_features,), [_column(site, name) for site in found])
-            add(total, inner, 2.0 * 4 * states**2)
+            add(total, inner, 2.0 * (2 * states**2 + position_products(states, states)))
     return Evaluated(total)
 
 

@@ -26,7 +26,7 @@ from compression.quantization.packed import (
     PackedLinear,
     PackedLstm,
     PackedMatrix,
-    PackedSingleChannelConv,
+    PackedStridedConv2d,
     largest_input,
 )
 from compression.quantization.squashing import CodedTanh
@@ -38,7 +38,7 @@ from compression.quantization.twins import (
     QuantizedEmbedding,
     QuantizedLinear,
     QuantizedLstm,
-    QuantizedSingleChannelConv,
+    QuantizedStridedConv2d,
     Twin,
 )
 from compression.quantization.weights import levels
@@ -49,7 +49,7 @@ PACKED: Mapping[type[Twin], type[PackedLayer]] = {
     QuantizedLinear: PackedLinear,
     QuantizedConv1d: PackedConv1d,
     QuantizedConv2d: PackedConv2d,
-    QuantizedSingleChannelConv: PackedSingleChannelConv,
+    QuantizedStridedConv2d: PackedStridedConv2d,
     QuantizedEmbedding: PackedEmbedding,
     QuantizedLstm: PackedLstm,
 }

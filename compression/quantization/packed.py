@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.models.recurrence import Lstm, States
-from asr.models.subsampling import SingleChannelConv
+from asr.models.strided_convolution import StridedConv2d
 from compression.quantization.activations import FixedBound, LearnedBounds
 from compression.quantization.codes import Engine, Product, bytes_per_row, is_packed, pack, unpack
 from compression.quantization.onnx_engine import fastest_engine
@@ -209,8 +209,8 @@ class PackedConv2d(PackedLayer, nn.Conv2d):
         return self.affine(windows_1WN[0].t(), self.bias).t().reshape(1, -1, *sizes)
 
 
-class PackedSingleChannelConv(PackedConv2d, SingleChannelConv):
-    """``SingleChannelConv`` on codes."""
+class PackedStridedConv2d(PackedConv2d, StridedConv2d):
+    """``StridedConv2d`` on codes."""
 
 
 class PackedEmbedding(PackedLayer, nn.Embedding):

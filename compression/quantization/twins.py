@@ -21,7 +21,7 @@ from torch.nn import functional
 from asr.models.dropout import dropout
 from asr.models.lstm import BidirectionalLayer
 from asr.models.recurrence import Lstm, States
-from asr.models.subsampling import SingleChannelConv
+from asr.models.strided_convolution import StridedConv2d
 from compression.quantization.activations import FixedBound, LearnedBounds
 from compression.quantization.lstm import lstm_sequence
 from compression.quantization.weights import WeightQuantizer, levels
@@ -110,13 +110,12 @@ class QuantizedConv2d(Twin, nn.Conv2d):
         return self._conv_forward(self.quantized_input(input), self.effective_weight(), self.bias)
 
 
-class QuantizedSingleChannelConv(Twin, SingleChannelConv):
-    """``SingleChannelConv`` of a quantised input and weight."""
+class QuantizedStridedConv2d(Twin, StridedConv2d):
+    """``StridedConv2d`` of a quantised input and weight."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, 1, T, F) to (B, C, T', F')."""
-        weight = self.effective_weight().flatten(1).view_as(self.weight)
-        return functional.conv2d(self.quantized_input(input), weight, self.bias, self.stride, self.padding)
+        """(B, K, T, F) to (B, channels, T', F')."""
+        return self._conv_forward(self.quantized_input(input), self.effective_weight(), self.bias)
 
 
 class QuantizedEmbedding(Twin, nn.Embedding):
@@ -194,7 +193,7 @@ TWINS: dict[type[nn.Module], type[Twin]] = {
     nn.Linear: QuantizedLinear,
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
-    SingleChannelConv: QuantizedSingleChannelConv,
+    StridedConv2d: QuantizedStridedConv2d,
     nn.Embedding: QuantizedEmbedding,
     Lstm: QuantizedLstm,
 }

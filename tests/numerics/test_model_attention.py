@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from asr.models.attention import RelativeAttention, relative_shift, relative_table
+from asr.models.attention import RelativeAttention, relative_table
+from asr.models.relative_attention import relative_shift
 
 
 def sinusoid(distance: int, dimension: int) -> torch.Tensor:
