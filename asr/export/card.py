@@ -29,6 +29,7 @@ class Facts:
     digests: Sequence[str]  # SHA-256 of the weights
     data: str
     licence: str | None
+    transforms: Sequence[str] = ()  # names of what has changed its layers
     results: Sequence[Result] = ()
     checked: str | None = None  # what one symbol per state costs
 
@@ -82,6 +83,7 @@ def card(folder: Path, parts: Fitting, facts: Facts) -> str:
             ("licence", facts.licence or "not given"),
             ("checkpoint", facts.checkpoint),
             ("SHA-256 of the weights", ", ".join(facts.digests)),
+            *([("layers changed by", ", ".join(facts.transforms))] if facts.transforms else []),
             ("tokens read by the decoder", str(parts.context)),
             ("one symbol per state", facts.checked or "not checked"),
         ]),

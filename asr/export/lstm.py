@@ -6,12 +6,13 @@ B sequences   T steps   I input dimension   H cells
 """
 
 import copy
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from asr.models.recurrence import Lstm
+from asr.models.recurrence import Lstm, States
 from distributed.errors import UsageError
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -23,7 +24,19 @@ def gates_of_onnx(rows: Tensor) -> Tensor:
     return torch.cat([enter, leave, forget, cell])
 
 
-class OnnxLstm(nn.Module):
+class ExportedLstm(nn.Module, ABC):
+    """What takes the place of an LSTM of one direction in an exported network."""
+
+    @abstractmethod
+    def forward(self, x_BTI: Tensor, hx: States | None = None) -> tuple[Tensor, None]:
+        """Outputs (B, T, H) of all steps from zero states; ``hx`` is None. No state is given out."""
+
+    @abstractmethod
+    def last(self, x_BTI: Tensor, lengths_B: Tensor) -> Tensor:
+        """Output (B, H) of the last layer after ``lengths_B`` steps of each sequence, all at least 1."""
+
+
+class OnnxLstm(ExportedLstm):
     """An ``Lstm`` of one direction that is exported as one node of ONNX per layer, without states or from zero."""
 
     def __init__(self, lstm: Lstm) -> None:
@@ -41,8 +54,8 @@ class OnnxLstm(nn.Module):
             biases = torch.cat([gates_of_onnx(b_ih.detach()), gates_of_onnx(b_hh.detach())])
             self.register_buffer(f"bias_{layer}", biases[None].clone())
 
-    def forward(self, x_BTI: Tensor) -> tuple[Tensor, None]:
-        """Outputs (B, T, H) of all steps. No state is given out."""
+    def forward(self, x_BTI: Tensor, hx: States | None = None) -> tuple[Tensor, None]:
+        """Outputs (B, T, H) of all steps."""
         x_TBI = x_BTI.transpose(0, 1)
         for layer in range(self.layers):
             x_TBI, _ = self._layer(layer, x_TBI, None)
@@ -68,6 +81,14 @@ class OnnxLstm(nn.Module):
             shapes=((steps, 1, batch, self.hidden_size), *((1, batch, self.hidden_size),) * 2),
         )
         return outputs_T1BH.squeeze(1), hidden_1BH.squeeze(0)
+
+
+def exported_lstm(lstm: nn.Module) -> ExportedLstm:
+    """What is exported in the place of an LSTM: itself where it is made for that."""
+    if isinstance(lstm, ExportedLstm):
+        return lstm
+    assert isinstance(lstm, Lstm)
+    return OnnxLstm(lstm)
 
 
 def with_onnx_lstms(module: Module) -> Module:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from asr.data.features import LogMel
 from asr.export.front_end import FrontEnd
-from asr.export.lstm import OnnxLstm, with_onnx_lstms
+from asr.export.lstm import exported_lstm, with_onnx_lstms
 from asr.models.encoder import Encoder
 from asr.models.joiner import Joiner
 from asr.models.predictor import LstmPredictor, StatelessPredictor
@@ -57,7 +57,7 @@ class LstmDecoder(nn.Module):
     def __init__(self, predictor: LstmPredictor, joiner: Joiner, context: int) -> None:
         super().__init__()
         self.embedding = predictor.embedding
-        self.lstm = OnnxLstm(predictor.lstm)
+        self.lstm = exported_lstm(predictor.lstm)
         self.project = joiner.project_predictor
         self.context = context
 

@@ -65,11 +65,13 @@ def write_network(network: Network, path: Path) -> None:
                 input_names=list(network.inputs), output_names=list(network.outputs), verbose=False,
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise ExportError(
             f"{path.name}: a module of this model has no form in ONNX ({reason}); export it without"
         ) from None
     assert program is not None
+    unused = export_part("onnx_ir.passes.common").RemoveUnusedNodesPass  # constants left over, of which clients warn
+    unused()(program.model)
     program.model.metadata_props.update({key: str(value) for key, value in network.metadata.items()})
     program.save(str(path), external_data=False)
 

@@ -70,12 +70,6 @@ def fitting(loaded: LoadedModel, history: int, *, streaming: bool = False) -> Fi
             f"features._target_={described.get('_target_')}: the client has no such features; "
             "train with features._target_=asr.data.sherpa_features.SherpaLogMel"
         )
-    if loaded.description.transforms:
-        changes = ", ".join(str(node["_target_"]).rpartition(".")[2] for node in loaded.description.transforms)
-        raise ExportError(
-            f"a quantised model, or one that other transforms have changed ({changes}), has no export yet; "
-            "export the run that it was made from"
-        )
     for name, wanted in (*FRAME_MS.items(), ("dither", 0.0)):
         if getattr(features, name) != wanted:
             raise ExportError(
@@ -168,11 +162,18 @@ def _decoder(parts: Fitting) -> Network:
     )  # fmt: skip
 
 
-def write_sherpa(parts: Fitting, folder: Path) -> None:
-    """Write all files of the layout into ``folder``, which exists."""
+def write_sherpa(parts: Fitting, folder: Path, on_codes: Fitting | None = None) -> None:
+    """Write all files of the layout into ``folder``, which exists.
+
+    ``on_codes``: the same model with products in whole numbers, where it has such layers; the int8 files are made of it.
+    """
     for name, network in networks(parts):
         write_network(network, folder / f"{name}.onnx")
-        write_int8(folder / f"{name}.onnx", folder / f"{name}.int8.onnx")
+    for name, network in [] if on_codes is None else networks(on_codes):
+        write_network(network, folder / f"{name}.int8.onnx")
+    for name in NETWORKS:
+        target = folder / f"{name}.int8.onnx"
+        write_int8(folder / f"{name}.onnx" if on_codes is None else target, target)
     symbols = [BLANK_OF_CLIENT, *parts.tokenizer.symbols[1:]]
     lines = [f"{symbol} {number}\n" for number, symbol in enumerate(symbols)]
     (folder / TOKENS).write_text("".join(lines), encoding="utf-8")

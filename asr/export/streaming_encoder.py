@@ -38,8 +38,8 @@ class StreamingEncoder(nn.Module):
         self.states = encoder.chunk or 0
         self.past = encoder.left_chunks * self.states
         self.frame_size = features.dimension
-        weight = encoder.subsample.project.weight
-        table_PR = relative_table(self.states, encoder.position_dimension, like=weight, past=self.past)
+        like = next(encoder.parameters())
+        table_PR = relative_table(self.states, encoder.position_dimension, like=like, past=self.past)
         self.register_buffer("table_PR", table_PR)
 
     @property

@@ -13,19 +13,21 @@ from asr.decoding.greedy import Greedy
 from asr.decoding.results import figures_of, score_set
 from asr.export.card import ONE_SYMBOL, Facts, Result, card
 from asr.export.onnx_files import ExportError, export_part
-from asr.export.sherpa import fitting, write_sherpa
+from asr.export.sherpa import Fitting, fitting, write_sherpa
 from asr.foreign.json_text import read_json
 from asr.foreign.terminal import log_to_stderr, say
 from asr.recogniser import MAX_SYMBOLS
 from asr.runs.files import begun_folder, put_in_place
+from asr.runs.model_folder import LoadedModel
 from asr.runs.run_folder import RunFolder
 from asr.training.evaluation import Decoded, decode_set
 from asr.training.measures import Decode
+from compression.quantization.exported import in_form
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
 from scripts.composition.evaluation import named_set
 from scripts.composition.startup import REPOSITORY
-from scripts.composition.trained import Trained, load_trained
+from scripts.composition.trained import Trained, load_trained, warn_if_masked
 
 
 def run(arguments: list[str]) -> None:
@@ -39,12 +41,13 @@ def run(arguments: list[str]) -> None:
         export_part(package)  # before the long work
     weights = None if config.weights is None else Path(config.weights)
     trained = load_trained(Path(config.run), config.checkpoint, config.threads, weights=weights)
+    warn_if_masked(trained)
     streaming = config.format == "onnx_streaming"
-    parts = fitting(trained.loaded, config.history, streaming=streaming)
+    parts, on_codes = fitting_forms(trained.loaded, config.history, streaming=streaming)
     checked, limited = (None, []) if config.check is None else one_symbol(trained, config)
     final = RunFolder(trained.folder).export(name)
     folder = begun_folder(final)
-    write_sherpa(parts, folder)
+    write_sherpa(parts, folder, on_codes)
     client = "sherpa_streaming.py" if streaming else "sherpa.py"
     shutil.copyfile(REPOSITORY / "scripts" / "clients" / client, folder / "transcribe.py")
     known = facts_of(trained, weights, config.licence)
@@ -56,6 +59,19 @@ def run(arguments: list[str]) -> None:
     say(
         f"{final}: {config.format} of {trained.checkpoint}, {fp32:.2f} MiB in fp32, {sizes['*.int8.onnx']:.2f} MiB in int8"
     )
+
+
+def fitting_forms(loaded: LoadedModel, history: int, *, streaming: bool) -> tuple[Fitting, Fitting | None]:
+    """What is exported in fp32, and of a model with layers of few bits what is exported in int8: the same on codes.
+
+    Raises:
+        UsageError: it does not fit the layout; the message names the remedy.
+    """
+    on_values, on_codes = in_form(loaded.model, "values"), in_form(loaded.model, "codes")
+    parts = fitting(replace(loaded, model=on_values), history, streaming=streaming)
+    if on_codes is loaded.model:
+        return parts, None
+    return parts, fitting(replace(loaded, model=on_codes), history, streaming=streaming)
 
 
 def one_symbol(trained: Trained, config: DictConfig) -> tuple[str, list[Result]]:
@@ -99,6 +115,7 @@ def facts_of(trained: Trained, weights: Path | None, licence: str | None) -> Fac
         digests=digests,
         data=f"{str(data['_target_']).rpartition('.')[2]}, {Path(data.root).name}, {trained.speech.features.sample_rate} Hz",
         licence=licence,
+        transforms=[str(node["_target_"]).rpartition(".")[2] for node in trained.loaded.description.transforms],
         results=[
             (each.name, each.decode, record)
             for each, record in records

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from asr.export.onnx_files import ExportError, write_network
 from asr.export.sherpa import Fitting, fitting, networks
 from asr.models.predictor import StatelessPredictor
 from asr.models.recurrence import Lstm
-from asr.parts import build
 from asr.recogniser import load
-from asr.runs.model_folder import load_model, save_model
+from asr.runs.model_folder import load_model
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
 from scripts.composition.exporting import one_symbol
@@ -239,21 +237,6 @@ def test_a_missing_package_is_named(random_run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"^onnxruntime is not installed; install it: pip install -e '.\[export\]'$"):
         main([f"run={random_run('run')}"])
-
-
-def test_a_quantised_model_is_refused_instead_of_exported_without_its_bits(random_run: Run, tmp_path: Path) -> None:
-    run = random_run("run")
-    (folder,) = (run / "checkpoints").glob("step-*")
-    loaded = load_model(folder)
-    bits = {"bits": 4, "weights": "sawb", "groups": "gate", "inputs": "pact", "hidden": "fixed"}
-    node = {"_target_": "compression.quantization.transform.Quantize", "scheme": [{"modules": "encoder*"} | bits]}
-    description = replace(loaded.description, transforms=[node])
-    save_model(replace(loaded, model=build(node)(loaded.model), description=description), tmp_path / "quantised")
-    with pytest.raises(
-        ExportError, match=r"^a quantised model, or one .* \(Quantize\), has no export yet; export the run"
-    ):
-        main([f"run={run}", f"weights={tmp_path / 'quantised'}", "check=null"])
-    assert not (run / "export").exists()
 
 
 def test_a_run_in_fp64_is_checked_in_fp64_and_exported_in_fp32(random_run: Run) -> None:

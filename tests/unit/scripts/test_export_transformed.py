@@ -1,0 +1,127 @@
+"""Exports of models that passes have changed: sherpa-onnx writes the API's texts, also with the int8 files of few bits."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr.decoding.greedy import Greedy
+from asr.recogniser import load
+from scripts.compress import main as compress
+from scripts.export import main
+from tests.unit.asr.recordings import RATE, speech
+from tests.unit.scripts.test_export import session
+from tests.unit.scripts.test_export_streaming import text_of_stream
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("sherpa_onnx")
+onnx = pytest.importorskip("onnx")
+
+Run = Callable[..., Path]
+LSTM = (
+    "model=lstm_tiny", "model.encoder.layers=1", "model.encoder.hidden=24", "model.predictor.dimension=16",
+    "model.predictor.embedding=8",
+)  # fmt: skip
+CONFORMER = (
+    "model=conformer_tiny", "model/predictor=stateless", "model.encoder.layers=1", "model.encoder.dimension=32",
+    "features._target_=asr.data.sherpa_features.SherpaLogMel",
+)  # fmt: skip
+CHUNKED = (*CONFORMER, "model.encoder.chunk=3", "model.encoder.left_chunks=2", "features.normalise=none")
+LOW_RANK = ("pass=low_rank", "pass.sparsity=0.1")
+
+
+def passed(run: Path, *passes: tuple[str, ...]) -> Path:
+    """The model folder after one pass after the other."""
+    (folder,) = (run / "checkpoints").glob("step-*")
+    for place, settings in enumerate(passes):
+        name = f"after-{place}"
+        compress([f"run={run}", f"weights={folder}", f"name={name}", *settings])
+        folder = run / "export" / name
+    return folder
+
+
+def write_speech(folder: Path) -> list[str]:
+    """Twelve recordings of different lengths."""
+    files = [str(folder / f"{index}.wav") for index in range(12)]
+    for index, file in enumerate(files):
+        soundfile.write(file, speech(0.5 + 0.1 * index, seed=index), RATE)
+    return files
+
+
+def texts_of(folder: Path, *options: str) -> list[str]:
+    """What the client writes of recordings."""
+    command = [sys.executable, str(folder / "transcribe.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Removing initializer" not in done.stderr
+    return [" ".join(json.loads(line)["text"].split()) for line in done.stdout.splitlines()]
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def check(run: Path, weights: Path, tmp_path: Path, *, int8_too: bool) -> Path:
+    main([f"run={run}", f"weights={weights}", "changed_texts=1", "history=64", "name=out"])
+    folder = run / "export" / "out"
+    files = write_speech(tmp_path)
+    model = load(weights, decode=Greedy(max_symbols=1))
+    expected = [" ".join(each.text.split()) for each in model.transcribe(files, alignment=False)]
+    assert len(set(expected)) > 5, "the model says different things"
+    assert texts_of(folder, *files) == expected
+    if int8_too:
+        assert texts_of(folder, *files, "--int8") == expected
+    return folder
+
+
+def test_low_rank_is_exported_as_two_products(random_run: Run, tmp_path: Path) -> None:
+    run = random_run("run", *LSTM)
+    folder = check(run, passed(run, LOW_RANK), tmp_path, int8_too=False)
+    assert operators(folder / "encoder.onnx").count("LSTM") == 2
+    assert operators(folder / "encoder.onnx").count("MatMul") > 2
+    assert "| layers changed by | LowRank |" in (folder / "README.md").read_text()
+
+
+@torch.no_grad()
+def test_few_bits_of_a_conformer_are_exported_as_they_are_evaluated(random_run: Run, tmp_path: Path) -> None:
+    run = random_run("run", *CONFORMER)
+    folder = check(run, passed(run, ("pass=int4",), ("pass=pack",)), tmp_path, int8_too=True)
+    assert "| layers changed by | Quantize, Packed |" in (folder / "README.md").read_text()
+    small = operators(folder / "encoder.int8.onnx")
+    assert small.count("MatMulInteger") > 8
+    assert "DynamicQuantizeLinear" not in small, "nothing is quantised once more"
+    mel, lengths = torch.randn(2, 90, 20) - 5, torch.tensor([90, 40])
+    exact, _ = session(folder, "encoder")(mel, lengths)
+    found, _ = session(folder, "encoder.int8")(mel, lengths)
+    assert ((found - exact).abs() > 1e-4).float().mean() < 0.02
+    assert (folder / "encoder.int8.onnx").stat().st_size < (folder / "encoder.onnx").stat().st_size
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_lstm_of_few_bits_after_low_rank(bits: int, random_run: Run, tmp_path: Path) -> None:
+    run = random_run("run", *LSTM)
+    folder = check(run, passed(run, LOW_RANK, (f"pass=int{bits}",)), tmp_path, int8_too=True)
+    assert operators(folder / "encoder.onnx").count("Scan") == 2
+    assert operators(folder / "decoder.onnx").count("Scan") == 1
+
+
+@pytest.mark.long
+def test_a_stream_of_few_bits(random_run: Run, tmp_path: Path) -> None:
+    run = random_run("run", *CHUNKED)
+    weights = passed(run, ("pass=int4",))
+    main([f"run={run}", f"weights={weights}", "changed_texts=1", "format=onnx_streaming", "name=out"])
+    files = write_speech(tmp_path)
+    folder, model = run / "export" / "out", load(weights, decode=Greedy(max_symbols=1))
+    tail = np.zeros(round(json.loads((folder / "client.json").read_text())["tail_seconds"] * RATE), dtype=np.float32)
+    heard = [np.append(soundfile.read(file, dtype="float32")[0], tail) for file in files]
+    expected = [text_of_stream(model, each) for each in heard]
+    assert len(set(expected)) > 5, "the model says different things"
+    assert texts_of(folder, *files) == expected
+    assert texts_of(folder, *files, "--int8") == expected
