@@ -141,13 +141,18 @@ def least_of(site: Site, minimum: float) -> int:
     return max(0 if site.kind in MAY_BE_EMPTY else 1, math.ceil(minimum * site.size - ROUNDING))
 
 
+def names_of_masks(auxiliaries: Mapping[str, Tensor]) -> list[str]:
+    """Those of the tensors beside a checkpoint's model that are parameters of masks."""
+    return [name for name in auxiliaries if name.startswith(f"{NAME}.") and name.endswith(".log_alpha")]
+
+
 def kept_of(auxiliaries: Mapping[str, Tensor], multiple_of: int | None, model: SpeechModel) -> dict[str, Kept]:
     """What the masks among the ``auxiliaries`` of a model's checkpoint keep; ``multiple_of`` None: as in training.
 
     Raises:
         UsageError: there are none, or they are not those of the model's sites.
     """
-    names = [name for name in auxiliaries if name.startswith(f"{NAME}.") and name.endswith(".log_alpha")]
+    names = names_of_masks(auxiliaries)
     if not names:
         raise UsageError(
             "there are no masks beside this model: give a checkpoint of a run with hooks=[structured_pruning]"

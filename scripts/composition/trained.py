@@ -1,5 +1,6 @@
 """A trained run, ready to be used: its configuration, features, tokenizer and the weights of a checkpoint."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,14 @@ from asr.runs.run_folder import RunFolder
 from asr.training.arithmetic import precision_for_decoding
 from asr.training.inference import Inference, chosen_device
 from asr.training.precision import Precision, choose_matmul, flush_denormals
+from compression.pruning.masks import names_of_masks
 from distributed.errors import UsageError
 from scripts.composition.build import build_material
 from scripts.composition.compose import differing_keys
 from scripts.composition.run_configuration import load_run_config
 from scripts.composition.settings import RunSettings, TrainSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +117,25 @@ def load_trained(
 def load_configured(config: DictConfig) -> Trained:
     """The model that an entry point's configuration names, by ``run``, ``checkpoint`` and, where it has that, ``weights``."""
     weights = config.get("weights")
-    return load_trained(
+    trained = load_trained(
         Path(config.run), config.checkpoint, config.threads, config.device, None if weights is None else Path(weights)
     )
+    warn_if_masked(trained)
+    return trained
+
+
+def warn_if_masked(trained: Trained) -> None:
+    """Warn if masks were trained beside the model, which is nevertheless the whole one."""
+    if names_of_masks(trained.loaded.auxiliaries()):
+        folder = RunFolder(trained.folder)
+        log.warning(
+            "%s: %s is the whole model, which its masks (hooks=[structured_pruning]) have not touched; for the pruned one: "
+            "python scripts/compress.py run=%s pass=prune checkpoint=last, then weights=%s",
+            trained.folder,
+            trained.checkpoint,
+            trained.folder,
+            folder.export("prune"),
+        )
 
 
 def _of_checkpoints(folder: Path, checkpoint: str, config: DictConfig) -> LoadedModel:

@@ -13,7 +13,9 @@ from asr.runs.model_folder import load_model, save_model
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
 from scripts.composition.initial_weights import find_initial_weights
+from scripts.compress import main as compress
 from scripts.evaluate import main
+from tests.unit.compression.test_every_pass import draw_masks
 
 CONFORMER = (
     "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.dimension=32", "model.encoder.heads=2",
@@ -204,3 +206,20 @@ def test_weights_that_are_no_numbers_are_named(
         main([f"run={run}", "sets=[dev]", f"weights={tmp_path / 'model'}"])
     with pytest.raises(UsageError, match=rf"init_from=.*: NaN or infinite weights in {bad[0]}, {bad[1]}"):
         find_initial_weights(small_config(f"init_from={tmp_path / 'model'}"), loaded.tokenizer, [])
+
+
+def test_a_masked_run_that_is_used_whole_is_warned_of(
+    random_run: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = random_run("run")
+    main([f"run={run}", "sets=[dev]"])
+    assert "masks" not in caplog.text
+    draw_masks(run / "checkpoints" / "step-00000001")
+    main([f"run={run}", "sets=[dev]"])
+    (line,) = [each for each in caplog.messages if "masks" in each]
+    assert line.startswith(f"{run}: step-00000001 is the whole model, which its masks (hooks=[structured_pruning])")
+    assert "\n" not in line
+    caplog.clear()
+    compress([f"run={run}", "pass=prune"])
+    main([f"run={run}", f"weights={run / 'export' / 'prune'}", "sets=[dev]"])
+    assert "masks" not in caplog.text
