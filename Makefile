@@ -1,17 +1,19 @@
 # Each target makes the environment itself; a second call reuses it. Needs Python 3.11-3.13 and a package index.
 PYTHON ?= python3
 WORKERS ?= 2
+ENCODER ?= conformer
 BIN := .venv/bin
 READY := .venv/.ready
 LOCK := requirements.lock
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup lock demo test test-long test-slurm chaos chaos-quick check clean
+.PHONY: help setup lock demo model test test-long test-slurm chaos chaos-quick check clean
 
 help:
 	@echo "make setup      the environment, in .venv, with the versions of $(LOCK)"
 	@echo "make lock       renew $(LOCK): the newest versions that pyproject.toml allows"
 	@echo "make demo       train a recogniser on two learners, with a word error report and a page to look at"
+	@echo "make model      a recogniser of read English: DATA=<folder of the corpus> TEXTS=<folder of texts>; QUICK=1 tries every step"
 	@echo "make test       every test but the long ones"
 	@echo "make test-long  the long ones"
 	@echo "make test-slurm runs under a real SLURM of two virtual nodes, which is installed first (Debian, root)"
@@ -53,6 +55,10 @@ demo: $(READY)
 	@echo "             (this model knows the 40 words of the demo, spoken by a synthesiser, and no other speech)"
 	@echo "  compare    python scripts/launch.py --learners 2 train name=gossip experiment=demo backend=dpsgd"
 	@echo "  own data   python scripts/prepare.py data=librispeech data.root=/corpora/LibriSpeech; other layouts: docs/data.md"
+
+# Hours; stopped by whatever, the same command goes on. ENCODER=lstm writes word pieces.
+model: $(READY)
+	$(BIN)/python scripts/recipe.py --data "$(DATA)" --texts "$(TEXTS)" --encoder $(ENCODER) $(if $(QUICK),--quick)
 
 # Files in the order in which they are found: the whole runs come first, and none is left for the end.
 test: $(READY)

@@ -74,7 +74,9 @@ print("loaded:", *({{"torch", "numpy"}} & sys.modules.keys()))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("loaded:\n")
-    assert done.stdout.count("--cfg prints the whole configuration") == len(NAMES) - 2, "launcher and doctor have none"
+    assert done.stdout.count("--cfg prints the whole configuration") == len(NAMES) - 3, (
+        "launcher, doctor and recipe have none"
+    )
     assert "backend=" + "|".join(sorted(SCHEMES)) in done.stdout
 
 
