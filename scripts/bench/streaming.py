@@ -5,7 +5,8 @@
 The delay of a word is from its end to the moment at which the samples are there that its last token needed: chunk, window of
 the features and hesitation of the model, without the time of the computation, which is given beside it. The ends of words
 are those of a forced alignment of the true text by the --aligner; a model that sees whole utterances has no reason to put them
-late. Only words that were recognised count. Word error rates are those of the streams; greedy search.
+late. Only words that were recognised count. Word error rates are those of the streams; greedy search. A run whose encoder sees whole
+utterances is measured beside them: all of its words come at the end of the recording.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> None:
     report(rows)
     if options.json is not None:
         aligner = "each run itself" if options.aligner is None else str(options.aligner)
-        figures = {f"{row['run']} delay p50": row["delay"]["p50"] for row in rows}
+        figures = {f"{row['run']} delay p50": row["delay"]["p50"] for row in rows if row["delay"] is not None}
         save_figures(options.json, figures, rows, aligner=aligner, set=options.set)
 
 
@@ -113,7 +114,9 @@ def spoken_text(trained: Trained, utterance: Utterance) -> str:
 
 
 def hear(model: Transcriber, samples: torch.Tensor) -> Heard:
-    """Recognise samples (N,) as a stream, which is given a chunk's worth at a time."""
+    """Recognise samples (N,) as a stream, which is given a chunk's worth at a time; without chunks at the end."""
+    if chunk_of(model) is None:
+        return hear_at_the_end(model, samples)
     stream, computed = model.stream(), []
     size = round(chunk_seconds(model) * model.sample_rate)
     for piece in samples.split(size):
@@ -124,6 +127,23 @@ def hear(model: Transcriber, samples: torch.Tensor) -> Heard:
     found = stream.final()
     computed.append(time.perf_counter() - began)
     return Heard(found.text, cast(list[StreamedWord], found.words), found.seconds, computed)
+
+
+def hear_at_the_end(model: Transcriber, samples: torch.Tensor) -> Heard:
+    """Recognise samples (N,) as a whole: every word is known when the recording has ended."""
+    began = time.perf_counter()
+    (found,) = model.transcribe(samples, alignment=False)
+    computed = time.perf_counter() - began
+    words = [
+        StreamedWord(each.text, each.start, each.end, each.confidence, emitted=found.seconds) for each in found.words
+    ]
+    return Heard(found.text, words, found.seconds, [computed])
+
+
+def chunk_of(model: Transcriber) -> int | None:
+    """States of a chunk; None of an encoder that sees whole utterances."""
+    chunk: int | None = getattr(model.inference.model.encoder, "chunk", None)
+    return chunk
 
 
 def chunk_seconds(model: Transcriber) -> float:
@@ -152,24 +172,22 @@ def delays(reference: str, ends: Sequence[float], words: Sequence[StreamedWord])
 def row_of(
     folder: Path, model: Transcriber, references: Mapping[str, str], heard: Mapping[str, Heard], ends: Ends
 ) -> dict[str, Any]:
-    """The figures of one run."""
+    """The figures of one run. ``delay`` is None where no word was recognised."""
     found = [
         delay
         for name, each in heard.items()
         if name in ends
         for delay in delays(references[name], ends[name], each.words)
     ]
-    if not found:
-        raise UsageError(f"{folder}: no word of the set was recognised, so that none has a delay; train it further")
     computed = [seconds for each in heard.values() for seconds in each.computed]
-    encoder = chunked(model.inference.model.encoder)
+    chunk = chunk_of(model)
     figures = figures_of(score_set("set", references, {name: each.text for name, each in heard.items()}))
     return {
         "run": str(folder),
-        "chunk_states": encoder.chunk,
-        "left_chunks": encoder.left_chunks,
-        "chunk_seconds": chunk_seconds(model),
-        "delay": quantiles(found) | {"mean": statistics.fmean(found), "words": len(found)},
+        "chunk_states": chunk,
+        "left_chunks": None if chunk is None else chunked(model.inference.model.encoder).left_chunks,
+        "chunk_seconds": None if chunk is None else chunk_seconds(model),
+        "delay": quantiles(found) | {"mean": statistics.fmean(found), "words": len(found)} if found else None,
         "computation_of_a_chunk": quantiles(computed),
         "real_time_factor": sum(computed) / sum(each.seconds for each in heard.values()),
         **figures,
@@ -188,10 +206,10 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         low, high = row["wer_interval"]
         delay, computed = row["delay"], row["computation_of_a_chunk"]
-        times = " | ".join(f"{1000 * value:.0f}" for value in (delay["p50"], delay["p90"], delay["p99"]))
+        times = " | ".join("none" if delay is None else f"{1000 * delay[name]:.0f}" for name in QUANTILES)
         own = " | ".join(f"{1000 * value:.1f}" for value in (computed["p50"], computed["p99"]))
         rates = f"{100 * row['wer']:.2f} % | {100 * low:.2f} to {100 * high:.2f} %"
-        chunk = f"{1000 * row['chunk_seconds']:.0f} ms"
+        chunk = "whole" if row["chunk_seconds"] is None else f"{1000 * row['chunk_seconds']:.0f} ms"
         say(f"| {row['run']} | {chunk} | {rates} | {times} | {own} | {row['real_time_factor']:.4f} |")
 
 

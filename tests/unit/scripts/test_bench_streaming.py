@@ -51,5 +51,22 @@ def test_the_figures_of_a_run(random_run: Callable[..., Path], capsys: pytest.Ca
     *_, line = capsys.readouterr().out.splitlines()
     assert " | 120 ms | 0.00 % | " in line
     assert line.endswith(" % | 250 | 250 | 250 | 100.0 | 100.0 | 0.1000 |")
-    with pytest.raises(UsageError, match=r"no word of the set was recognised"):
-        row_of(run, model, references, dict.fromkeys(references, Heard("", [], 1.0, [])), ends)
+    silent = row_of(run, model, references, dict.fromkeys(references, Heard("", [], 1.0, [0.1])), ends)
+    assert silent["delay"] is None
+    report([silent])
+    assert " | none | none | none | " in capsys.readouterr().out
+
+
+def test_a_model_of_whole_utterances_writes_at_the_end(
+    random_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = random_run("run")
+    trained, model = load_trained(run, "best", 1), load(run)
+    usable = named_set(trained, "dev", 1).screened.usable
+    heard = {each.id: hear(model, samples_of(trained, each)) for each in usable}
+    for each, utterance in zip(heard.values(), usable, strict=True):
+        assert each.text == model.transcribe(utterance.audio_filepath, alignment=False)[0].text
+        assert {word.emitted for word in each.words} <= {each.seconds}
+    row = row_of(run, model, {each.id: spoken_text(trained, each) for each in usable}, heard, word_ends(trained, "dev"))
+    report([row])
+    assert f"| {run} | whole | " in capsys.readouterr().out
