@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from asr.data.manifest import Utterance, write_manifest
-from asr.data.nbest import FORMAT, HEADER, Header, NBest, shard_file, truth_of
-from asr.data.tokenizer import Tokenizer
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
@@ -26,6 +25,8 @@ from distributed.learners.secret import drawn
 from scripts.composition.build import build_hooks
 from scripts.composition.compose import compose
 from scripts.composition.trainer import assemble
+from tests import compositions
+from tests.lists import write_nbest
 
 # A busy machine takes its time over an example now and then. What else is set for CI (repeatable examples) stays.
 settings.register_profile("patient", settings(deadline=None))
@@ -39,6 +40,14 @@ SECONDS = 20  # before a learner that waits gives up
 def one_thread() -> None:
     """Several compute threads beside any other load are many times slower than one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_compositions() -> Iterator[None]:
+    """Configurations are composed as tests/compositions.py says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydra.compose", compositions.compose)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -89,7 +98,7 @@ def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def alone() -> World:
     """The world of one learner that needs no process group."""
     return World(0, 1, 0, 1, torch.device("cpu"), None)
@@ -110,7 +119,7 @@ SMALL_LM = ("backend=single", "model.predictor.embedding=8", "model.predictor.di
 Step = Sequence[tuple[Tensor, Tensor]]  # this learner's units: inputs (B, F) and targets (B, O)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train_steps() -> Callable[..., Iterator[GradientReport]]:
     """The loop of ``Backend``'s docstring on squared errors: a generator of one report per step.
 
@@ -169,7 +178,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
     """Overrides for a run of seconds on the tiny corpus, then those given; a small LSTM unless they choose a model."""
 
@@ -180,20 +189,20 @@ def small_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_lm_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
     """Overrides for a run of seconds of a small language model on the texts of the tiny corpus, then those given."""
     run = [each for each in SMALL_RUN if not each.startswith("features.")]
     return lambda *overrides: [*run, f"data.root={tiny_corpus}", *SMALL_LM, *overrides]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config(small_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
     """The configuration of a run on the tiny corpus, with overrides."""
     return lambda *overrides: compose("train", small_overrides(*overrides))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trainer() -> Callable[..., Trainer]:
     """Build the trainer of one learner; hooks may be given as objects beside the configured ones."""
 
@@ -206,13 +215,13 @@ def make_trainer() -> Callable[..., Trainer]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., DictConfig]:
     """The configuration of a language model's run on the tiny corpus, with overrides."""
     return lambda *overrides: compose("train_lm", small_lm_overrides(*overrides))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def finished_run(make_trainer: Callable[..., Trainer], alone: World) -> Callable[..., Path]:
     """``finished_run(config, folder, hooks=None)``: trains to the end, or on from the newest checkpoint; the run's folder."""
 
@@ -255,7 +264,7 @@ class StopAfter(Hook):
             raise KeyboardInterrupt
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stop_after() -> Callable[[int], Hook]:
     """``stop_after(steps)``: a hook that ends a run as a kill would, within the next step."""
     return StopAfter
@@ -263,32 +272,5 @@ def stop_after() -> Callable[[int], Hook]:
 
 @pytest.fixture
 def write_lists(tmp_path: Path) -> Callable[..., Path]:
-    """Write n-best lists of ``utterances`` as scripts/make_nbest.py does; returns their folder.
-
-    Changes are those of the header.
-    """
-
-    def write(
-        lists: Mapping[str, Sequence[Sequence[int]]],
-        tokenizer: Tokenizer,
-        utterances: Sequence[Utterance] = (),
-        **changes: Any,
-    ) -> Path:
-        settings: dict[str, Any] = {
-            "format": FORMAT, "tokenizer": tokenizer.fingerprint, "run": "exp/a", "checkpoint": "step-1", "weights": 1,
-            "search": {}, "language_models": [], "hypotheses": 20, "split": "train", "utterances": len(lists), "corpus": 1, "shard_utterances": 2,
-        }  # fmt: skip
-        header, folder = Header(**(settings | changes)), tmp_path / "nbest"
-        folder.mkdir(exist_ok=True)
-        (folder / HEADER).write_text(header.text())
-        truths = {each.id: truth_of(each) for each in utterances}
-        rows = [
-            NBest(name, truths.get(name, 0), found, [-float(rank) for rank in range(len(found))])
-            for name, found in lists.items()
-        ]
-        for shard in range(header.shards):
-            own = rows[shard * header.shard_utterances :][: header.shard_utterances]
-            shard_file(folder, shard).write_text("".join(each.line() for each in own))
-        return folder
-
-    return write
+    """``write_nbest`` of tests/lists.py, into a folder of the test."""
+    return partial(write_nbest, tmp_path / "nbest")

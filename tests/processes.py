@@ -20,15 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from scripts.composition.startup import REPOSITORY
-
-LOADED = [
-    f"scripts.composition.{path.stem}" for path in sorted((REPOSITORY / "scripts" / "composition").glob("[a-z]*.py"))
-]
 END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload([*LOADED, "torch._dynamo", "torch.utils.tensorboard"])
+_server.set_forkserver_preload(["tests.preloaded"])
 
 
 def _enter(

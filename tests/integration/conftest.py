@@ -116,6 +116,23 @@ def launcher(tmp_path: Path, small_overrides: Callable[..., list[str]]) -> Launc
     return Launcher(tmp_path, small_overrides)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, small_overrides: Callable[..., list[str]]
+) -> Callable[..., Launcher]:
+    """``undisturbed(learners, *overrides)``: where a run of that name has come to its end, once for all tests of a module."""
+    made: dict[tuple[object, ...], Launcher] = {}
+
+    def run(learners: int, *overrides: str) -> Launcher:
+        if (learners, *overrides) not in made:
+            launcher = Launcher(tmp_path_factory.mktemp("undisturbed"), small_overrides)
+            launcher.train(learners, "name=undisturbed", *overrides)
+            made[learners, *overrides] = launcher
+        return made[learners, *overrides]
+
+    return run
+
+
 @pytest.fixture
 def lm_launcher(tmp_path: Path, small_lm_overrides: Callable[..., list[str]]) -> Launcher:
     """A launcher of language models in a fresh working directory."""

@@ -21,6 +21,7 @@ from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from scripts.composition.build import fit_tokenizer
 from scripts.composition.compose import CONF, options
+from tests.lists import write_nbest
 from tests.models import save_random_model
 
 STEPS = ("trainer.max_steps=6", "trainer.checkpoint_every=2", "evaluation.sets=[]", "model.encoder.dropout=0.2")
@@ -70,28 +71,29 @@ def works_on_batches(name: str) -> bool:
 ON_BATCHES = tuple(filter(works_on_batches, TABLE))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def files(
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     tiny_corpus: Path,
     small_config: Callable[..., DictConfig],
-    write_lists: Callable[..., Path],
-    lm_run: Callable[..., Path],
+    lm_config: Callable[..., DictConfig],
+    finished_run: Callable[..., Path],
     alone: World,
 ) -> Path:
     """What some hooks read: noises, rooms, n-best lists of the tiny corpus, a language model of its texts, a teacher."""
-    rng = np.random.default_rng(0)
+    root, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     for name, samples in (("noises", 8000), ("rooms", 800)):
-        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(samples), 8000)
-        write_manifest(tmp_path / f"{name}.jsonl", [Utterance(name, tmp_path / f"{name}.wav", samples / 8000, "")])
-    fit_tokenizer(small_config(), tmp_path, alone)
-    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+        soundfile.write(root / f"{name}.wav", 0.1 * rng.standard_normal(samples), 8000)
+        write_manifest(root / f"{name}.jsonl", [Utterance(name, root / f"{name}.wav", samples / 8000, "")])
+    fit_tokenizer(small_config(), root, alone)
+    tokenizer = load_tokenizer(root / "tokenizer")
     utterances = read_manifest(tiny_corpus / "train.jsonl")
     said = {each.id: tokenizer.encode(each.text) for each in utterances}
-    lm_run("trainer.max_steps=2", "evaluation.sets=[]")
-    save_random_model(small_config("seed=2"), tmp_path, tmp_path / "teacher")
-    write_lists({name: [tokens[1:], tokens[::-1]] for name, tokens in said.items()}, tokenizer, utterances)
-    return tmp_path
+    finished_run(lm_config("trainer.max_steps=2", "evaluation.sets=[]"), root / "lm")
+    save_random_model(small_config("seed=2"), root, root / "teacher")
+    lists = {name: [tokens[1:], tokens[::-1]] for name, tokens in said.items()}
+    write_nbest(root / "nbest", lists, tokenizer, utterances)
+    return root
 
 
 def test_the_table_has_every_hook() -> None:
@@ -106,7 +108,11 @@ def same(one: Batch, other: Batch) -> bool:
 
 @pytest.fixture
 def started(
-    files: Path, small_config: Callable[..., DictConfig], make_trainer: Callable[..., Trainer], alone: World
+    files: Path,
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    alone: World,
+    tmp_path: Path,
 ) -> Iterator[Callable[..., Trainer]]:
     """``started(*names)``: a trainer with these hooks, which have read what they need; its evaluation set is ``train``."""
     trainers: list[Trainer] = []
@@ -114,7 +120,7 @@ def started(
     def start(*names: str) -> Trainer:
         overrides = [each.format(files=files) for name in names for each in TABLE[name].overrides]
         run = ["backend=single", *STEPS, f"hooks=[{','.join(names)}]", *overrides, "evaluation.sets=[train]"]
-        trainer = make_trainer(small_config(*run), files / f"started{len(trainers)}", alone)
+        trainer = make_trainer(small_config(*run), tmp_path / f"started{len(trainers)}", alone)
         trainers.append(trainer)
         for hook in trainer.parts.hooks.values():
             hook.on_fit_start(trainer.parts.run, resumed=False)
@@ -150,6 +156,7 @@ def test_it_trains_saves_and_resumes_bitwise(
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Mapping[str, torch.Tensor]]],
     stop_after: Callable[[int], Hook],
+    tmp_path: Path,
 ) -> None:
     row = TABLE[name]
     overrides = [each.format(files=files) for each in row.overrides]
@@ -172,10 +179,10 @@ def test_it_trains_saves_and_resumes_bitwise(
         (found,) = run_learners(1, learner)
         return found
 
-    whole = weights(files / "whole", 99)
-    resumed = weights(files / "resumed", 3, 99)
+    whole = weights(tmp_path / "whole", 99)
+    resumed = weights(tmp_path / "resumed", 3, 99)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    rows = [read_rows(files / folder / "metrics" / "0.jsonl") for folder in ("whole", "resumed")]
+    rows = [read_rows(tmp_path / folder / "metrics" / "0.jsonl") for folder in ("whole", "resumed")]
     losses = [{each["step"]: each["train/loss"] for each in found if "train/loss" in each} for found in rows]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 6

@@ -39,8 +39,8 @@ def cases(blow: signal.Signals, name: str, quick: Container[str]) -> list[Any]:
     ]
 
 
-# ScaleCom stands for all that compress.
-KILLED = cases(signal.SIGKILL, "killed", {"scalecom", *words(lambda each: not each.compresses)})
+# ScaleCom stands for all that compress, averages for averages with noise.
+KILLED = cases(signal.SIGKILL, "killed", {"scalecom", "allreduce", *words(lambda each: each.gossip)})
 STOPPED = cases(
     signal.SIGSTOP, "stopped", {"allreduce", "dpsgd", "adpsgd"}
 )  # one of each family that waits in its own way
@@ -114,17 +114,17 @@ def test_the_others_name_a_lost_learner_and_end(launcher: Any, scheme: str, blow
 
 
 def test_with_one_agent_per_learner_the_lost_one_is_named_and_a_model_left(launcher: Any) -> None:
-    batch = ("batch.units=3", "batch.unit_utterances=2")
-    agents = launcher.start_agents(3, "name=agents", "backend=dpsgd", *batch, *LONG)
+    batch = ("batch.units=2", "batch.unit_utterances=2")
+    agents = launcher.start_agents(2, "name=agents", "backend=dpsgd", *batch, *LONG)
     folder = launcher.folder / "exp" / "agents"
     with ended(agents):
         wait_until_under_way(folder, agents)
-        (victim,) = children(agents[2].pid)
+        (victim,) = children(agents[1].pid)
         os.kill(victim, signal.SIGKILL)
-        assert seconds_until_named(folder, [0, 1], 2) < NAMED_WITHIN_SECONDS
+        assert seconds_until_named(folder, [0], 1) < NAMED_WITHIN_SECONDS
         printed = [agent.communicate(timeout=90)[0] for agent in agents]
     assert all(agent.returncode for agent in agents)
-    assert all("learner 2 has ended or was killed" in output for output in printed[:2])
+    assert "learner 1 has ended or was killed" in printed[0]
     evaluated = launcher.script("evaluate", "run=exp/agents", "checkpoint=emergency", "sets=[dev]")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "emergency-" in evaluated.stdout

@@ -58,6 +58,7 @@ def test_the_launcher_passes_a_signal_on_and_does_not_restart(launcher: Any) -> 
     assert printed.strip().splitlines()[-1].endswith("the same command goes on")
 
 
+@pytest.mark.long  # that both learners then end with that code is shown above, that the launcher takes it for no failure in test_launch.py
 def test_a_signal_to_a_child_of_the_launcher_is_no_failure(launcher: Any) -> None:
     printed = stopped_under_launcher(launcher, "dpsgd", lambda pid: os.kill(children(pid)[1], signal.SIGTERM))
     assert printed.count("saved step") == 1

@@ -42,8 +42,12 @@ class FirstBounds(Hook):
         self.bounds = self.bounds or bounds_of(self.model)
 
 
-CASES = [(word, ()) for word in words(lambda each: each.several)]
-CASES.append(("dpsgd", ("hooks.qat_int4.hidden=pact_plus_symmetric",)))
+OFTEN = ("allreduce", "scalecom", "powersgd", "dpsgd", "adpsgd")  # one of each way to treat a parameter
+CASES = [
+    pytest.param(word, (), marks=() if word in OFTEN else pytest.mark.long, id=word)
+    for word in words(lambda each: each.several)
+]
+CASES.append(pytest.param("dpsgd", ("hooks.qat_int4.hidden=pact_plus_symmetric",), id="symmetric"))
 
 
 @pytest.mark.parametrize(("word", "more"), CASES)

@@ -43,11 +43,11 @@ WORDS = ("yeah", "uh-huh", "i mean", "okay", "that's right", "a lot of")
 RATE = 8000
 
 
-@pytest.fixture
-def switchboard(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def switchboard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two conversations, each a file of two channels, cut into 40 + 4 + 4 segments of noise as a Kaldi recipe does."""
-    rng, root = np.random.default_rng(0), tmp_path / "swbd"
-    (root / "wav").mkdir(parents=True)
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("swbd")
+    (root / "wav").mkdir()
     for number, (split, size) in enumerate((("train_nodup", 40), ("train_dev", 4), ("eval2000", 4))):
         conversation, folder = f"sw0200{number}", root / "data" / split
         folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ RUN = ("backend=allreduce", "batch.units=2", "batch.unit_utterances=2", "trainer
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_what_is_left_in_the_launcher_s_store_misleads_nobody(launcher: Any, victim: int) -> None:
+def test_what_is_left_in_the_launcher_s_store_misleads_nobody(
+    launcher: Any, undisturbed: Callable[..., Any], victim: int
+) -> None:
     """torch's agent keeps one store for all attempts: addresses of dead learners are still in it."""
-    launcher.train(2, "name=undisturbed", *RUN)
     store = listening_store(LOOPBACK, 0, 2, timedelta(seconds=60))
     learners = launcher.start_hosted(2, store.port, "name=killed", *RUN)
     folder = launcher.folder / "exp" / "killed"
@@ -31,14 +33,15 @@ def test_what_is_left_in_the_launcher_s_store_misleads_nobody(launcher: Any, vic
     for learner in again:
         printed, _ = learner.communicate()
         assert learner.returncode == 0, printed
-    assert last_weights(folder) == last_weights(launcher.folder / "exp" / "undisturbed")
+    assert last_weights(folder) == last_weights(undisturbed(2, *RUN).folder / "exp" / "undisturbed")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("starter", ["torchrun", "launch.py"])
-def test_a_killed_learner_costs_nothing_if_the_launcher_restarts_all(launcher: Any, starter: str, victim: int) -> None:
-    launcher.train(2, "name=undisturbed", *RUN)
+def test_a_killed_learner_costs_nothing_if_the_launcher_restarts_all(
+    launcher: Any, undisturbed: Callable[..., Any], starter: str, victim: int
+) -> None:
     start = launcher.start_torchrun if starter == "torchrun" else launcher.start_launcher
     started = start(2, "name=killed", *RUN, restarts=2)
     folder = launcher.folder / "exp" / "killed"
@@ -51,7 +54,7 @@ def test_a_killed_learner_costs_nothing_if_the_launcher_restarts_all(launcher: A
         printed, _ = started.communicate(timeout=200)
     assert started.returncode == 0, printed
     assert printed.count("resuming from checkpoint step-") == 1, printed
-    assert last_weights(folder) == last_weights(launcher.folder / "exp" / "undisturbed")
+    assert last_weights(folder) == last_weights(undisturbed(2, *RUN).folder / "exp" / "undisturbed")
 
 
 def last_weights(folder: Path) -> bytes:

@@ -1,10 +1,14 @@
-"""kill -9 of any learner, or of all, at any moment: the same command then ends with the bitwise same loss curve."""
+"""kill -9 of any learner, or of all, at any moment: the same command then ends with the bitwise same loss curve.
+
+What is long shows the same laws again, of another backend or number of learners or under torchrun.
+"""
 
 import fcntl
 import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +66,15 @@ def kill_after(launcher: Any, run: Learners | Forked, rows: int, victim: int | N
     assert run.returncode != 0
 
 
-@pytest.mark.parametrize(("backend", "in_background"), [("allreduce", True), ("dpsgd", True), ("allreduce", False)])
+@pytest.mark.parametrize(
+    ("backend", "in_background"),
+    [("allreduce", True), pytest.param("dpsgd", True, marks=pytest.mark.long), ("allreduce", False)],
+)
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
-    launcher: Any, backend: str, in_background: bool
+    launcher: Any, undisturbed: Callable[..., Any], backend: str, in_background: bool
 ) -> None:
+    whole = undisturbed(2, *RUN, f"backend={backend}")
     run = (*RUN, f"backend={backend}", f"checkpoint.in_background={in_background}")
-    launcher.train(2, "name=whole", *run)
     agent = launcher.start(2, "name=killed", *run)
     checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
     while not (list(checkpoints.glob(".writing-*")) and list(checkpoints.glob("step-*"))):
@@ -77,20 +84,30 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     agent.communicate()
     output = launcher.train(2, "name=killed", *run)
     assert "resuming from checkpoint" in output
-    check_same_curves(launcher, 2)
+    check_same_curves(whole, launcher, 2)
 
 
-def check_same_curves(launcher: Any, learners: int) -> None:
+def check_same_curves(whole: Any, launcher: Any, learners: int) -> None:
     for learner in range(learners):
-        whole, resumed = launcher.rows("whole", learner), launcher.rows("killed", learner)
-        assert len(whole) > 24
-        assert whole == resumed
+        rows, resumed = whole.rows("undisturbed", learner), launcher.rows("killed", learner)
+        assert len(rows) > 24
+        assert rows == resumed
 
 
-@pytest.mark.parametrize(("learners", "backend"), [(2, "allreduce"), (2, "dpsgd"), (4, "allreduce"), (4, "dpsgd")])
-def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learners: int, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("learners", "backend"),
+    [
+        (2, "allreduce"),
+        pytest.param(2, "dpsgd", marks=pytest.mark.long),
+        pytest.param(4, "allreduce", marks=pytest.mark.long),
+        (4, "dpsgd"),
+    ],
+)
+def test_killed_run_ends_bitwise_like_an_uninterrupted_one(
+    launcher: Any, undisturbed: Callable[..., Any], learners: int, backend: str
+) -> None:
     choice = (f"backend={backend}", "+hooks=[diagnostics]", "hooks.diagnostics.probe_batches=2")
-    launcher.train(learners, "name=whole", *RUN, *choice)
+    whole = undisturbed(learners, *RUN, *choice)
     again = ("name=killed", *RUN, *choice)
     # The end of one learner is what torchrun answers; where all are killed at once there is nobody left to answer.
     start = launcher.start_torchrun if (learners, backend) == (2, "dpsgd") else launcher.start
@@ -98,30 +115,31 @@ def test_killed_run_ends_bitwise_like_an_uninterrupted_one(launcher: Any, learne
     kill_after(launcher, launcher.start(learners, *again), 14, None)  # everything at once
     output = launcher.train(learners, "name=killed", *RUN, *choice)
     assert "resuming from checkpoint" in output
-    check_same_curves(launcher, learners)
+    check_same_curves(whole, launcher, learners)
     assert sum("diagnostics/alpha_e" in row for row in launcher.rows("killed", 0)) == 3
 
 
 @pytest.mark.parametrize("backend", ["dpsgd", pytest.param("allreduce", marks=pytest.mark.long)])
 def test_a_language_model_that_is_killed_ends_bitwise_like_one_that_is_not(lm_launcher: Any, backend: str) -> None:
     run = (*LM_RUN, f"backend={backend}")
-    lm_launcher.train(2, "name=whole", *run)
+    lm_launcher.train(2, "name=undisturbed", *run)
     kill_after(lm_launcher, lm_launcher.start(2, "name=killed", *run), 7, 1)
     assert "resuming from checkpoint" in lm_launcher.train(2, "name=killed", *run)
-    check_same_curves(lm_launcher, 2)
+    check_same_curves(lm_launcher, lm_launcher, 2)
     assert "eval/dev/perplexity" in lm_launcher.rows("killed", 0)[-1]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any) -> None:
-    launcher.train(2, "name=whole", *RUN)
-    kill_after(launcher, launcher.start(2, "name=killed", *RUN), 13, None, checkpoints=2)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(launcher: Any, undisturbed: Callable[..., Any]) -> None:
+    run = (*RUN, "backend=allreduce")
+    whole = undisturbed(2, *run)
+    kill_after(launcher, launcher.start(2, "name=killed", *run), 13, None, checkpoints=2)
     newest = sorted((launcher.folder / "exp" / "killed" / "checkpoints").glob("step-*"))[-1]
     victim = newest / "learner-1.pt"
     victim.write_bytes(victim.read_bytes()[:-100])
-    output = launcher.train(2, "name=killed", *RUN)
+    output = launcher.train(2, "name=killed", *run)
     assert f"{newest.name}/learner-1.pt: missing, truncated or altered" in output
     assert f"resuming from checkpoint {newest.name}" not in output
-    check_same_curves(launcher, 2)
+    check_same_curves(whole, launcher, 2)
 
 
 def test_allreduce_goes_on_with_another_number_of_learners(launcher: Any) -> None:

@@ -1,6 +1,7 @@
 """Runs under a real SLURM of two virtual nodes: submitted, asked to save, preempted, requeued, resumed, cancelled.
 
-scripts/dev/slurm_sandbox.sh installs it (`make test-slurm`); without root or SLURM the tests are skipped.
+scripts/dev/slurm_sandbox.sh installs it (`make test-slurm`); without root or SLURM the tests are skipped. All that submit jobs are
+long: each job starts fresh interpreters through SLURM, and the run that they are compared with alone takes most of a minute.
 """
 
 import json
@@ -135,6 +136,7 @@ def assert_is_undisturbed(slurm: Slurm, name: str, undisturbed: list[list[dict[s
         assert slurm.rows(name, learner) == undisturbed[learner]
 
 
+@pytest.mark.long
 def test_two_nodes_train_one_run(slurm: Slurm, undisturbed: list[list[dict[str, Any]]]) -> None:
     assert [row["step"] for row in undisturbed[0]][-1] == STEPS
     losses = [[row["train/loss"] for row in rows if "train/loss" in row] for rows in undisturbed]

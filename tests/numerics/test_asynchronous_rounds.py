@@ -6,7 +6,6 @@ to mix until the end: the sum over learners must have moved by the sum of these 
 """
 
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from torch.distributed import FileStore
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import TopologyName
 from distributed.learners.launch import World, gloo_group
-from scripts.composition.startup import REPOSITORY
+from tests.processes import Forked, end_all
 from tests.schemes import SCHEMES
 
 ELEMENTS = 100
@@ -84,20 +83,17 @@ def in_threads(
 
 
 def in_processes(folder: Path, size: int, rounds: int, topology: TopologyName) -> None:
-    environment = {"PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    line = [__file__, str(folder)]
     learners = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(rank), str(size), str(rounds), topology], env=environment
-        )
+        Forked([*line, str(rank), str(size), str(rounds), topology], folder, GLOO_SOCKET_IFNAME="lo")
         for rank in range(size)
     ]
     try:
         deadline = time.monotonic() + patience(rounds)
-        codes = [learner.wait(deadline - time.monotonic()) for learner in learners]
+        printed = [learner.communicate(deadline - time.monotonic())[0] for learner in learners]
     finally:
-        for learner in learners:
-            learner.kill()
-    assert not any(codes)
+        end_all()
+    assert not any(learner.returncode for learner in learners), printed
     check_sum([torch.load(folder / f"{rank}.pt") for rank in range(size)])
 
 

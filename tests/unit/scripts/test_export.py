@@ -175,9 +175,8 @@ def test_the_client_writes_what_the_api_does(
         assert parts.context == parts.model.predictor.context
 
 
-SIZES = {
-    "chunk": (*CONFORMER, "model.encoder.chunk=8", "model.encoder.left_chunks=1"),
-    "pruned conformer": (*CONFORMER, "model.encoder.head_dimension=8", "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 20, feed_forward_out: 7}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]"),
+SIZES = {  # an export takes seconds
+    "chunks of a pruned conformer": (*CONFORMER, "model.encoder.chunk=8", "model.encoder.left_chunks=1", "model.encoder.head_dimension=8", "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 20, feed_forward_out: 7}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]"),
     "pruned lstm": (*LSTM, "model.encoder.hidden=[[24, 20], [9, 16]]"),
 }  # fmt: skip
 
@@ -240,7 +239,7 @@ def test_a_missing_package_is_named(random_run: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_a_run_in_fp64_is_checked_in_fp64_and_exported_in_fp32(random_run: Run) -> None:
-    run = random_run("run", *LSTM, "trainer.precision=fp64")
+    run = random_run("run", "trainer.precision=fp64")
     main([f"run={run}", "changed_texts=1", "history=16"])
     (encoder, *_) = session(run / "export" / "onnx", "encoder")(
         torch.randn(1, 20, parts_of(run).features.num_mels), torch.tensor([20])

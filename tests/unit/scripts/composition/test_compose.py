@@ -15,6 +15,7 @@ from scripts.composition.compose import (
     run_name,
     split_arguments,
 )
+from tests import compositions
 from tests.schemes import SCHEMES
 
 ENTRY_POINTS = {path.stem for path in CONF.glob("*.yaml")} - {"training"}  # which two of them begin with
@@ -36,7 +37,35 @@ NEEDED = {  # what has no default
         for recipe, needed in (("nbest", LISTS), ("combined", LISTS), ("scheduled_sampling", LM))
     },
 }
+ALIKE = (  # compositions of tests/compositions.py that must be Hydra's
+    ["backend=dpsgd", "model=conformer_tiny", "optimizer.lr=0.5", "name='a=b'"],
+    ["+hooks=[diagnostics,switchout]", "hooks.switchout.temperature=0.2", "data.remove=[a,b]", "seed=7"],
+    ["experiment=demo", "hooks=[]", "logger=[]", "model/predictor=stateless", 'tokenizer.alphabet=" abc"'],
+    ["hooks=[spec_augment]", "+hooks.spec_augment.other=3"],
+    ["trainer.epoch=3"],
+    ["hooks=[diagnostics]", "~hooks.diagnostics"],
+    ["model=non_existent", "seed=1"],
+)
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+@pytest.fixture(autouse=True)
+def by_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it is Hydra that composes."""
+    monkeypatch.setattr("hydra.compose", compositions.BY_HYDRA)
+
+
+@pytest.mark.parametrize("overrides", ALIKE, ids=" ".join)
+def test_compositions_for_tests_are_those_of_hydra(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome() -> object:
+        try:
+            return OmegaConf.to_yaml(compose("train", overrides))
+        except UsageError as error:
+            return str(error)
+
+    expected = outcome()
+    monkeypatch.setattr("hydra.compose", compositions.compose)
+    assert [outcome(), outcome()] == [expected, expected]
 
 
 @pytest.mark.parametrize(
