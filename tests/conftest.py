@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributed import HashStore
 
+from asr.data import pipeline
 from asr.data.manifest import Utterance, write_manifest
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
@@ -27,6 +29,7 @@ from scripts.composition.compose import compose
 from scripts.composition.trainer import assemble
 from tests import compositions
 from tests.lists import write_nbest
+from tests.processes import SERVER
 
 # A busy machine takes its time over an example now and then. What else is set for CI (repeatable examples) stays.
 settings.register_profile("patient", settings(deadline=None))
@@ -47,6 +50,7 @@ def quick_compositions() -> Iterator[None]:
     """Configurations are composed as tests/compositions.py says."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hydra.compose", compositions.compose)
+        patch.setattr(OverridesParser, "parse_overrides", compositions.parse_overrides)
         yield
 
 
@@ -63,6 +67,16 @@ def denormals() -> Iterator[None]:
     """Entry points flush them to zero for their whole process, which here is that of all tests."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def forked_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that load batches are forked from the tests' server; spawned ones, as runs have, take seconds to begin."""
+    monkeypatch.setattr(pipeline, "DataLoader", partial(_forked_loader, pipeline.DataLoader))
+
+
+def _forked_loader(loader: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    return loader(*arguments, **(options | {"multiprocessing_context": SERVER}))
 
 
 @pytest.fixture

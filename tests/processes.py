@@ -22,8 +22,8 @@ from pathlib import Path
 
 END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.preloaded"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.preloaded"])
 
 
 def _enter(
@@ -80,7 +80,7 @@ class Forked:
         self._written = Path(tempfile.mkdtemp(prefix="forked-"))
         self._output, self._errors = self._written / "output", self._written / ("errors" if separate else "output")
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-        self._process = _server.Process(
+        self._process = SERVER.Process(
             target=_enter, args=(self.args, str(folder), environment, str(self._output), str(self._errors), namespace)
         )
         self._process.start()

@@ -141,6 +141,7 @@ def test_it_changes_batches_in_training_alone(name: str, started: Callable[..., 
     assert changed == (name in ON_BATCHES), "in training, the same units"
 
 
+@pytest.mark.usefixtures("forked_loaders")
 def test_batches_do_not_depend_on_the_loading_processes(started: Callable[..., Trainer]) -> None:
     parts = started(*ON_BATCHES).parts
     units = [unit for batch in parts.plan.epoch(0)[:3] for unit in batch]

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,15 @@ SOURCES = [path for package in ORDER for path in sorted((REPOSITORY / package).r
 YAMLS = sorted(CONF.rglob("*.yaml"))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file, parsed once for all rules."""
+    return ast.parse(path.read_text())
+
+
 def imported_packages(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -49,7 +56,7 @@ def test_data_models_and_losses_know_nothing_of_training() -> None:
 def imported_rooms(path: Path, package: str) -> set[str]:
     """The second parts of the names that a file imports from ``package``: ``gossip`` of distributed.gossip.mixing."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             parts = node.module.split(".")
             if parts[0] == package:
@@ -122,7 +129,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {}
     for name, path in names.items():
         found = set()
-        for node in ast.parse(path.read_text()).body:
+        for node in tree(path).body:
             if isinstance(node, ast.ImportFrom) and node.module is not None:
                 found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} & names.keys()
         graph[name] = found
@@ -156,9 +163,9 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path, monkeypatch
 def test_package_init_files_hold_a_docstring_alone() -> None:
     for path in REPOSITORY.glob("*/**/__init__.py"):
         if path.relative_to(REPOSITORY).parts[0] in ORDER:
-            body = ast.parse(path.read_text()).body
+            body = tree(path).body
             assert len(body) == 1, path
-            assert ast.get_docstring(ast.parse(path.read_text())), path
+            assert ast.get_docstring(tree(path)), path
 
 
 def test_every_package_is_declared() -> None:
@@ -205,7 +212,7 @@ def test_constants_and_type_aliases_have_one_home() -> None:
     own = {"FORMAT"}  # each module counts the versions of its own files
     homes: dict[str, list[str]] = {}
     for path in SOURCES:
-        for node in ast.parse(path.read_text()).body:
+        for node in tree(path).body:
             if isinstance(node, ast.Assign) and not ast.unparse(node.targets[0]).islower():
                 homes.setdefault(ast.unparse(node), []).append(path.relative_to(REPOSITORY).as_posix())
     twice = {text: paths for text, paths in homes.items() if len(paths) > 1 and text.split()[0] not in own}

@@ -48,6 +48,7 @@ def test_texts_are_screened_by_the_tokenizer_and_measured_with_their_ends() -> N
         screen_texts(given, tokenizer=TOKENIZER, on_bad="stop")
 
 
+@pytest.mark.usefixtures("forked_loaders")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_unit_is_its_texts_with_features_of_no_width(num_workers: int) -> None:
     dataset = TextDataset(utterances=utterances("ab", "", "cab"), tokenizer=TOKENIZER, seed=1)

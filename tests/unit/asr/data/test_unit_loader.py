@@ -43,6 +43,7 @@ def test_the_same_batches_with_any_number_of_workers(
     assert torch.equal(before, torch.get_rng_state())  # creating an iterator must not consume the global generator
 
 
+@pytest.mark.usefixtures("forked_loaders")
 def test_a_bad_utterance_in_a_worker_is_one_line(dataset: Build, corpus: list[Utterance], tmp_path: Path) -> None:
     broken = dataset(utterances=[*corpus[:3], Utterance("missing", tmp_path / "missing.wav", 1.0, "x")])
     with pytest.raises(BadUtterance) as caught:

@@ -98,6 +98,7 @@ def test_what_is_drawn_depends_on_seed_epoch_utterance_and_name_alone(write_list
         assert changed.targets != together.targets
 
 
+@pytest.mark.usefixtures("forked_loaders")
 def test_a_run_leaves_room_and_loads_the_same_in_other_processes(
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],

@@ -38,6 +38,7 @@ def augmented(small_config: Callable[..., DictConfig], write_recordings: Write) 
     )
 
 
+@pytest.mark.usefixtures("forked_loaders")
 @pytest.mark.parametrize("cache_gb", [0.0, 1.0])
 def test_batches_are_bitwise_the_same_whatever_the_number_of_workers(
     augmented: Callable[..., DictConfig], tiny_corpus: Path, tmp_path: Path, alone: World, cache_gb: float

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from distributed.errors import UsageError
@@ -53,6 +54,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 def by_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here it is Hydra that composes."""
     monkeypatch.setattr("hydra.compose", compositions.BY_HYDRA)
+    monkeypatch.setattr(OverridesParser, "parse_overrides", compositions.PARSED_BY_HYDRA)
 
 
 @pytest.mark.parametrize("overrides", ALIKE, ids=" ".join)
@@ -65,6 +67,7 @@ def test_compositions_for_tests_are_those_of_hydra(overrides: list[str], monkeyp
 
     expected = outcome()
     monkeypatch.setattr("hydra.compose", compositions.compose)
+    monkeypatch.setattr(OverridesParser, "parse_overrides", compositions.parse_overrides)
     assert [outcome(), outcome()] == [expected, expected]
 
 

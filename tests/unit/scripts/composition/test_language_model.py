@@ -148,6 +148,7 @@ def sampling_trainer(
     return make
 
 
+@pytest.mark.usefixtures("forked_loaders")
 def test_what_is_sampled_does_not_depend_on_the_loading_processes(
     lm_run: Callable[..., Path], sampling_trainer: Callable[..., Trainer]
 ) -> None:
