@@ -96,6 +96,7 @@ class Events:
         self.work_seconds = work_seconds
         self.now = 0.0
         self.exchanges = 0
+        self.unit_ends: list[float] = []  # times, in order
         self.learners = [Learner() for _ in range(learners)]
         self._pool: deque[int] = deque()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -139,6 +140,7 @@ class Events:
     def _computed(self, number: int, unit: int) -> None:
         self.learning.update(number, unit)
         self.learners[number].units += 1
+        self.unit_ends.append(self.now)
         self._begin(number)
 
     # Exchanges

@@ -52,3 +52,14 @@ class Straggler(Pace):
 
     def seconds(self, learner: int, unit: int) -> float:
         return self.pace.seconds(learner, unit) * (self.factor if learner == self.learner else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside(Pace):
+    """What a step takes beside its unit, whoever is slow."""
+
+    pace: Pace
+    added_seconds: float
+
+    def seconds(self, learner: int, unit: int) -> float:
+        return self.pace.seconds(learner, unit) + self.added_seconds

@@ -242,6 +242,28 @@ class ReportSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateSettings:
+    """conf/simulate.yaml."""
+
+    backend: Group
+    parameters: Count
+    learners: Count
+    learners_per_node: Count
+    unit_seconds: Positive
+    spread: NonNegative
+    straggler: Positive
+    units: Count
+    gbit_per_second: Positive
+    latency_us: NonNegative
+    inside_gbit_per_second: Positive
+    inside_latency_us: NonNegative
+    speed: Positive
+    steps: Count
+    seed: Natural
+    out: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSettings:
     """conf/sweep.yaml."""
 
