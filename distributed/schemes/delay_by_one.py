@@ -42,7 +42,7 @@ class DelayByOne(LockstepMixing):
     ) -> None:
         super().__init__(mix_moments=mix_moments, world=world)
         code = checked_code(compression, compression_rate, mix_moments)
-        self.compressed = code and CompressedRounds(code, consensus_step, world.rank, to_all=True)
+        self.compressed = None if code is None else CompressedRounds(code, consensus_step, world.rank, to_all=True)
         self._exchange: NeighbourExchange | None = None
         self._own_group: ProcessGroup | None = None
         self._sums: Message = []

@@ -39,7 +39,9 @@ class DecentralisedSgd(LockstepMixing):
         super().__init__(mix_moments=mix_moments, world=world)
         self.topology = make_topology(topology, seed)
         code = checked_code(compression, compression_rate, mix_moments)
-        self.compressed = code and CompressedRounds(code, consensus_step, world.rank, to_all=self.topology.fixed)
+        self.compressed = (
+            None if code is None else CompressedRounds(code, consensus_step, world.rank, to_all=self.topology.fixed)
+        )
         self._exchange: NeighbourExchange | None = None
         self._row: dict[int, float] = {}  # the row of T of the round in flight, without this learner
 
