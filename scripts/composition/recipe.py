@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from asr.data.manifest import read_manifest, write_manifest
+from asr.foreign.files import TEXT, read_lines
 from asr.foreign.json_text import read_json
 from asr.foreign.terminal import say
 from asr.runs.files import write_atomically
@@ -181,19 +183,21 @@ def _corpus(recipe: Recipe) -> Iterator[Step]:
 
 
 def take_manifests(recipe: Recipe) -> None:
-    """Copy the manifests that the report of scripts/prepare.py names; of a try their first lines. The test's comes last."""
+    """Write the manifests that the report of scripts/prepare.py names; of a try their first lines. The test's comes last."""
     report = read_json(recipe.made / "report.json")
     for split in ("train", "dev", "test"):
-        lines = Path(report[split]["manifest"]).read_text(encoding="utf-8").splitlines(keepends=True)
-        taken = lines[: QUICK_UTTERANCES[split]] if recipe.quick else lines
-        write_atomically(manifest_of(recipe, split), "".join(taken))
+        utterances = read_manifest(Path(report[split]["manifest"]))
+        target = manifest_of(recipe, split)
+        partial = target.with_name(f".{target.name}.partial")
+        write_manifest(partial, utterances[: QUICK_UTTERANCES[split]] if recipe.quick else utterances)
+        partial.replace(target)
 
 
 def sentences_of(recipe: Recipe) -> Iterator[str]:
     """The lines of all text files, sorted by name."""
     for file in sorted(recipe.texts.glob("*.txt")):
-        with file.open(encoding="utf-8") as lines:
-            yield from islice(lines, QUICK_SENTENCES if recipe.quick else None)
+        lines = (line for _, line in read_lines(file, TEXT))
+        yield from islice(lines, QUICK_SENTENCES if recipe.quick else None)
 
 
 def phrases_of(sentences: Iterator[str]) -> Iterator[str]:

@@ -9,6 +9,8 @@ from asr.decoding.online_words import StreamedWord
 from asr.recogniser import load
 from distributed.errors import UsageError
 from scripts.bench.streaming import Heard, delays, hear, report, row_of, samples_of, spoken_text, word_ends
+from scripts.bench.streaming_runs import CHUNKS, runs_of
+from scripts.composition.compose import compose
 from scripts.composition.evaluation import named_set
 from scripts.composition.trained import load_trained
 from tests.unit.asr.test_speech_stream import CHUNKED
@@ -70,3 +72,13 @@ def test_a_model_of_whole_utterances_writes_at_the_end(
     row = row_of(run, model, {each.id: spoken_text(trained, each) for each in usable}, heard, word_ends(trained, "dev"))
     report([row])
     assert f"| {run} | whole | " in capsys.readouterr().out
+
+
+def test_every_run_of_the_comparison_is_one_that_can_be_trained() -> None:
+    runs = runs_of(8)
+    assert list(runs) == ["whole", "chunk-4", "chunk-8", "chunk-16", "chunk-8-delay_penalty", "chunk-8-fastemit"]
+    for settings in runs.values():
+        config = compose(
+            "train", ["experiment=demo", "features.normalise=none", "backend=single", *settings, "name=try"]
+        )
+        assert config.model.encoder.chunk in (None, *CHUNKS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from asr.data.manifest import read_manifest
 from distributed.errors import UsageError
 from scripts.composition import recipe as recipes
 from scripts.composition.compose import compose
@@ -99,7 +100,8 @@ def test_what_is_there_is_left_out_and_the_rest_is_made(
     ran: list[str], folders: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = recipe_of(*folders)
-    Path("m.jsonl").write_text('{"id": 1}\n' * 60)
+    line = {"audio_filepath": "a.wav", "duration": 1.0, "text": "one"}
+    Path("m.jsonl").write_text("".join(json.dumps({"id": f"u{place}"} | line) + "\n" for place in range(60)))
     make(recipe)
     whole = [
         "prepare",
@@ -115,7 +117,9 @@ def test_what_is_there_is_left_out_and_the_rest_is_made(
     ]
     assert ran == whole
     assert (recipe.made / "phrases.txt").read_text() == "one two\nthree four\n"
-    assert (recipe.made / "train.jsonl").read_text().count("\n") == 60
+    taken = read_manifest(recipe.made / "train.jsonl")
+    assert [each.id for each in taken] == [f"u{place}" for place in range(60)]
+    assert {each.audio_filepath.resolve() for each in taken} == {Path("a.wav").resolve()}
     assert "decode.fusion.external_weight=0.1 decode.fusion.label_bonus=0.6" in capsys.readouterr().out
     make(recipe)
     assert ran == whole, "nothing is made again"
