@@ -1,7 +1,7 @@
 """How the difference between a learner's weights and what another one knows of them travels: the compression operators.
 
-A code writes Q(s - m) into a message of bytes, and adds what a message stands for to a replica m. Both ends of a stream
-call the same function for the latter, so that their replicas stay bitwise the same.
+A code writes q = Q(s - m) as a message of bytes, and reads it again: the replica m grows by bitwise the same q at both ends of
+a stream.
 
     bf16    half of fp32's bytes                            an entry's error is at most 2^-8 of itself
     int8    a quarter, and a scale for 256 entries          at most 1/254 of the largest of them
@@ -18,10 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distributed.values.integers import CHUNK, IntegerBits, add_dequantised, code_bytes, number_of_scales, quantise
+from distributed.values.integers import CHUNK, IntegerBits, code_bytes, dequantised, number_of_scales, quantise
 from distributed.values.payload import Payload
 from distributed.values.selection import (
-    BLOCK_ENTRIES,
     chunks,
     largest_of_differences,
     offset_dtype,
@@ -29,6 +28,7 @@ from distributed.values.selection import (
 )
 
 Compression = Literal["none", "bf16", "int8", "int4", "topk"]
+BLOCK = 1 << 17  # entries that are handled at once: few enough for a processor's cache, enough that calls cost little
 ALIGNMENT_BYTES = 8  # of the sections of a message, so that each is a view of it
 Section = tuple[torch.dtype, int]  # (dtype, elements)
 
@@ -44,7 +44,7 @@ class Code(ABC):
 
     @abstractmethod
     def _write(self, snapshot: Tensor, replica: Tensor, floats: Tensor, integers: Tensor) -> None:
-        """Write the difference into the sections of a message."""
+        """Write the difference into the sections of a message, and add to ``replica`` what they stand for."""
 
     @abstractmethod
     def _add(self, floats: Tensor, integers: Tensor, replica: Tensor) -> None:
@@ -58,14 +58,16 @@ class Code(ABC):
         """Number of bytes of the message of ``length`` entries."""
         return sum(_section_bytes(section) for section in self._sections(length))
 
-    def write(self, snapshot: Tensor, replica: Tensor) -> Tensor:
-        """Q(snapshot - replica) as a message."""
-        message = torch.zeros(self.message_bytes(len(snapshot)), dtype=torch.uint8)
+    def message(self, length: int) -> Tensor:
+        """Memory for a message of ``length`` entries."""
+        return torch.zeros(self.message_bytes(length), dtype=torch.uint8)
+
+    def write(self, snapshot: Tensor, replica: Tensor, message: Tensor) -> None:
+        """Write q = Q(snapshot - replica) into ``message``, and add it to ``replica``, in place."""
         self._write(snapshot, replica, *self._views(message, len(snapshot)))
-        return message
 
     def add(self, message: Tensor, replica: Tensor) -> None:
-        """Add what a message stands for to ``replica``, in place."""
+        """Add the q that a message stands for to ``replica``, in place."""
         self._add(*self._views(message, len(replica)), replica)
 
     def floats(self, message: Tensor, length: int) -> Tensor:
@@ -88,9 +90,11 @@ class Bfloat16(Code):
     def _write(self, snapshot: Tensor, replica: Tensor, floats: Tensor, integers: Tensor) -> None:
         for one, other, into in _blocks((snapshot, replica, floats), (1, 1, 1)):
             into.copy_(one.sub(other))
+            other.add_(into.to(other.dtype))
 
     def _add(self, floats: Tensor, integers: Tensor, replica: Tensor) -> None:
-        replica.add_(floats)
+        for values, part in _blocks((floats, replica), (1, 1)):
+            part.add_(values.to(part.dtype))
 
     def payload(self, length: int) -> Payload:
         """Every byte stands for values."""
@@ -106,18 +110,19 @@ class Integers(Code):
         self.bits = bits
 
     def _sections(self, length: int) -> tuple[Section, Section]:
-        return (torch.float32, number_of_scales(length)), (torch.uint8, code_bytes(length, self.bits))
+        return (torch.float32, number_of_scales(length)), (torch.int8, code_bytes(length, self.bits))
 
     def _write(self, snapshot: Tensor, replica: Tensor, floats: Tensor, integers: Tensor) -> None:
         widths = (1, 1, 1 / CHUNK, self.bits / 8)
         for one, other, scales, codes in _blocks((snapshot, replica, floats, integers), widths):
-            own_codes, own_scales = quantise(one.sub(other), self.bits)
+            own_codes, own_scales, values = quantise(one.sub(other), self.bits)
             codes.copy_(own_codes)
             scales.copy_(own_scales)
+            other.add_(values)
 
     def _add(self, floats: Tensor, integers: Tensor, replica: Tensor) -> None:
         for scales, codes, part in _blocks((floats, integers, replica), (1 / CHUNK, self.bits / 8, 1)):
-            add_dequantised(codes, scales, self.bits, part)
+            part.add_(dequantised(codes, scales, self.bits, part))
 
     def payload(self, length: int) -> Payload:
         """Every byte stands for values, scales included."""
@@ -140,11 +145,13 @@ class LargestOfChunks(Code):
     def _write(self, snapshot: Tensor, replica: Tensor, floats: Tensor, integers: Tensor) -> None:
         offsets = largest_of_differences(snapshot, replica, self.rate)
         positions = positions_of(offsets, self.rate)
-        floats.copy_(snapshot[positions].sub_(replica[positions]))
+        known = replica[positions]
+        floats.copy_(snapshot[positions].sub_(known))
         integers.copy_(offsets)
+        replica[positions] = known.add_(floats)
 
     def _add(self, floats: Tensor, integers: Tensor, replica: Tensor) -> None:
-        replica[positions_of(integers.long(), self.rate)] += floats.to(replica.dtype)
+        replica[positions_of(integers.long(), self.rate)] += floats
 
     def payload(self, length: int) -> Payload:
         """Values, and the offsets as indices."""
@@ -166,7 +173,7 @@ def code_of(name: Compression, rate: int) -> Code | None:
 
 def _blocks(tensors: Sequence[Tensor], widths: Sequence[float]) -> Iterator[tuple[Tensor, ...]]:
     """Pieces whose temporaries stay in a processor's cache; ``widths``: elements of each tensor per entry."""
-    pieces = (tensor.split(round(BLOCK_ENTRIES * width)) for tensor, width in zip(tensors, widths, strict=True))
+    pieces = (tensor.split(round(BLOCK * width)) for tensor, width in zip(tensors, widths, strict=True))
     return zip(*pieces, strict=True)
 
 

@@ -24,12 +24,15 @@ class CompressedBuffers(Buffers):
     def __init__(self, code: Code, gamma: float | None, rank: int) -> None:
         super().__init__()
         self.replicas = Replicas(code, rank, to_all=False)
+        self._incoming: Message = []
         self.gamma = code.consensus_step if gamma is None else gamma
 
     def incoming(self, peer: int) -> Message:
-        """New memory for the message, the first of which is as long as a snapshot."""
+        """Memory for the message, the first of which is as long as a snapshot."""
         expected = self.replicas.expected_from(peer, self.own)
-        return [torch.empty(part.shape, dtype=part.dtype) for part in expected]
+        if [(part.shape, part.dtype) for part in self._incoming] != [(part.shape, part.dtype) for part in expected]:
+            self._incoming = [torch.empty(part.shape, dtype=part.dtype) for part in expected]
+        return self._incoming
 
     def outgoing(self, peer: int) -> Message:
         """Writes the message into the replica of this learner too."""

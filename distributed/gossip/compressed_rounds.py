@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from distributed.gossip.codes import Code
 from distributed.gossip.packing import Message
 from distributed.gossip.replicas import Edge, Replicas, consensus_difference
@@ -15,6 +17,7 @@ class CompressedRounds:
         self.replicas = Replicas(code, rank, to_all)
         self.gamma = code.consensus_step if gamma is None else gamma
         self._edges: list[tuple[int, int, float]] = []  # (sender, recipient, weight) of the round in flight
+        self._difference: Message = []  # memory for the difference of a round
 
     def begin(
         self, snapshot: Message, row: Mapping[int, float], column: Mapping[int, float]
@@ -44,7 +47,12 @@ class CompressedRounds:
         edges: list[list[Edge]] = [self.replicas.edges(weight, j, k) for j, k, weight in self._edges]
         if not edges:
             return None
-        return [consensus_difference(of_part, self.gamma) for of_part in zip(*edges, strict=True)]
+        by_part = list(zip(*edges, strict=True))
+        if [part.shape for part in self._difference] != [edge.told.shape for edge in edges[0]]:
+            self._difference = [torch.empty_like(edge.told) for edge in edges[0]]
+        for of_part, into in zip(by_part, self._difference, strict=True):
+            consensus_difference(of_part, self.gamma, into)
+        return self._difference
 
     def figures(self, rounds: float) -> dict[str, float]:
         """Metrics of the payload since the last call, per round, and how many times smaller it was."""

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from distributed.errors import UsageError
-from distributed.gossip.codes import Code, Compression, code_of
+from distributed.gossip.codes import BLOCK, Code, Compression, code_of
 from distributed.gossip.finite import refuse_non_finite
 from distributed.gossip.packing import Message
 from distributed.values.payload import Payload
@@ -41,16 +41,17 @@ class Edge(NamedTuple):
     told: Tensor
 
 
-def consensus_difference(edges: Sequence[Edge], gamma: float) -> Tensor:
-    """gamma sum_j T_ij (m_j - m_i), of shape (elements,), from at least one edge.
+def consensus_difference(edges: Sequence[Edge], gamma: float, into: Tensor) -> None:
+    """Write gamma sum_j T_ij (m_j - m_i), of shape (elements,), into ``into``, from at least one edge.
 
     Both ends of an edge compute bitwise opposite terms, and learners whose replicas agree keep their weights bitwise.
     """
     first, *others = edges
-    difference = torch.sub(first.heard, first.told).mul_(gamma * first.weight)
-    for edge in others:
-        difference.add_(torch.sub(edge.heard, edge.told), alpha=gamma * edge.weight)
-    return difference
+    for start in range(0, len(into), BLOCK):
+        piece = slice(start, start + BLOCK)
+        torch.sub(first.heard[piece], first.told[piece], out=into[piece]).mul_(gamma * first.weight)
+        for edge in others:
+            into[piece].add_(torch.sub(edge.heard[piece], edge.told[piece]), alpha=gamma * edge.weight)
 
 
 class Replicas:
@@ -64,22 +65,24 @@ class Replicas:
         self.heard: dict[int, Message] = {}
         self.payload = Payload()  # of messages sent, since it was last taken
         self.uncompressed_bytes = 0  # that these messages would have had
+        self._messages: dict[str, Message] = {}  # memory for the next one of each stream
         self._lock = threading.Lock()  # of the two counters, which another thread reads
 
     def message_for(self, learner: int, snapshot: Message) -> Message:
         """What ``learner`` is told of a snapshot, which this learner's own replica then holds too.
 
-        A first message is ``snapshot`` itself, to be left as it is until it is sent.
+        A first message is ``snapshot`` itself, to be left as it is until it is sent; a later one is overwritten by the next
+        of its stream.
         """
         name = self._stream(learner)
         if name not in self.told:
             self.told[name] = [part.clone() for part in snapshot]
             return snapshot
-        message = []
-        for part, replica in zip(snapshot, self.told[name], strict=True):
-            written = self.code.write(part, replica)
-            self.code.add(written, replica)
-            message.append(written)
+        if name not in self._messages:
+            self._messages[name] = [self.code.message(len(part)) for part in snapshot]
+        message = self._messages[name]
+        for part, replica, into in zip(snapshot, self.told[name], message, strict=True):
+            self.code.write(part, replica, into)
         return message
 
     def expected_from(self, learner: int, snapshot: Message) -> Message:

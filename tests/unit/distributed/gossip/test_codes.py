@@ -16,6 +16,13 @@ def code(name: str, rate: int = 10) -> Code:
     return found
 
 
+def written(name: str, snapshot: Tensor, replica: Tensor, rate: int = 10) -> Tensor:
+    """The message, which the replica then holds too."""
+    message = code(name, rate).message(len(snapshot))
+    code(name, rate).write(snapshot, replica, message)
+    return message
+
+
 def pair(length: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """A snapshot and a replica near it."""
     generator = torch.Generator().manual_seed(length)
@@ -28,11 +35,12 @@ def pair(length: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tenso
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_message_has_the_bytes_computed_and_brings_the_replica_nearer(name: str, length: int, dtype: torch.dtype):
     snapshot, replica = pair(length, dtype)
-    message = code(name).write(snapshot, replica)
+    before, heard = (snapshot - replica).norm(), replica.clone()
+    message = written(name, snapshot, replica)
+    code(name).add(message, heard)
+    assert torch.equal(heard, replica)
     assert message.dtype == torch.uint8
     assert len(message) == code(name).message_bytes(length) == code(name).payload(length).total
-    before = (snapshot - replica).norm()
-    code(name).add(message, replica)
     after = (snapshot - replica).norm()
     shares = {"bf16": 2**-8, "int8": 0.02, "int4": 0.3, "topk": (1 - 1 / 10) ** 0.5}
     assert after <= before * shares[name]
@@ -47,8 +55,7 @@ def test_compression_is_that_of_the_documentation(name: str, share: float):
 def test_topk_takes_the_largest_change_of_every_chunk(rate: int):
     snapshot, replica = pair(2500, torch.float64)
     change, before = snapshot - replica, replica.clone()
-    message = code("topk", rate).write(snapshot, replica)
-    code("topk", rate).add(message, replica)
+    written("topk", snapshot, replica, rate)
     for now, then, wanted in zip(replica.split(rate), before.split(rate), change.split(rate), strict=True):
         moved = (now != then).nonzero().flatten().tolist()
         assert moved == [int(wanted.abs().argmax())]
@@ -59,10 +66,10 @@ def test_topk_takes_the_largest_change_of_every_chunk(rate: int):
 def test_learners_that_agree_send_nothing_and_what_is_not_finite_shows(name: str):
     snapshot, _ = pair(600)
     replica = snapshot.clone()
-    code(name).add(code(name).write(snapshot, replica), replica)
+    written(name, snapshot, replica)
     assert torch.equal(replica, snapshot)
     snapshot[17] = torch.inf
-    assert not code(name).floats(code(name).write(snapshot, replica), 600).isfinite().all()
+    assert not code(name).floats(written(name, snapshot, replica), 600).isfinite().all()
 
 
 def test_none_has_no_code():
