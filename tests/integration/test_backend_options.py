@@ -51,3 +51,37 @@ def test_two_learners_train_evaluate_and_go_on(
         else:
             assert apart.keys() == {"consensus/distance", "consensus/relative_distance"}
             assert all(value > 0 for value in apart.values())
+
+
+@pytest.mark.parametrize(("word", "compression"), [("dpsgd", "int4"), ("delay_by_one", "topk"), ("adpsgd", "int8")])
+def test_replicas_of_compressed_gossip_go_through_checkpoints(
+    small_config: Callable[..., DictConfig],
+    make_trainer: Callable[..., Trainer],
+    run_learners: Callable[..., list[None]],
+    tmp_path: Path,
+    word: str,
+    compression: str,
+) -> None:
+    """Trained in one go and in two: the same losses bitwise, but where learners go at their own pace."""
+
+    def train(folder: Path, max_steps: int) -> None:
+        options = SCHEMES[word].overrides(2, compression=compression)
+        config = small_config(*options, f"trainer.max_steps={max_steps}")
+
+        def learner(world: World) -> None:
+            trainer = make_trainer(config, folder, world)
+            trainer.fit(trainer.parts.checkpoints.newest()[0])
+            trainer.parts.recorder.close()
+
+        run_learners(2, learner)
+
+    train(tmp_path / "whole", 4)
+    train(tmp_path / "cut", 2)
+    train(tmp_path / "cut", 4)
+    whole, cut = (
+        [row["train/loss"] for row in read_rows(tmp_path / name / "metrics" / "1.jsonl") if "train/loss" in row]
+        for name in ("whole", "cut")
+    )
+    rows = [row for row in read_rows(tmp_path / "cut" / "metrics" / "1.jsonl") if "comm/compression_ratio" in row]
+    assert rows[-1]["comm/compression_ratio"] > 1
+    assert (whole == cut) or not SCHEMES[word].lockstep
