@@ -16,7 +16,7 @@ from distributed.simulate.cluster import Cluster, SharedLinks
 from distributed.simulate.events import Events
 from distributed.simulate.model_size import ModelSize
 from distributed.simulate.pace import Pace
-from distributed.simulate.timed import Timed
+from distributed.simulate.timed import StepStart, Timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def time_lockstep(
     begins, busy = [0.0] * learners, 0.0
     for step in range(steps):
         computes = [pace.seconds(learner, step) for learner in range(learners)]
-        begins = scheme.ends(cluster, model, begins, computes, work_seconds, step)
+        begins = scheme.ends(cluster, model, StepStart(begins, computes, work_seconds, step))
         busy += sum(computes) / learners + work_seconds
     seconds, sent = max(begins) / steps, scheme.bytes_sent(cluster, model)
     return Timing(seconds, 0.0, seconds - busy / steps, sent, Counter(), [steps] * learners)

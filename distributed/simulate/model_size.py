@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from distributed.errors import UsageError
+from distributed.schemes.scalecom import MIB
 
-MIB = 2**20
 SQUARE = 1024  # width of the matrices of a model of which only the number of parameters is known
 
 

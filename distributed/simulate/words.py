@@ -14,19 +14,8 @@ from distributed.simulate.clock import Gossip, Timing, time_asynchronous, time_l
 from distributed.simulate.cluster import Cluster
 from distributed.simulate.model_size import ModelSize
 from distributed.simulate.pace import Pace
-from distributed.simulate.timed import (
-    Alone,
-    Averaged,
-    CommonEntries,
-    Delayed,
-    Grouped,
-    Half,
-    LowRank,
-    Neighbours,
-    OwnEntries,
-    SparseSizes,
-    Timed,
-)
+from distributed.simulate.timed import Alone, Averaged, Delayed, Grouped, Neighbours, Timed
+from distributed.simulate.timed_compressed import CommonEntries, Half, LowRank, OwnEntries, SparseSizes
 
 WORDS = (
     "single", "allreduce", "ssgd_noise", "half_allreduce", "scalecom", "local_topk", "random_k", "powersgd",

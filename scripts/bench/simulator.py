@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
     require_environment()
 
+from asr.runs.metrics import Row
 from distributed.simulate.clock import Gossip, Timing
 from distributed.simulate.cluster import Cluster
 from distributed.simulate.model_size import ModelSize
@@ -68,7 +69,6 @@ STRAGGLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"topology": "random_ring", "seed": 1, "rounds_per_step": 1.0, "max_staleness": 16},
     ),
 }
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

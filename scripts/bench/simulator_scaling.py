@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
     require_environment()
 
+from asr.runs.metrics import Row
 from distributed.learners.traffic import all_reduce_bytes
 from distributed.simulate.clock import Timing
 from distributed.simulate.cluster import Cluster
@@ -52,7 +53,6 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {
     "dpsgd": RANDOM_RING,
     "adpsgd": RANDOM_RING | {"rounds_per_step": 1.0, "max_staleness": 16},
 }
-Row = dict[str, Any]
 
 
 def batch_seconds(batch: float) -> float:

@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from itertools import chain
 from typing import get_args
 
 import pytest
@@ -149,10 +150,12 @@ def test_a_link_slower_than_the_bound_holds_up_everybody():
     assert ended[20.0] > 150
 
 
-def real_asynchronous(run_learners, units: int, unit_seconds: float, lr: float) -> list[Tensor]:
-    """Weights of real learners that sleep in place of computing, on the quadratic loss of the simulated ones."""
+def real_asynchronous(
+    run_learners, units: int, unit_seconds: float, lr: float
+) -> tuple[Tensor, list[float], list[float]]:
+    """Real learners that sleep in place of computing, on the same loss: weights, seconds of units and of exchanges."""
 
-    def learner(world: World) -> Tensor:
+    def learner(world: World) -> tuple[Tensor, list[float], list[float]]:
         model = torch.nn.Linear(10, 1, bias=False).double()
         backend = SCHEMES["adpsgd"].build(world, topology="ring")
         backend.wrap(model)
@@ -162,36 +165,45 @@ def real_asynchronous(run_learners, units: int, unit_seconds: float, lr: float) 
         with torch.no_grad():
             model.weight.zero_()
         world.barrier()
+        seconds, began = [], time.perf_counter()
         while (unit := world.claim("units", 1)) < units:
             backend.begin_step(1.0, 1.0)
             time.sleep(unit_seconds)
             model.weight.grad = CURVATURE * (model.weight.detach() - 1) - 0.3 * draw(10, seed=unit)
             with backend.updating(apply=True):
                 optimizer.step()
+            seconds.append(-began + (began := time.perf_counter()))
         backend.drain()
+        exchanges = [span.end - span.start for span in world.traffic.newest_spans() if span.kind == "exchange"]
         backend.close()
-        return model.weight.detach().flatten().clone()
+        return model.weight.detach().flatten().clone(), seconds, exchanges
 
-    return run_learners(4, learner)
+    weights, seconds, exchanges = zip(*run_learners(4, learner), strict=True)
+    return torch.stack(weights), list(chain(*seconds)), list(chain(*exchanges))
 
 
 def test_adpsgd_agrees_in_distribution_with_real_learners(run_learners):
-    """Consensus distance and loss at the end, over repetitions; only timing differs between the two."""
+    """Consensus distance and loss at the end, simulated with the real units' times; only timing differs between the two."""
     units, lr = 160, 0.3
 
     def figures(weights_LP: Tensor) -> tuple[float, float]:
         return _distance(weights_LP) / 4, float((weights_LP.mean(0) - 1).square().sum())
 
-    real = [figures(torch.stack(real_asynchronous(run_learners, units, 0.004, lr))) for _ in range(3)]
+    alone, queue = asynchronous(torch.zeros(4, 10).double(), Constant(1.0), lr, 0.2, rounds_per_step=1e-9)
+    queue.run(range(units))
+    runs = [real_asynchronous(run_learners, units, 0.004, lr) for _ in range(3)]
+    real = [figures(weights_LP) for weights_LP, _, _ in runs]
+    logs = [math.log(each) for _, seconds, _ in runs for each in seconds]
+    exchange_seconds = statistics.median(each for _, _, exchanges in runs for each in exchanges)
+    mean_seconds = statistics.mean(each for _, seconds, _ in runs for each in seconds)
     simulated = []
     for seed in range(8):
-        learning, events = asynchronous(torch.zeros(4, 10).double(), LogNormal(1.0, 0.1, seed), lr, 0.2)
+        pace = LogNormal(mean_seconds, statistics.stdev(logs), seed)
+        learning, events = asynchronous(torch.zeros(4, 10).double(), pace, lr, exchange_seconds)
         events.run(range(units))
         learning.fold()
         simulated.append(figures(learning.copies.weights_CP))
     for place, name in enumerate(("consensus distance", "squared error of the mean")):
         of_real, of_simulated = (statistics.median(each[place] for each in found) for found in (real, simulated))
         assert 0.4 < of_real / of_simulated < 2.5, f"{name}: {real} against {simulated}"
-    alone = asynchronous(torch.zeros(4, 10).double(), Constant(1.0), lr, 0.2, rounds_per_step=1e-9)
-    alone[1].run(range(units))
-    assert figures(alone[0].copies.weights_CP)[0] > 10 * statistics.median(each[0] for each in simulated)
+    assert figures(alone.copies.weights_CP)[0] > 10 * statistics.median(each[0] for each in simulated)

@@ -26,7 +26,8 @@ def test_settings_held_out_are_predicted_within_ten_percent() -> None:
     assert all(abs(error) < 0.15 for error in beyond.values())
 
 
-def test_epochs_with_a_slow_learner_are_predicted_where_learners_have_a_core_each() -> None:
+def test_epochs_with_a_slow_learner_are_predicted() -> None:
+    """Where learners do not share a core, or where it is known how fast they compute alone."""
     rows = straggler_rows()
     assert max(abs(row["error"]) for row in rows if row["setting"].startswith("emulated")) < 0.05
     assert max(abs(row["error"]) for row in rows if row["setting"].endswith("speed alone from 5x")) < 0.1

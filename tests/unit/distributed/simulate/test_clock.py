@@ -14,7 +14,7 @@ from distributed.simulate.clock import Timing
 from distributed.simulate.cluster import Cluster, SharedLinks
 from distributed.simulate.model_size import ModelSize
 from distributed.simulate.pace import Constant, LogNormal, Pace, Straggler
-from distributed.simulate.timed import Alone, Averaged, Delayed, Grouped, Neighbours
+from distributed.simulate.timed import Alone, Averaged, Delayed, Grouped, Neighbours, StepStart
 from distributed.simulate.words import WORDS, time_of, timed, work_seconds
 from tests.schemes import SCHEMES
 
@@ -48,7 +48,7 @@ def test_every_backend_is_known() -> None:
 
 
 @pytest.mark.parametrize("word", SEVERAL)
-def test_without_a_network_a_step_is_its_computation_and_a_slow_learner_holds_up_lockstep(word: str) -> None:
+def test_without_a_network_a_step_is_its_computation(word: str) -> None:
     where = cluster(8, per_node=2)
     assert time(word, where, Constant(0.5)).step_seconds == pytest.approx(0.5, rel=1e-6)
     slow = time(word, where, Straggler(Constant(0.5), 10.0))
@@ -72,9 +72,8 @@ def test_a_delay_travels_one_edge_of_the_ring_per_step() -> None:
     scheme, where = Neighbours(make_topology("ring", 1)), cluster(9)
     begins = [0.0] * 9
     for step in range(5):
-        begins = scheme.ends(
-            where, MODEL, begins, [11.0 if (learner, step) == (0, 0) else 1.0 for learner in range(9)], 0.0, step
-        )
+        computes = [11.0 if (learner, step) == (0, 0) else 1.0 for learner in range(9)]
+        begins = scheme.ends(where, MODEL, StepStart(begins, computes, 0.0, step))
         away = [min(learner, 9 - learner) for learner in range(9)]
         assert begins == [11.0 + step - d if d <= step else step + 1.0 for d in away]
 
@@ -113,7 +112,7 @@ def test_groups_gather_what_their_members_exchanged() -> None:
     model = ModelSize(((90, 90),))
     where = cluster(9, per_node=3, bytes_per_second=model.nbytes, inside_bytes_per_second=model.nbytes)
     scheme = Grouped(make_topology("ring", 1), 3, bucket_mb=25)
-    ends = scheme.ends(where, model, [0.0] * 9, [1.0] * 9, 0.0, 0)
+    ends = scheme.ends(where, model, StepStart([0.0] * 9, [1.0] * 9, 0.0, 0))
     inside = 1.0 + 2 * 2 / 3  # gradients after backward
     between = 2.0  # to two groups
     assert ends == pytest.approx([max(inside, between) + 2 / 3] * 9)
