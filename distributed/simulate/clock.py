@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
+from distributed.gossip.codes import Code
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import Topology
 from distributed.simulate.cluster import Cluster, SharedLinks
 from distributed.simulate.events import Events
 from distributed.simulate.model_size import ModelSize
 from distributed.simulate.pace import Pace
-from distributed.simulate.timed import StepStart, Timed
+from distributed.simulate.timed import StepStart, Timed, message_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Gossip:
     topology: Topology
     rounds_per_step: float
     max_staleness: int
+    code: Code | None = None
 
 
 class Ages:
@@ -98,11 +100,11 @@ def time_asynchronous(
     gossip: Gossip, cluster: Cluster, model: ModelSize, pace: Pace, *, steps: int, work_seconds: float
 ) -> Timing:
     """Time a pool of ``steps`` units per learner; ``work_seconds``: of an exchange, at each of its ends."""
-    learners, learning = cluster.learners, Ages(cluster.learners)
+    learners, learning, nbytes = cluster.learners, Ages(cluster.learners), message_bytes(model, gossip.code)
     events = Events(
         learners=learners,
         pace=pace,
-        link=SharedLinks(cluster, model.nbytes),
+        link=SharedLinks(cluster, nbytes),
         topology=gossip.topology,
         rounds_per_step=gossip.rounds_per_step,
         max_staleness=gossip.max_staleness,
@@ -118,7 +120,7 @@ def time_asynchronous(
         step_seconds=min(ended) / in_time * learners,
         tail_seconds=max(ended) - min(ended),
         waited_seconds=max(waited, 0.0),
-        bytes_sent=2 * events.exchanges * model.nbytes / (learners * steps),
+        bytes_sent=2 * events.exchanges * nbytes / (learners * steps),
         staleness=learning.take_staleness(),
         units=[each.units for each in events.learners],
     )

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from distributed.errors import UsageError
-from distributed.gossip.mixing import mean_differences, mixed_differences
+from distributed.gossip.codes import Code
+from distributed.gossip.compressed_rounds import CompressedRounds
+from distributed.gossip.mixing import mean_differences, mixed_differences, others
 from distributed.gossip.topology import Topology
 from distributed.schemes.half_allreduce import share_of_mean
 from distributed.schemes.random_k import random_indices
@@ -185,6 +187,36 @@ class DelayByOne(Gossip):
 
     def differences(self, snapshots_CP: Tensor, step: int) -> Tensor | None:
         return mean_differences(snapshots_CP)
+
+
+@dataclass
+class CompressedGossip(Gossip):
+    """``dpsgd`` with ``compression``; with a complete topology ``delay_by_one`` with it.
+
+    What learners tell each other, and what they make of it, is the real rounds' own class (arXiv 1902.00340).
+    """
+
+    topology: Topology
+    code: Code
+    gamma: float | None = None  # None: the one that suits the code
+    rounds: list[CompressedRounds] = field(default_factory=list, init=False)
+
+    def differences(self, snapshots_CP: Tensor, step: int) -> Tensor | None:
+        learners, to_all = len(snapshots_CP), self.topology.fixed
+        if not self.rounds:
+            self.rounds = [CompressedRounds(self.code, self.gamma, rank, to_all) for rank in range(learners)]
+        rows = [others(self.topology.row(rank, learners, step), rank) for rank in range(learners)]
+        columns = [others(self.topology.column(rank, learners, step), rank) for rank in range(learners)]
+        told = [
+            rounds.begin([snapshot_P.clone()], row, column)[0]
+            for rounds, snapshot_P, row, column in zip(self.rounds, snapshots_CP, rows, columns, strict=True)
+        ]
+        found_CP = torch.zeros_like(snapshots_CP)
+        for rank, row in enumerate(rows):
+            difference = self.rounds[rank].difference({sender: told[sender][rank] for sender in row})
+            if difference is not None:
+                found_CP[rank] = difference[0]
+        return found_CP
 
 
 @dataclass

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from distributed.gossip.codes import Code
 from distributed.gossip.mixing import others
 from distributed.gossip.topology import Topology
 from distributed.learners.traffic import all_reduce_bytes
@@ -112,20 +113,24 @@ def bucketed_end(
 
 @dataclass(frozen=True, slots=True)
 class Neighbours(Timed):
-    """``dpsgd``: weights travel while the gradient is computed, and a learner waits for its neighbours alone."""
+    """``dpsgd``: weights travel while the gradient is computed, and a learner waits for its neighbours alone.
+
+    With a ``code`` every message is as long as that makes it; the first of each stream, which is whole, is left out.
+    """
 
     topology: Topology
+    code: Code | None = None
 
     def recipients(self, size: int, step: int) -> dict[int, list[int]]:
         """To whom each learner sends in a step."""
         return {rank: list(others(self.topology.column(rank, size, step), rank)) for rank in range(size)}
 
     def bytes_sent(self, cluster: Cluster, model: ModelSize) -> float:
-        return mean_degree(self, cluster.learners) * model.nbytes
+        return mean_degree(self, cluster.learners) * message_bytes(model, self.code)
 
     def ends(self, cluster: Cluster, model: ModelSize, given: StepStart) -> list[float]:
         recipients = self.recipients(cluster.learners, given.step)
-        seconds = cluster.exchange_seconds(recipients, model.nbytes)
+        seconds = cluster.exchange_seconds(recipients, message_bytes(model, self.code))
         ready = list(given.begins)
         for sender, receivers in recipients.items():
             for receiver in receivers:  # a message needs both its ends
@@ -135,6 +140,11 @@ class Neighbours(Timed):
             max(begin + compute, ready[rank] + seconds[rank]) + given.work_seconds
             for rank, (begin, compute) in enumerate(zip(given.begins, given.computes, strict=True))
         ]
+
+
+def message_bytes(model: ModelSize, code: Code | None) -> int:
+    """Bytes of a message that holds the weights, or what has changed of them."""
+    return model.nbytes if code is None else code.message_bytes(model.parameters)
 
 
 def mean_degree(scheme: Neighbours, size: int) -> float:

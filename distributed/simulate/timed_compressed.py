@@ -10,7 +10,7 @@ from distributed.simulate.cluster import Cluster
 from distributed.simulate.model_size import ModelSize
 from distributed.simulate.timed import AGREEMENT_BYTES, Collective, StepStart, Timed
 from distributed.sparse.segments import MESSAGE_ALIGNMENT_BYTES
-from distributed.sparse.selection import chunks, offset_dtype
+from distributed.values.selection import chunks, offset_dtype
 
 
 class Compressed(Timed):

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from distributed.errors import UsageError
-from distributed.gossip.topology import make_topology
+from distributed.gossip.codes import Code, code_of
+from distributed.gossip.topology import Complete, make_topology
 from distributed.simulate.clock import Gossip, Timing, time_asynchronous, time_lockstep
 from distributed.simulate.cluster import Cluster
 from distributed.simulate.model_size import ModelSize
@@ -49,16 +50,23 @@ def timed(word: str, settings: Settings, cluster: Cluster) -> Timed | Gossip:
         return Averaged(settings["bucket_mb"])
     if word == "powersgd":
         return LowRank(settings["rank"], settings["min_rate"])
+    if word == "delay_by_one" and (code := _code(settings)) is not None:
+        return Neighbours(Complete(), code)  # each hears all others
     plain: dict[str, Timed] = {"single": Alone(), "delay_by_one": Delayed(), "half_allreduce": Half()}
     return plain[word]
+
+
+def _code(settings: Settings) -> Code | None:
+    """How messages of weights are compressed."""
+    return code_of(settings.get("compression", "none"), settings.get("compression_rate", 1))
 
 
 def _of_topology(word: str, settings: Settings, cluster: Cluster) -> Timed | Gossip:
     topology = make_topology(settings["topology"], settings["seed"])
     if word == "adpsgd":
-        return Gossip(topology, settings["rounds_per_step"], settings["max_staleness"])
+        return Gossip(topology, settings["rounds_per_step"], settings["max_staleness"], _code(settings))
     if word == "dpsgd":
-        return Neighbours(topology)
+        return Neighbours(topology, _code(settings))
     size = settings["group_size"] or min(cluster.learners_per_node, cluster.learners)
     if cluster.learners % size:
         raise UsageError(f"backend.group_size={size} must divide the number of learners, got {cluster.learners}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distributed.gossip.codes import code_of
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
 from distributed.simulate import schemes
@@ -115,21 +116,31 @@ def test_steps_are_those_of_the_real_backends(
         assert simulation.copies.consensus_distance > 1e-6
 
 
-@pytest.mark.parametrize("topology", ["ring", "random_pairwise", "exponential"])
-def test_weights_of_gossip_are_bitwise_the_real_ones(run_learners, laboratory, topology: TopologyName):
-    """In fp32, gradient by gradient: what learners do each for itself rounds in the same way here."""
+BITWISE: list[tuple[str, Settings]] = [
+    *[("dpsgd", {"topology": name}) for name in ("ring", "random_pairwise", "exponential")],
+    ("dpsgd", {"topology": "ring", "compression": "int8"}),
+    ("dpsgd", {"topology": "random_pairwise", "compression": "topk", "compression_rate": 4}),
+    ("delay_by_one", {"compression": "int4"}),
+]
+
+
+@pytest.mark.parametrize(("word", "settings"), BITWISE)
+def test_weights_of_gossip_are_bitwise_the_real_ones(run_learners, laboratory, word: str, settings: Settings):
+    """In fp32: what learners do each for itself rounds in the same way here, compression included."""
     steps = laboratory.global_steps([SIZE] * 4, STEPS, torch.float32)
 
     def learner(world: World) -> Tensor:
         model = laboratory.network(torch.float32)
-        backend = SCHEMES["dpsgd"].build(world, topology=topology)
+        backend = SCHEMES[word].build(world, **settings)
         laboratory.train(backend, [[units[world.rank]] for units in steps], model=model)
         return backend.flat.flat[0].clone()
 
     real_LP = torch.stack(run_learners(4, learner))
     model = FlatModel(laboratory.network(torch.float32), squared_error)
+    topology = make_topology(settings.get("topology", "complete"), seed=1)
+    code = code_of(settings.get("compression", "none"), settings.get("compression_rate", 8))
     simulation = Lockstep(
-        scheme=schemes.Dpsgd(make_topology(topology, seed=1)),
+        scheme=schemes.Dpsgd(topology) if code is None else schemes.CompressedGossip(topology, code),
         learners=4,
         loss=model.loss,
         start_P=model.start_P,

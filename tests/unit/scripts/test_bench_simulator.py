@@ -40,6 +40,7 @@ def test_bytes_are_those_counted() -> None:
 
 
 def test_the_constants_are_those_of_the_fit() -> None:
+    """After new measurements run the bench with --json docs/results/simulator.json and copy its constants to words.py."""
     settings = measured_settings()
     saved = json.loads((RESULTS / "simulator.json").read_text())["figures"]
     size = ModelSize(((1000, 1000),))

@@ -179,3 +179,15 @@ def test_what_the_simulator_does_not_know_is_refused_in_one_line() -> None:
         timed("gossip", {}, cluster(8))
     with pytest.raises(UsageError, match="do not fill nodes of 8"):
         cluster(12, per_node=8)
+
+
+@pytest.mark.parametrize("word", ["dpsgd", "delay_by_one", "adpsgd"])
+def test_compressed_gossip_sends_the_bytes_of_its_code(word: str) -> None:
+    where, model = cluster(4), ModelSize(((64, 64),))
+    sent = {}
+    for compression, rate in (("none", 8), ("int8", 8), ("topk", 8)):
+        scheme = timed(word, settings_of(word, compression=compression, compression_rate=rate), where)
+        sent[compression] = time_of(scheme, where, model, Constant(1.0), steps=20, work_seconds=0.0).bytes_sent
+    whole = 3 * model.nbytes if word == "delay_by_one" else sent["none"]  # each then hears three others
+    assert sent["int8"] / whole == pytest.approx(1 / 4 + 1 / 256)  # and a scale for 256 entries
+    assert sent["topk"] / whole == pytest.approx(3 / 32)  # three bytes for eight entries of four
