@@ -1,6 +1,6 @@
 # Each target makes the environment itself; a second call reuses it. Needs Python 3.11-3.13 and a package index.
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 ENCODER ?= conformer
 BIN := .venv/bin
 READY := .venv/.ready
@@ -60,7 +60,8 @@ demo: $(READY)
 model: $(READY)
 	$(BIN)/python scripts/recipe.py --data "$(DATA)" --texts "$(TEXTS)" --encoder $(ENCODER) $(if $(QUICK),--quick)
 
-# Files in the order in which they are found: the whole runs come first, and none is left for the end.
+# Files in the order in which they are found: the whole runs come first, and none is left for the end. One process more than the cores
+# of a small machine, since learners also wait: for each other, and for those that tests have killed.
 test: $(READY)
 	$(BIN)/python -m pytest -m "not long and not gpu" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 

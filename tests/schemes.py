@@ -4,11 +4,12 @@ A backend is a file of distributed/schemes, a YAML of conf/backend and a line of
 held to; tests/unit/distributed/test_scheme_table.py compares the two.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import pytest
 from omegaconf import OmegaConf
 
 from asr.parts import build, plain
@@ -110,6 +111,14 @@ SCHEMES: Mapping[str, Scheme] = {
     )
 }
 KEYS = {key for each in SCHEMES.values() for key in each.keys}
+
+
+OFTEN = ("allreduce", "scalecom", "powersgd", "dpsgd", "delay_by_one", "adpsgd")  # one of each way to treat a parameter
+
+
+def long_unless_often(every: Iterable[str]) -> list[Any]:
+    """The words as parameters of a test; those that only show the law of ``OFTEN`` again are for the long tests."""
+    return [pytest.param(word, marks=() if word in OFTEN else pytest.mark.long) for word in every]
 
 
 def words(condition: Callable[[Scheme], bool]) -> list[str]:

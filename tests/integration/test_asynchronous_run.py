@@ -8,6 +8,7 @@ import pytest
 
 LEARNERS = 4
 GLOBAL_BATCHES = 24  # of four units; a step takes one
+UNITS = 4 * GLOBAL_BATCHES
 RUN = (
     "backend=adpsgd",
     f"trainer.max_steps={GLOBAL_BATCHES}",
@@ -16,9 +17,9 @@ RUN = (
 )
 
 
-def steps_taken(launcher: Any, name: str) -> list[int]:
+def steps_taken(launcher: Any, name: str, learners: int) -> list[int]:
     """Steps of each learner according to its last row."""
-    return [max(int(str(row["step"])) for row in launcher.rows(name, learner)) for learner in range(LEARNERS)]
+    return [max(int(str(row["step"])) for row in launcher.rows(name, learner)) for learner in range(learners)]
 
 
 def evaluations(launcher: Any, name: str) -> list[tuple[object, object]]:
@@ -28,7 +29,7 @@ def evaluations(launcher: Any, name: str) -> list[tuple[object, object]]:
 
 def test_every_unit_is_processed_once_and_learners_meet_at_marks(launcher: Any) -> None:
     output = launcher.train(LEARNERS, "name=whole", *RUN)
-    assert sum(steps_taken(launcher, "whole")) == LEARNERS * GLOBAL_BATCHES, output
+    assert sum(steps_taken(launcher, "whole", LEARNERS)) == UNITS, output
     for learner in range(LEARNERS):
         marks = [row for row in launcher.rows("whole", learner) if "eval/dev/wer" in row]
         assert [row["samples"] for row in marks] == [each for each, _ in evaluations(launcher, "whole")]
@@ -37,11 +38,15 @@ def test_every_unit_is_processed_once_and_learners_meet_at_marks(launcher: Any) 
     assert any(row.get("comm/rounds", 0) > 0 for row in metrics)
 
 
-@pytest.mark.parametrize("when", [(), ("trainer.checkpoint_every=1000", "checkpoint.every_minutes=0.002")])
-def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(launcher: Any, when: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("size", "when"), [(LEARNERS, ()), (2, ("trainer.checkpoint_every=1000", "checkpoint.every_minutes=0.002"))]
+)
+def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(
+    launcher: Any, size: int, when: tuple[str, ...]
+) -> None:
     """By steps and by time: then learners agree on the way where they meet."""
     run = (*RUN, *when)
-    learners = launcher.start(LEARNERS, "name=killed", *run)
+    learners = launcher.start(size, "name=killed", *run)
     checkpoints = launcher.folder / "exp" / "killed" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-*")):
@@ -50,6 +55,6 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(launcher: A
         time.sleep(0.05)
     learners.kill()
     learners.communicate()
-    output = launcher.train(LEARNERS, "name=killed", *run)
+    output = launcher.train(size, "name=killed", *run)
     assert "resuming from checkpoint" in output
-    assert sum(steps_taken(launcher, "killed")) == LEARNERS * GLOBAL_BATCHES
+    assert sum(steps_taken(launcher, "killed", size)) == UNITS

@@ -18,7 +18,7 @@ from asr.runs.run_folder import RunFolder
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from tests.models import save_random_model
-from tests.schemes import SCHEMES
+from tests.schemes import SCHEMES, long_unless_often
 
 KEY = "hooks.layerwise_distillation"
 RUN = (
@@ -38,11 +38,7 @@ def distilled(small_config: Callable[..., DictConfig], tmp_path: Path) -> Callab
     return lambda *overrides: small_config(*RUN, f"{KEY}.teacher={folder}", *overrides)
 
 
-OFTEN = ("allreduce", "scalecom", "powersgd", "dpsgd", "delay_by_one", "adpsgd")  # one of each way to treat a parameter
-CASES = [pytest.param(word, marks=() if word in OFTEN else pytest.mark.long) for word in SCHEMES]
-
-
-@pytest.mark.parametrize("word", CASES)
+@pytest.mark.parametrize("word", long_unless_often(SCHEMES))
 def test_maps_train_under_every_backend_and_are_in_no_model_folder(
     word: str,
     distilled: Callable[..., DictConfig],

@@ -23,6 +23,8 @@ TABLES = {
     "tests/unit/compression/test_every_pass.py": "TABLE: dict[str, Row] = {\n",
 }
 
+pytestmark = pytest.mark.timeout(900)  # one process of pytest runs all that is run in the copy
+
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -54,7 +56,7 @@ def run(root: Path, *arguments: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

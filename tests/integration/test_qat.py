@@ -20,7 +20,7 @@ from compression.quantization.twins import Twin
 from distributed.learners.launch import World
 from scripts.evaluate import main as evaluate
 from scripts.transcribe import main as transcribe
-from tests.schemes import SCHEMES, words
+from tests.schemes import SCHEMES, long_unless_often, words
 
 RUN = ("trainer.max_steps=3", "trainer.checkpoint_every=3", "trainer.evaluate_every=3", "hooks=[qat_int4]", "evaluation.sets=[dev]")  # fmt: skip
 
@@ -42,23 +42,18 @@ class FirstBounds(Hook):
         self.bounds = self.bounds or bounds_of(self.model)
 
 
-OFTEN = ("allreduce", "scalecom", "powersgd", "dpsgd", "adpsgd")  # one of each way to treat a parameter
-CASES = [
-    pytest.param(word, (), marks=() if word in OFTEN else pytest.mark.long, id=word)
-    for word in words(lambda each: each.several)
-]
-CASES.append(pytest.param("dpsgd", ("hooks.qat_int4.hidden=pact_plus_symmetric",), id="symmetric"))
+SYMMETRIC = "hooks.qat_int4.hidden=pact_plus_symmetric"
 
 
-@pytest.mark.parametrize(("word", "more"), CASES)
+@pytest.mark.parametrize("word", [*long_unless_often(words(lambda each: each.several)), f"dpsgd {SYMMETRIC}"])
 def test_bounds_are_the_learners_own_or_equal_as_their_weights_are(
     word: str,
-    more: tuple[str, ...],
     small_config: Callable[..., DictConfig],
     make_trainer: Callable[..., Trainer],
     run_learners: Callable[..., list[Any]],
     tmp_path: Path,
 ) -> None:
+    word, *more = word.split()
     config = small_config(*SCHEMES[word].overrides(2), *RUN, "trainer.memory_probe=false", *more)
 
     def learner(world: World) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

@@ -17,7 +17,7 @@ from asr.training.trainer import Trainer
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from scripts.composition.build import count_parameters
-from tests.schemes import SCHEMES
+from tests.schemes import SCHEMES, long_unless_often
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]
@@ -98,7 +98,7 @@ def test_an_ascending_multiplier_grows_while_its_constraint_is_broken(scheme: st
             assert hook.values == sorted(hook.values)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", long_unless_often(SCHEMES))
 def test_a_group_that_is_idle_is_touched_by_nothing(scheme: str, train: Any) -> None:
     size = 2 if SCHEMES[scheme].several else 1
     for _, hook in train(scheme, size, [*SCHEMES[scheme].overrides(size), "trainer.max_steps=4"], every=2):
