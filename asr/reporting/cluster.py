@@ -104,6 +104,7 @@ def speed_up_chart(curves: Mapping[str, Mapping[int, float]]) -> Html | None:
     for index, (word, curve) in enumerate(lines.items()):
         draw(axes, Line(curve, index, index, word, series_dash(index), marker="o"))
     finish(axes, text.compact, list(lines.values()), from_zero=True)
+    axes.set_xticks(sorted({learners for points in curves.values() for learners in points}))
     entries = legend([(word, index, series_dash(index)) for index, word in enumerate(lines)])
     note = "times one learner's computation alone, over the number of learners; units stay as large"
     return chart(axes, "speed-up", "Speed-up", note, describe("Speed-up", list(lines.items())), entries, curves=False)

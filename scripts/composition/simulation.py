@@ -25,7 +25,8 @@ def run(arguments: list[str]) -> None:
     config = compose("simulate", arguments)
     configs = [config] if config.get("backend") is not None else every_backend(arguments)
     model = ModelSize.square(config.parameters)
-    found = [simulated(each, model, cluster_of(each), each.steps) for each in configs]
+    rows = (simulated(each, model, cluster_of(each), each.steps) for each in configs)
+    found = sorted(rows, key=lambda row: row.step_seconds)
     say(" | ".join(HEADER), *(" | ".join(each.cells) for each in found))
     say(
         f"simulated: {config.learners} learners, {config.parameters:,} parameters; docs/simulator.md says how far to trust it"
