@@ -59,6 +59,10 @@ class Backend(ABC):
         """Raise ValueError where gradients cannot be clipped to ``max_norm``; None clips nothing."""
 
     @abstractmethod
+    def check_steps(self, steps: int) -> None:
+        """Warn where a run of so many global steps is too short for the scheme; called once before ``wrap``."""
+
+    @abstractmethod
     def wrap(self, model: nn.Module) -> nn.Module:
         """Put the parameters into one flat buffer per dtype and return the module that the loop calls."""
 

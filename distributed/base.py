@@ -47,6 +47,9 @@ class FlatBackend(Backend):
     def check_clipping(self, max_norm: float | None) -> None:
         """Accepts every norm, unless a subclass overrides it."""
 
+    def check_steps(self, steps: int) -> None:
+        """Accepts every number of steps, unless a subclass overrides it."""
+
     def wrap(self, model: nn.Module) -> nn.Module:
         self._model, self._flat = model, FlatParameters(model, gradients=True)
         return model

@@ -26,6 +26,7 @@ from distributed.parameters.flat_parameters import FlatParameters
 from distributed.ranges import Count, Natural, Range
 from distributed.sparse.compressed import CompressedBackend
 from distributed.sparse.rates import rates_of, summary
+from distributed.sparse.regime import too_short
 from distributed.sparse.segments import (
     Entries,
     Index,
@@ -38,7 +39,7 @@ from distributed.sparse.segments import (
     segments_of,
     taken,
 )
-from distributed.sparse.uses import count_uses, rate_by_uses
+from distributed.sparse.uses import HIGHEST_RATE, count_uses, rate_by_uses
 
 Rate = Count | Literal["auto"]
 Beta = Annotated[float, Range(low=0, high=1, open_low=True)]
@@ -82,6 +83,14 @@ class SparseFeedback(CompressedBackend):
             uses = torch.tensor(list(counted.values()), dtype=torch.float64)
             self.world.broadcast(uses, source=0)
             self.rate_by_uses = {name: rate_by_uses(each) for name, each in zip(counted, uses.tolist(), strict=True)}
+
+    def check_steps(self, steps: int) -> None:
+        """Warn of a run in which what is not sent is hardly ever paid, by the rate of most parameters; under ``auto`` by the highest."""
+        warning = too_short(
+            max(0, steps - self.warmup_steps), HIGHEST_RATE if self.rate == "auto" else self.rate, self.beta
+        )
+        if warning is not None and self.world.rank == 0 and steps > self.warmup_steps:
+            log.warning("%s", warning)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         self._model, self._named = model, dict(model.named_parameters())

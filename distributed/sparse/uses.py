@@ -23,6 +23,7 @@ aten = torch.ops.aten
 COPIES = {aten.clone, aten._to_copy, aten.contiguous}  # of a parameter in another layout or precision
 SCALINGS = {aten.mul, aten.div}  # of a parameter, element by element: it is quantised or masked, and stands for itself
 RATES_BY_USES = ((196, 25), (128, 50), (0, 400))  # (uses from which on, rate): arXiv 2104.11125, section 4
+HIGHEST_RATE = max(rate for _, rate in RATES_BY_USES)
 
 
 def rate_by_uses(uses: float) -> int:

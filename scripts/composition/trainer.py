@@ -89,12 +89,13 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
     feature_dimension = material.sizes.get("feature_dimension", 0)  # texts have none
+    horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
+    backend.check_steps(horizon.total_samples // horizon.batch_samples)
     backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
     module = backend.wrap(model.to(world.device))
     claimed = {name: hook.on_parameter_groups(model) for name, hook in hooks.items()}
     optimizer = _optimizer(config, model, claimed)
     backend.attach(optimizer)
-    horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
     log.info("%s", _headline(world, plan, material.amount(split), model, options, folder))
     dataset = material.dataset(split, list(hooks.items()), config.seed, cache)
     memory = MemoryGuard(subsampling=model.subsampling, budgets=plan.budgets)
