@@ -153,7 +153,8 @@ class Measurement:
         sent_per_step = (payload(inside) + by_itself) / steps
         figures["payload_bytes"][name].append(sent_per_step)
         # With two learners a round of the ring is one message each way, whoever began it.
-        rounds = sent_per_step / self.message.nbytes if name in ASYNCHRONOUS else inside["comm/rounds"] / steps
+        messages = sent_per_step * inside.get("comm/compression_ratio", 1.0) / self.message.nbytes
+        rounds = messages if name in ASYNCHRONOUS else inside["comm/rounds"] / steps
         figures["rounds_per_step"][name].append(rounds)
         figures["steps"][name].append(steps)
         figures["counted_bytes"][name].append(counted + by_itself)
