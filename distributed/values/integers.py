@@ -34,7 +34,7 @@ def code_bytes(length: int, bits: IntegerBits) -> int:
 
 
 def quantise(vector: Tensor, bits: IntegerBits) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes and scales of a vector (N,), and what they stand for, (N,).
+    """Codes and scales of a vector (N,), which is overwritten, and what they stand for, (N,).
 
     The scale of a chunk with an infinity or a NaN is not finite.
     """
@@ -42,7 +42,7 @@ def quantise(vector: Tensor, bits: IntegerBits) -> tuple[Tensor, Tensor, Tensor]
     scales = rows.abs().amax(1).div_(largest).to(torch.float32)
     scales[scales < _SMALLEST_SCALE] = 0.0
     inverse = torch.where(scales > 0, scales.reciprocal(), 0.0).to(rows.dtype)
-    integers = rows.mul(inverse[:, None]).round_()
+    integers = rows.mul_(inverse[:, None]).round_()
     codes = (integers if bits == 8 else integers + 8).to(torch.int8).view(-1)
     values = integers.mul_(scales[:, None].to(rows.dtype)).view(-1)[: len(vector)]
     return codes if bits == 8 else _paired(codes), scales, values
