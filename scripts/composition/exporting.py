@@ -108,12 +108,11 @@ def facts_of(trained: Trained, weights: Path | None, licence: str | None) -> Fac
     digests = [str(each) for each in trained.origin["weights_sha256"]]
     evaluations = RunFolder(trained.folder if weights is None else weights).evaluated()
     records = [(each, read_json(each.figures)) for each in evaluations]
-    data = trained.config.data
     return Facts(
         name=trained.folder.name,
         checkpoint=trained.checkpoint,
         digests=digests,
-        data=f"{str(data['_target_']).rpartition('.')[2]}, {Path(data.root).name}, {trained.speech.features.sample_rate} Hz",
+        data=f"{name_of_data(trained.config.data)}, {trained.speech.features.sample_rate} Hz",
         licence=licence,
         transforms=[str(node["_target_"]).rpartition(".")[2] for node in trained.loaded.description.transforms],
         results=[
@@ -122,3 +121,9 @@ def facts_of(trained: Trained, weights: Path | None, licence: str | None) -> Fac
             if record.get("weights_sha256") == digests and _has_rates(record)
         ],
     )
+
+
+def name_of_data(data: DictConfig) -> str:
+    """The kind of a corpus, and its folder; of manifests in the working directory the one that was trained on."""
+    folder = Path(data.root).name or str(data.get("train"))
+    return f"{str(data['_target_']).rpartition('.')[2]}, {folder}"

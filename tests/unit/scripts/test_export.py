@@ -21,7 +21,7 @@ from asr.recogniser import load
 from asr.runs.model_folder import load_model
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
-from scripts.composition.exporting import one_symbol
+from scripts.composition.exporting import name_of_data, one_symbol
 from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
 from scripts.export import main
@@ -230,6 +230,12 @@ def test_the_word_errors_on_the_card_are_those_of_the_clients_search(random_run:
         measured.append(json.loads((run / "eval" / "dev" / "wer-greedy.json").read_text()))
     assert {key: measured[0][key] for key in figures} == figures
     assert {key: measured[1][key] for key in figures} != figures, "characters need several"
+
+
+def test_manifests_of_the_working_directory_are_named_by_what_was_trained_on() -> None:
+    for root, name in (("/corpora/english", "english"), (".", "cut/train.jsonl")):
+        data = compose("train", ["data=manifests", f"data.root={root}", "data.train=cut/train.jsonl"]).data
+        assert name_of_data(data) == f"ManifestCorpus, {name}"
 
 
 def test_a_missing_package_is_named(random_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
