@@ -37,5 +37,5 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     dropped_levels = min(round(probability * LEVELS), LEVELS - 1)  # something stays, or there would be no scale
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
     levels = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform on -2^15 ... 2^15 - 1
-    keep = (levels >= dropped_levels - LEVELS // 2).to(x.dtype)
+    keep = levels.ge_(dropped_levels - LEVELS // 2).to(x.dtype)  # in place: a bool would take three times as long
     return x * keep.mul_(LEVELS / (LEVELS - dropped_levels))
