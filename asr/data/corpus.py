@@ -6,28 +6,20 @@ a folder named by a hash of everything that determines its content, so that anot
 folder that exists is complete: it appears by a single rename.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import logging
 import shutil
-import time
 import wave
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from torch import Tensor
 
+from asr.data.locking import locked
 from distributed.errors import UsageError
 from distributed.ranges import Count
-
-_POLL_SECONDS = 0.1
-_PATIENCE_SECONDS = 3.0  # time to wait for another process before this is logged
-
-logger = logging.getLogger(__name__)
 
 
 class CorpusError(UsageError):
@@ -66,15 +58,20 @@ class Corpus(ABC):
         Raises:
             CorpusError: the folder is missing and lies elsewhere, or cannot be written.
         """
-        if self.writable is not None and not folder.is_dir():
-            place = folder.resolve()
-            if not any(place.is_relative_to(each.resolve()) for each in self.writable):
-                raise CorpusError(
-                    f"{key}={folder.parent}: the run's configuration would have files written there, outside the working "
-                    "directory and the run; make them with python scripts/prepare.py and the run's settings of data, "
-                    "or name a manifest: sets=[path/to/test.jsonl]"
-                )
+        if not folder.is_dir() and not self.may_write(folder):
+            raise CorpusError(
+                f"{key}={folder.parent}: the run's configuration would have files written there, outside the working "
+                "directory and the run; make them with python scripts/prepare.py and the run's settings of data, "
+                "or name a manifest: sets=[path/to/test.jsonl]"
+            )
         make_once(folder, make, key)
+
+    def may_write(self, folder: Path) -> bool:
+        """Whether files may be written to ``folder``, as far as ``writable`` is concerned."""
+        if self.writable is None:
+            return True
+        place = folder.resolve()
+        return any(place.is_relative_to(each.resolve()) for each in self.writable)
 
 
 class ManifestCorpus(Corpus):
@@ -140,7 +137,8 @@ def make_once(folder: Path, make: Callable[[Path], None], key: str) -> None:
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_name(f".{folder.name}.lock").open("w") as lock_file, _locked(lock_file, folder):
+        lock = folder.with_name(f".{folder.name}.lock")
+        with locked(lock, f"another process that makes the corpus {folder}"):
             if not folder.is_dir():
                 _make(folder, make)
     except OSError as error:
@@ -158,21 +156,3 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(lock_file: IO[str], folder: Path) -> Iterator[None]:
-    started, told = time.monotonic(), False
-    while True:
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if not told and time.monotonic() - started > _PATIENCE_SECONDS:
-                logger.info("waiting for another process that makes the corpus %s", folder)
-                told = True
-            time.sleep(_POLL_SECONDS)
-    try:
-        yield
-    finally:
-        fcntl.flock(lock_file, fcntl.LOCK_UN)

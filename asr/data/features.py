@@ -1,4 +1,4 @@
-"""Log-mel filterbank features as Kaldi computes them, through ``torchaudio.compliance.kaldi.fbank``.
+"""Log-mel filterbank features as Kaldi computes them (asr/data/filterbank.py).
 
 Povey window, pre-emphasis 0.97, mean removed per frame, power spectrum, mel filters from 20 Hz to the Nyquist
 frequency (Kaldi's own default; recipes that stop 400 Hz below it differ in the top bins), natural logarithm, only
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asr.data.context import stack_frames, with_deltas
-from asr.torchaudio_parts import torchaudio_part
+from asr.data.filterbank import Filterbank, filters
 from distributed.errors import UsageError
 from distributed.ranges import Count, NonNegative, Positive
 
@@ -71,6 +71,14 @@ class LogMel:
         # The same expressions as Kaldi's and torchaudio's, rounding included.
         self.window_samples = int(sample_rate * frame_length_ms * 0.001)
         self.shift_samples = int(sample_rate * frame_shift_ms * 0.001)
+        self.filterbank = Filterbank(
+            sample_rate=sample_rate,
+            window_samples=self.window_samples,
+            shift_samples=self.shift_samples,
+            num_mels=num_mels,
+            low_hz=LOW_FREQUENCY_HZ,
+            high_hz=self.high_frequency_hz,
+        )
         self._check()
 
     def _check(self) -> None:
@@ -86,24 +94,15 @@ class LogMel:
                 f"features.frame_length_ms={self.frame_length_ms:g} are {self.window_samples} samples at "
                 f"{self.sample_rate} Hz; at most {LONGEST_WINDOW_SAMPLES} make a window"
             )
-        fft_size = 1 << (self.window_samples - 1).bit_length()
-        if self.num_mels > fft_size:  # a frequency lies in two filters at most
+        points = self.filterbank.points
+        if self.num_mels > points:  # a frequency lies in two filters at most
             raise UsageError(
-                f"features.num_mels={self.num_mels} is too large: a {fft_size}-point spectrum has {fft_size // 2} frequencies"
+                f"features.num_mels={self.num_mels} is too large: a {points}-point spectrum has {points // 2} frequencies"
             )
-        filters_FK, _ = torchaudio_part("compliance.kaldi").get_mel_banks(
-            self.num_mels,
-            fft_size,
-            float(self.sample_rate),
-            LOW_FREQUENCY_HZ,
-            self.high_frequency_hz,
-            100.0,
-            -500.0,
-            1.0,
-        )
-        if empty := int((filters_FK.sum(dim=1) == 0).sum()):
+        filters_KF = filters(self.filterbank, torch.device("cpu"), torch.float32)
+        if empty := int((filters_KF.sum(dim=0) == 0).sum()):
             raise UsageError(
-                f"features.num_mels={self.num_mels} is too large: {empty} filters hold no frequency of a {fft_size}-point "
+                f"features.num_mels={self.num_mels} is too large: {empty} filters hold no frequency of a {points}-point "
                 f"spectrum at {self.sample_rate} Hz; take fewer, or a longer features.frame_length_ms"
             )
 
@@ -156,25 +155,11 @@ class LogMel:
             samples = samples + self.dither * (self.full_scale / INT16_SCALE) * torch.randn(
                 samples.shape, generator=noise
             )
-        return self._filterbank(samples, self.whole_frames_only)
+        return self.filterbank(samples, whole_frames_only=self.whole_frames_only)
 
     def mel_of_stretch(self, samples: Tensor) -> Tensor:
         """As ``mel``, of the frames that lie wholly in a stretch of a recording, and without dither."""
-        return self._filterbank(samples * self.full_scale, True)
-
-    def _filterbank(self, samples: Tensor, whole_frames_only: bool) -> Tensor:
-        mel_TF: Tensor = torchaudio_part("compliance.kaldi").fbank(
-            samples.unsqueeze(0),
-            sample_frequency=float(self.sample_rate),
-            num_mel_bins=self.num_mels,
-            frame_length=self.frame_length_ms,
-            frame_shift=self.frame_shift_ms,
-            low_freq=LOW_FREQUENCY_HZ,
-            high_freq=self.high_frequency_hz,
-            snip_edges=whole_frames_only,
-            dither=0.0,
-        )
-        return mel_TF
+        return self.filterbank(samples * self.full_scale, whole_frames_only=True)
 
     def normalise(self, mel_TF: Tensor) -> Tensor:
         """(T, F) to (T, F), normalised over the utterance unless ``features.normalise=none``."""

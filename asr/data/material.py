@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from asr.data.cache import SignalCache
 from asr.data.corpus import Corpus
 from asr.data.features import LogMel
 from asr.data.frame_targets import SUFFIX, read_alignment
+from asr.data.header_cache import cached_headers
 from asr.data.manifest import MANIFEST_SUFFIXES, Utterance, read_manifest
 from asr.data.pipeline import BatchHook, FrameTargets, UnitBatches, UnitDataset
 from asr.data.screening import Screened, refusal_summary, screen
@@ -121,6 +123,7 @@ class Speech:
             features=self.features,
             on_bad=self.corpus.on_bad,
             resample=self.corpus.resample,
+            headers_of=partial(cached_headers, manifest, may_write=self.corpus.may_write(manifest.parent)),
         )
         return _report_refusals(Split(name, screened))
 

@@ -62,7 +62,7 @@ class Resampler:
 
     def length(self, num_samples: int) -> int:
         """Number of samples at the target rate for a number of samples at the source rate."""
-        return math.ceil(num_samples * self._ratio)
+        return -(-num_samples * self._ratio.numerator // self._ratio.denominator)
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Resample (samples,) to the target rate; returns the input itself where the rates are equal.

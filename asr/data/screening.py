@@ -7,7 +7,7 @@ refused utterances add up to the manifest. Defects of the samples (NaN, a trunca
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from asr.data.tokenizer import Tokenizer, UnknownSymbol
 from distributed.errors import UsageError
 
 OnBad = Literal["stop", "skip"]
+HeadersOf = Callable[[Iterable[Path]], Mapping[Path, Header | str]]  # as read_headers
 
 HEADER_THREADS = 8  # headers are waited for, not computed: on a network file system this is eight times faster
 
@@ -53,10 +54,13 @@ def screen(
     features: LogMel,
     on_bad: OnBad,
     resample: bool,
+    headers_of: HeadersOf | None = None,
 ) -> Screened:
     """Sort the utterances into usable ones and refused ones. An empty text is usable.
 
-    ``resample`` says whether files may have another rate than the features.
+    Args:
+        resample: whether files may have another rate than the features.
+        headers_of: where headers come from (asr/data/header_cache.py); None: from the files.
 
     Raises:
         BadUtterance: with ``stop``, if any is refused; with ``skip``, if all are.
@@ -64,7 +68,8 @@ def screen(
     """
     if not utterances:
         raise UsageError("there are no utterances to screen; the manifest is empty")
-    headers = read_headers({utterance.audio_filepath for utterance in utterances})
+    files = dict.fromkeys(utterance.audio_filepath for utterance in utterances)
+    headers = (headers_of or read_headers)(files)
     screened, file_of = Screened([], [], [], []), dict[str, Path]()
     for utterance in utterances:
         try:

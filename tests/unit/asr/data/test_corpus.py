@@ -14,7 +14,6 @@ import pytest
 import soundfile
 import torch
 
-from asr.data import corpus as corpus_module
 from asr.data.corpus import (
     CorpusError,
     ManifestCorpus,
@@ -125,7 +124,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_long_wait_is_announced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(corpus_module, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("asr.data.locking.PATIENCE_SECONDS", 0.1)
     caplog.set_level(logging.INFO)
     with (tmp_path / ".abc.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
