@@ -29,6 +29,7 @@ from scripts.export import main
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("sherpa_onnx")
+pytestmark = pytest.mark.usefixtures("one_registry")
 
 Run = Callable[..., Path]
 CONFORMER = (

@@ -25,6 +25,7 @@ from tests.unit.asr.test_speech_stream import CHUNKED
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("sherpa_onnx")
+pytestmark = pytest.mark.usefixtures("one_registry")
 
 Run = Callable[..., Path]
 STATELESS = (*CHUNKED, "model/predictor=stateless")

@@ -25,6 +25,7 @@ from tests.unit.scripts.test_export_streaming import text_of_stream
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("sherpa_onnx")
+pytestmark = pytest.mark.usefixtures("one_registry")
 onnx = pytest.importorskip("onnx")
 
 Run = Callable[..., Path]
