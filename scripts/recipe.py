@@ -25,6 +25,7 @@ def main(arguments: "list[str]") -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.composition.startup import run_main
+    from scripts.composition.startup import require_environment, run_main
 
+    require_environment()
     run_main(main)

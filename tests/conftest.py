@@ -112,10 +112,15 @@ def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return run
 
 
-@pytest.fixture(scope="session")
-def alone() -> World:
-    """The world of one learner that needs no process group."""
+def lone_world() -> World:
+    """The world of one learner."""
     return World(0, 1, 0, 1, torch.device("cpu"), None)
+
+
+@pytest.fixture
+def alone() -> World:
+    """The world of one learner that needs no process group; of one test alone, as it remembers that it was asked to stop."""
+    return lone_world()
 
 
 SMALL_RUN = (
@@ -236,11 +241,11 @@ def lm_config(small_lm_overrides: Callable[..., list[str]]) -> Callable[..., Dic
 
 
 @pytest.fixture(scope="session")
-def finished_run(make_trainer: Callable[..., Trainer], alone: World) -> Callable[..., Path]:
+def finished_run(make_trainer: Callable[..., Trainer]) -> Callable[..., Path]:
     """``finished_run(config, folder, hooks=None)``: trains to the end, or on from the newest checkpoint; the run's folder."""
 
     def run(config: DictConfig, folder: Path, hooks: Mapping[str, Hook] | None = None) -> Path:
-        trainer = make_trainer(config, folder, alone, hooks)
+        trainer = make_trainer(config, folder, lone_world(), hooks)
         OmegaConf.save(config, folder / "config.yaml")
         try:
             trainer.fit(trainer.parts.checkpoints.newest()[0])

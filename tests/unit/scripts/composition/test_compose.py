@@ -27,6 +27,8 @@ NEEDED = {  # what has no default
     ("data", "manifests"): MANIFEST,
     ("experiment", "librispeech_small"): MANIFEST,
     ("experiment", "librispeech_small_lstm"): MANIFEST,
+    ("experiment", "librispeech_small_characters"): MANIFEST,
+    ("experiment", "own_speech"): MANIFEST,
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
     ("hooks", "scheduled_sampling"): LM,
