@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 LEARNERS = 4
-GLOBAL_BATCHES = 24  # of four units; a step takes one
-UNITS = 4 * GLOBAL_BATCHES
+GLOBAL_BATCHES = 24  # of four units, as many as learners or twice as many; so many steps come on each learner in the mean
 RUN = (
     "backend=adpsgd",
     f"trainer.max_steps={GLOBAL_BATCHES}",
@@ -29,7 +28,7 @@ def evaluations(launcher: Any, name: str) -> list[tuple[object, object]]:
 
 def test_every_unit_is_processed_once_and_learners_meet_at_marks(launcher: Any) -> None:
     output = launcher.train(LEARNERS, "name=whole", *RUN)
-    assert sum(steps_taken(launcher, "whole", LEARNERS)) == UNITS, output
+    assert sum(steps_taken(launcher, "whole", LEARNERS)) == LEARNERS * GLOBAL_BATCHES, output
     for learner in range(LEARNERS):
         marks = [row for row in launcher.rows("whole", learner) if "eval/dev/wer" in row]
         assert [row["samples"] for row in marks] == [each for each, _ in evaluations(launcher, "whole")]
@@ -57,4 +56,4 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_misses_no_unit(
     learners.communicate()
     output = launcher.train(size, "name=killed", *run)
     assert "resuming from checkpoint" in output
-    assert sum(steps_taken(launcher, "killed", size)) == UNITS
+    assert sum(steps_taken(launcher, "killed", size)) == size * GLOBAL_BATCHES
