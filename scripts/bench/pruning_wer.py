@@ -118,10 +118,13 @@ class PruningStudy(Study):
     def _by_pass(self, name: str, way: Way, sparsity: float, seed: int, distil: Sequence[str]) -> None:
         rounds = ROUNDS if way.kind == "rounds" else 1
         part = 1 - (1 - sparsity) ** (1 / rounds)
-        before, steps = self.start_of(seed), self.steps // rounds
+        before, steps = self.run(CONTROL, seed), self.steps // rounds
+        first = [f"weights={model_folder_of(self.start_of(seed), 'weights')}"]  # of a start, that need be no run
         for number in range(rounds):
             settings = [f"pass.{each}" for each in (f"sparsity={part}", *way.settings)]
-            small = self.compressed(before, way.passed, f"{slug_of(name)}-{number}", settings)
+            small = self.compressed(
+                before, way.passed, f"{slug_of(name)}-{number}", settings + (first if number == 0 else [])
+            )
             last = number == rounds - 1
             run = self.run(name if last else f"{name} round {number}", seed)
             self.trials.train(run, *self.further(seed, small, steps), *distil)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 LEARNERS = 4
-GLOBAL_BATCHES = 24  # of four units, as many as learners or twice as many; so many steps come on each learner in the mean
+GLOBAL_BATCHES = (
+    24  # of four units, as many as learners or twice as many; so many steps come on each learner in the mean
+)
 RUN = (
     "backend=adpsgd",
     f"trainer.max_steps={GLOBAL_BATCHES}",

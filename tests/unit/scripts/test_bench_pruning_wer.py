@@ -55,7 +55,11 @@ def test_all_ways_get_the_steps_of_the_control(tmp_path: Path, recorded: list[tu
             parent = value(command, "init_from=") if any("init_from" in each for each in command) else "nothing"
             taken = int(value(command, "trainer.max_steps=")) if parent != "nothing" else 0
             before = parent.removeprefix(f"{folder}/").partition("/")[0]
-            steps[name] = taken + (0 if before in ("start-5", "nothing") else steps[before])
+            steps[name] = taken + (0 if before in ("start-5", "control-5", "nothing") else steps[before])
+        elif f"run={folder / 'control-5'}" in command:
+            assert f"weights={folder / 'start-5'}" in command, (
+                "what is pruned at once is the start, in the control's export"
+            )
     ends = {name: number for name, number in steps.items() if "-masked-" not in name and "-round-" not in name}
     assert {name: number for name, number in ends.items() if number != CORPORA["fsdd"].pruning_steps} == {
         "sizes-of-the-masks_from-nothing_50%-5": 0
