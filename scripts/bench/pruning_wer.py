@@ -172,7 +172,8 @@ def main(arguments: list[str]) -> None:
 def rows_of(study: PruningStudy, found: Found, seed: int) -> list[dict[str, Any]]:
     """Every row against the control, with sizes and times of the encoders of a seed."""
     names = list(found.errors)
-    costs = encoder_costs({name: model_folder_of(study.run(name, seed), "weights") for name in names})
+    runs = {name: study.start_of(seed) if name == "start" else study.run(name, seed) for name in names}
+    costs = encoder_costs({name: model_folder_of(run, "weights") for name, run in runs.items()})
     baseline = found.errors[CONTROL]
     return [
         {"model": study.model, "table": "against control"}
