@@ -1,6 +1,6 @@
 """Compressed exchanges between two learners: both ends of every exchange keep replicas of each other.
 
-    both:  s = snapshot(w)    m += Q(s - m) is sent, and m' += Q(s' - m') heard    w  +=  gamma a (m' - m)
+    both:  s = snapshot(w)    m += Q(s - m) is sent, and m' += Q(s' - m') received    w  +=  gamma a (m' - m)
 
 As in distributed/gossip/replicas.py, with a stream for each pair of learners and for each of the two threads that
 serve it: an exchange that one end initiates and one that the other end initiates may be under way at once.
@@ -43,9 +43,9 @@ class CompressedBuffers(Buffers):
     @torch.no_grad()
     def difference(self, peer: int, received: Message) -> Message:
         """m' - m."""
-        self.replicas.hear(peer, received)
+        self.replicas.receive(peer, received)
         for edge, into in zip(self.replicas.edges(1.0, peer, peer), self.other, strict=True):
-            torch.sub(edge.heard, edge.told, out=into)
+            torch.sub(edge.received, edge.sent, out=into)
         return self.other
 
 
@@ -72,7 +72,7 @@ class ThreadBuffers:
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         """Take the states of all learners; where their number has changed, all streams begin anew.
 
-        What a thread has heard is what the other thread of its peers has told.
+        What a thread has received is what the other thread of its peers has sent.
         """
         found = saved_replicas(states, world_size)
         opposite = {"initiates": "answers", "answers": "initiates"}

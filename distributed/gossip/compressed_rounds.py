@@ -1,13 +1,13 @@
-"""Rounds of compressed gossip in lockstep: whom a learner tells what, what it makes of what it hears, what it logs."""
+"""Rounds of compressed gossip in lockstep: what a learner sends to whom, what it makes of what it receives, what it logs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from distributed.gossip.codes import Code
+from distributed.gossip.codes import Code, Compression
 from distributed.gossip.packing import Message
-from distributed.gossip.replicas import Edge, Replicas, consensus_difference
+from distributed.gossip.replicas import Edge, Replicas, checked_code, consensus_difference
 
 
 class CompressedRounds:
@@ -30,26 +30,26 @@ class CompressedRounds:
         if list(row.values()) != list(column.values()):
             raise ValueError(f"a row {dict(row)} and a column {dict(column)} of T have different weights")
         self._edges = [(sender, recipient, row[sender]) for sender, recipient in zip(row, column, strict=True)]
-        told: dict[int, Message] = {}
+        sent: dict[int, Message] = {}
         for learner in column:
-            told[learner] = (
-                next(iter(told.values()))
-                if told and self.replicas.to_all
+            sent[learner] = (
+                next(iter(sent.values()))
+                if sent and self.replicas.to_all
                 else self.replicas.message_for(learner, snapshot)
             )
-            self.replicas.count(told[learner], snapshot)
-        return told, {learner: self.replicas.expected_from(learner, snapshot) for learner in row}
+            self.replicas.count(sent[learner], snapshot)
+        return sent, {learner: self.replicas.expected_from(learner, snapshot) for learner in row}
 
     def difference(self, received: Mapping[int, Message]) -> Message | None:
         """The difference to add to the weights, from the messages of this round by sender; None without neighbours."""
         for learner, message in received.items():
-            self.replicas.hear(learner, message)
+            self.replicas.receive(learner, message)
         edges: list[list[Edge]] = [self.replicas.edges(weight, j, k) for j, k, weight in self._edges]
         if not edges:
             return None
         by_part = list(zip(*edges, strict=True))
-        if [part.shape for part in self._difference] != [edge.told.shape for edge in edges[0]]:
-            self._difference = [torch.empty_like(edge.told) for edge in edges[0]]
+        if [part.shape for part in self._difference] != [edge.sent.shape for edge in edges[0]]:
+            self._difference = [torch.empty_like(edge.sent) for edge in edges[0]]
         for of_part, into in zip(by_part, self._difference, strict=True):
             consensus_difference(of_part, self.gamma, into)
         return self._difference
@@ -66,6 +66,18 @@ class CompressedRounds:
         """Take the states of all learners of a scheme; where their number has changed, all streams begin anew."""
         found = saved_replicas(states, world_size)
         self.replicas.load_state_dict(found[self.replicas.rank], found)
+
+
+def compressed_rounds(
+    compression: Compression, rate: int, gamma: float | None, *, mix_moments: bool, rank: int, to_all: bool
+) -> CompressedRounds | None:
+    """The rounds of a scheme's options; None if its messages are not compressed.
+
+    Raises:
+        UsageError: moments are to be mixed too.
+    """
+    code = checked_code(compression, rate, mix_moments)
+    return None if code is None else CompressedRounds(code, gamma, rank, to_all)
 
 
 def saved_replicas(states: Sequence[Mapping[str, Any]], world_size: int) -> list[Mapping[str, Any]]:

@@ -23,6 +23,7 @@ import torch
 
 from distributed.backend import State
 from distributed.base import GossipBackend
+from distributed.gossip.compressed_rounds import CompressedRounds
 from distributed.gossip.finite import check_own
 from distributed.gossip.moments import flatten_moments, has_all_moments, require_moments
 from distributed.gossip.packing import Message, Packing
@@ -30,11 +31,15 @@ from distributed.learners.launch import World
 
 
 class LockstepMixing(GossipBackend):
-    """One round of mixing per step, on all learners. Subclasses define what is sent and how it is mixed."""
+    """One round of mixing per step, on all learners. Subclasses define what is sent and how it is mixed.
 
-    def __init__(self, *, mix_moments: bool, world: World) -> None:
+    ``compressed`` makes the messages of subclasses that have the option; its metrics and state are the backend's.
+    """
+
+    def __init__(self, *, mix_moments: bool, world: World, compressed: CompressedRounds | None = None) -> None:
         super().__init__(world=world)
         self.mix_moments = mix_moments
+        self.compressed = compressed
         self.round = 0
         self._packing: Packing | None = None
         self._snapshot: Message = []
@@ -111,8 +116,15 @@ class LockstepMixing(GossipBackend):
         assert self._packing is not None
         self._packing.add(difference)
 
+    def metrics(self) -> dict[str, float]:
+        figures = super().metrics()
+        return figures if self.compressed is None else figures | self.compressed.figures(figures["comm/rounds"])
+
     def state_dict(self) -> State:
-        return {"round": self.round}
+        replicas = {} if self.compressed is None else {"replicas": self.compressed.state_dict()}
+        return {"round": self.round, **replicas}
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         self.round = max(state["round"] for state in states)
+        if self.compressed is not None:
+            self.compressed.load_state_dict(states, world_size)

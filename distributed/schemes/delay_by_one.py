@@ -9,21 +9,16 @@ Compressed messages cannot be summed on their way without what each sum loses be
 learner hears all others, and mixes what it knows of them: distributed/gossip/replicas.py with T = 11'/L.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch.distributed import ProcessGroup, Work
 
-from distributed.backend import State
 from distributed.gossip.codes import Compression
-from distributed.gossip.compressed_rounds import CompressedRounds
+from distributed.gossip.compressed_rounds import compressed_rounds
 from distributed.gossip.finite import NonFiniteWeightsError, is_finite
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mean_difference
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
-from distributed.gossip.replicas import checked_code
 from distributed.learners.launch import World
 from distributed.ranges import Count, Share
 
@@ -40,9 +35,10 @@ class DelayByOne(LockstepMixing):
         consensus_step: Share | None,
         world: World,
     ) -> None:
-        super().__init__(mix_moments=mix_moments, world=world)
-        code = checked_code(compression, compression_rate, mix_moments)
-        self.compressed = None if code is None else CompressedRounds(code, consensus_step, world.rank, to_all=True)
+        compressed = compressed_rounds(
+            compression, compression_rate, consensus_step, mix_moments=mix_moments, rank=world.rank, to_all=True
+        )
+        super().__init__(mix_moments=mix_moments, world=world, compressed=compressed)
         self._exchange: NeighbourExchange | None = None
         self._own_group: ProcessGroup | None = None
         self._sums: Message = []
@@ -92,16 +88,3 @@ class DelayByOne(LockstepMixing):
 
     def close(self) -> None:
         self._own_group = self._exchange = None
-
-    def metrics(self) -> dict[str, float]:
-        figures = super().metrics()
-        return figures if self.compressed is None else figures | self.compressed.figures(figures["comm/rounds"])
-
-    def state_dict(self) -> State:
-        state = super().state_dict()
-        return state if self.compressed is None else state | {"replicas": self.compressed.state_dict()}
-
-    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
-        super().load_state_dict(states, rank, world_size)
-        if self.compressed is not None:
-            self.compressed.load_state_dict(states, world_size)

@@ -6,17 +6,12 @@ Source: DPSGD in arXiv 2112.01433, section 2; topologies in distributed/gossip/t
 mix what others know of them, as in distributed/gossip/replicas.py.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from distributed.backend import State
 from distributed.gossip.codes import Compression
-from distributed.gossip.compressed_rounds import CompressedRounds
+from distributed.gossip.compressed_rounds import compressed_rounds
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mixed_in, others
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
-from distributed.gossip.replicas import checked_code
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
 from distributed.ranges import Count, Share
@@ -36,12 +31,12 @@ class DecentralisedSgd(LockstepMixing):
         consensus_step: Share | None,
         world: World,
     ) -> None:
-        super().__init__(mix_moments=mix_moments, world=world)
         self.topology = make_topology(topology, seed)
-        code = checked_code(compression, compression_rate, mix_moments)
-        self.compressed = (
-            None if code is None else CompressedRounds(code, consensus_step, world.rank, to_all=self.topology.fixed)
-        )
+        compressed = compressed_rounds(
+            compression, compression_rate, consensus_step,
+            mix_moments=mix_moments, rank=world.rank, to_all=self.topology.fixed,
+        )  # fmt: skip
+        super().__init__(mix_moments=mix_moments, world=world, compressed=compressed)
         self._exchange: NeighbourExchange | None = None
         self._row: dict[int, float] = {}  # the row of T of the round in flight, without this learner
 
@@ -75,16 +70,3 @@ class DecentralisedSgd(LockstepMixing):
 
     def close(self) -> None:
         self._exchange = None
-
-    def metrics(self) -> dict[str, float]:
-        figures = super().metrics()
-        return figures if self.compressed is None else figures | self.compressed.figures(figures["comm/rounds"])
-
-    def state_dict(self) -> State:
-        state = super().state_dict()
-        return state if self.compressed is None else state | {"replicas": self.compressed.state_dict()}
-
-    def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
-        super().load_state_dict(states, rank, world_size)
-        if self.compressed is not None:
-            self.compressed.load_state_dict(states, world_size)

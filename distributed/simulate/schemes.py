@@ -193,7 +193,7 @@ class DelayByOne(Gossip):
 class CompressedGossip(Gossip):
     """``dpsgd`` with ``compression``; with a complete topology ``delay_by_one`` with it.
 
-    What learners tell each other, and what they make of it, is the real rounds' own class (arXiv 1902.00340).
+    What learners send each other, and what they make of it, is the real rounds' own class (arXiv 1902.00340).
     """
 
     topology: Topology
@@ -207,13 +207,13 @@ class CompressedGossip(Gossip):
             self.rounds = [CompressedRounds(self.code, self.gamma, rank, to_all) for rank in range(learners)]
         rows = [others(self.topology.row(rank, learners, step), rank) for rank in range(learners)]
         columns = [others(self.topology.column(rank, learners, step), rank) for rank in range(learners)]
-        told = [
+        sent = [
             rounds.begin([snapshot_P.clone()], row, column)[0]
             for rounds, snapshot_P, row, column in zip(self.rounds, snapshots_CP, rows, columns, strict=True)
         ]
         found_CP = torch.zeros_like(snapshots_CP)
         for rank, row in enumerate(rows):
-            difference = self.rounds[rank].difference({sender: told[sender][rank] for sender in row})
+            difference = self.rounds[rank].difference({sender: sent[sender][rank] for sender in row})
             if difference is not None:
                 found_CP[rank] = difference[0]
         return found_CP

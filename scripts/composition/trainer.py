@@ -88,10 +88,8 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     if world.rank == 0:
         refused = {split.name: split.screened.refused} | {each.name: each.screened.refused for each in evaluated}
         write_screening(folder, refused)
-    feature_dimension = material.sizes.get("feature_dimension", 0)  # texts have none
     horizon = Horizon(total_samples(options, plan), plan.utterances, max(1, round(plan.nominal_batch)))
-    backend.check_steps(horizon.total_samples // horizon.batch_samples)
-    backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
+    _examine(backend, model, plan, horizon, material)
     module = backend.wrap(model.to(world.device))
     claimed = {name: hook.on_parameter_groups(model) for name, hook in hooks.items()}
     optimizer = _optimizer(config, model, claimed)
@@ -139,6 +137,13 @@ def _backend(config: DictConfig, world: World, hooks: Mapping[str, Hook], option
     check_pace(hooks, backend)
     backend.check_clipping(options.max_norm)
     return backend
+
+
+def _examine(backend: Backend, model: SpeechModel, plan: BatchPlan, horizon: Horizon, material: Material) -> None:
+    """What a backend looks at before it wraps the model: the length of the run, and how a typical sample uses the model."""
+    feature_dimension = material.sizes.get("feature_dimension", 0)  # texts have none
+    backend.check_steps(horizon.total_samples // horizon.batch_samples)
+    backend.examine(model, lambda: run_typical(model, plan, feature_dimension))
 
 
 def _model(

@@ -36,9 +36,9 @@ def skipped_steps(backend: AsynchronousGossip, rounds: int) -> None:
 
 
 def known(backend: AsynchronousGossip) -> dict[str, Any]:
-    """What each thread has told and heard, by the other learner."""
+    """What each thread has sent and received, by the other learner."""
     return {
-        name: ({int(to): told[0].clone() for to, told in each.told.items()}, {j: h[0].clone() for j, h in each.heard.items()})
+        name: ({int(to): sent[0].clone() for to, sent in each.sent.items()}, {j: h[0].clone() for j, h in each.received.items()})
         for name, each in backend._buffers._replicas().items()
     }  # fmt: skip
 
@@ -78,11 +78,11 @@ def test_the_sum_is_conserved_and_replicas_agree_also_after_a_resume(
             figures["comm/bytes_sent"] - figures["comm/control_bytes_sent"]
         )
         assert figures["comm/compression_ratio"] > 1
-        for name, (told, heard) in before.items():
-            assert told.keys() == heard.keys()
-            for other, vector in told.items():
+        for name, (sent, received) in before.items():
+            assert sent.keys() == received.keys()
+            for other, vector in sent.items():
                 assert torch.equal(vector, results[other][2][OPPOSITE[name]][1][rank])
-            for was, now in zip((told, heard), loaded[name], strict=True):
+            for was, now in zip((sent, received), loaded[name], strict=True):
                 assert was.keys() == now.keys()
                 assert all(torch.equal(was[other], now[other]) for other in was)
 
@@ -91,4 +91,4 @@ def test_a_state_of_other_learners_begins_anew(alone: World):
     backend = prepared(alone, torch.zeros(ELEMENTS), compression="int8")
     state = {"round": 3, "replicas": {"initiates": {"1": [torch.zeros(ELEMENTS)]}, "answers": {}}}
     backend.load_state_dict([state, state], 0, 1)
-    assert all(told == heard == {} for told, heard in known(backend).values())
+    assert all(sent == received == {} for sent, received in known(backend).values())

@@ -90,17 +90,17 @@ def test_learners_that_agree_stay_bitwise_where_they_are(topology: TopologyName)
 
 @pytest.mark.parametrize(("topology", "name"), [("ring", "int8"), ("random_ring", "int4"), ("ring", "topk")])
 def test_memories_and_distances_stay_bounded_while_learners_move(topology: TopologyName, name: str):
-    """What is untold, s - m, stays within a multiple of a step's change however long it goes on; so do distances."""
+    """What is unsent, s - m, stays within a multiple of a step's change however long it goes on; so do distances."""
     generator, together = torch.Generator().manual_seed(0), Together(torch.zeros(4, ELEMENTS), topology, name)
-    untold, distances = [], []
+    unsent, distances = [], []
     for _ in range(160):
         together.weights += torch.randn(4, ELEMENTS, generator=generator)
-        told = [next(iter(each.replicas.told.values()))[0] for each in together.learners if each.replicas.told]
-        untold.append(max(((w - m).norm().item() for w, m in zip(together.weights, told, strict=False)), default=0.0))
+        sent = [next(iter(each.replicas.sent.values()))[0] for each in together.learners if each.replicas.sent]
+        unsent.append(max(((w - m).norm().item() for w, m in zip(together.weights, sent, strict=False)), default=0.0))
         together.mix()
         distances.append(apart(together.weights))
     unit = ELEMENTS**0.5
-    assert max(untold) < (30 if name == "topk" else 8) * unit
+    assert max(unsent) < (30 if name == "topk" else 8) * unit
     assert max(distances) < (20 if name == "topk" else 8) * unit
     assert sum(distances[120:]) < 1.25 * sum(distances[80:120])
 
@@ -112,7 +112,7 @@ def test_rounds_are_those_of_the_paper(topology: TopologyName):
     x, m = starts(4), torch.full((4, 4, ELEMENTS), torch.nan, dtype=torch.float64)  # m[i, j]: i as j knows it
     for step in range(8):
         noise = 0.1 * torch.randn(4, ELEMENTS, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-        T = together.topology.mixing_matrix(4, step).fill_diagonal_(0)  # T[i, j]: i hears j
+        T = together.topology.mixing_matrix(4, step).fill_diagonal_(0)  # T[i, j]: i receives from j
         for j, i in T.nonzero().tolist():
             if m[i, j].isnan().any():
                 m[i, j] = x[i]
@@ -147,7 +147,7 @@ def test_payload_is_the_bytes_of_the_messages(topology: TopologyName, name: str)
 def test_a_message_that_is_not_finite_names_its_sender():
     together = Together(starts(3), "ring", "int8")
     together.mix()
-    together.learners[1].replicas.told["all"][0][3] = torch.inf
+    together.learners[1].replicas.sent["all"][0][3] = torch.inf
     with pytest.raises(NonFiniteWeightsError, match="learner 1 sent weights that are not finite"):
         together.mix()
 
@@ -159,7 +159,7 @@ def test_other_learners_or_none_that_were_compressed_begin_anew():
     states: Sequence[dict[str, Any]] = [{"replicas": each.state_dict()} for each in together.learners]
     for saved, known in (([{"round": 5}] * 3, 0), (states[:2], 0), (states, 2)):
         learner.load_state_dict(saved, 3)
-        assert (len(learner.replicas.told), len(learner.replicas.heard)) == (known // 2, known)
+        assert (len(learner.replicas.sent), len(learner.replicas.received)) == (known // 2, known)
 
 
 class Learner:
