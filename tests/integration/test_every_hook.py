@@ -21,6 +21,7 @@ from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from scripts.composition.build import fit_tokenizer
 from scripts.composition.compose import CONF, options
+from tests.conftest import lone_world
 from tests.lists import write_nbest
 from tests.models import save_random_model
 
@@ -78,14 +79,13 @@ def files(
     small_config: Callable[..., DictConfig],
     lm_config: Callable[..., DictConfig],
     finished_run: Callable[..., Path],
-    alone: World,
 ) -> Path:
     """What some hooks read: noises, rooms, n-best lists of the tiny corpus, a language model of its texts, a teacher."""
     root, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     for name, samples in (("noises", 8000), ("rooms", 800)):
         soundfile.write(root / f"{name}.wav", 0.1 * rng.standard_normal(samples), 8000)
         write_manifest(root / f"{name}.jsonl", [Utterance(name, root / f"{name}.wav", samples / 8000, "")])
-    fit_tokenizer(small_config(), root, alone)
+    fit_tokenizer(small_config(), root, lone_world())
     tokenizer = load_tokenizer(root / "tokenizer")
     utterances = read_manifest(tiny_corpus / "train.jsonl")
     said = {each.id: tokenizer.encode(each.text) for each in utterances}
