@@ -143,8 +143,8 @@ class Found:
 
 
 def slug(name: str) -> str:
-    """A name of a folder."""
-    return name.replace(", ", "_").replace(" ", "-").replace("/", "-")
+    """The name of a folder, of a run as of a model."""
+    return name.replace(", ", "_").replace(" ", "-").replace("/", "-").replace("%", "")
 
 
 @dataclass(frozen=True, slots=True)

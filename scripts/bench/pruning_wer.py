@@ -27,7 +27,7 @@ if __name__ == "__main__":
 from asr.decoding.wer import ErrorCounts
 from asr.runs.checkpoint import model_folder_of
 from asr.runs.run_folder import RunFolder
-from scripts.bench.compression_study import CONTROL, CORPORA, Found, Study, read_arguments, save
+from scripts.bench.compression_study import CONTROL, CORPORA, Found, Study, read_arguments, save, slug
 from scripts.bench.encoder_costs import encoder_costs
 from scripts.bench.paired import print_table, row
 from scripts.composition.environment import environment
@@ -123,7 +123,7 @@ class PruningStudy(Study):
         for number in range(rounds):
             settings = [f"pass.{each}" for each in (f"sparsity={part}", *way.settings)]
             small = self.compressed(
-                before, way.passed, f"{slug_of(name)}-{number}", settings + (first if number == 0 else [])
+                before, way.passed, f"{slug(name)}-{number}", settings + (first if number == 0 else [])
             )
             last = number == rounds - 1
             run = self.run(name if last else f"{name} round {number}", seed)
@@ -138,11 +138,6 @@ class PruningStudy(Study):
             of = ["--weights", str(self.start_of(seed)), "--json", str(file)]
             subprocess.run([sys.executable, script, *of], check=True)
         return file
-
-
-def slug_of(name: str) -> str:
-    """A name that a model folder may have."""
-    return "".join(each if each.isalnum() else "-" for each in name)
 
 
 def main(arguments: list[str]) -> None:

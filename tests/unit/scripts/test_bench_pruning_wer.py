@@ -62,7 +62,7 @@ def test_all_ways_get_the_steps_of_the_control(tmp_path: Path, recorded: list[tu
             )
     ends = {name: number for name, number in steps.items() if "-masked-" not in name and "-round-" not in name}
     assert {name: number for name, number in ends.items() if number != CORPORA["fsdd"].pruning_steps} == {
-        "sizes-of-the-masks_from-nothing_50%-5": 0
+        "sizes-of-the-masks_from-nothing_50-5": 0
     }
     assert len(ends) == 1 + sum(len(way.sparsities) for way in WAYS.values())
 
