@@ -16,7 +16,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -141,6 +141,7 @@ class Learners:
         host = {"LOCAL_WORLD_SIZE": str(learners)}
         self.learners = [start(RANK=str(rank), LOCAL_RANK=str(rank), **run, **host) for rank in range(learners)]
         self.returncode: int | None = None
+        self.failed_first: list[Forked] = []
 
     @property
     def pids(self) -> list[int]:
@@ -151,6 +152,9 @@ class Learners:
         """None while any learner runs, then 0, or 1 where one failed; a failure ends the others."""
         codes = [learner.poll() for learner in self.learners]
         if any(codes):
+            self.failed_first = self.failed_first or [
+                learner for learner, code in zip(self.learners, codes, strict=True) if code
+            ]
             deadline = time.monotonic() + END_SECONDS
             while time.monotonic() < deadline and any(learner.poll() is None for learner in self.learners):
                 time.sleep(0.02)
@@ -161,7 +165,7 @@ class Learners:
         return self.returncode
 
     def communicate(self, timeout: float = 240) -> tuple[str, str]:
-        """Wait for the end of all; what they printed, learner by learner."""
+        """Wait for the end of all; what they printed, learner by learner, last those that failed before the others."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -169,7 +173,13 @@ class Learners:
                 printed = [learner.communicate()[0] for learner in self.learners]
                 raise AssertionError(f"the learners still run after {timeout} s: {printed}")
             time.sleep(0.01)
-        return "".join(learner.communicate()[0] for learner in self.learners), ""
+        ordered = sorted(self.learners, key=self.failed_first.__contains__)
+        ends = "".join(
+            f"learner {each.pid} was ended by signal {-code}\n"
+            for each in self.failed_first
+            if (code := each.wait()) < 0
+        )
+        return "".join(learner.communicate()[0] for learner in ordered) + ends, ""
 
     def kill(self) -> None:
         """kill -9 of all."""
@@ -187,20 +197,35 @@ def free_port() -> int:
 
 def listening(*pids: int) -> list[tuple[str, int]]:
     """Addresses and ports on which processes listen, this one by default: what ``ss -tlp`` would show."""
-    found = []
-    for pid in pids or (os.getpid(),):
-        own = {os.readlink(each) for each in _descriptors(pid)}
+    return [_address(family, local) for family, local, _ in _sockets(pids or (os.getpid(),), state="0A")]
+
+
+def connected(pid: int) -> list[tuple[str, int]]:
+    """The other ends of a process's TCP connections."""
+    return [_address(family, remote) for family, _, remote in _sockets((pid,), state="01")]
+
+
+def _sockets(pids: Sequence[int], state: str) -> Iterator[tuple[socket.AddressFamily, str, str]]:
+    """Family, own and other end of the TCP sockets of processes that are in a state, as Linux numbers them."""
+    for pid in pids:
+        own = _descriptors(pid)
         for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
             for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
-                    address, port = fields[1].split(":")
-                    words = struct.unpack(f"{len(address) // 8}I", bytes.fromhex(address))
-                    packed = struct.pack(f">{len(words)}I", *words)
-                    found.append((socket.inet_ntop(family, packed), int(port, 16)))
+                if fields[3] == state and f"socket:[{fields[9]}]" in own:
+                    yield family, fields[1], fields[2]
+
+
+def _address(family: socket.AddressFamily, written: str) -> tuple[str, int]:
+    address, port = written.split(":")
+    words = struct.unpack(f"{len(address) // 8}I", bytes.fromhex(address))
+    return socket.inet_ntop(family, struct.pack(f">{len(words)}I", *words)), int(port, 16)
+
+
+def _descriptors(pid: int) -> set[str]:
+    """What a process has open. Its threads go on, so that what has just been listed can be closed when it is read."""
+    found = set()
+    for each in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{each}"))
     return found
-
-
-def _descriptors(pid: int) -> list[str]:
-    folder = Path(f"/proc/{pid}/fd")
-    return [str(each) for each in folder.iterdir() if each.is_symlink()]

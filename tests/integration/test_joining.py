@@ -3,14 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import Forked, free_port
+from tests.processes import Forked, connected, free_port
 
 RUN = ("backend=dpsgd", "batch.units=3", "batch.unit_utterances=2")
 
@@ -65,7 +63,7 @@ def test_a_learner_that_is_lost_while_it_joins_is_named(launcher: Any, victim: i
     some.start(0, 2)
     others = [2] if victim == 0 else [0]
     deadline = time.monotonic() + 40
-    while len(list(connections(some.learners[2].pid))) < 2:  # to the store, and to learner 0
+    while len(connected(some.learners[2].pid)) < 2:  # to the store, and to learner 0
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(some.learners[victim].pid, blow)
@@ -74,13 +72,3 @@ def test_a_learner_that_is_lost_while_it_joins_is_named(launcher: Any, victim: i
     assert f"the learners have not met: learner {victim} has " in line
     assert some.seconds < 10
     some.learners[victim].end()
-
-
-def connections(pid: int) -> Iterator[str]:
-    """The connected TCP sockets of a process."""
-    own = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "01" and f"socket:[{fields[9]}]" in own:
-                yield fields[2]
