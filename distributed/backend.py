@@ -79,6 +79,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def claim(self, name: str, number: int) -> int:
+        """Without ``lockstep``: claim the next ``number`` units of the pool called ``name``; the index of the first.
+
+        Every learner calls it as it likes; no other one gets these units.
+        """
+
+    @abstractmethod
     def begin_step(self, local_weight: float, planned_weight: float) -> float:
         """Start what overlaps the computation; return the number that divides this learner's summed loss.
 

@@ -84,6 +84,9 @@ class FlatBackend(Backend):
 
     # The step
 
+    def claim(self, name: str, number: int) -> int:
+        return self.world.claim(name, number)
+
     def accumulating(self) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -108,6 +108,14 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme("delay_by_one", "gossip"),
         Scheme("hierarchical", "gossip", groups=lambda learners: 1 if learners % 4 else 2, learners=4),
         Scheme("adpsgd", "gossip", {"max_staleness": 4}, lockstep=False),
+        Scheme(
+            "hierarchical_adpsgd",
+            "gossip",
+            {"max_staleness": 4},
+            lockstep=False,
+            groups=lambda learners: 1 if learners % 4 else 2,
+            learners=4,
+        ),
     )
 }
 KEYS = {key for each in SCHEMES.values() for key in each.keys}

@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from asr.losses.lattice import (
-    ARC_DTYPE,
-    Shape,
-    arc_posteriors,
-    arcs_from_packed,
-    forward_variables,
-    log_likelihood,
-    reward_early_labels,
-)
+from asr.losses.lattice import ARC_DTYPE, Shape
+from asr.losses.sums import lattice_sums
 
 FLOOR = 1e-30  # floor of normalisers, relative to each side's most probable class: keeps their inverses finite
 
@@ -64,15 +57,13 @@ class _LatticeLoss(torch.autograd.Function):
     def forward(
         ctx: Any, blank_N: Tensor, label_N: Tensor, shape: Shape, fastemit: float, delay_penalty: float
     ) -> tuple[Tensor, Tensor]:
-        arcs = arcs_from_packed(blank_N, label_N, shape)
-        reward_early_labels(arcs, delay_penalty)
-        alpha_DBS = forward_variables(arcs)
-        by_blank_N, by_label_N = arc_posteriors(arcs, alpha_DBS, ARC_DTYPE)
+        sums = lattice_sums(blank_N, label_N, shape, delay_penalty=delay_penalty)
+        by_blank_N, by_label_N = sums.posteriors(ARC_DTYPE)
         occupancy_N = by_blank_N + by_label_N
         ctx.mark_non_differentiable(occupancy_N)
         ctx.cells_B = torch.tensor(shape.cells, device=blank_N.device)
         ctx.save_for_backward(by_blank_N.to(blank_N.dtype), by_label_N.to(blank_N.dtype) * (1 + fastemit))
-        return -log_likelihood(alpha_DBS, shape).to(blank_N.dtype), occupancy_N
+        return -sums.log_likelihood_B.to(blank_N.dtype), occupancy_N
 
     @staticmethod
     @once_differentiable

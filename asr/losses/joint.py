@@ -11,6 +11,7 @@ one and would be mostly rounding error; computed as minus the sum of the other e
 R encoder rows   Q predictor rows   J joint dimension   V classes with blank   n cells of a tile
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +35,9 @@ class Workspace:
         if tensor is None or len(tensor) < size[0]:
             tensor = self.held[name] = torch.empty(size, dtype=dtype, device=self.device)
         return tensor[: size[0]]
+
+
+LOCATED_CELLS = 2**20  # cells whose rows are looked up at a time: 24 MiB, and a few operators for many tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +118,15 @@ class TiledJoiner:
         """Score the cells at these indices among ``cells`` packed ones; the other cells get no arcs."""
         blank_N, label_N = torch.full((2, cells), -torch.inf, dtype=self.wide, device=self.space.device)
         normaliser_N = torch.zeros_like(blank_N)
-        for packed_n in open_n.split(self.tile_cells):
-            tile = self.index.locate(packed_n)
+        for packed_n, tile in self._tiles(open_n):
             blank_N[packed_n], label_N[packed_n], normaliser_N[packed_n] = self._score(self._hidden(tile)[0], tile)
         return Scores(blank_N, label_N, normaliser_N)
 
     def add_gradients(self, kept: Kept, total: Gradients) -> None:
         """Add the gradients from some of the packed cells, given the posteriors of the arcs that leave them."""
-        for start in range(0, len(kept.packed_K), self.tile_cells):
-            part = kept.part(start, start + self.tile_cells)
-            tile = self.index.locate(part.packed_K)
+        start = 0
+        for packed_n, tile in self._tiles(kept.packed_K):
+            part = kept.part(start, start := start + len(packed_n))
             hidden_nJ, kept_nJ = self._hidden(tile)
             gradient_nV = self._logits_gradient(hidden_nJ, tile, part)
             surest_n = torch.where(part.blank_K.abs() > part.label_K.abs(), self.blank, tile.label_n)
@@ -134,6 +137,16 @@ class TiledJoiner:
             hidden_gradient_nJ = self.space.take("hidden gradient", hidden_nJ.shape, self.dtype)
             torch.mm(gradient_nV, self.weight_VJ, out=hidden_gradient_nJ)
             self._add_input_gradients(tile, kept_nJ, hidden_gradient_nJ, total)
+
+    def _tiles(self, packed_n: Tensor) -> Iterator[tuple[Tensor, Cells]]:
+        """Cut cells into tiles: their indices among the packed cells, and their rows."""
+        for some_n in packed_n.split(max(1, LOCATED_CELLS // self.tile_cells) * self.tile_cells):
+            cells = self.index.locate(some_n)
+            tiles = (
+                each.split(self.tile_cells) for each in (some_n, cells.encoder_n, cells.predictor_n, cells.label_n)
+            )
+            for indices_n, *rows in zip(*tiles, strict=True):
+                yield indices_n, Cells(*rows)
 
     def _hidden(self, tile: Cells) -> tuple[Tensor, Tensor]:
         """The squashed e + p, or product, (n, J), and what its backward needs."""

@@ -74,19 +74,6 @@ def arcs_from_packed(blank_N: Tensor, label_N: Tensor, shape: Shape) -> Arcs:
     return Arcs(shape, blank_DBS, label_DBS)
 
 
-def reward_early_labels(arcs: Arcs, delay_penalty: float) -> None:
-    """Add delay_penalty x ((T - 1) / 2 - t) to the label arcs: every frame by which a label is later costs as much.
-
-    The arcs are changed in place. Source: Kang et al. (2023), "Delay-penalized transducer for low-latency streaming
-    ASR", arXiv 2211.00490.
-    """
-    if not delay_penalty:
-        return
-    for cells_TS, frames in zip(cell_views(arcs.label_DBS, arcs.shape), arcs.shape.frames, strict=True):
-        frame_T = torch.arange(frames, device=cells_TS.device, dtype=cells_TS.dtype)
-        cells_TS += delay_penalty * ((frames - 1) / 2 - frame_T)[:, None]
-
-
 def forward_variables(arcs: Arcs, merge: Merge = torch.logaddexp) -> Tensor:
     """log alpha, skewed: alpha(t, u) = alpha(t-1, u) blank(t-1, u) + alpha(t, u-1) label(t, u-1)   (eq. 16)."""
     alpha_DBS = torch.full_like(arcs.blank_DBS, -torch.inf)

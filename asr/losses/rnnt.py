@@ -8,6 +8,7 @@ for the cells that matter: where hardly any alignment passes there is hardly any
 B utterances   T frames   S = U + 1   J joint dimension   V classes with blank   N valid cells   K cells of them kept
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,20 +19,15 @@ from torch.autograd.function import once_differentiable
 from asr.losses.cells import CellIndex
 from asr.losses.inputs import Combine, LossInputs, Tensors
 from asr.losses.joint import Gradients, Kept, Scores, TiledJoiner
-from asr.losses.lattice import (
-    Shape,
-    arc_posteriors,
-    arcs_from_packed,
-    forward_variables,
-    log_likelihood,
-    reward_early_labels,
-)
+from asr.losses.lattice import Shape
 from asr.losses.squashing import TANH, Squashing
+from asr.losses.sums import lattice_sums
 from distributed.errors import UsageError
 from distributed.ranges import Count, NonNegative, Probability
 
 Kernels = Literal["auto", "torch", "triton"]
-TILE_CELLS = {"cpu": 1024, "cuda": 65536}  # logits of 2 MB with 500 classes stay in a cache; a GPU wants work
+CPU_TILE_CELLS = 1024  # logits of 2 MB with 500 classes stay in a cache
+GPU_TILE_LOGITS = 2**26  # 256 MiB in fp32: a GPU wants work, and few operators
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +121,16 @@ def problem_of(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = 
         combine=inputs.combine,
         squashing=inputs.squashing,
         blank=inputs.blank,
-        tile_cells=settings.tile_cells or TILE_CELLS[inputs.encoder_BTJ.device.type],
+        tile_cells=settings.tile_cells or tile_cells_of(inputs.encoder_BTJ.device, len(inputs.bias_V)),
         dtype=inputs.product_dtype,
         settings=settings,
         differentiable=torch.is_grad_enabled(),  # inside a Function it never is
     )
+
+
+def tile_cells_of(device: torch.device, classes: int) -> int:
+    """Number of cells of a tile that suits a device."""
+    return CPU_TILE_CELLS if device.type == "cpu" else max(CPU_TILE_CELLS, GPU_TILE_LOGITS // classes)
 
 
 class _TransducerLoss(torch.autograd.Function):
@@ -141,16 +142,15 @@ class _TransducerLoss(torch.autograd.Function):
     ) -> Tensor:
         tensors = (encoder_BTJ, predictor_BSJ, weight_VJ, bias_V)
         scores = score_cells(tensors, problem)
-        arcs = arcs_from_packed(scores.blank_N, scores.label_N, problem.shape)
-        reward_early_labels(arcs, problem.settings.delay_penalty)
-        alpha_DBS = forward_variables(arcs)
+        differentiable = problem.differentiable and any(ctx.needs_input_grad)
+        penalty = problem.settings.delay_penalty
+        sums = lattice_sums(scores.blank_N, scores.label_N, problem.shape, delay_penalty=penalty)
         # Squashing would hide an infinite state; the loss must show it, so that the guard against bad steps sees it.
-        loss_B = -log_likelihood(alpha_DBS, problem.shape) + _poison(tensors, problem.shape)
+        loss_B = -sums.log_likelihood_B + _poison(tensors, problem.shape)
         loss_B = loss_B.to(torch.promote_types(problem.dtype, torch.float32))
-        if problem.differentiable and any(ctx.needs_input_grad):
+        if differentiable:
             ctx.problem = problem
-            posteriors = arc_posteriors(arcs, alpha_DBS, loss_B.dtype)
-            kept = keep_cells(*posteriors, scores.normaliser_N, problem)
+            kept = keep_cells(*sums.posteriors(loss_B.dtype), scores.normaliser_N, problem)
             ctx.save_for_backward(*tensors, *kept, 0.0 * loss_B)
         return loss_B
 
@@ -188,10 +188,16 @@ def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, problem: 
 
 
 def _poison(tensors: Tensors, shape: Shape) -> Tensor:
-    """(B,) zero for each utterance whose states and weights are finite, otherwise NaN."""
+    """(B,) zero for each utterance whose states and weights are finite, otherwise NaN; padding is not read."""
     encoder_BTJ, predictor_BSJ, weight_VJ, _ = tensors
-    sums = [
-        encoder_BTJ[index, :frames].sum() + predictor_BSJ[index, :states].sum()
-        for index, (frames, states) in enumerate(zip(shape.frames, shape.states, strict=True))
-    ]
-    return 0.0 * (torch.stack(sums) + weight_VJ.sum())
+    sums_B = sum(
+        torch.where(_used(lengths, states_BXJ), states_BXJ.sum(-1), 0.0).sum(1)
+        for lengths, states_BXJ in ((shape.frames, encoder_BTJ), (shape.states, predictor_BSJ))
+    )
+    return 0.0 * (sums_B + weight_VJ.sum())
+
+
+def _used(lengths: Sequence[int], states_BXJ: Tensor) -> Tensor:
+    """(B, X) whether a state lies within its utterance."""
+    length_B = torch.tensor(lengths, device=states_BXJ.device)
+    return torch.arange(states_BXJ.shape[1], device=states_BXJ.device) < length_B[:, None]

@@ -115,7 +115,7 @@ class PooledUnits:
     Args:
         share: units of one step, G / L.
         marks: global steps between points at which learners must meet, for each reason to meet.
-        claim: (name, number) -> index of the first of ``number`` units that no other learner gets; ``World.claim``.
+        claim: (name, number) -> index of the first of ``number`` units that no other learner gets; ``Backend.claim``.
         pool: name of this run's claims; a new one each time that learners start.
         planned_mark: (name of a stretch, global step at its start) -> global step at which it shall end at the latest,
             the same for all learners; None where only ``marks`` count.

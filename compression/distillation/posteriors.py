@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from asr.data.tokenizer import BLANK
-from asr.losses.rnnt import TILE_CELLS
+from asr.losses.rnnt import tile_cells_of
 from asr.models.encoder import padding_mask
 from asr.models.joiner import Joiner
 
@@ -97,7 +97,7 @@ def lattice_divergence(
     Args:
         tile_cells: number of cells whose logits exist at a time, in whole states; None: chosen for the device.
     """
-    tile_cells = tile_cells or TILE_CELLS[student.encoder_BTJ.device.type]
+    tile_cells = tile_cells or tile_cells_of(student.encoder_BTJ.device, student.joiner.output.out_features)
     sizes = list(zip(transcripts.states_B, transcripts.labels_B, strict=True))
     rows = [_rows(lattice, sizes, tile_cells) for lattice in (teacher, student)]
     total = []

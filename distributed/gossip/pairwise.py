@@ -76,10 +76,21 @@ class Buffers:
 
 
 class Pairwise:
-    """Both ends' rules for exchanges over one group; each learner has one, used by its two threads."""
+    """Both ends' rules for exchanges over one group; each learner has one, used by its two threads.
 
-    def __init__(self, *, group: ProcessGroup, mixing: PendingMixing, on_exchange: OnExchange) -> None:
+    ``ranks``: those of the group's members among all learners, by which errors name them; None where they are the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: ProcessGroup,
+        mixing: PendingMixing,
+        on_exchange: OnExchange,
+        ranks: Sequence[int] | None = None,
+    ) -> None:
         self.group = group
+        self.ranks = range(group.size()) if ranks is None else ranks
         self.mixing = mixing
         self.on_exchange = on_exchange
         self._end = torch.tensor([_END, 0.0], dtype=torch.float64)  # gloo reads it when it gets to send it,
@@ -97,7 +108,7 @@ class Pairwise:
             received = buffers.incoming(peer)
             works = [self.group.recv([b], peer, _ANSWER + tag) for tag, b in enumerate(received)]
             taken_at = self.mixing.snapshot(buffers.own)
-            check_own(buffers.own, self.group.rank())
+            check_own(buffers.own, self.ranks[self.group.rank()])
             header = torch.tensor([_EXCHANGE, weight], dtype=torch.float64)
             works.append(self.group.send([header], peer, _HEADER))
             message = buffers.outgoing(peer)
@@ -106,8 +117,10 @@ class Pairwise:
         except NonFiniteWeightsError:
             raise
         except RuntimeError as error:
-            raise ExchangeError(f"learner {peer} does not answer an exchange of weights any more: {error}") from error
-        buffers.other = self.mixing.add(buffers.difference(peer, received), weight * buffers.gamma, taken_at)
+            raise ExchangeError(
+                f"learner {self.ranks[peer]} does not answer an exchange of weights any more: {error}"
+            ) from error
+        buffers.other = self.mixing.add(self._difference(peer, received, buffers), weight * buffers.gamma, taken_at)
         self.on_exchange(payload_bytes=_total_bytes(message), initiated=True, began_at=began_at)
 
     def answer(self, buffers: Buffers) -> bool:
@@ -132,17 +145,23 @@ class Pairwise:
             received = buffers.incoming(peer)
             works = [self.group.recv([b], peer, _ASKING + tag) for tag, b in enumerate(received)]
             taken_at = self.mixing.snapshot(buffers.own)
-            check_own(buffers.own, self.group.rank())
+            check_own(buffers.own, self.ranks[self.group.rank()])
             message = buffers.outgoing(peer)
             works += [self.group.send([b], peer, _ANSWER + tag) for tag, b in enumerate(message)]
             _wait(works)
         except NonFiniteWeightsError:
             raise
         except RuntimeError as error:
-            raise ExchangeError(f"learner {peer} was lost in an exchange of weights: {error}") from error
-        buffers.other = self.mixing.add(buffers.difference(peer, received), weight * buffers.gamma, taken_at)
+            raise ExchangeError(f"learner {self.ranks[peer]} was lost in an exchange of weights: {error}") from error
+        buffers.other = self.mixing.add(self._difference(peer, received, buffers), weight * buffers.gamma, taken_at)
         self.on_exchange(payload_bytes=_total_bytes(message), initiated=False, began_at=began_at)
         return True
+
+    def _difference(self, peer: int, received: Message, buffers: Buffers) -> Message:
+        try:
+            return buffers.difference(peer, received)
+        except NonFiniteWeightsError:
+            raise NonFiniteWeightsError(f"learner {self.ranks[peer]} sent") from None
 
     def end(self, peer: int) -> None:
         """Tell ``peer``'s answering thread to stop; returns at once. RuntimeError if there is no connection."""

@@ -9,12 +9,14 @@ another learner, so that nobody's slowness can spread.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from distributed.gossip.continuous_momentum import ContinuousMomentum, Flow
 from distributed.gossip.packing import Message, Packing
 
 
@@ -22,11 +24,12 @@ class PendingMixing:
     """Weights of one learner, in flat buffers, and the mixing not yet in them.
 
     The age of an exchange is the number of own updates since its snapshot was taken; its staleness is its age when it
-    is folded in.
+    is folded in. ``flow``: constants of a continuous momentum of the weights; None goes without it.
     """
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
+    def __init__(self, weights: Sequence[Tensor], flow: Flow | None = None) -> None:
         self.packing = Packing(weights)
+        self.momentum = None if flow is None else ContinuousMomentum(weights, flow)
         self._nonnegative: Sequence[Tensor] = ()
         self.updates = 0  # number of updates by this learner's own optimizer
         self._pending = self.packing.message()  # differences, which count ``_scale`` times
@@ -93,17 +96,28 @@ class PendingMixing:
             self._changed.notify_all()
 
     @contextmanager
-    def updating(self) -> Iterator[float]:
-        """Fold pending into the weights; the caller's update follows inside, with snapshots excluded.
+    def updating(self, advanced: bool = False) -> Iterator[float]:
+        """``advance``, unless that is done; the caller's update follows inside, with snapshots excluded.
 
         Yields the seconds that this call waited for a snapshot to end.
         """
         started = time.perf_counter()
         with self._changed:
             waited = time.perf_counter() - started
-            self._fold()
+            if not advanced:
+                self._advance()
             yield waited
             self.updates += 1
+
+    def advance(self) -> bool:
+        """What precedes an update: a step of the momentum, and pending is folded in. Whether weights have changed."""
+        with self._changed:
+            return self._advance()
+
+    def _advance(self) -> bool:
+        if self.momentum is not None:
+            self.momentum.elapse()
+        return self._fold() or self.momentum is not None
 
     def fold(self) -> None:
         """Fold pending into the weights where there is no update."""
@@ -111,15 +125,27 @@ class PendingMixing:
             self._fold()
 
     @torch.no_grad()
-    def _fold(self) -> None:
+    def _fold(self) -> bool:
         if not self._arrived:
-            return
+            return False
         self.packing.add(self._pending, self._scale)
+        if self.momentum is not None:
+            self.momentum.exchanged(self._pending, self._scale)
         for buffer in self._nonnegative:
             buffer.clamp_(min=0)
         for taken_at, exchanges in self._arrived.items():
             self._staleness[self.updates - taken_at] += exchanges
         self._arrived.clear()
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The momentum's part of a checkpoint; nothing may be pending."""
+        return {} if self.momentum is None else {"offsets": self.momentum.offsets}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the momentum of a checkpoint; one without leaves it at its beginning."""
+        if self.momentum is not None and "offsets" in state:
+            self.momentum.load(state["offsets"])
 
     def take_staleness(self) -> Counter[int]:
         """Number of exchanges folded in since the last call, by staleness."""

@@ -27,6 +27,10 @@ class Topology(ABC):
     fixed: ClassVar[bool] = False
     """Whether T is the same in every round."""
 
+    def period(self, size: int) -> int | None:
+        """After how many rounds T comes again; None where rounds are random, and any two learners equally often meet."""
+        return 1 if self.fixed else None
+
     @abstractmethod
     def row(self, rank: int, size: int, round: int) -> dict[int, float]:
         """Row ``rank`` of T: the learners whose weights ``rank`` mixes in, itself included. Their weights sum to 1."""
@@ -105,6 +109,10 @@ class Exponential(Topology):
     def column(self, rank: int, size: int, round: int) -> dict[int, float]:
         """T is not symmetric: the recipient is the learner ``shift`` places ahead."""
         return {rank: 1.0} if size == 1 else {rank: 0.5, (rank + _shift(size, round)) % size: 0.5}
+
+    def period(self, size: int) -> int:
+        """As many rounds as there are shifts."""
+        return max(1, (size - 1).bit_length())
 
 
 class Complete(Topology):

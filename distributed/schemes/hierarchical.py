@@ -12,13 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
-import torch
 from torch import nn
-from torch.distributed import ProcessGroup
 
 from distributed.backend import GradientReport
-from distributed.base import UnequalStartError, checksum
-from distributed.errors import UsageError
+from distributed.gossip.groups import Groups
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mixed_in, others
 from distributed.gossip.neighbours import NeighbourExchange
@@ -26,7 +23,6 @@ from distributed.gossip.packing import Message
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
-from distributed.parameters.gradient_average import GradientAverage
 from distributed.ranges import Count, Positive
 
 
@@ -46,68 +42,39 @@ class Hierarchical(LockstepMixing):
         world: World,
     ) -> None:
         super().__init__(mix_moments=mix_moments, world=world)
-        self.group_size = world.local_size if group_size is None else group_size
-        if world.size % self.group_size:
-            given = f"{self.group_size} learners per host" if group_size is None else f"backend.group_size={group_size}"
-            raise UsageError(
-                f"{given} must divide the number of learners, got {world.size}; set backend.group_size to one of "
-                f"{', '.join(str(n) for n in range(1, world.size + 1) if world.size % n == 0)}"
-            )
-        self.groups = world.size // self.group_size
-        self.group, self.member = divmod(world.rank, self.group_size)
+        self.groups = Groups(world, group_size, bucket_mb)
         self.topology = make_topology(topology, seed)
-        self._average = GradientAverage(bucket_mb=bucket_mb, traffic=self.traffic)
-        self._inside: ProcessGroup | None = None
         self._exchange: NeighbourExchange | None = None
         self._row: dict[int, float] = {}  # weight of each other group in the round in flight
 
     @property
     def shares(self) -> int:
-        return self.group_size
+        return self.groups.size
 
     @property
     def mixes(self) -> bool:
-        return self.groups > 1
+        return self.groups.number > 1
 
     # Inside a group
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        sizes = self.world.gather(self.group_size)
-        if len(set(sizes)) > 1:
-            raise UsageError(
-                f"learners have groups of different sizes {sorted(set(sizes))}, as their hosts hold different numbers "
-                "of learners; set backend.group_size to one number that divides them all"
-            )
         self._model, self._flat = model, FlatParameters(model, gradients=False)
-        first = self.group * self.group_size
-        learners = range(first, first + self.group_size)
-        self._inside = self.world.new_group(f"inside-{self.group}", learners, on_device=True)
-        return self._average.wrap(model, self._inside)
+        return self.groups.wrap(model)
 
     def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
         super().synchronise(resumed)
         if rehearse is not None:
-            self._average.rehearse(rehearse)
+            self.groups.gradients.rehearse(rehearse)
             self.zero_grad()
 
     def _check_resumed(self) -> None:
-        checksums = self.world.gather(checksum(self.flat.flat))
-        differing = [
-            rank
-            for rank, value in enumerate(checksums)
-            if value != checksums[rank // self.group_size * self.group_size]
-        ]
-        if differing:
-            raise UnequalStartError(
-                f"after resuming, learners {differing} hold other weights than the first of their group, but learners "
-                "of a group need the same; resume from another checkpoint, or start afresh with resume=false"
-            )
+        self.groups.check_equal(self.flat.flat)
 
     def accumulating(self) -> AbstractContextManager[None]:
-        return self._average.accumulating()
+        return self.groups.gradients.accumulating()
 
     def reduce_gradients(self, max_norm: float | None) -> GradientReport:
-        self._average.finish()
+        self.groups.gradients.finish()
         return super().reduce_gradients(max_norm)
 
     # Between groups
@@ -116,35 +83,29 @@ class Hierarchical(LockstepMixing):
     def exchange(self) -> NeighbourExchange:
         """The exchange between the members of the same number in all groups, made on first use."""
         if self._exchange is None:
-            learners = range(self.member, self.world.size, self.group_size)
-            group = self.world.new_group(f"between-{self.member}", learners)
+            learners = self.groups.counterparts
+            group = self.world.new_group(f"between-{self.groups.member}", learners)
             self._exchange = NeighbourExchange(group=group, learners=learners, traffic=self.traffic)
         return self._exchange
 
     def _start_round(self, snapshot: Message) -> None:
-        self._row = others(self.topology.row(self.group, self.groups, self.round), self.group)
-        recipients = others(self.topology.column(self.group, self.groups, self.round), self.group)
+        own, number = self.groups.own, self.groups.number
+        self._row = others(self.topology.row(own, number, self.round), own)
+        recipients = others(self.topology.column(own, number, self.round), own)
         self.exchange.start(self._share(snapshot), self._row.keys(), recipients.keys())
 
     def _finish_round(self, snapshot: Message) -> Message | None:
         share = mixed_in(self._share(snapshot), self.exchange.wait(), self._row)
-        if share is None:
-            return None
-        assert self._inside is not None
-        gathered = [torch.empty_like(part) for part in snapshot]
-        for whole, part in zip(gathered, share, strict=True):
-            self._inside._allgather_base(whole, part).wait()
-            others_bytes = part.nbytes * (self.group_size - 1)
-            self.traffic.count(others_bytes, others_bytes)
-        return gathered
+        return None if share is None else [self.groups.gather(part) for part in share]
 
     def _share(self, message: Message) -> Message:
         """The part of a message that this member exchanges."""
-        return [part.chunk(self.group_size)[self.member] for part in message]
+        return [part.chunk(self.groups.size)[self.groups.member] for part in message]
 
     def drain(self) -> None:
         if self._exchange is not None:
             self._exchange.wait()
 
     def close(self) -> None:
-        self._exchange = self._inside = None
+        self._exchange = None
+        self.groups.close()

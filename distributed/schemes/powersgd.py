@@ -47,8 +47,20 @@ class PowerSgd(CompressedBackend):
     parameter that is no longer compressed, as after a resume with other settings, is sent at once.
     """
 
-    def __init__(self, *, rank: Count, min_rate: Positive, warmup_steps: Natural, seed: int, world: World) -> None:
-        super().__init__(warmup_steps=warmup_steps, world=world)
+    def __init__(
+        self,
+        *,
+        rank: Count,
+        min_rate: Positive,
+        warmup_steps: Natural,
+        refresh_moments: Count | None,
+        refresh_batches: Count,
+        seed: int,
+        world: World,
+    ) -> None:
+        super().__init__(
+            warmup_steps=warmup_steps, refresh_moments=refresh_moments, refresh_batches=refresh_batches, world=world
+        )
         self.rank = rank
         self.min_rate = min_rate
         self.seed = seed

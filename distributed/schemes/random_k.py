@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distributed.keyed import keyed_seed
 from distributed.learners.launch import World
-from distributed.ranges import Natural
+from distributed.ranges import Count, Natural
 from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values
 from distributed.sparse.segments import EVERYTHING, Index, Segment
 from distributed.values.selection import positions_of
@@ -28,10 +28,21 @@ class RandomK(SparseFeedback):
         values: Values,
         beta: Beta,
         warmup_steps: Natural,
+        refresh_moments: Count | None,
+        refresh_batches: Count,
         seed: int,
         world: World,
     ) -> None:
-        super().__init__(rate=rate, rates=rates, values=values, beta=beta, warmup_steps=warmup_steps, world=world)
+        super().__init__(
+            rate=rate,
+            rates=rates,
+            values=values,
+            beta=beta,
+            warmup_steps=warmup_steps,
+            refresh_moments=refresh_moments,
+            refresh_batches=refresh_batches,
+            world=world,
+        )
         self.seed = seed
 
     def _select(self, memory: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[Index]:

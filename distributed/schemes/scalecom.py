@@ -21,7 +21,7 @@ from torch.distributed import Work
 from distributed.backend import GradientReport
 from distributed.errors import UsageError
 from distributed.learners.launch import World
-from distributed.ranges import Natural, Positive
+from distributed.ranges import Count, Natural, Positive
 from distributed.sparse.ages import Ages
 from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values, copy_views
 from distributed.sparse.overlap import Filling, OverlappedStep, Sent
@@ -55,11 +55,22 @@ class ScaleCom(SparseFeedback):
         values: Values,
         beta: Beta,
         warmup_steps: Natural,
+        refresh_moments: Count | None,
+        refresh_batches: Count,
         overlap: bool,
         bucket_mb: Positive,
         world: World,
     ) -> None:
-        super().__init__(rate=rate, rates=rates, values=values, beta=beta, warmup_steps=warmup_steps, world=world)
+        super().__init__(
+            rate=rate,
+            rates=rates,
+            values=values,
+            beta=beta,
+            warmup_steps=warmup_steps,
+            refresh_moments=refresh_moments,
+            refresh_batches=refresh_batches,
+            world=world,
+        )
         self.overlap = overlap
         self.bucket_mb = bucket_mb
         self.ages: Ages | None = None  # None until count_ages is called
@@ -82,7 +93,7 @@ class ScaleCom(SparseFeedback):
 
     def begin_step(self, local_weight: float, planned_weight: float) -> float:
         divisor = super().begin_step(local_weight, planned_weight)
-        if self._filling is not None and self.step >= self.warmup_steps:
+        if self._filling is not None and not self.sends_dense:
             buckets = [[s for s in self.segments if s.bucket == place] for place in range(self._filling.buckets)]
             self._overlapped = OverlappedStep(buckets, self)
             self._filling.start(self._overlapped.advance)

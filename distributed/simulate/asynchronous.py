@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distributed.gossip.continuous_momentum import Flow
 from distributed.gossip.finite import check_own
 from distributed.gossip.mixing import pair_difference
 from distributed.gossip.packing import Message
@@ -28,6 +29,7 @@ class GossipLearning:
     Args:
         batch_of: the batch of a unit of the pool, by its number.
         rate: learning rate by the number of the unit; None keeps the optimizers' own.
+        flow: constants of the continuous momentum (distributed/gossip/continuous_momentum.py); None goes without it.
         watch: called with the unit's number after each update.
     """
 
@@ -39,6 +41,7 @@ class GossipLearning:
         batch_of: Callable[[int], Any],
         rate: Callable[[int], float] | None = None,
         max_norm: float | None = None,
+        flow: Flow | None = None,
         watch: Callable[[int], None] = lambda unit: None,
     ) -> None:
         self.loss = loss
@@ -48,7 +51,7 @@ class GossipLearning:
         self.max_norm = max_norm
         self.watch = watch
         self.losses: dict[int, float] = {}  # by unit
-        self.mixing = [PendingMixing([weights_P]) for weights_P in copies.weights_CP]
+        self.mixing = [PendingMixing([weights_P], flow) for weights_P in copies.weights_CP]
         self._entered: dict[tuple[int, bool], tuple[Message, int]] = {}  # snapshot and token, by learner and role
 
     def update(self, learner: int, unit: int) -> None:

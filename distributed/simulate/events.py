@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from distributed.gossip.initiated import initiated
 from distributed.gossip.topology import Topology
-from distributed.schemes.adpsgd import initiated
 from distributed.simulate.pace import Pace
 
 

@@ -17,10 +17,11 @@ from distributed.simulate.model_size import ModelSize
 from distributed.simulate.pace import Pace
 from distributed.simulate.timed import Alone, Averaged, Delayed, Grouped, Neighbours, Timed
 from distributed.simulate.timed_compressed import CommonEntries, Half, LowRank, OwnEntries, SparseSizes
+from distributed.simulate.timed_groups import GroupedGossip, time_groups
 
 WORDS = (
     "single", "allreduce", "ssgd_noise", "half_allreduce", "scalecom", "local_topk", "random_k", "powersgd",
-    "dpsgd", "delay_by_one", "hierarchical", "adpsgd",
+    "dpsgd", "delay_by_one", "hierarchical", "adpsgd", "hierarchical_adpsgd",
 )  # fmt: skip
 Settings = Mapping[str, Any]  # the keys of conf/backend/<word>.yaml
 
@@ -29,10 +30,15 @@ WORK_SECONDS_PER_BYTE: Mapping[str, float] = {
     "scalecom": 1.68e-9, "local_topk": 1.76e-9, "powersgd": 1.76e-9,
 }  # fmt: skip
 WORK_PER_RANK = 0.41e-9  # of powersgd, beside the above, for each rank
-LIKE = {"ssgd_noise": "allreduce", "random_k": "scalecom", "hierarchical": "dpsgd"}  # not measured by themselves
+LIKE = {
+    "ssgd_noise": "allreduce",
+    "random_k": "scalecom",
+    "hierarchical": "dpsgd",
+    "hierarchical_adpsgd": "adpsgd",
+}  # not measured by themselves
 
 
-def timed(word: str, settings: Settings, cluster: Cluster) -> Timed | Gossip:
+def timed(word: str, settings: Settings, cluster: Cluster) -> Timed | Gossip | GroupedGossip:
     """The scheme of a word with the settings of its configuration.
 
     Raises:
@@ -61,16 +67,20 @@ def _code(settings: Settings) -> Code | None:
     return code_of(settings.get("compression", "none"), settings.get("compression_rate", 1))
 
 
-def _of_topology(word: str, settings: Settings, cluster: Cluster) -> Timed | Gossip:
+def _of_topology(word: str, settings: Settings, cluster: Cluster) -> Timed | Gossip | GroupedGossip:
     topology = make_topology(settings["topology"], settings["seed"])
-    if word == "adpsgd":
-        return Gossip(topology, settings["rounds_per_step"], settings["max_staleness"], _code(settings))
     if word == "dpsgd":
         return Neighbours(topology, _code(settings))
+    gossip = None
+    if word in ("adpsgd", "hierarchical_adpsgd"):
+        gossip = Gossip(topology, settings["rounds_per_step"], settings["max_staleness"], _code(settings))
+    if gossip is not None and word == "adpsgd":
+        return gossip
     size = settings["group_size"] or min(cluster.learners_per_node, cluster.learners)
     if cluster.learners % size:
         raise UsageError(f"backend.group_size={size} must divide the number of learners, got {cluster.learners}")
-    return Grouped(topology, size, settings["bucket_mb"])
+    bucket_mb = settings["bucket_mb"]
+    return Grouped(topology, size, bucket_mb) if gossip is None else GroupedGossip(gossip, size, bucket_mb)
 
 
 def _sparse(word: str, settings: Settings) -> Timed:
@@ -83,9 +93,17 @@ def _sparse(word: str, settings: Settings) -> Timed:
 
 
 def time_of(
-    scheme: Timed | Gossip, cluster: Cluster, model: ModelSize, pace: Pace, *, steps: int, work_seconds: float
+    scheme: Timed | Gossip | GroupedGossip,
+    cluster: Cluster,
+    model: ModelSize,
+    pace: Pace,
+    *,
+    steps: int,
+    work_seconds: float,
 ) -> Timing:
     """Time the steps of a scheme; ``work_seconds``: of its own, per step, or per exchange at each end under ``adpsgd``."""
+    if isinstance(scheme, GroupedGossip):
+        return time_groups(scheme, cluster, model, pace, steps=steps, work_seconds=work_seconds)
     if isinstance(scheme, Gossip):
         return time_asynchronous(scheme, cluster, model, pace, steps=steps, work_seconds=work_seconds)
     return time_lockstep(scheme, cluster, model, pace, steps=steps, work_seconds=work_seconds)

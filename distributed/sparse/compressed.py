@@ -24,7 +24,9 @@ from distributed.backend import GradientReport, State
 from distributed.base import SynchronousBackend
 from distributed.learners.launch import World
 from distributed.parameters.gradients import clip_gradients
+from distributed.ranges import Count
 from distributed.sparse.exchange import Exchange
+from distributed.sparse.second_moment import second_moment
 
 
 def own_limit(max_norm: float | None, learners: int) -> float | None:
@@ -33,11 +35,23 @@ def own_limit(max_norm: float | None, learners: int) -> float | None:
 
 
 class CompressedBackend(SynchronousBackend):
-    """Sends gradients uncompressed for ``warmup_steps`` steps, then compressed by the subclass."""
+    """Sends gradients uncompressed for ``warmup_steps`` steps, then compressed by the subclass.
 
-    def __init__(self, *, warmup_steps: int, world: World) -> None:
+    With ``refresh_moments`` the first ``refresh_batches`` of every so many steps after the warm-up are uncompressed as
+    well, and Adam's second moment is that of these alone (distributed/sparse/second_moment.py).
+    """
+
+    def __init__(
+        self,
+        *,
+        warmup_steps: int,
+        world: World,
+        refresh_moments: Count | None = None,
+        refresh_batches: Count = 1,
+    ) -> None:
         super().__init__(world=world)
         self.warmup_steps = warmup_steps
+        self._moments = second_moment(refresh_moments, refresh_batches)
         self.step = 0  # number of steps, the same on all learners, skipped ones included
         self.exchange = Exchange(world)
         self.uncompressed: list[Tensor] = []  # the parameters of optimizer groups with ``compress=False``
@@ -46,8 +60,16 @@ class CompressedBackend(SynchronousBackend):
     def attach(self, optimizer: Optimizer) -> None:
         """Reads the groups' ``compress`` flags once for the whole run: loading a checkpoint overwrites those flags."""
         super().attach(optimizer)
+        if self._moments is not None:
+            self._moments.check(optimizer)
         groups = optimizer.param_groups
         self.uncompressed = [p for group in groups if not group.get("compress", True) for p in group["params"]]
+
+    @property
+    def sends_dense(self) -> bool:
+        """Whether the current step is one whose gradients travel uncompressed."""
+        compressible = self.step - self.warmup_steps
+        return compressible < 0 or (self._moments is not None and self._moments.sends_dense(compressible))
 
     @abstractmethod
     def _reduce(self, usable: bool) -> bool:
@@ -61,8 +83,9 @@ class CompressedBackend(SynchronousBackend):
         report = self.clip_own_gradients(max_norm)
         self.traffic.rounds += 1
         self._dense_bytes += sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
-        warming_up = self.step < self.warmup_steps
-        finite = self._average_all(report.finite) if warming_up else self._reduce(report.finite)
+        finite = self._average_all(report.finite) if self.sends_dense else self._reduce(report.finite)
+        if finite and self._moments is not None and self.sends_dense and self.step >= self.warmup_steps:
+            self._moments.observe(dict(self.model.named_parameters()))
         return report._replace(finite=finite)
 
     def clip_own_gradients(self, max_norm: float | None) -> GradientReport:
@@ -107,6 +130,8 @@ class CompressedBackend(SynchronousBackend):
     @contextmanager
     def updating(self, apply: bool) -> Iterator[None]:
         self.step += 1
+        if apply and self._moments is not None:
+            self._moments.hold(dict(self.model.named_parameters()), self.optimizer)
         with super().updating(apply):
             yield
 
@@ -120,10 +145,13 @@ class CompressedBackend(SynchronousBackend):
         return figures
 
     def state_dict(self) -> State:
-        return {"step": self.step}
+        moments = {} if self._moments is None else {"moments": self._moments.state_dict()}
+        return {"step": self.step, **moments}
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
         self.step = states[0]["step"]
+        if self._moments is not None and "moments" in states[0]:
+            self._moments.load_state_dict(states[0]["moments"], dict(self.model.named_parameters()))
 
 
 def _same_kind(one: Tensor, other: Tensor) -> bool:

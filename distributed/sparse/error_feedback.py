@@ -63,9 +63,13 @@ class SparseFeedback(CompressedBackend):
         values: Values,
         beta: Beta,
         warmup_steps: Natural,
+        refresh_moments: Count | None,
+        refresh_batches: Count,
         world: World,
     ) -> None:
-        super().__init__(warmup_steps=warmup_steps, world=world)
+        super().__init__(
+            warmup_steps=warmup_steps, refresh_moments=refresh_moments, refresh_batches=refresh_batches, world=world
+        )
         self.rate = rate
         self.rates = rates
         self.values = values

@@ -51,7 +51,15 @@ SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 
 def schemes(rate: int) -> Mapping[str, Callable[[World], CompressedBackend]]:
     """All schemes that are compared, by their names in the results."""
-    sparse: Any = {"rate": rate, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0}
+    sparse: Any = {
+        "rate": rate,
+        "rates": [],
+        "values": "full",
+        "beta": 1.0,
+        "warmup_steps": 0,
+        "refresh_moments": None,
+        "refresh_batches": 1,
+    }
     return {
         "scalecom": lambda world: ScaleCom(**sparse, overlap=False, bucket_mb=1, world=world),
         "scalecom-bf16": lambda world: ScaleCom(
@@ -59,8 +67,12 @@ def schemes(rate: int) -> Mapping[str, Callable[[World], CompressedBackend]]:
         ),
         "local_topk": lambda world: LocalTopK(**sparse, world=world),
         "random_k": lambda world: RandomK(**sparse, seed=1, world=world),
-        "powersgd-r1": lambda world: PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world),
-        "powersgd-r4": lambda world: PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, seed=1, world=world),
+        "powersgd-r1": lambda world: PowerSgd(
+            rank=1, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world
+        ),
+        "powersgd-r4": lambda world: PowerSgd(
+            rank=4, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world
+        ),
         "fp16": lambda world: HalfAllReduce(dtype="float16", world=world),
     }
 
@@ -128,7 +140,18 @@ def selection_fraction(rate: int, repetitions: int) -> dict[str, float]:
     world = World(0, 1, 0, 1, torch.device("cpu"), None)
     model, batch = conformer(), noise_batch()
     backend = prepared(
-        ScaleCom(rate=rate, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=world),
+        ScaleCom(
+            rate=rate,
+            rates=[],
+            values="full",
+            beta=1.0,
+            warmup_steps=0,
+            refresh_moments=None,
+            refresh_batches=1,
+            overlap=False,
+            bucket_mb=1,
+            world=world,
+        ),
         model,
     )
     computing, reducing = [], []

@@ -98,8 +98,12 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
         "scalecom-overlap": ours(scalecom(world, overlap=True)),
         "local_topk": ours(local_topk(world)),
         "half_allreduce": ours(HalfAllReduce(dtype="float16", world=world)),
-        "powersgd-r1": ours(PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
-        "powersgd-r4": ours(PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, seed=1, world=world)),
+        "powersgd-r1": ours(
+            PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world)
+        ),
+        "powersgd-r4": ours(
+            PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world)
+        ),
         "ddp": theirs(DistributedDataParallel(network(width), gradient_as_bucket_view=True), message_bytes),
         "ddp_fp16": theirs(compressed, message_bytes // 2),
     }
@@ -113,6 +117,8 @@ def scalecom(world: World, overlap: bool) -> ScaleCom:
         values="full",
         beta=1.0,
         warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
         overlap=overlap,
         bucket_mb=BUCKET_MB,
         world=world,
@@ -121,7 +127,16 @@ def scalecom(world: World, overlap: bool) -> ScaleCom:
 
 def local_topk(world: World) -> LocalTopK:
     """Compressed gradients for which every learner selects its own entries."""
-    return LocalTopK(rate=SCALECOM_RATE, rates=[], values="full", beta=1.0, warmup_steps=0, world=world)
+    return LocalTopK(
+        rate=SCALECOM_RATE,
+        rates=[],
+        values="full",
+        beta=1.0,
+        warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
+        world=world,
+    )
 
 
 def gossip(world: World, compression: Compression) -> DecentralisedSgd:
@@ -140,6 +155,7 @@ def asynchronous_gossip(world: World, compression: Compression) -> AsynchronousG
         topology="ring",
         rounds_per_step=ROUNDS_PER_STEP,
         max_staleness=MAX_STALENESS,
+        continuous_momentum=False,
         mix_moments=False,
         **compressed_by(compression),
         seed=1,

@@ -32,6 +32,7 @@ from distributed.simulate.cluster import Cluster
 from distributed.simulate.model_size import ModelSize
 from distributed.simulate.pace import Beside, Constant, Straggler
 from distributed.simulate.timed import Timed
+from distributed.simulate.timed_groups import GroupedGossip
 from distributed.simulate.words import time_of, timed
 from scripts.bench.report import save_figures
 from scripts.composition.startup import REPOSITORY, run_main
@@ -94,7 +95,7 @@ class Setting:
         goodput = float(self.rows["compute"]["goodput_bytes_per_second"])
         return Cluster(2, 1, goodput, LATENCY_SECONDS, goodput, LATENCY_SECONDS, BURST_BYTES)
 
-    def time(self, scheme: Timed | Gossip, work_seconds: float) -> Timing:
+    def time(self, scheme: Timed | Gossip | GroupedGossip, work_seconds: float) -> Timing:
         """Simulate the scheme in this setting."""
         steps = AD_STEPS if isinstance(scheme, Gossip) else STEPS
         pace = Constant(self.compute_seconds)

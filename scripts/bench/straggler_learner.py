@@ -86,6 +86,7 @@ def build(scheme: str, world: World) -> FlatBackend:
         topology=ASYNCHRONOUS[scheme],
         rounds_per_step=1.0,
         max_staleness=16,
+        continuous_momentum=False,
         mix_moments=False,
         **UNCOMPRESSED,
         seed=1,

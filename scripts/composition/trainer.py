@@ -208,7 +208,7 @@ def _unit_source(
         total,
         share=plan.units // world.size,
         marks=(options.evaluate_every, options.checkpoint_every, *meetings.values()),
-        claim=world.claim,
+        claim=backend.claim,
         planned_mark=clock.planned_mark,
         pool=f"units/{world.gather(secrets.randbits(62))[0]}",  # a store may outlive the learners that filled it
         gate=world.gate,

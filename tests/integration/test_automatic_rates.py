@@ -57,7 +57,16 @@ def test_a_memory_by_name_loads_into_another_layout(fit: Callable[..., list[Scal
     """As after a change of the plan, which may put parameters elsewhere."""
     old, _ = fit("trainer.max_steps=2")
     new = ScaleCom(
-        rate="auto", rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=alone
+        rate="auto",
+        rates=[],
+        values="full",
+        beta=1.0,
+        warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
+        overlap=False,
+        bucket_mb=1,
+        world=alone,
     )
     new.rate_by_uses = dict.fromkeys(old.rates_found, 400) | {"predictor.embedding.weight": 25}
     new.wrap(old.model)

@@ -32,6 +32,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     word: (word, {}) for word in words(lambda each: each.communicates_every_step)
 } | {  # what else can differ between a run and one that is resumed
     "scalecom-rates": ("scalecom", {"rates": [("2.*", 4)], "beta": 0.3, "warmup_steps": 1}),
+    "scalecom-refreshed": ("scalecom", {"warmup_steps": 2, "refresh_moments": 4, "refresh_batches": 2}),
     "scalecom-bf16": ("scalecom", {"values": "bfloat16"}),
     "dpsgd-moments": ("dpsgd", {"topology": "random_pairwise", "mix_moments": True}),
     "delay_by_one-moments": ("delay_by_one", {"mix_moments": True}),

@@ -39,7 +39,7 @@ def known(backend: AsynchronousGossip) -> dict[str, Any]:
     """What each thread has sent and received, by the other learner."""
     return {
         name: ({int(to): sent[0].clone() for to, sent in each.sent.items()}, {j: h[0].clone() for j, h in each.received.items()})
-        for name, each in backend._buffers._replicas().items()
+        for name, each in backend.rounds.buffers._replicas().items()
     }  # fmt: skip
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from distributed.gossip import pairwise
+from distributed.gossip.initiated import initiated
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
-from distributed.schemes.adpsgd import AsynchronousGossip, initiated
+from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 
 TOPOLOGIES = get_args(TopologyName)

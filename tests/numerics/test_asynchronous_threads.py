@@ -7,9 +7,9 @@ import pytest
 from torch import nn
 from torch.distributed import PrefixStore
 
+from distributed.gossip import background_rounds
 from distributed.gossip.pairwise import Buffers, ExchangeError, Pairwise
 from distributed.learners.launch import World, gloo_group
-from distributed.schemes import adpsgd
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 
@@ -58,7 +58,7 @@ def test_threads_end_when_all_work_is_done(run_learners):
         backend = synchronised(world)
         step_alone(backend)
         backend.drain()
-        threads = [thread._thread for thread in backend._threads]
+        threads = [thread._thread for thread in backend.rounds.threads]
         started = time.perf_counter()
         backend.close()
         return time.perf_counter() - started, any(thread.is_alive() for thread in threads)
@@ -78,7 +78,7 @@ def test_a_learner_that_fails_on_the_way_does_not_silence_the_next_one(run_learn
             backend.close()  # as after an error
         world.barrier()
         time.sleep(0.5)
-        answers = backend._threads[1]._thread.is_alive() if backend._threads else True
+        answers = backend.rounds.threads[1]._thread.is_alive() if backend.rounds.threads else True
         world.barrier()
         return answers
 
@@ -86,7 +86,7 @@ def test_a_learner_that_fails_on_the_way_does_not_silence_the_next_one(run_learn
 
 
 def test_a_learner_with_more_to_do_says_who_has_ended(run_learners, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(adpsgd, "_END_SECONDS", 0.1)  # learner 2 never ends learner 0's thread
+    monkeypatch.setattr(background_rounds, "_END_SECONDS", 0.1)  # learner 2 never ends learner 0's thread
 
     def learn(world: World) -> str:
         backend = synchronised(world)

@@ -50,7 +50,15 @@ class Noted(ScaleCom):
 
 
 def make(world: World, kind: type[ScaleCom] = ScaleCom, **options: Any) -> Any:
-    chosen = {"rate": 5, "rates": [], "values": "full", "beta": 0.6, "warmup_steps": 0}
+    chosen = {
+        "rate": 5,
+        "rates": [],
+        "values": "full",
+        "beta": 0.6,
+        "warmup_steps": 0,
+        "refresh_moments": None,
+        "refresh_batches": 1,
+    }
     return kind(**chosen | {"overlap": True, "bucket_mb": SINGLY} | options, world=world)
 
 

@@ -14,7 +14,14 @@ from distributed.schemes.powersgd import PowerSgd, orthonormal
 
 def power_sgd(world: World, **options: Any) -> PowerSgd:
     """Of rank 2, on every matrix, unless told otherwise."""
-    return PowerSgd(**{"rank": 2, "min_rate": 1.0} | options, warmup_steps=0, seed=1, world=world)
+    return PowerSgd(
+        **{"rank": 2, "min_rate": 1.0} | options,
+        warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
+        seed=1,
+        world=world,
+    )
 
 
 def matrices(backend: PowerSgd) -> dict[str, nn.Parameter]:

@@ -113,7 +113,7 @@ def test_the_loss_falls_with_every_cell_that_is_opened(make_inputs: MakeInputs) 
         transducer_loss(inputs, EXACT, (distance_N <= width).nonzero().squeeze(1)) for width in (1.0, 1.5, 2.5, 4.0, 9)
     ]
     for narrow_B, wide_B in itertools.pairwise(losses):
-        assert (wide_B <= narrow_B).all()
+        assert (wide_B <= narrow_B * (1 + 1e-14)).all()  # closed cells are summed in another order
     assert (losses[-1] < losses[0]).all()
     assert torch.equal(losses[-1], EXACT(inputs))
 

@@ -41,7 +41,15 @@ class Recorded(ScaleCom):
 
 def make(world: World, dtype: torch.dtype = torch.float64, **options: Any) -> Recorded:
     """A backend on ``Vectors``, ready for steps."""
-    chosen = {"rate": 10, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0} | options
+    chosen = {
+        "rate": 10,
+        "rates": [],
+        "values": "full",
+        "beta": 1.0,
+        "warmup_steps": 0,
+        "refresh_moments": None,
+        "refresh_batches": 1,
+    } | options
     backend = Recorded(**chosen, overlap=False, bucket_mb=1, world=world)
     backend.attach(torch.optim.SGD(backend.wrap(Vectors(dtype)).parameters(), lr=1.0))
     return backend

@@ -20,7 +20,16 @@ def noise(rank: int) -> Tensor:
 def clipped_mean(world: World, own: Tensor, max_norm: float) -> tuple[Tensor, bool]:
     """What learners apply of their gradients ``own``, nothing of which is left out, and whether this one's was clipped."""
     backend = ScaleCom(
-        rate=1, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=world
+        rate=1,
+        rates=[],
+        values="full",
+        beta=1.0,
+        warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
+        overlap=False,
+        bucket_mb=1,
+        world=world,
     )
     model = backend.wrap(nn.Sequential(nn.Linear(9, 7), nn.Linear(7, 11)).double())
     backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))

@@ -46,7 +46,16 @@ def test_a_step_takes_3_passes_over_the_gradient_and_2_over_the_memory(
 ) -> None:
     """As the leader: selection, memory, new gradient; of norm and clipping, which all schemes have, nothing is counted."""
     backend = ScaleCom(
-        rate=100, rates=[], values="full", beta=0.5, warmup_steps=0, overlap=False, bucket_mb=1, world=alone
+        rate=100,
+        rates=[],
+        values="full",
+        beta=0.5,
+        warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
+        overlap=False,
+        bucket_mb=1,
+        world=alone,
     )
     model = nn.Linear(INPUTS, OUTPUTS)
     backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))

@@ -34,7 +34,16 @@ def vectors() -> nn.Module:
 def payload(world: World, model: nn.Module, rate: int, warmup_steps: int = 0) -> tuple[int, float]:
     """Bytes handed to collectives in one step, and how many times more they are uncompressed."""
     backend = ScaleCom(
-        rate=rate, rates=[], values="full", beta=1.0, warmup_steps=warmup_steps, overlap=False, bucket_mb=1, world=world
+        rate=rate,
+        rates=[],
+        values="full",
+        beta=1.0,
+        warmup_steps=warmup_steps,
+        refresh_moments=None,
+        refresh_batches=1,
+        overlap=False,
+        bucket_mb=1,
+        world=world,
     )
     trained = [parameter for parameter in backend.wrap(model).parameters() if parameter.requires_grad]
     backend.attach(torch.optim.SGD(trained, lr=1.0))

@@ -43,7 +43,7 @@ def test_the_others_name_it_and_its_reason(run_learners: Any) -> None:
         return f"{type(error).__name__}: {error}"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distributed.schemes.adpsgd._END_SECONDS", 0.2)
+        patch.setattr("distributed.gossip.background_rounds._END_SECONDS", 0.2)
         # Learners that are threads cannot tell whose socket is whose: one would shut the others' doors.
         patch.setattr("distributed.learners.connections.Connections.close_doors", lambda self: 0)
         told = run_learners(3, learn)

@@ -91,7 +91,7 @@ def train(
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_two_passes_give_the_sum_of_their_gradients(scheme: str, train: Train, tmp_path: Path) -> None:
     size = 2 if SCHEMES[scheme].communicates_every_step else 1  # asynchronous learners make no two equal runs
-    options = SCHEMES[scheme].overrides(size, group_size=2)
+    options = SCHEMES[scheme].overrides(size, group_size=size)
     once = train(size, options, dict, "once")
     twice = train(size, options, lambda: {"twice": Twice()}, "twice")
     tolerance = 1e-3 if scheme == "half_allreduce" else 1e-9  # a sum on the edge may be rounded to another half

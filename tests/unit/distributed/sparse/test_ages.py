@@ -21,7 +21,15 @@ def step(backend: ScaleCom, gradient: list[float]) -> bool:
 
 
 def make(world: World, **options: object) -> ScaleCom:
-    chosen = {"rate": 2, "rates": [], "values": "full", "beta": 1.0, "warmup_steps": 0} | options
+    chosen = {
+        "rate": 2,
+        "rates": [],
+        "values": "full",
+        "beta": 1.0,
+        "warmup_steps": 0,
+        "refresh_moments": None,
+        "refresh_batches": 1,
+    } | options
     backend = ScaleCom(**chosen, overlap=False, bucket_mb=1, world=world)
     model = nn.Linear(4, 1, bias=False)
     backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
@@ -87,7 +95,16 @@ def test_percentiles_are_by_nearest_rank(size: int, expected: tuple[float, ...])
 
 def test_nobody_counts_unless_asked(alone: World):
     backend = ScaleCom(
-        rate=2, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=alone
+        rate=2,
+        rates=[],
+        values="full",
+        beta=1.0,
+        warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
+        overlap=False,
+        bucket_mb=1,
+        world=alone,
     )
     backend.attach(torch.optim.SGD(backend.wrap(nn.Linear(4, 1, bias=False)).parameters(), lr=1.0))
     step(backend, [1.0, 0.0, 0.0, 2.0])

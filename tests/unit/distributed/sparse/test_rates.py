@@ -62,7 +62,15 @@ def test_a_pattern_may_mean_any_name_of_a_tied_parameter():
     assert rates_of(model, 100, [("1.*", 7), ("0.*", 5)]) == {"0.weight": 7, "0.bias": 5, "1.bias": 7}
 
 
-AUTO = {"rate": "auto", "rates": [("2.*", 7)], "values": "full", "beta": 1.0, "warmup_steps": 0}
+AUTO = {
+    "rate": "auto",
+    "rates": [("2.*", 7)],
+    "values": "full",
+    "beta": 1.0,
+    "warmup_steps": 0,
+    "refresh_moments": None,
+    "refresh_batches": 1,
+}
 
 
 @pytest.mark.parametrize(

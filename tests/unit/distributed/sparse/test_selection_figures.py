@@ -41,7 +41,16 @@ def test_equal_learners_have_the_best_metrics_and_measuring_is_neutral(run_learn
 
     def learner(world: World) -> dict[str, float]:
         backend = ScaleCom(
-            rate=4, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=world
+            rate=4,
+            rates=[],
+            values="full",
+            beta=1.0,
+            warmup_steps=0,
+            refresh_moments=None,
+            refresh_batches=1,
+            overlap=False,
+            bucket_mb=1,
+            world=world,
         )
         model = torch.nn.Sequential(torch.nn.Linear(10, 13), torch.nn.Linear(13, 3))
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
@@ -74,7 +83,16 @@ def test_equal_learners_have_the_best_metrics_and_measuring_is_neutral(run_learn
 def test_learners_without_a_memory_are_in_no_pair(run_learners):
     def learner(world: World) -> list[float]:
         backend = ScaleCom(
-            rate=4, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=world
+            rate=4,
+            rates=[],
+            values="full",
+            beta=1.0,
+            warmup_steps=0,
+            refresh_moments=None,
+            refresh_batches=1,
+            overlap=False,
+            bucket_mb=1,
+            world=world,
         )
         backend.wrap(torch.nn.Linear(10, 13))
         cosines = []
@@ -92,7 +110,16 @@ def test_learners_without_a_memory_are_in_no_pair(run_learners):
 
 def test_where_nothing_is_compressed_there_are_no_figures(alone: World):
     backend = ScaleCom(
-        rate=1, rates=[], values="full", beta=1.0, warmup_steps=0, overlap=False, bucket_mb=1, world=alone
+        rate=1,
+        rates=[],
+        values="full",
+        beta=1.0,
+        warmup_steps=0,
+        refresh_moments=None,
+        refresh_batches=1,
+        overlap=False,
+        bucket_mb=1,
+        world=alone,
     )
     backend.wrap(torch.nn.Linear(2, 2))
     assert backend.selection_figures(torch.zeros(6)) == {}

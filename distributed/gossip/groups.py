@@ -1,0 +1,117 @@
+"""Groups of learners that act as one: gradients averaged inside, so that members hold bitwise the same weights.
+
+    g  =  mean of the gradients of one group            all-reduce, overlapped with backward
+
+A group is of consecutive ranks. What is exchanged between groups is cut into as many shares as a group has members: each
+exchanges its own with the same member of other groups, its counterparts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from distributed.base import UnequalStartError, checksum
+from distributed.errors import UsageError
+from distributed.learners.launch import World
+from distributed.parameters.gradient_average import GradientAverage
+
+
+class Groups:
+    """The groups of a run, and this learner's own.
+
+    Args:
+        group_size: members of each; None takes the learners of one host.
+        bucket_mb: MiB of gradients per all-reduce inside a group.
+
+    Raises:
+        UsageError: ``group_size`` does not divide the number of learners.
+    """
+
+    def __init__(self, world: World, group_size: int | None, bucket_mb: float) -> None:
+        self.world = world
+        self.size = world.local_size if group_size is None else group_size
+        if world.size % self.size:
+            given = f"{self.size} learners per host" if group_size is None else f"backend.group_size={group_size}"
+            raise UsageError(
+                f"{given} must divide the number of learners, got {world.size}; set backend.group_size to one of "
+                f"{', '.join(str(n) for n in range(1, world.size + 1) if world.size % n == 0)}"
+            )
+        self.number = world.size // self.size
+        self.own, self.member = divmod(world.rank, self.size)
+        self.gradients = GradientAverage(bucket_mb=bucket_mb, traffic=world.traffic)
+        self._inside: ProcessGroup | None = None
+        self._claims: Counter[str] = Counter()  # made so far, by name
+
+    @property
+    def counterparts(self) -> Sequence[int]:
+        """Ranks of the learners that are the same member of their groups, this one among them."""
+        return range(self.member, self.world.size, self.size)
+
+    @property
+    def inside(self) -> ProcessGroup:
+        """The process group of this learner's group; there is one once a model is wrapped."""
+        if self._inside is None:
+            raise RuntimeError("backend.wrap(model) comes first")
+        return self._inside
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The module to call from now on, whose last backward averages over the group; collective over all learners."""
+        sizes = self.world.gather(self.size)
+        if len(set(sizes)) > 1:
+            raise UsageError(
+                f"learners have groups of different sizes {sorted(set(sizes))}, as their hosts hold different numbers "
+                "of learners; set backend.group_size to one number that divides them all"
+            )
+        first = self.own * self.size
+        self._inside = self.world.new_group(f"inside-{self.own}", range(first, first + self.size), on_device=True)
+        return self.gradients.wrap(model, self._inside)
+
+    def check_equal(self, weights: Sequence[Tensor]) -> None:
+        """Raise UnequalStartError unless members hold the same weights; collective over all learners."""
+        checksums = self.world.gather(checksum(weights))
+        differing = [rank for rank, value in enumerate(checksums) if value != checksums[rank // self.size * self.size]]
+        if differing:
+            raise UnequalStartError(
+                f"after resuming, learners {differing} hold other weights than the first of their group, but learners "
+                "of a group need the same; resume from another checkpoint, or start afresh with resume=false"
+            )
+
+    def gather(self, share: Tensor) -> Tensor:
+        """The shares of all members, in order, from shares of equal length (elements,); collective in the group."""
+        whole = torch.empty(len(share) * self.size, dtype=share.dtype, device=share.device)
+        self.inside._allgather_base(whole, share).wait()
+        others_bytes = share.nbytes * (self.size - 1)
+        self.world.traffic.count(others_bytes, others_bytes)
+        return whole
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on any member; collective in the group."""
+        flags = torch.tensor([int(flag)])
+        self.inside.allreduce([flags]).wait()
+        self.world.traffic.count_all_reduce(flags.nbytes, self.size)
+        return bool(flags.item())
+
+    def claim(self, name: str, number: int) -> int:
+        """As ``World.claim``, where the k-th claims of all members are parts of one claim of the group.
+
+        Whichever member comes first makes it, so that nobody waits for a member that may itself wait.
+        """
+        if self.size == 1:
+            return self.world.claim(name, number)
+        store = self.world.joined.get_group_store()
+        key = f"claimed/{name}/group-{self.own}/{self._claims[name]}"
+        self._claims[name] += 1
+        if store.add(f"{key}/turn", 1) == 1:
+            store.set(key, str(self.world.claim(name, number * self.size)))
+        first = int(store.get(key))
+        if store.add(f"{key}/read", 1) == self.size:  # nobody asks again
+            for each in (key, f"{key}/turn", f"{key}/read"):
+                store.delete_key(each)
+        return first + self.member * number
+
+    def close(self) -> None:
+        """Release the process group."""
+        self._inside = None
