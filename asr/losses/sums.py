@@ -22,7 +22,7 @@ from asr.losses.lattice import (
 )
 from asr.losses.rows import RowSums, row_sums
 
-FEW_CELLS = 4096  # of the padded batch: up to here an operator on a CPU costs more than its arithmetic
+FEW_CELLS = 16384  # of the padded batch: up to here an operator on a CPU costs more than its arithmetic
 
 
 @dataclass(frozen=True, slots=True)
