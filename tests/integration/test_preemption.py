@@ -43,8 +43,12 @@ def test_a_signal_to_one_learner_costs_no_step(launcher: Any, backend: str, vict
         assert launcher.rows("asked", learner) == launcher.rows("undisturbed", learner)
 
 
-def test_asynchronous_learners_save_at_the_end_of_a_global_batch(launcher: Any) -> None:
-    run = ("backend=adpsgd", *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
+@pytest.mark.parametrize(
+    "backend",
+    [["backend=adpsgd"], pytest.param(["backend=hierarchical_adpsgd", "backend.group_size=2"], marks=pytest.mark.long)],
+)
+def test_asynchronous_learners_save_at_the_end_of_a_global_batch(launcher: Any, backend: list[str]) -> None:
+    run = (*backend, *RUN, "trainer.log_every=1", "trainer.evaluate_every=1000")
     printed = stopped(launcher, launcher.folder / "exp" / "asked", 1, signal.SIGTERM, *run)
     assert "saved step" in printed
     again = launcher.train(2, "name=asked", *run)
