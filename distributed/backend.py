@@ -27,6 +27,14 @@ from torch.optim import Optimizer
 State = dict[str, Any]  # tensors, numbers, strings and containers of them: loadable without unpickling code
 
 
+class Claim(NamedTuple):
+    """Units of a pool that a learner trains next, by their index; the step is one with those of others in its group."""
+
+    first: int  # of this learner's own units
+    step_first: int  # of all units of the step
+    step_units: int
+
+
 class GradientReport(NamedTuple):
     """The result of reducing the gradients of one step."""
 
@@ -79,8 +87,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def claim(self, name: str, number: int) -> int:
-        """Without ``lockstep``: claim the next ``number`` units of the pool called ``name``; the index of the first.
+    def claim(self, name: str, number: int) -> Claim:
+        """Without ``lockstep``: claim the next ``number`` units of the pool called ``name``.
 
         Every learner calls it as it likes; no other one gets these units.
         """

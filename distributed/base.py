@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from distributed.backend import Backend, GradientReport, State
+from distributed.backend import Backend, Claim, GradientReport, State
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
@@ -84,8 +84,9 @@ class FlatBackend(Backend):
 
     # The step
 
-    def claim(self, name: str, number: int) -> int:
-        return self.world.claim(name, number)
+    def claim(self, name: str, number: int) -> Claim:
+        first = self.world.claim(name, number)
+        return Claim(first, first, number)
 
     def accumulating(self) -> AbstractContextManager[None]:
         return nullcontext()

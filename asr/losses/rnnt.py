@@ -27,7 +27,7 @@ from distributed.ranges import Count, NonNegative, Probability
 
 Kernels = Literal["auto", "torch", "triton"]
 CPU_TILE_CELLS = 1024  # logits of 2 MB with 500 classes stay in a cache
-GPU_TILE_LOGITS = 2**26  # 256 MiB in fp32: a GPU wants work, and few operators
+GPU_TILE_ELEMENTS = 2**26  # of logits or of joint states, 256 MiB in fp32: a GPU wants work, and few operators
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,16 +121,16 @@ def problem_of(inputs: LossInputs, settings: ExactLoss, open_n: Tensor | None = 
         combine=inputs.combine,
         squashing=inputs.squashing,
         blank=inputs.blank,
-        tile_cells=settings.tile_cells or tile_cells_of(inputs.encoder_BTJ.device, len(inputs.bias_V)),
+        tile_cells=settings.tile_cells or tile_cells_of(inputs.encoder_BTJ.device, *inputs.weight_VJ.shape),
         dtype=inputs.product_dtype,
         settings=settings,
         differentiable=torch.is_grad_enabled(),  # inside a Function it never is
     )
 
 
-def tile_cells_of(device: torch.device, classes: int) -> int:
+def tile_cells_of(device: torch.device, classes: int, joint: int) -> int:
     """Number of cells of a tile that suits a device."""
-    return CPU_TILE_CELLS if device.type == "cpu" else max(CPU_TILE_CELLS, GPU_TILE_LOGITS // classes)
+    return CPU_TILE_CELLS if device.type == "cpu" else max(CPU_TILE_CELLS, GPU_TILE_ELEMENTS // max(classes, joint))
 
 
 class _TransducerLoss(torch.autograd.Function):

@@ -86,9 +86,9 @@ class RowSums:
         # In the last frame a blank leads nowhere, but from the last cell to the end.
         ahead_N = self.paths_X[places.turned_N - 1].masked_fill_(places.last_N, -torch.inf)
         ahead_N[places.end_B] = 0.0
-        above_N = self.paths_X[places.turned_N - places.row].masked_fill_(places.top_N, -torch.inf)
+        above_N = self.paths_X[places.turned_N - places.row]
         by_blank_N = ahead_N.add_(start_N).add_(self.blank_N).exp_()
-        by_label_N = above_N.add_(start_N).add_(self.label_N).exp_()
+        by_label_N = above_N.add_(start_N).add_(self.label_N).exp_().masked_fill_(places.top_N, 0.0)
         return by_blank_N.to(dtype), by_label_N.to(dtype)
 
 

@@ -19,6 +19,7 @@ from asr.data.plan import BatchPlan
 from asr.runs.left_out import Place
 from asr.runs.progress import Progress
 from asr.training.parts import TrainerOptions
+from distributed.backend import Claim
 from distributed.learners.stopping import Gate
 
 
@@ -115,7 +116,8 @@ class PooledUnits:
     Args:
         share: units of one step, G / L.
         marks: global steps between points at which learners must meet, for each reason to meet.
-        claim: (name, number) -> index of the first of ``number`` units that no other learner gets; ``Backend.claim``.
+        claim: (name, number) -> ``number`` units that no other learner gets; ``Backend.claim``. Learners that step together
+            stand at the same place of the plan, that of the whole step, as what depends on it must be the same for them.
         pool: name of this run's claims; a new one each time that learners start.
         planned_mark: (name of a stretch, global step at its start) -> global step at which it shall end at the latest,
             the same for all learners; None where only ``marks`` count.
@@ -125,7 +127,7 @@ class PooledUnits:
     total_samples: int
     share: int
     marks: Sequence[int]
-    claim: Callable[[str, int], int]
+    claim: Callable[[str, int], Claim]
     pool: str
     gate: Gate
     left_out: Collection[Place] = ()
@@ -162,19 +164,19 @@ class PooledUnits:
         units = [(unit, batch) for batch in stretch for unit in batch.units]
         first_sample = stretch[0].samples_before
         befores, afters = _samples_around(stretch)
-        first = 0
+        claimed = Claim(0, 0, 0)
 
         def claim() -> int:
-            nonlocal first
-            first = self.claim(f"{self.pool}/{first_sample}", self.share)
-            return units[first][1].samples if first < len(units) else first_sample
+            nonlocal claimed
+            claimed = self.claim(f"{self.pool}/{first_sample}", self.share)
+            return units[claimed.step_first][1].samples if claimed.step_first < len(units) else first_sample
 
         while self.gate.begin(claim):
-            if first >= len(units):
+            if claimed.step_first >= len(units):
                 break
-            claimed = units[first : first + self.share]
-            last = first + len(claimed) - 1
-            yield self._step([unit for unit, _ in claimed], befores[first], afters[last], claimed[-1][1].position, None)
+            own = [unit for unit, _ in units[claimed.first : claimed.first + self.share]]
+            last = min(claimed.step_first + claimed.step_units, len(units)) - 1
+            yield self._step(own, befores[claimed.step_first], afters[last], units[last][1].position, None)
         until = self.gate.until  # the end of a batch; the share divides the units of one
         if until is None:
             return len(stretch)

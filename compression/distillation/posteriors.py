@@ -97,7 +97,7 @@ def lattice_divergence(
     Args:
         tile_cells: number of cells whose logits exist at a time, in whole states; None: chosen for the device.
     """
-    tile_cells = tile_cells or tile_cells_of(student.encoder_BTJ.device, student.joiner.output.out_features)
+    tile_cells = tile_cells or tile_cells_of(student.encoder_BTJ.device, *student.joiner.output.weight.shape)
     sizes = list(zip(transcripts.states_B, transcripts.labels_B, strict=True))
     rows = [_rows(lattice, sizes, tile_cells) for lattice in (teacher, student)]
     total = []

@@ -10,7 +10,7 @@ two flow into each other; both take its updates; what an exchange with j brings,
 so that disagreement falls with sqrt(chi_1 chi_2) where it falls with chi_1 without (a ring of L: L, once L^2). The theory
 has exchanges take effect at once; here they are a step or so old, under which a copy that is pulled so hard overshoots:
 simulated learners on a ring of 64 drifted apart. So what an exchange counts more in x~ is a third of what the theory has
-(``SHARE``), which kept learners closer than without on rings of 16 to 128 where exchanges took 0.1 to 0.9 of a step.
+(``SHARE``), with which learners stay closer than without (tests/numerics/test_continuous_momentum.py).
 
 The copy is kept as y = x~ - x, which updates leave alone: with c = (1 - exp(-2 eta dt)) / 2 the flow is x += c y and
 y *= 1 - 2c, and the sum of x and x~ is conserved by it. dt is 1: the flow and what has come in take effect at updates.

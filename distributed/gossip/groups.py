@@ -6,6 +6,7 @@ A group is of consecutive ranks. What is exchanged between groups is cut into as
 exchanges its own with the same member of other groups, its counterparts.
 """
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from distributed.backend import Claim
 from distributed.base import UnequalStartError, checksum
 from distributed.errors import UsageError
 from distributed.learners.launch import World
 from distributed.parameters.gradient_average import GradientAverage
+
+_LOOK_SECONDS = 0.001  # between looks at whether another member's claim has been published
 
 
 class Groups:
@@ -76,7 +80,8 @@ class Groups:
         if differing:
             raise UnequalStartError(
                 f"after resuming, learners {differing} hold other weights than the first of their group, but learners "
-                "of a group need the same; resume from another checkpoint, or start afresh with resume=false"
+                "of a group need the same; resume with the backend.group_size that the checkpoint was saved under, from "
+                "another checkpoint, or start afresh with resume=false"
             )
 
     def gather(self, share: Tensor) -> Tensor:
@@ -94,23 +99,24 @@ class Groups:
         self.world.traffic.count_all_reduce(flags.nbytes, self.size)
         return bool(flags.item())
 
-    def claim(self, name: str, number: int) -> int:
-        """As ``World.claim``, where the k-th claims of all members are parts of one claim of the group.
+    def claim(self, name: str, number: int) -> Claim:
+        """As ``Backend.claim``, where the k-th claims of all members are parts of one claim of the group.
 
         Whichever member comes first makes it, so that nobody waits for a member that may itself wait.
         """
-        if self.size == 1:
-            return self.world.claim(name, number)
         store = self.world.joined.get_group_store()
         key = f"claimed/{name}/group-{self.own}/{self._claims[name]}"
         self._claims[name] += 1
         if store.add(f"{key}/turn", 1) == 1:
             store.set(key, str(self.world.claim(name, number * self.size)))
+        while not store.check([key]):  # a wait in the store would not see that the member that claims is lost
+            self.world.check()
+            time.sleep(_LOOK_SECONDS)
         first = int(store.get(key))
         if store.add(f"{key}/read", 1) == self.size:  # nobody asks again
             for each in (key, f"{key}/turn", f"{key}/read"):
                 store.delete_key(each)
-        return first + self.member * number
+        return Claim(first + self.member * number, first, number * self.size)
 
     def close(self) -> None:
         """Release the process group."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from distributed.backend import GradientReport, State
+from distributed.backend import Claim, GradientReport, State
 from distributed.gossip.codes import Compression
 from distributed.gossip.groups import Groups
 from distributed.gossip.topology import TopologyName
@@ -79,7 +79,7 @@ class HierarchicalAsynchronousGossip(AsynchronousGossip):
     def _check_resumed(self) -> None:
         self.groups.check_equal(self.flat.flat)
 
-    def claim(self, name: str, number: int) -> int:
+    def claim(self, name: str, number: int) -> Claim:
         return self.groups.claim(name, number)
 
     def accumulating(self) -> AbstractContextManager[None]:

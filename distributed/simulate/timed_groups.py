@@ -62,7 +62,15 @@ def time_groups(
     of_groups = replace(cluster, learners=groups, learners_per_node=max(1, cluster.learners_per_node // n))
     group_pace = GroupPace(pace, cluster, n, buckets, gather)
     found = time_asynchronous(scheme.between, of_groups, model, group_pace, steps=steps, work_seconds=work_seconds / n)
+    idle = [  # what a member does not compute in a step of its group
+        group_pace.seconds(group, unit) - sum(pace.seconds(each, unit) for each in range(group * n, group * n + n)) / n
+        for group, units in enumerate(found.units)
+        for unit in range(units)
+    ]
     inside = sum(all_reduce_bytes(each, n) for each in buckets) + (n - 1) * share_bytes * (groups > 1)
     return replace(
-        found, bytes_sent=found.bytes_sent / n + inside, units=[each for each in found.units for _ in range(n)]
+        found,
+        waited_seconds=found.waited_seconds + sum(idle) / len(idle),
+        bytes_sent=found.bytes_sent / n + inside,
+        units=[each for each in found.units for _ in range(n)],
     )

@@ -85,7 +85,7 @@ class CompressedBackend(SynchronousBackend):
         self._dense_bytes += sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         finite = self._average_all(report.finite) if self.sends_dense else self._reduce(report.finite)
         if finite and self._moments is not None and self.sends_dense and self.step >= self.warmup_steps:
-            self._moments.observe(dict(self.model.named_parameters()))
+            self._moments.observe(dict(self.model.named_parameters()), self.step - self.warmup_steps)
         return report._replace(finite=finite)
 
     def clip_own_gradients(self, max_norm: float | None) -> GradientReport:

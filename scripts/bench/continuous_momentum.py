@@ -4,7 +4,7 @@
 
 A small network (tanh, spoken digits, classified from eight means of their features) is trained by simulated learners that take
 units of their own pace from a pool (distributed/simulate/), each with SGD at a constant learning rate. Learners on a ring
-with the momentum and without are compared with a ring drawn anew in every round, at as many exchanges. Consensus distance is the
+with the momentum and without, at as many exchanges, are compared with a ring drawn anew in every round. Consensus distance is the
 mean over the second half of the run's rounds of all learners, test error that of the mean model at its end.
 """
 

@@ -97,7 +97,7 @@ class Setting:
 
     def time(self, scheme: Timed | Gossip | GroupedGossip, work_seconds: float) -> Timing:
         """Simulate the scheme in this setting."""
-        steps = AD_STEPS if isinstance(scheme, Gossip) else STEPS
+        steps = AD_STEPS if isinstance(scheme, (Gossip, GroupedGossip)) else STEPS
         pace = Constant(self.compute_seconds)
         return time_of(scheme, self.cluster, PERCEPTRON, pace, steps=steps, work_seconds=work_seconds)
 
@@ -105,7 +105,7 @@ class Setting:
         """What the scheme's own work must have taken per byte of the model, or per byte sent under ``adpsgd``."""
         word, settings = SCHEMES[name]
         scheme, row = timed(word, settings, self.cluster), self.rows[name]
-        if isinstance(scheme, Gossip):
+        if isinstance(scheme, (Gossip, GroupedGossip)):
             return (row["step_seconds"] - self.compute_seconds) / row["payload_bytes"]
         return (row["step_seconds"] - self.time(scheme, 0.0).step_seconds) / PERCEPTRON.nbytes
 

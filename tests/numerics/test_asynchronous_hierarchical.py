@@ -120,9 +120,11 @@ def test_members_claim_neighbouring_units_that_nobody_else_gets(run_learners, si
 
     def learner(world: World) -> list[int]:
         backend, pace, found = grouped(world, size), random.Random(world.rank), []
-        while (first := backend.claim("units", number)) < every:
-            found.append(first)
+        while (claim := backend.claim("units", number)).first < every:
+            assert claim[1:] == (claim.first - backend.groups.member * number, number * size)
+            found.append(claim.first)
             time.sleep(pace.uniform(0, 0.004))
+        world.barrier()  # a group that is gone would disturb those that are still being made
         return found
 
     claims = run_learners(size * groups, learner)
@@ -155,6 +157,7 @@ def test_the_state_of_other_groups_is_left(run_learners):
         states = [{"round": 3 + rank, "groups": {"size": 2}} for rank in range(4)]
         backend.load_state_dict(states, world.rank, 4)
         own = backend.round
+        world.barrier()
         backend.load_state_dict([state | {"groups": {"size": 1}} for state in states], world.rank, 4)
         return own, backend.round
 

@@ -71,7 +71,9 @@ def test_the_flow_is_the_exponential_of_its_matrix():
     torch.testing.assert_close(moved + momentum.offsets[0], expected_copy)
 
 
-def gossiping(start_LP: Tensor, pace: Pace, flow: Flow | None, lr: float = 0.0) -> tuple[GossipLearning, Events]:
+def gossiping(
+    start_LP: Tensor, pace: Pace, flow: Flow | None, lr: float = 0.0, exchange_seconds: float = 0.2
+) -> tuple[GossipLearning, Events]:
     copies = Copies(start_LP[0], len(start_LP), lambda parameters: torch.optim.SGD(parameters, lr=lr))
     copies.weights_CP.copy_(start_LP)
     learning = GossipLearning(
@@ -83,7 +85,7 @@ def gossiping(start_LP: Tensor, pace: Pace, flow: Flow | None, lr: float = 0.0) 
     events = Events(
         learners=len(start_LP),
         pace=pace,
-        link=FixedLink(0.2),
+        link=FixedLink(exchange_seconds),
         topology=make_topology("ring", seed=1),
         rounds_per_step=1.0,
         max_staleness=4,
@@ -142,6 +144,24 @@ def test_a_ring_agrees_faster_with_as_many_exchanges(size: int, times: float):
         exchanges.append(events.exchanges)
     assert exchanges[0] == exchanges[1]
     assert left[1] * times < left[0]
+
+
+@pytest.mark.parametrize("exchange_seconds", [0.1, 0.9])
+def test_under_noise_learners_stay_closer_and_with_the_gain_of_the_theory_they_drift_apart(exchange_seconds: float):
+    """Gradients are noise, on a ring of 64; exchanges are about a step old, which the theory does not know."""
+    topology = make_topology("ring", 1)
+    chi_1, chi_2 = graph_constants(mixing_rates(topology, 64))
+    flow = flow_of(topology, 64, 1.0)
+    distances = []
+    for each in (None, flow, flow._replace(gain=math.sqrt(chi_1 / chi_2))):
+        start_LP = torch.zeros(64, 10, dtype=torch.float64)
+        learning, events = gossiping(start_LP, LogNormal(1.0, 0.2, seed=1), each, 1.0, exchange_seconds)
+        events.run(range(64 * 80))
+        learning.fold()
+        distances.append(learning.copies.consensus_distance)
+    plain, ours, of_theory = distances
+    assert ours < 0.95 * plain
+    assert of_theory > 5 * plain
 
 
 # The backend

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distributed.errors import UsageError
 from distributed.learners.launch import World
-from distributed.sparse.second_moment import before_update
+from distributed.sparse.second_moment import SecondMoment, before_update, held_of
 from tests.schemes import SCHEMES
 
 LR, BETAS, EPS = 0.1, (0.8, 0.9), 1e-8
@@ -70,7 +70,7 @@ def test_windows_of_dense_gradients_renew_the_moment_and_nothing_else_does(run_l
             assert torch.allclose(model.weight.grad, (mine + other) / 2) == (step < WARM_UP or window)
             if window and place % EVERY == BATCHES - 1:
                 means = [sum(draw(20, 12, seed=2 * (step - back) + each) for each in (0, 1)) / 2 for back in (0, 1)]
-                held = (means[0].square() + means[1].square()) / 2
+                held = held_of((means[0].square() + means[1].square()) / 2)
             with backend.updating(apply=finite):
                 optimizer.step()
             if held is not None:
@@ -81,9 +81,56 @@ def test_windows_of_dense_gradients_renew_the_moment_and_nothing_else_does(run_l
     run_learners(2, learn)
 
 
+def stepping(rule: SecondMoment, gradients: list[Tensor | None]) -> list[Tensor]:
+    """How far AdamW moves in each step, in learning rates; None: a bad step, which is skipped."""
+    weight = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+    optimizer, moved = torch.optim.AdamW([weight], lr=1.0, betas=(0.9, 0.98), weight_decay=0.0), []
+    for step, gradient in enumerate(gradients):
+        before = weight.detach().clone()
+        if gradient is not None:
+            weight.grad = gradient.clone()
+            if rule.sends_dense(step):
+                rule.observe({"weight": weight}, step)
+            rule.hold({"weight": weight}, optimizer)
+            optimizer.step()
+        moved.append((weight.detach() - before).abs())
+    return moved
+
+
+def test_entries_that_a_window_does_not_meet_keep_adams_own_rule():
+    """The last three have no gradient in the window, and as large ones as the others later."""
+    seen = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    gradients = [0.01 * seen] * 2 + [torch.full((6,), 0.01, dtype=torch.float64)] * 6
+    moved = stepping(SecondMoment(10, 2), gradients)
+    assert max(each.max() for each in moved) < 3  # 270 learning rates if v were 0 there
+
+
+def test_no_second_moment_is_far_below_those_of_its_tensor():
+    held = held_of(torch.tensor([1.0, 3.0, 1e-12, 0.0]))
+    torch.testing.assert_close(held, torch.tensor([1.0, 3.0, 0.04 / 3, 0.0]))
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_bad_step_in_a_window_does_not_move_later_windows(bad: int):
+    rule, gradients = SecondMoment(4, 2), [torch.full((6,), 1.0 + step, dtype=torch.float64) for step in range(6)]
+    stepping(rule, [None if step == bad else gradient for step, gradient in enumerate(gradients)])
+    torch.testing.assert_close(rule.state_dict()["held"]["weight"], (gradients[4].square() + gradients[5].square()) / 2)
+
+
+def test_a_window_under_way_goes_on_after_a_resume_only_under_the_same_windows():
+    weight = nn.Parameter(torch.zeros(3))
+    weight.grad = torch.ones(3)
+    rule = SecondMoment(8, 4)
+    rule.observe({"weight": weight}, 0)
+    for batches, seen in ((4, 1), (2, 0)):
+        again = SecondMoment(8, batches)
+        again.load_state_dict(rule.state_dict(), {"weight": weight})
+        assert again.state_dict()["seen"] == len(again.state_dict()["sums"]) == seen
+
+
 @pytest.mark.parametrize("word", COMPRESSED)
 def test_an_optimizer_without_second_moments_is_refused(alone: World, word: str):
-    backend: Any = SCHEMES[word].build(alone, refresh_moments=EVERY)
+    backend: Any = SCHEMES[word].build(alone, refresh_moments=EVERY, refresh_batches=BATCHES)
     model = backend.wrap(nn.Linear(12, 20))
     with pytest.raises(UsageError, match=r"backend.refresh_moments=5 .* the optimizer is SGD; set optimizer=adamw"):
         backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))

@@ -9,6 +9,7 @@ import pytest
 from asr.data.plan import BatchPlan
 from asr.runs.progress import Progress
 from asr.training.units import LockstepUnits, PooledUnits, Step, global_batches, samples_of_steps
+from distributed.backend import Claim
 from distributed.learners.stopping import Agreement, Gate
 
 
@@ -48,20 +49,20 @@ def test_epochs_bound_the_steps(plan: BatchPlan, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def claim() -> Callable[[str, int], int]:
+def claim() -> Callable[[str, int], Claim]:
     """What the learners of a run share, in one process."""
     claimed: Counter[str] = Counter()
 
-    def take(name: str, number: int) -> int:
+    def take(name: str, number: int) -> Claim:
         claimed[name] += number
-        return claimed[name] - number
+        return Claim(claimed[name] - number, claimed[name] - number, number)
 
     return take
 
 
 def pooled(
     plan: BatchPlan,
-    claim: Callable[[str, int], int],
+    claim: Callable[[str, int], Claim],
     total: int = 40,
     share: int = 1,
     gate: Gate | None = None,
@@ -94,7 +95,7 @@ def run_apart(sources: list[Iterator[Step]], seed: int) -> list[list[Step]]:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("share", [1, 2])
 def test_a_pool_gives_every_unit_to_exactly_one_learner(
-    plan: BatchPlan, claim: Callable[[str, int], int], share: int, seed: int
+    plan: BatchPlan, claim: Callable[[str, int], Claim], share: int, seed: int
 ) -> None:
     taken = run_apart([pooled(plan, claim, share=share).steps(Progress()) for _ in range(3)], seed)
     processed = Counter(unit.name for steps in taken for step in steps for unit in step.units)
@@ -104,7 +105,7 @@ def test_a_pool_gives_every_unit_to_exactly_one_learner(
 
 
 def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_no_units(
-    plan: BatchPlan, claim: Callable[[str, int], int]
+    plan: BatchPlan, claim: Callable[[str, int], Claim]
 ) -> None:
     taken = run_apart([pooled(plan, claim).steps(Progress()) for _ in range(3)], seed=1)
     marks = [[(step.samples, step.position) for step in steps if step.together] for steps in taken]
@@ -121,7 +122,7 @@ def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_no_units(
 
 
 def test_the_planned_weight_is_shared_in_lockstep_and_nominal_in_a_pool(
-    plan: BatchPlan, claim: Callable[[str, int], int]
+    plan: BatchPlan, claim: Callable[[str, int], Claim]
 ) -> None:
     steps = list(LockstepUnits(plan, 10, rank=1, world_size=2, gate=Gate()).steps(Progress()))
     assert sorted(step.planned_weight for step in steps) == [1.0, 2.0, 2.0]
@@ -131,7 +132,27 @@ def test_the_planned_weight_is_shared_in_lockstep_and_nominal_in_a_pool(
         assert weights == {10 / 3 / learners}
 
 
-def test_a_pool_goes_on_from_a_mark(plan: BatchPlan, claim: Callable[[str, int], int]) -> None:
+def test_learners_that_step_together_stand_at_one_place_of_the_plan(
+    plan: BatchPlan, claim: Callable[[str, int], Claim]
+) -> None:
+    """The rate follows the place, and members of a group must take the same step."""
+
+    def of_member(member: int) -> Callable[[str, int], Claim]:
+        def take(name: str, number: int) -> Claim:
+            first = claim(f"{name}/{member}", 2 * number).first  # each counts the group's claims for itself
+            return Claim(first + member * number, first, 2 * number)
+
+        return take
+
+    members = [list(pooled(plan, of_member(member)).steps(Progress())) for member in (0, 1)]
+    for one, other in zip(*members, strict=True):
+        assert (one.samples_before, one.samples, one.position) == (other.samples_before, other.samples, other.position)
+        assert not one.units or one.units != other.units
+    trained = [unit for steps in zip(*members, strict=True) for step in steps for unit in step.units]
+    assert trained == [unit for batch in global_batches(plan, Progress(), 40) for unit in batch.units]
+
+
+def test_a_pool_goes_on_from_a_mark(plan: BatchPlan, claim: Callable[[str, int], Claim]) -> None:
     whole = list(pooled(plan, claim).steps(Progress()))
     mark = next(index for index, step in enumerate(whole) if step.together)
     epoch, batch = whole[mark].position
@@ -140,7 +161,7 @@ def test_a_pool_goes_on_from_a_mark(plan: BatchPlan, claim: Callable[[str, int],
     assert rest == whole[mark + 1 :]
 
 
-def test_alone_a_pool_is_lockstep_cut_into_units(plan: BatchPlan, claim: Callable[[str, int], int]) -> None:
+def test_alone_a_pool_is_lockstep_cut_into_units(plan: BatchPlan, claim: Callable[[str, int], Claim]) -> None:
     alone = [unit for step in pooled(plan, claim, share=2).steps(Progress()) for unit in step.units]
     lockstep = [unit for step in LockstepUnits(plan, 40, 0, 1, Gate()).steps(Progress()) for unit in step.units]
     assert alone == lockstep
@@ -150,7 +171,7 @@ def test_alone_a_pool_is_lockstep_cut_into_units(plan: BatchPlan, claim: Callabl
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("share", [1, 2])
 def test_learners_of_a_pool_that_stop_have_processed_whole_batches_once(
-    plan: BatchPlan, claim: Callable[[str, int], int], share: int, seed: int, left_out: tuple[tuple[int, int], ...]
+    plan: BatchPlan, claim: Callable[[str, int], Claim], share: int, seed: int, left_out: tuple[tuple[int, int], ...]
 ) -> None:
     gates = [Gate(alone=False) for _ in range(3)]
     sources = [pooled(plan, claim, share=share, gate=gate, left_out=left_out).steps(Progress()) for gate in gates]
