@@ -5,6 +5,7 @@ units that they drop. The masks are an auxiliary module: model folders hold the 
 (compression/pruning/prune.py) removes what the masks of a checkpoint drop.
 """
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,9 @@ from distributed.ranges import Count, Fraction, Positive, Probability
 
 Objective = Literal["parameters", "flops", "milliseconds"]
 KEY = "hooks.structured_pruning."
+MISSED = 0.02  # of the cost, by which what is kept may exceed the target before a run's end warns
+
+log = logging.getLogger(__name__)
 
 
 class Pruning(nn.Module):
@@ -152,10 +156,26 @@ class StructuredPruning(Hook):
             metrics["structured_pruning/expected_ratio"] = float(self.expected_ratio())
         metrics["structured_pruning/target_ratio"] = 1 - self.target
 
+    def kept_sizes(self) -> dict[str, Tensor]:
+        """Number of units that evaluation keeps at each site, by its name."""
+        return {name: torch.tensor(float(len(units.indices))) for name, units in self.pruning.masks.kept().items()}
+
+    def kept_ratio(self) -> float:
+        """The cost of the units that evaluation keeps, as a fraction of the whole."""
+        return float(self.cost(self.kept_sizes())) / self.full
+
     def on_evaluation(self, progress: Progress, metrics: dict[str, float]) -> None:
         """Add the cost of the units that evaluation keeps, as a fraction of the whole, and their fraction at each site."""
-        kept = self.pruning.masks.kept()
-        sizes = {name: torch.tensor(float(len(units.indices))) for name, units in kept.items()}
-        metrics["structured_pruning/kept_ratio"] = float(self.cost(sizes)) / self.full
+        metrics["structured_pruning/kept_ratio"] = self.kept_ratio()
+        sizes = self.kept_sizes()
         for site in self.pruning.masks.sites:
             metrics[f"structured_pruning/kept/{site.name}"] = float(sizes[site.name]) / site.size
+
+    def on_fit_end(self, progress: Progress) -> None:
+        """Warn where the masks keep more than the target: the run was too short for the rates of masks and multipliers."""
+        kept, target = self.kept_ratio(), 1 - self.sparsity
+        if kept > target + MISSED:
+            log.warning(
+                "%s: kept %.1f %% of the %s, not %.1f %%: the masks have not met their target; train longer, or raise "
+                "%smultiplier_lr and mask_lr", KEY.removesuffix("."), 100 * kept, self.objective, 100 * target, KEY,
+            )  # fmt: skip

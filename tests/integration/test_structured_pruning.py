@@ -120,6 +120,7 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     sizes = [sum(each.numel() for each in made.model.parameters()) for made in (small, large)]
     assert sizes[0] < 0.95 * sizes[1]
     (masked,) = [row for row in read_rows(run / "metrics" / "0.jsonl") if "structured_pruning/kept_ratio" in row]
+    assert ("have not met their target" in caplog.text) == (masked["structured_pruning/kept_ratio"] > 0.52)
     encoder = [sum(each.numel() for each in made.model.encoder.parameters()) for made in (small, large)]
     assert encoder[0] / encoder[1] == pytest.approx(masked["structured_pruning/kept_ratio"], rel=1e-5)
     resumed = make_trainer(config, run, alone)
@@ -150,6 +151,7 @@ def test_masks_of_before_the_target_are_named_and_models_without_masks_refused(
 ) -> None:
     early = "hooks.structured_pruning.rise=1.0"
     run = finished_run(small_config("backend=single", *RUN, early, "evaluation.sets=[]"), tmp_path / "early")
+    assert "the masks have not met their target; train longer" in caplog.text
     compress([f"run={run}", "pass=prune", "checkpoint=last", "pass.multiple_of=4"])
     assert "these masks are from before the sparsity of the run was reached" in caplog.text
     with pytest.raises(UsageError, match=r"^pass=prune: there are no masks beside this model: give a checkpoint"):
