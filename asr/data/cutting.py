@@ -96,7 +96,7 @@ class Cutter:
         """Indices of the ends of the best pieces: a shortest path, whose cost is compared part by part."""
         costs: list[tuple[float, int, float]] = [
             (0.0, 0, 0.0)
-        ]  # seconds in overlong pieces, pieces, - seconds of pause
+        ]  # microseconds in overlong pieces, pieces, - seconds of pause
         before = [0]
         for end in range(1, len(ends)):
             options = [(self._longer(costs[start], ends[start], ends[end]), start) for start in range(end)]
@@ -113,7 +113,8 @@ class Cutter:
         seconds = end.seconds - start.seconds
         if seconds < self.min_seconds or end.words == start.words:
             return (float("inf"), cost[1], cost[2])
-        lost = seconds if seconds > self.max_seconds else 0.0
+        # In whole microseconds, whose sums are exact: rounding must not choose between cuts that lose as much.
+        lost = round(1e6 * end.seconds) - round(1e6 * start.seconds) if seconds > self.max_seconds else 0
         return (cost[0] + lost, cost[1] + 1, cost[2] - end.pause)
 
 

@@ -10,6 +10,7 @@ reduce in the next backward even within ``no_sync``, and the first step would be
 
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -46,7 +47,9 @@ class GradientAverage:
                 broadcast_buffers=False,
                 init_sync=False,  # weights are made equal, or checked, by the backend
             )
-        self._wrapper.register_comm_hook(None, self._average_bucket)
+        # Weakly: the wrapper's C++ part would otherwise keep this object, which keeps the wrapper, and with it the group's
+        # threads for ever, as Python's collector does not see such a ring.
+        self._wrapper.register_comm_hook(weakref.ref(self), _average_bucket)
         return self._wrapper
 
     @property
@@ -76,7 +79,8 @@ class GradientAverage:
             self.traffic.waited_since(self._last_bucket_seconds)
         self._first_bucket_seconds = self._last_bucket_seconds = None
 
-    def _average_bucket(self, state: None, bucket: GradBucket) -> Future[Tensor]:
+    def average_bucket(self, bucket: GradBucket) -> Future[Tensor]:
+        """Start to average a bucket that backward has filled."""
         assert self._group is not None
         learners = self._group.size()
         gradients = bucket.buffer().div_(learners)
@@ -86,6 +90,12 @@ class GradientAverage:
         if bucket.is_last():
             self._last_bucket_seconds = time.perf_counter()
         return self._group.allreduce([gradients]).get_future().then(_first)
+
+
+def _average_bucket(average: "weakref.ref[GradientAverage]", bucket: GradBucket) -> Future[Tensor]:
+    owner = average()
+    assert owner is not None, "a backend that is gone trains no more"
+    return owner.average_bucket(bucket)
 
 
 def _first(future: Future[list[Tensor]]) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -111,6 +111,9 @@ def test_short_utterances_and_pieces_are_left_alone() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.3, 3.0), st.floats(0.05, 0.6)), min_size=1, max_size=8), st.floats(1.0, 6.0))
+@example(  # sums of seconds that differ in their last digit
+    [(1.25, 0.5), (1.0147343414834524, 0.5), (2.0, 0.5), (2.6937826676462864, 0.5), (1.0, 0.5), (2.0, 0.5)], 1.0
+)
 def test_the_pieces_are_the_best_of_all(parts: list[tuple[float, float]], longest: float) -> None:
     """Against every choice of cuts; and words and seconds add up."""
     ends, now = [Cut(0.0, 0.0, 0)], 0.0
