@@ -10,12 +10,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import pytest
-from omegaconf import OmegaConf
 
-from asr.parts import build, plain
 from distributed.backend import Backend
 from distributed.learners.launch import World
-from scripts.composition.compose import CONF
+from scripts.composition.backends import build_backend, settings_of
 
 Family = Literal["alone", "average", "compressed", "gossip"]
 Settings = Mapping[str, Any]
@@ -64,10 +62,7 @@ class Scheme:
     @cached_property
     def keys(self) -> Settings:
         """What its YAML says, of seed 1."""
-        node = OmegaConf.load(CONF / "backend" / f"{self.word}.yaml")
-        content = plain(OmegaConf.create({"seed": 1, "backend": node}))["backend"]
-        assert isinstance(content, dict)
-        return content
+        return settings_of(self.word)
 
     def settings_of(self, learners: int) -> Settings:
         """Its settings for so many learners, where they differ from its YAML."""
@@ -81,7 +76,7 @@ class Scheme:
         """The backend on a learner; ``changes`` are of those keys that it has, so that one call suits several words."""
         assert changes.keys() <= KEYS, f"no backend has {changes.keys() - KEYS}"
         changed = {key: value for key, value in changes.items() if key in self.keys}
-        backend = build(self.keys | self.settings_of(world.size) | changed, world=world)
+        backend = build_backend(self.word, world, **self.settings_of(world.size) | changed)
         assert isinstance(backend, Backend)
         return backend
 

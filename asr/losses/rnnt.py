@@ -144,7 +144,7 @@ class _TransducerLoss(torch.autograd.Function):
         scores = score_cells(tensors, problem)
         differentiable = problem.differentiable and any(ctx.needs_input_grad)
         penalty = problem.settings.delay_penalty
-        sums = lattice_sums(scores.blank_N, scores.label_N, problem.shape, delay_penalty=penalty)
+        sums = lattice_sums(scores.blank_N, scores.label_N, problem.shape, delay_penalty=penalty, both=differentiable)
         # Squashing would hide an infinite state; the loss must show it, so that the guard against bad steps sees it.
         loss_B = -sums.log_likelihood_B + _poison(tensors, problem.shape)
         loss_B = loss_B.to(torch.promote_types(problem.dtype, torch.float32))
@@ -188,7 +188,7 @@ def keep_cells(blank_N: Tensor, label_N: Tensor, normaliser_N: Tensor, problem: 
 
 
 def _poison(tensors: Tensors, shape: Shape) -> Tensor:
-    """(B,) zero for each utterance whose states and weights are finite, otherwise NaN; padding is not read."""
+    """(B,) zero for each utterance whose states and weights are finite, otherwise NaN; padding does not count."""
     encoder_BTJ, predictor_BSJ, weight_VJ, _ = tensors
     sums_B = sum(
         torch.where(_used(lengths, states_BXJ), states_BXJ.sum(-1), 0.0).sum(1)

@@ -25,11 +25,13 @@ LEAST = -1e7  # of a row's sum of blanks: below it their rounding, taken out and
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where packed cells lie in tensors of shape (S, 2B, T), the lattices turned around behind, and the other way round."""
+    """Where packed cells lie in tensors of shape (S, B, T), and the other way round.
+
+    For posteriors the shape is (S, 2B, T), with the lattices turned around behind.
+    """
 
     packed_SBT: Tensor  # N where there is no cell
-    turned_SBT: Tensor  # of the lattices turned around
-    padded_N: Tensor  # in a flattened (S, 2B, T)
+    padded_N: Tensor  # in the flattened tensor
     turned_N: Tensor  # likewise, of the lattices turned around
     utterance_N: Tensor
     last_N: Tensor  # whether a cell is in its utterance's last frame
@@ -38,17 +40,19 @@ class Places:
     row: int  # elements between rows
 
     @staticmethod
-    def of(shape: Shape, device: torch.device) -> "Places":
+    def of(shape: Shape, device: torch.device, both: bool) -> "Places":
         """Build from lengths; all utterances have at least one frame."""
         batch, frames, cells = len(shape.frames), max(shape.frames), sum(shape.cells)
         frames_B, states_B, cells_B = torch.tensor([shape.frames, shape.states, shape.cells], device=device)
         behind_B = cells_B.cumsum(0)
-        first_B, row = behind_B - cells_B, 2 * batch * frames
+        first_B, row = behind_B - cells_B, (1 + both) * batch * frames
         frame_T, state_S = torch.arange(frames, device=device), torch.arange(max(shape.states), device=device)
         packed_SBT = frame_T * states_B[:, None] + first_B[:, None] + state_S[:, None, None]
         here_BT, here_SB = frame_T < frames_B[:, None], state_S[:, None] < states_B
         exists_SBT = here_SB[:, :, None] & here_BT
-        turned_SBT = torch.where(exists_SBT, (first_B + behind_B - 1)[:, None] - packed_SBT, cells)
+        places = [torch.where(exists_SBT, packed_SBT, cells)]
+        if both:
+            places.append(torch.where(exists_SBT, (first_B + behind_B - 1)[:, None] - packed_SBT, cells))
         utterance_N = torch.repeat_interleave(cells_B, output_size=cells)
         first_N, frames_N, states_N = torch.stack([first_B, frames_B, states_B])[:, utterance_N]
         place_N = torch.arange(cells, device=device) - first_N
@@ -57,8 +61,7 @@ class Places:
         to_last_N, to_top_N = frames_N - 1 - frame_N, states_N - 1 - state_N
         row_N = utterance_N * frames
         return Places(
-            packed_SBT=torch.where(exists_SBT, packed_SBT, cells),
-            turned_SBT=turned_SBT,
+            packed_SBT=torch.cat(places, 1),
             padded_N=state_N * row + row_N + frame_N,
             turned_N=to_top_N * row + row_N + to_last_N + batch * frames,
             utterance_N=utterance_N,
@@ -76,7 +79,7 @@ class RowSums:
     places: Places
     blank_N: Tensor
     label_N: Tensor
-    paths_X: Tensor  # log alpha, and behind it log beta of the lattices turned around: a flattened (S, 2B, T)
+    paths_X: Tensor  # log alpha, and behind it log beta of the lattices turned around, flattened
     log_likelihood_B: Tensor
 
     def posteriors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -92,20 +95,19 @@ class RowSums:
         return by_blank_N.to(dtype), by_label_N.to(dtype)
 
 
-def row_sums(blank_N: Tensor, label_N: Tensor, shape: Shape) -> RowSums | None:
+def row_sums(blank_N: Tensor, label_N: Tensor, shape: Shape, both: bool) -> RowSums | None:
     """Sums from packed log probabilities; None where blanks are too improbable for this form, or NaN.
 
-    Label values at u = U are ignored.
+    Label values at u = U are ignored. ``both``: whether posteriors will be asked for, which need both directions.
     """
-    places = Places.of(shape, blank_N.device)
-    places_SBT = torch.cat([places.packed_SBT, places.turned_SBT], 1)
-    blank_SBT = _padded(blank_N, 0.0, places_SBT)
+    places = Places.of(shape, blank_N.device, both)
+    blank_SBT = _padded(blank_N, 0.0, places.packed_SBT)
     sums_SBT = blank_SBT.cumsum(2)
     if not bool(sums_SBT[:, :, -1].amin() > LEAST):
         return None
     batch = len(shape.frames)
     sums_SBT[:, :batch] -= blank_SBT[:, :batch]  # what leads to a cell; turned around, what leaves it
-    label_SBT = _padded(label_N, -torch.inf, places_SBT)
+    label_SBT = _padded(label_N, -torch.inf, places.packed_SBT)
     # A label's weight lies with the cell that it leaves; turned around, that is the row above.
     steps_SBT = torch.cat([label_SBT[:-1, :batch], label_SBT[1:, batch:]], 1)
     steps_SBT.add_(sums_SBT[:-1]).sub_(sums_SBT[1:])

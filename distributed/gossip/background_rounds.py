@@ -53,7 +53,7 @@ class BackgroundRounds:
         self._traffic = Traffic()  # counted by the threads; the world's belongs to the training thread
         self._running = False  # True from a step's beginning to the next drain, while rounds may be initiated
         self._ended = False
-        self._told_to_end = False  # whether the peer before this one has said that its work is done
+        self._peer_ended = False  # whether the peer before this one has said that it ends
         self._allowed = 0.0  # number of rounds that may still be initiated
         self._in_round = False
         self._initiated = torch.zeros(world.size, dtype=torch.int64)  # number of exchanges begun here, by rank
@@ -88,7 +88,7 @@ class BackgroundRounds:
     def check(self) -> None:
         """Raise what has ended a thread; ExchangeError where another learner has ended while this one has more to do."""
         self._raise_failure()
-        if self._told_to_end:
+        if self._peer_ended:
             before = self.peers[self.place - 1]
             raise ExchangeError(f"learner {before} has ended while this one has more to do; its log says why")
 
@@ -117,8 +117,8 @@ class BackgroundRounds:
 
     def _answerer(self, pairwise: Pairwise) -> Callable[[], bool]:
         def one_answer() -> bool:
-            self._told_to_end = not pairwise.answer(self.buffers.answers)
-            return not self._told_to_end
+            self._peer_ended = not pairwise.answer(self.buffers.answers)
+            return not self._peer_ended
 
         return one_answer
 

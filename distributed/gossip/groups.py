@@ -8,16 +8,19 @@ exchanges its own with the same member of other groups, its counterparts.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from distributed.backend import Claim
-from distributed.base import UnequalStartError, checksum
+from distributed.backend import Claim, GradientReport
+from distributed.base import GossipBackend, UnequalStartError, checksum
 from distributed.errors import UsageError
 from distributed.learners.launch import World
+from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradient_average import GradientAverage
 
 _LOOK_SECONDS = 0.001  # between looks at whether another member's claim has been published
@@ -109,7 +112,7 @@ class Groups:
         self._claims[name] += 1
         if store.add(f"{key}/turn", 1) == 1:
             store.set(key, str(self.world.claim(name, number * self.size)))
-        while not store.check([key]):  # a wait in the store would not see that the member that claims is lost
+        while not store.check([key]):  # a wait in the store would keep its connection from other threads
             self.world.check()
             time.sleep(_LOOK_SECONDS)
         first = int(store.get(key))
@@ -121,3 +124,34 @@ class Groups:
     def close(self) -> None:
         """Release the process group."""
         self._inside = None
+
+
+class InGroups(GossipBackend):
+    """What backends of groups do inside a group; a class that derives from it too says what travels between groups."""
+
+    whole_last_backward: ClassVar[bool] = True
+    groups: Groups
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        self._model, self._flat = model, FlatParameters(model, gradients=False)
+        return self.groups.wrap(model)
+
+    def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
+        super().synchronise(resumed)
+        if rehearse is not None:
+            self.groups.gradients.rehearse(rehearse)
+            self.zero_grad()
+
+    def _check_resumed(self) -> None:
+        self.groups.check_equal(self.flat.flat)
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        return self.groups.gradients.accumulating()
+
+    def reduce_gradients(self, max_norm: float | None) -> GradientReport:
+        self.groups.gradients.finish()
+        return super().reduce_gradients(max_norm)
+
+    def close(self) -> None:
+        super().close()
+        self.groups.close()

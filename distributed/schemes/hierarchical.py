@@ -8,28 +8,18 @@ only its share, 1/n of the message, with the same member of other groups, and th
 byte crosses between two groups once. Source: H-ADPSGD in arXiv 1907.05701, section 4, with synchronous gossip.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import ClassVar
-
-from torch import nn
-
-from distributed.backend import GradientReport
-from distributed.gossip.groups import Groups
+from distributed.gossip.groups import Groups, InGroups
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mixed_in, others
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.learners.launch import World
-from distributed.parameters.flat_parameters import FlatParameters
 from distributed.ranges import Count, Positive
 
 
-class Hierarchical(LockstepMixing):
+class Hierarchical(InGroups, LockstepMixing):
     """DPSGD between groups of ``group_size`` learners of consecutive ranks; null takes the learners of one host."""
-
-    whole_last_backward: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,28 +44,6 @@ class Hierarchical(LockstepMixing):
     @property
     def mixes(self) -> bool:
         return self.groups.number > 1
-
-    # Inside a group
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        self._model, self._flat = model, FlatParameters(model, gradients=False)
-        return self.groups.wrap(model)
-
-    def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
-        super().synchronise(resumed)
-        if rehearse is not None:
-            self.groups.gradients.rehearse(rehearse)
-            self.zero_grad()
-
-    def _check_resumed(self) -> None:
-        self.groups.check_equal(self.flat.flat)
-
-    def accumulating(self) -> AbstractContextManager[None]:
-        return self.groups.gradients.accumulating()
-
-    def reduce_gradients(self, max_norm: float | None) -> GradientReport:
-        self.groups.gradients.finish()
-        return super().reduce_gradients(max_norm)
 
     # Between groups
 
@@ -107,5 +75,5 @@ class Hierarchical(LockstepMixing):
             self._exchange.wait()
 
     def close(self) -> None:
+        super().close()
         self._exchange = None
-        self.groups.close()

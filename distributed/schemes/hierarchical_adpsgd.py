@@ -10,27 +10,23 @@ with the same member of other groups, at times of its own; before an update memb
 shares, and gather them, so that all hold bitwise the same weights. Source: H-ADPSGD, arXiv 1907.05701, section 4.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distributed.backend import Claim, GradientReport, State
+from distributed.backend import Claim, State
 from distributed.gossip.codes import Compression
-from distributed.gossip.groups import Groups
+from distributed.gossip.groups import Groups, InGroups
 from distributed.gossip.topology import TopologyName
 from distributed.learners.launch import World
-from distributed.parameters.flat_parameters import FlatParameters
 from distributed.ranges import Count, Natural, Positive, Share
 from distributed.schemes.adpsgd import AsynchronousGossip
 
 
-class HierarchicalAsynchronousGossip(AsynchronousGossip):
+class HierarchicalAsynchronousGossip(InGroups, AsynchronousGossip):
     """ADPSGD between groups of ``group_size`` learners of consecutive ranks; null takes the learners of one host."""
-
-    whole_last_backward: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -64,30 +60,8 @@ class HierarchicalAsynchronousGossip(AsynchronousGossip):
     def _peers(self) -> Sequence[int]:
         return self.groups.counterparts
 
-    # Inside a group
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        self._model, self._flat = model, FlatParameters(model, gradients=False)
-        return self.groups.wrap(model)
-
-    def synchronise(self, resumed: bool, rehearse: Callable[[], None] | None = None) -> None:
-        super().synchronise(resumed)
-        if rehearse is not None:
-            self.groups.gradients.rehearse(rehearse)
-            self.zero_grad()
-
-    def _check_resumed(self) -> None:
-        self.groups.check_equal(self.flat.flat)
-
     def claim(self, name: str, number: int) -> Claim:
         return self.groups.claim(name, number)
-
-    def accumulating(self) -> AbstractContextManager[None]:
-        return self.groups.gradients.accumulating()
-
-    def reduce_gradients(self, max_norm: float | None) -> GradientReport:
-        self.groups.gradients.finish()
-        return super().reduce_gradients(max_norm)
 
     # Between groups
 
@@ -120,10 +94,6 @@ class HierarchicalAsynchronousGossip(AsynchronousGossip):
     def drain(self) -> None:
         super().drain()
         self._gather(True)
-
-    def close(self) -> None:
-        super().close()
-        self.groups.close()
 
     def state_dict(self) -> State:
         return {"groups": {"size": self.groups.size}, **super().state_dict()}

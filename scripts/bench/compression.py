@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,11 @@ from asr.models.speech_model import SpeechModel
 from asr.parts import build
 from asr.runs.metrics import Row
 from distributed.learners.launch import World
-from distributed.schemes.half_allreduce import HalfAllReduce
-from distributed.schemes.local_topk import LocalTopK
-from distributed.schemes.powersgd import PowerSgd
-from distributed.schemes.random_k import RandomK
-from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.compressed import CompressedBackend
 from distributed.values.selection import largest_of_chunks, positions_of, update_memory
 from scripts.bench.learners import run_learners
 from scripts.bench.report import save_figures
+from scripts.composition.backends import build_backend
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
@@ -51,29 +48,18 @@ SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 
 def schemes(rate: int) -> Mapping[str, Callable[[World], CompressedBackend]]:
     """All schemes that are compared, by their names in the results."""
-    sparse: Any = {
-        "rate": rate,
-        "rates": [],
-        "values": "full",
-        "beta": 1.0,
-        "warmup_steps": 0,
-        "refresh_moments": None,
-        "refresh_batches": 1,
-    }
+
+    def made(word: str, **changes: Any) -> Callable[[World], CompressedBackend]:
+        return partial(build_backend, word, **changes)
+
     return {
-        "scalecom": lambda world: ScaleCom(**sparse, overlap=False, bucket_mb=1, world=world),
-        "scalecom-bf16": lambda world: ScaleCom(
-            **sparse | {"values": "bfloat16"}, overlap=False, bucket_mb=1, world=world
-        ),
-        "local_topk": lambda world: LocalTopK(**sparse, world=world),
-        "random_k": lambda world: RandomK(**sparse, seed=1, world=world),
-        "powersgd-r1": lambda world: PowerSgd(
-            rank=1, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world
-        ),
-        "powersgd-r4": lambda world: PowerSgd(
-            rank=4, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world
-        ),
-        "fp16": lambda world: HalfAllReduce(dtype="float16", world=world),
+        "scalecom": made("scalecom", rate=rate),
+        "scalecom-bf16": made("scalecom", rate=rate, values="bfloat16"),
+        "local_topk": made("local_topk", rate=rate),
+        "random_k": made("random_k", rate=rate),
+        "powersgd-r1": made("powersgd", rank=1),
+        "powersgd-r4": made("powersgd", rank=4),
+        "fp16": made("half_allreduce", dtype="float16"),
     }
 
 
@@ -140,18 +126,7 @@ def selection_fraction(rate: int, repetitions: int) -> dict[str, float]:
     world = World(0, 1, 0, 1, torch.device("cpu"), None)
     model, batch = conformer(), noise_batch()
     backend = prepared(
-        ScaleCom(
-            rate=rate,
-            rates=[],
-            values="full",
-            beta=1.0,
-            warmup_steps=0,
-            refresh_moments=None,
-            refresh_batches=1,
-            overlap=False,
-            bucket_mb=1,
-            world=world,
-        ),
+        build_backend("scalecom", world, rate=rate),
         model,
     )
     computing, reducing = [], []

@@ -8,7 +8,6 @@ with the momentum and without, at as many exchanges, are compared with a ring dr
 mean over the second half of the run's rounds of all learners, test error that of the mean model at its end.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,7 @@ if __name__ == "__main__":
     require_environment()
 
 import torch
-from torch.func import functional_call
 
-from asr.training.precision import flush_denormals
 from distributed.gossip.continuous_momentum import flow_of
 from distributed.gossip.topology import TopologyName, make_topology
 from distributed.simulate.asynchronous import GossipLearning
@@ -35,7 +32,7 @@ from distributed.simulate.flat_model import FlatModel
 from distributed.simulate.learners import Copies
 from distributed.simulate.pace import LogNormal
 from scripts.bench.report import save_figures
-from scripts.bench.scalecom_regime import Digits, criterion, network, read_digits, weights_of
+from scripts.bench.spoken_digits import Digits, criterion, error_of, network, read_arguments, read_digits, weights_of
 from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
@@ -61,23 +58,14 @@ class Found:
 
 def main(arguments: list[str]) -> None:
     """Train everything, print a table in Markdown, save the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a clone of the Free Spoken Digit Dataset")
-    parser.add_argument("--cache", default="data/fsdd-cache", help="where its manifests are made")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--json", type=Path, help="where to save the figures")
-    parser.add_argument("--quick", action="store_true", help="eight learners, ten steps, one seed")
-    options = parser.parse_args(arguments)
-    flush_denormals()
-    torch.set_num_threads(1)
+    options = read_arguments(arguments, __doc__, "eight learners, ten steps, one seed")
     made_with = environment()
     digits = read_digits(options.data, options.cache)
     sizes, steps = ((8,), 10) if options.quick else (LEARNERS, STEPS)
-    seeds = options.seeds[:1] if options.quick else options.seeds
     print("| learners | way | consensus distance by seed | mean | test error | exchanges |\n|---|---|---|---|---|---|")
     rows = []
     for learners, way in product(sizes, WAYS):
-        rows.append(row_of(learners, way, [trained(learners, way, steps, digits, seed) for seed in seeds]))
+        rows.append(row_of(learners, way, [trained(learners, way, steps, digits, seed) for seed in options.seeds]))
         print(written(rows[-1]), flush=True)
     if options.json is not None:
         figures = {f"consensus_distance/{row['learners']}/{row['way']}": row["distance"] for row in rows}
@@ -139,9 +127,7 @@ def trained(learners: int, way: str, steps: int, digits: Digits, seed: int) -> F
     )
     events.run(range(units))
     learning.fold()
-    with torch.no_grad():
-        guessed = functional_call(module, model.views(copies.mean), (digits.test[0],)).argmax(1)
-    error = float((guessed != digits.test[1]).double().mean())
+    error = error_of(module, model, copies.mean, digits)
     return Found(statistics.fmean(distances), error, events.exchanges)
 
 

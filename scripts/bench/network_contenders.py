@@ -1,5 +1,6 @@
 """The contenders of scripts/bench/network.py: schemes of this project and of torch that train the same perceptron."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,23 +10,21 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.base import FlatBackend
-from distributed.gossip.codes import Compression
 from distributed.learners.launch import World
-from distributed.schemes.adpsgd import AsynchronousGossip
-from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.delay_by_one import DelayByOne
-from distributed.schemes.dpsgd import DecentralisedSgd
-from distributed.schemes.half_allreduce import HalfAllReduce
-from distributed.schemes.local_topk import LocalTopK
-from distributed.schemes.powersgd import PowerSgd
-from distributed.schemes.scalecom import ScaleCom
+from scripts.composition.backends import build_backend
 
 LAYERS = 7
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it
 SCALECOM_RATE = 400  # one entry in so many is sent
 BUCKET_MB = 1  # less than a layer of the smallest model here
-# That each learner initiates under asynchronous gossip: both, 0.8 of what the faster link has room for.
+# Rounds that each learner initiates: both, 0.8 of what the faster link has room for, and as many with compression, which
+# is to be seen in the steps.
 ROUNDS_PER_STEP = 0.22
+ASYNCHRONOUS: Mapping[str, Any] = {
+    "topology": "ring",
+    "rounds_per_step": ROUNDS_PER_STEP,
+    "max_staleness": MAX_STALENESS,
+}
 
 
 @dataclass(slots=True)
@@ -72,8 +71,8 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
     """All schemes that are compared; all of them stay in memory and take turns."""
     message_bytes = sum(p.numel() * p.element_size() for p in network(width).parameters())
 
-    def ours(backend: FlatBackend) -> Contender:
-        model = network(width)
+    def ours(word: str, **changes: Any) -> Contender:
+        backend, model = build_backend(word, world, **changes), network(width)
         wrapped = backend.wrap(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
         backend.attach(optimizer)
@@ -88,76 +87,18 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
     return {
         "compute": theirs(network(width), 0),
         "tcp": theirs(network(width), 0),  # computation while plain TCP fills the link
-        "adpsgd": ours(asynchronous_gossip(world, "none")),
-        "adpsgd-compressed": ours(asynchronous_gossip(world, "int8")),
-        "dpsgd": ours(gossip(world, "none")),
-        "dpsgd-compressed": ours(gossip(world, "int4")),
-        "delay_by_one": ours(DelayByOne(mix_moments=False, **compressed_by("none"), world=world)),
-        "allreduce": ours(AllReduce(bucket_mb=25, world=world)),
-        "scalecom": ours(scalecom(world, overlap=False)),
-        "scalecom-overlap": ours(scalecom(world, overlap=True)),
-        "local_topk": ours(local_topk(world)),
-        "half_allreduce": ours(HalfAllReduce(dtype="float16", world=world)),
-        "powersgd-r1": ours(
-            PowerSgd(rank=1, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world)
-        ),
-        "powersgd-r4": ours(
-            PowerSgd(rank=4, min_rate=2.0, warmup_steps=0, refresh_moments=None, refresh_batches=1, seed=1, world=world)
-        ),
+        "adpsgd": ours("adpsgd", **ASYNCHRONOUS),
+        "adpsgd-compressed": ours("adpsgd", **ASYNCHRONOUS, compression="int8"),
+        "dpsgd": ours("dpsgd", topology="ring"),
+        "dpsgd-compressed": ours("dpsgd", topology="ring", compression="int4"),
+        "delay_by_one": ours("delay_by_one"),
+        "allreduce": ours("allreduce"),
+        "scalecom": ours("scalecom", rate=SCALECOM_RATE),
+        "scalecom-overlap": ours("scalecom", rate=SCALECOM_RATE, overlap=True, bucket_mb=BUCKET_MB),
+        "local_topk": ours("local_topk", rate=SCALECOM_RATE),
+        "half_allreduce": ours("half_allreduce", dtype="float16"),
+        "powersgd-r1": ours("powersgd", rank=1),
+        "powersgd-r4": ours("powersgd", rank=4),
         "ddp": theirs(DistributedDataParallel(network(width), gradient_as_bucket_view=True), message_bytes),
         "ddp_fp16": theirs(compressed, message_bytes // 2),
     }
-
-
-def scalecom(world: World, overlap: bool) -> ScaleCom:
-    """Compressed gradients; with overlap, each bucket holds one layer."""
-    return ScaleCom(
-        rate=SCALECOM_RATE,
-        rates=[],
-        values="full",
-        beta=1.0,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        overlap=overlap,
-        bucket_mb=BUCKET_MB,
-        world=world,
-    )
-
-
-def local_topk(world: World) -> LocalTopK:
-    """Compressed gradients for which every learner selects its own entries."""
-    return LocalTopK(
-        rate=SCALECOM_RATE,
-        rates=[],
-        values="full",
-        beta=1.0,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        world=world,
-    )
-
-
-def gossip(world: World, compression: Compression) -> DecentralisedSgd:
-    """DPSGD on a ring."""
-    return DecentralisedSgd(topology="ring", seed=1, mix_moments=False, **compressed_by(compression), world=world)
-
-
-def compressed_by(compression: Compression) -> dict[str, Any]:
-    """The options of compressed gossip, with defaults for all but the code."""
-    return {"compression": compression, "compression_rate": 8, "consensus_step": None}
-
-
-def asynchronous_gossip(world: World, compression: Compression) -> AsynchronousGossip:
-    """ADPSGD on a ring, with as many rounds whatever the compression: what it saves is to be seen in the steps."""
-    return AsynchronousGossip(
-        topology="ring",
-        rounds_per_step=ROUNDS_PER_STEP,
-        max_staleness=MAX_STALENESS,
-        continuous_momentum=False,
-        mix_moments=False,
-        **compressed_by(compression),
-        seed=1,
-        world=world,
-    )

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,9 @@ from torch import Tensor, nn
 from distributed.base import FlatBackend
 from distributed.gossip.topology import TopologyName
 from distributed.learners.launch import World
-from distributed.schemes.adpsgd import AsynchronousGossip
-from distributed.schemes.allreduce import AllReduce
-from distributed.schemes.delay_by_one import DelayByOne
+from scripts.composition.backends import build_backend
 
 ASYNCHRONOUS: dict[str, TopologyName] = {"adpsgd-ring": "ring", "adpsgd-random_ring": "random_ring"}
-UNCOMPRESSED: dict[str, Any] = {"compression": "none", "compression_rate": 8, "consensus_step": None}
 WARM_UP_UNITS = 5  # per learner, before the clock: connections, caches and buckets as in later steps
 LAYERS, BATCH = 3, 256  # layers and batch size of the perceptron
 
@@ -78,20 +74,9 @@ class Computing(nn.Module):
 
 def build(scheme: str, world: World) -> FlatBackend:
     """The backend of that name."""
-    if scheme == "allreduce":
-        return AllReduce(bucket_mb=25.0, world=world)
-    if scheme == "delay_by_one":
-        return DelayByOne(mix_moments=False, **UNCOMPRESSED, world=world)
-    return AsynchronousGossip(
-        topology=ASYNCHRONOUS[scheme],
-        rounds_per_step=1.0,
-        max_staleness=16,
-        continuous_momentum=False,
-        mix_moments=False,
-        **UNCOMPRESSED,
-        seed=1,
-        world=world,
-    )
+    gossip = {"topology": ASYNCHRONOUS[scheme]} if scheme in ASYNCHRONOUS else {}
+    backend: FlatBackend = build_backend("adpsgd" if gossip else scheme, world, **gossip)
+    return backend
 
 
 def run_emulated(world: World, parameters: int, cases: Sequence[Case]) -> list[Outcome]:

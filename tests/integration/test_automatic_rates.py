@@ -12,6 +12,7 @@ from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.learners.launch import World
 from distributed.schemes.scalecom import ScaleCom
+from tests.schemes import SCHEMES
 
 RUN = ("backend=scalecom", "backend.rate=auto", "hooks=[]", "model.encoder.stack=1", "trainer.memory_probe=false")
 
@@ -56,18 +57,7 @@ def test_learners_and_a_resume_have_the_same_layout(fit: Callable[..., list[Scal
 def test_a_memory_by_name_loads_into_another_layout(fit: Callable[..., list[ScaleCom]], alone: World) -> None:
     """As after a change of the plan, which may put parameters elsewhere."""
     old, _ = fit("trainer.max_steps=2")
-    new = ScaleCom(
-        rate="auto",
-        rates=[],
-        values="full",
-        beta=1.0,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        overlap=False,
-        bucket_mb=1,
-        world=alone,
-    )
+    new = SCHEMES["scalecom"].build(alone, rate="auto", bucket_mb=1)
     new.rate_by_uses = dict.fromkeys(old.rates_found, 400) | {"predictor.embedding.weight": 25}
     new.wrap(old.model)
     assert new.segments != old.segments

@@ -1,6 +1,5 @@
 """Asynchronous gossip between groups: members stay bitwise equal, sums are conserved, units are claimed together."""
 
-import math
 import random
 import time
 from collections import Counter
@@ -100,18 +99,6 @@ def test_a_group_without_exchanges_is_allreduce_bitwise(run_learners, laboratory
     synchronous = run_learners(2, learner)[0]
     for found in run_learners(4, grouped_learner):
         assert all(torch.equal(value, found[name]) for name, value in synchronous.items())
-
-
-def test_a_non_finite_gradient_is_skipped_by_the_group_alone(run_learners, laboratory):
-    steps = laboratory.global_steps([2, 2, 2, 2], steps=3)
-    steps[1][3][1].fill_(math.nan)  # of learner 3
-
-    def learner(world: World) -> list[bool]:
-        reports, weights = laboratory.train(grouped(world, 2), [units[world.rank :: 4] for units in steps])
-        assert all(value.isfinite().all() for value in weights.values())
-        return [report.finite for report in reports]
-
-    assert run_learners(4, learner) == [[True] * 3] * 2 + [[True, False, True]] * 2
 
 
 @pytest.mark.parametrize(("size", "groups"), [(1, 3), (2, 2), (3, 2)])

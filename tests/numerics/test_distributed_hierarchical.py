@@ -89,12 +89,14 @@ def test_a_group_is_one_learner_of_dpsgd(
     assert any(not torch.equal(members[0][name], members[-1][name]) for name in members[0])
 
 
-def test_a_non_finite_gradient_is_skipped_by_the_group(run_learners, laboratory):
+@pytest.mark.parametrize("word", ["hierarchical", "hierarchical_adpsgd"])
+def test_a_non_finite_gradient_is_skipped_by_the_group(run_learners, laboratory, word: str):
     steps = laboratory.global_steps([2, 2, 2, 2], steps=3)
     steps[1][3][1].fill_(math.nan)  # of learner 3
 
     def learner(world: World) -> list[bool]:
-        reports, weights = laboratory.train(hierarchical(world, 2), [units[world.rank :: 4] for units in steps])
+        backend = SCHEMES[word].build(world, group_size=2)
+        reports, weights = laboratory.train(backend, [units[world.rank :: 4] for units in steps])
         assert all(value.isfinite().all() for value in weights.values())
         return [report.finite for report in reports]
 

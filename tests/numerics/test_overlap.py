@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distributed.learners.launch import World
 from distributed.schemes.scalecom import ScaleCom
+from scripts.composition.backends import arguments_of
 
 SINGLY = 1e-9  # MiB: every parameter in a bucket of its own
 WHOLE = 1e3
@@ -50,16 +51,8 @@ class Noted(ScaleCom):
 
 
 def make(world: World, kind: type[ScaleCom] = ScaleCom, **options: Any) -> Any:
-    chosen = {
-        "rate": 5,
-        "rates": [],
-        "values": "full",
-        "beta": 0.6,
-        "warmup_steps": 0,
-        "refresh_moments": None,
-        "refresh_batches": 1,
-    }
-    return kind(**chosen | {"overlap": True, "bucket_mb": SINGLY} | options, world=world)
+    chosen = {"rate": 5, "beta": 0.6, "overlap": True, "bucket_mb": SINGLY} | options
+    return kind(**arguments_of("scalecom", **chosen), world=world)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -10,18 +10,12 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 
 from distributed.learners.launch import World
 from distributed.schemes.powersgd import PowerSgd, orthonormal
+from tests.schemes import SCHEMES
 
 
 def power_sgd(world: World, **options: Any) -> PowerSgd:
     """Of rank 2, on every matrix, unless told otherwise."""
-    return PowerSgd(
-        **{"rank": 2, "min_rate": 1.0} | options,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        seed=1,
-        world=world,
-    )
+    return SCHEMES["powersgd"].build(world, **{"rank": 2, "min_rate": 1.0} | options)
 
 
 def matrices(backend: PowerSgd) -> dict[str, nn.Parameter]:

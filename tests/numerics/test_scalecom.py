@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distributed.learners.launch import World
 from distributed.schemes.scalecom import ScaleCom
+from scripts.composition.backends import arguments_of
 
 SIZES = [(7, 9), (5,), (11, 13), (33,)]  # no multiple of any rate here
 
@@ -41,16 +42,7 @@ class Recorded(ScaleCom):
 
 def make(world: World, dtype: torch.dtype = torch.float64, **options: Any) -> Recorded:
     """A backend on ``Vectors``, ready for steps."""
-    chosen = {
-        "rate": 10,
-        "rates": [],
-        "values": "full",
-        "beta": 1.0,
-        "warmup_steps": 0,
-        "refresh_moments": None,
-        "refresh_batches": 1,
-    } | options
-    backend = Recorded(**chosen, overlap=False, bucket_mb=1, world=world)
+    backend = Recorded(**arguments_of("scalecom", **{"rate": 10} | options), world=world)
     backend.attach(torch.optim.SGD(backend.wrap(Vectors(dtype)).parameters(), lr=1.0))
     return backend
 

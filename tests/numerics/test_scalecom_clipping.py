@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distributed.learners.launch import World
-from distributed.schemes.scalecom import ScaleCom
+from tests.schemes import SCHEMES
 
 ENTRIES = (9 + 1) * 7 + (7 + 1) * 11  # of the model below
 
@@ -19,18 +19,7 @@ def noise(rank: int) -> Tensor:
 
 def clipped_mean(world: World, own: Tensor, max_norm: float) -> tuple[Tensor, bool]:
     """What learners apply of their gradients ``own``, nothing of which is left out, and whether this one's was clipped."""
-    backend = ScaleCom(
-        rate=1,
-        rates=[],
-        values="full",
-        beta=1.0,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        overlap=False,
-        bucket_mb=1,
-        world=world,
-    )
+    backend = SCHEMES["scalecom"].build(world, rate=1, bucket_mb=1)
     model = backend.wrap(nn.Sequential(nn.Linear(9, 7), nn.Linear(7, 11)).double())
     backend.attach(torch.optim.SGD(model.parameters(), lr=1.0))
     backend.begin_step(1.0, 1.0)

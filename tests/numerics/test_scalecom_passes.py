@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from distributed.backend import GradientReport
 from distributed.learners.launch import World
-from distributed.schemes.scalecom import ScaleCom
+from tests.schemes import SCHEMES
 
 BY_INDEX = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)  # of arguments: buffer, indices
 OUTPUTS = 400
@@ -45,18 +45,7 @@ def test_a_step_takes_3_passes_over_the_gradient_and_2_over_the_memory(
     alone: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the leader: selection, memory, new gradient; of norm and clipping, which all schemes have, nothing is counted."""
-    backend = ScaleCom(
-        rate=100,
-        rates=[],
-        values="full",
-        beta=0.5,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        overlap=False,
-        bucket_mb=1,
-        world=alone,
-    )
+    backend = SCHEMES["scalecom"].build(alone, rate=100, beta=0.5, bucket_mb=1)
     model = nn.Linear(INPUTS, OUTPUTS)
     backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
     monkeypatch.setattr("distributed.sparse.compressed.clip_gradients", lambda *_: GradientReport(1.0, False, True))

@@ -12,9 +12,8 @@ from torch import nn
 
 from asr.parts import build
 from distributed.learners.launch import World
-from distributed.schemes.scalecom import ScaleCom
 from scripts.composition.compose import compose
-from tests.schemes import words
+from tests.schemes import SCHEMES, words
 
 PAYLOADS = {  # of two learners: values, indices, uncompressed; of other schemes their sum alone is known
     # Biases begin at multiples of 16 elements, 48 in all; matrices of 240 + 144 make 39 chunks. One byte fills up.
@@ -33,18 +32,7 @@ def vectors() -> nn.Module:
 
 def payload(world: World, model: nn.Module, rate: int, warmup_steps: int = 0) -> tuple[int, float]:
     """Bytes handed to collectives in one step, and how many times more they are uncompressed."""
-    backend = ScaleCom(
-        rate=rate,
-        rates=[],
-        values="full",
-        beta=1.0,
-        warmup_steps=warmup_steps,
-        refresh_moments=None,
-        refresh_batches=1,
-        overlap=False,
-        bucket_mb=1,
-        world=world,
-    )
+    backend = SCHEMES["scalecom"].build(world, rate=rate, warmup_steps=warmup_steps, bucket_mb=1)
     trained = [parameter for parameter in backend.wrap(model).parameters() if parameter.requires_grad]
     backend.attach(torch.optim.SGD(trained, lr=1.0))
     backend.begin_step(1.0, 1.0)

@@ -13,6 +13,23 @@ def ends_with_forward(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
+def bytes_of_a_step(word: str, size: int, payload_bytes: int) -> int | None:
+    """What the formula of a word says that a learner sends for a matrix of 31 x 16; None for a word without one."""
+    reduced_bytes = 2 * (size - 1) * payload_bytes // size
+    return {
+        "allreduce": reduced_bytes,
+        "ssgd_noise": reduced_bytes,
+        "dpsgd": 2 * payload_bytes,  # to two neighbours
+        "delay_by_one": reduced_bytes,
+        "hierarchical": payload_bytes + payload_bytes // 2 + payload_bytes // 2,  # gradient, share, gathered share
+        "scalecom": 2 * (size - 1) * (payload_bytes // 8) // size,
+        "local_topk": (size - 1) * (payload_bytes // 8 + 64),  # 62 offsets, filled up to 64 bytes
+        "random_k": 2 * (size - 1) * (payload_bytes // 8) // size,
+        "powersgd": 2 * (size - 1) * (2 * 16 * 4) // size + 2 * (size - 1) * (2 * 31 * 4) // size,
+        "half_allreduce": reduced_bytes // 2,
+    }.get(word)
+
+
 def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, ends_with_forward: bool, lockstep):
     """One gradient, or one model to each neighbour, per step; accumulated units send nothing.
 
@@ -45,18 +62,7 @@ def test_counted_bytes_are_those_of_the_formula(run_learners, train_steps, ends_
 
     payload_bytes = 31 * 16 * 4
     reduced_bytes = 2 * (size - 1) * payload_bytes // size
-    wire_bytes = {
-        "allreduce": reduced_bytes,
-        "ssgd_noise": reduced_bytes,
-        "dpsgd": 2 * payload_bytes,  # to two neighbours
-        "delay_by_one": reduced_bytes,
-        "hierarchical": payload_bytes + payload_bytes // 2 + payload_bytes // 2,  # gradient, share, gathered share
-        "scalecom": 2 * (size - 1) * (payload_bytes // 8) // size,
-        "local_topk": (size - 1) * (payload_bytes // 8 + 64),  # 62 offsets, filled up to 64 bytes
-        "random_k": 2 * (size - 1) * (payload_bytes // 8) // size,
-        "powersgd": 2 * (size - 1) * (2 * 16 * 4) // size + 2 * (size - 1) * (2 * 31 * 4) // size,
-        "half_allreduce": reduced_bytes // 2,
-    }.get(word)
+    wire_bytes = bytes_of_a_step(word, size, payload_bytes)
     # In three steps each of three learners hands the others the offsets of its 62 chunks, filled up to 64 bytes.
     offsets_bytes = 2 * 64 if word == "scalecom" else 0
     rehearsals = 1 + ends_with_forward

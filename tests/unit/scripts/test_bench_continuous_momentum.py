@@ -4,20 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from scripts.bench import continuous_momentum
 from scripts.bench.continuous_momentum import WAYS, main, trained
-from scripts.bench.scalecom_regime import Digits
-
-
-@pytest.fixture
-def digits() -> Digits:
-    generator = torch.Generator().manual_seed(1)
-    centres_KD = torch.randn(10, 8, generator=generator)
-    labels = torch.arange(10).repeat(8)
-    inputs = centres_KD[labels] + 0.3 * torch.randn(80, 8, generator=generator)
-    return Digits((inputs, labels), (inputs, labels))
+from scripts.bench.spoken_digits import Digits
 
 
 def test_the_momentum_keeps_learners_on_a_ring_closer_with_as_many_exchanges(digits: Digits) -> None:

@@ -4,19 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from scripts.bench import scalecom_regime
-from scripts.bench.scalecom_regime import SETTINGS, Digits, Setting, main, trained
-
-
-@pytest.fixture
-def digits() -> Digits:
-    generator = torch.Generator().manual_seed(1)
-    centres_KD = torch.randn(10, 8, generator=generator)
-    labels = torch.arange(10).repeat(8)
-    inputs = centres_KD[labels] + 0.3 * torch.randn(80, 8, generator=generator)
-    return Digits((inputs, labels), (inputs, labels))
+from scripts.bench.scalecom_regime import SETTINGS, Setting, main, trained
+from scripts.bench.spoken_digits import Digits
 
 
 def test_compression_learns_with_payments_and_not_without(digits: Digits) -> None:

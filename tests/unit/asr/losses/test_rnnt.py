@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
+from asr.losses import rows
 from asr.losses.inputs import Combine, LossInputs
 from asr.losses.reference import reference_loss, reference_occupancy
 from asr.losses.rnnt import ExactLoss
@@ -163,6 +164,14 @@ def test_posteriors_are_left_out_where_nobody_asks_for_gradients(monkeypatch: py
     inputs["weight_VJ"].requires_grad_()
     for form in ("RowSums", "DiagonalSums"):
         monkeypatch.setattr(f"asr.losses.sums.{form}.posteriors", None)
+    accumulated, directions = rows.accumulated, []
+
+    def counted(steps_SBT: Tensor) -> Tensor:
+        directions.append(steps_SBT.shape[1] / len(expected_B))
+        return accumulated(steps_SBT)
+
+    monkeypatch.setattr(rows, "accumulated", counted)
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
             assert torch.equal(loss_of(inputs), expected_B)
+    assert directions == [1, 1]

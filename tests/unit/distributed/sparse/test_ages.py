@@ -8,6 +8,7 @@ from distributed.learners.launch import World
 from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.ages import Ages
 from distributed.sparse.segments import EVERYTHING, Segment
+from tests.schemes import SCHEMES
 
 
 def step(backend: ScaleCom, gradient: list[float]) -> bool:
@@ -21,16 +22,7 @@ def step(backend: ScaleCom, gradient: list[float]) -> bool:
 
 
 def make(world: World, **options: object) -> ScaleCom:
-    chosen = {
-        "rate": 2,
-        "rates": [],
-        "values": "full",
-        "beta": 1.0,
-        "warmup_steps": 0,
-        "refresh_moments": None,
-        "refresh_batches": 1,
-    } | options
-    backend = ScaleCom(**chosen, overlap=False, bucket_mb=1, world=world)
+    backend = SCHEMES["scalecom"].build(world, **{"rate": 2} | options)
     model = nn.Linear(4, 1, bias=False)
     backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
     backend.count_ages()
@@ -94,18 +86,7 @@ def test_percentiles_are_by_nearest_rank(size: int, expected: tuple[float, ...])
 
 
 def test_nobody_counts_unless_asked(alone: World):
-    backend = ScaleCom(
-        rate=2,
-        rates=[],
-        values="full",
-        beta=1.0,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        overlap=False,
-        bucket_mb=1,
-        world=alone,
-    )
+    backend = SCHEMES["scalecom"].build(alone, rate=2, bucket_mb=1)
     backend.attach(torch.optim.SGD(backend.wrap(nn.Linear(4, 1, bias=False)).parameters(), lr=1.0))
     step(backend, [1.0, 0.0, 0.0, 2.0])
     assert backend.ages is None

@@ -9,11 +9,9 @@ from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
 from distributed.learners.launch import World
 from distributed.parameters.flat_parameters import FlatParameters
-from distributed.schemes.local_topk import LocalTopK
-from distributed.schemes.random_k import RandomK
-from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.rates import rates_of
 from distributed.sparse.segments import EVERYTHING, Offsets, Segment, entries, gathered, segments_of
+from tests.schemes import SCHEMES
 
 
 def network() -> nn.Module:
@@ -62,26 +60,11 @@ def test_a_pattern_may_mean_any_name_of_a_tied_parameter():
     assert rates_of(model, 100, [("1.*", 7), ("0.*", 5)]) == {"0.weight": 7, "0.bias": 5, "1.bias": 7}
 
 
-AUTO = {
-    "rate": "auto",
-    "rates": [("2.*", 7)],
-    "values": "full",
-    "beta": 1.0,
-    "warmup_steps": 0,
-    "refresh_moments": None,
-    "refresh_batches": 1,
-}
+AUTO = {"rate": "auto", "rates": [("2.*", 7)]}
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda world: ScaleCom(**AUTO, overlap=False, bucket_mb=1, world=world),
-        lambda world: LocalTopK(**AUTO, world=world),
-        lambda world: RandomK(**AUTO, seed=1, world=world),
-    ],
-)
-def test_under_auto_rates_follow_the_uses_that_learner_0_counts(run_learners, caplog, make):
+@pytest.mark.parametrize("word", ["scalecom", "local_topk", "random_k"])
+def test_under_auto_rates_follow_the_uses_that_learner_0_counts(run_learners, caplog, word: str):
     """A pattern still wins, biases stay dense; how long the sample is that other learners see does not matter."""
     caplog.set_level(logging.INFO)
 
@@ -91,7 +74,7 @@ def test_under_auto_rates_follow_the_uses_that_learner_0_counts(run_learners, ca
         def forward() -> None:
             model[1:](model[0](torch.zeros(10 if world.rank else 200, 4))[: 10 if world.rank else 128])
 
-        backend = make(world)
+        backend = SCHEMES[word].build(world, **AUTO)
         backend.examine(model, forward)
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
         assert backend.rates_found == {
@@ -109,11 +92,11 @@ def test_under_auto_rates_follow_the_uses_that_learner_0_counts(run_learners, ca
 
 
 def test_a_set_rate_counts_nothing_and_auto_needs_counting(alone: World):
-    ScaleCom(**AUTO | {"rate": 4}, overlap=False, bucket_mb=1, world=alone).examine(
+    SCHEMES["scalecom"].build(alone, **AUTO | {"rate": 4}).examine(
         network(), lambda: pytest.fail("nobody asked for it")
     )
     with pytest.raises(RuntimeError, match=r"rate=auto, backend\.examine"):
-        ScaleCom(**AUTO, overlap=False, bucket_mb=1, world=alone).wrap(network())
+        SCHEMES["scalecom"].build(alone, **AUTO).wrap(network())
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from distributed.learners.launch import World
-from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.selection_figures import contraction, index_overlap, mean_cosine, union, units
+from tests.schemes import SCHEMES
 
 
 def test_overlap_counts_what_is_among_the_largest_of_each_vector():
@@ -40,18 +40,7 @@ def test_equal_learners_have_the_best_metrics_and_measuring_is_neutral(run_learn
     """With equal gradients: the leader chooses for all, memories are parallel, nobody would choose otherwise."""
 
     def learner(world: World) -> dict[str, float]:
-        backend = ScaleCom(
-            rate=4,
-            rates=[],
-            values="full",
-            beta=1.0,
-            warmup_steps=0,
-            refresh_moments=None,
-            refresh_batches=1,
-            overlap=False,
-            bucket_mb=1,
-            world=world,
-        )
+        backend = SCHEMES["scalecom"].build(world, rate=4, bucket_mb=1)
         model = torch.nn.Sequential(torch.nn.Linear(10, 13), torch.nn.Linear(13, 3))
         backend.attach(torch.optim.SGD(backend.wrap(model).parameters(), lr=1.0))
         generator = torch.Generator().manual_seed(0)
@@ -82,18 +71,7 @@ def test_equal_learners_have_the_best_metrics_and_measuring_is_neutral(run_learn
 
 def test_learners_without_a_memory_are_in_no_pair(run_learners):
     def learner(world: World) -> list[float]:
-        backend = ScaleCom(
-            rate=4,
-            rates=[],
-            values="full",
-            beta=1.0,
-            warmup_steps=0,
-            refresh_moments=None,
-            refresh_batches=1,
-            overlap=False,
-            bucket_mb=1,
-            world=world,
-        )
+        backend = SCHEMES["scalecom"].build(world, rate=4, bucket_mb=1)
         backend.wrap(torch.nn.Linear(10, 13))
         cosines = []
         for remembering in range(4):
@@ -109,17 +87,6 @@ def test_learners_without_a_memory_are_in_no_pair(run_learners):
 
 
 def test_where_nothing_is_compressed_there_are_no_figures(alone: World):
-    backend = ScaleCom(
-        rate=1,
-        rates=[],
-        values="full",
-        beta=1.0,
-        warmup_steps=0,
-        refresh_moments=None,
-        refresh_batches=1,
-        overlap=False,
-        bucket_mb=1,
-        world=alone,
-    )
+    backend = SCHEMES["scalecom"].build(alone, rate=1, bucket_mb=1)
     backend.wrap(torch.nn.Linear(2, 2))
     assert backend.selection_figures(torch.zeros(6)) == {}

@@ -1,0 +1,39 @@
+"""A backend with the settings of its YAML and no run around it, for benchmarks and tests."""
+
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from asr.parts import build, plain
+from distributed.base import FlatBackend
+from distributed.learners.launch import World
+from scripts.composition.compose import CONF
+
+
+@cache
+def _settings(word: str) -> dict[str, Any]:
+    node = OmegaConf.load(CONF / "backend" / f"{word}.yaml")
+    content = plain(OmegaConf.create({"seed": 1, "backend": node}))["backend"]
+    assert isinstance(content, dict)
+    return content
+
+
+def settings_of(word: str, **changes: Any) -> dict[str, Any]:
+    """What ``conf/backend/<word>.yaml`` says, of seed 1, with changes; KeyError for a key that it has not."""
+    settings = _settings(word)
+    if unknown := changes.keys() - settings.keys():
+        raise KeyError(f"backend={word} has no {', '.join(sorted(unknown))}")
+    return settings | changes
+
+
+def arguments_of(word: str, **changes: Any) -> dict[str, Any]:
+    """The same as arguments of the backend's class, or of one derived from it; its ``world`` is not among them."""
+    return {key: value for key, value in settings_of(word, **changes).items() if key != "_target_"}
+
+
+def build_backend(word: str, world: World, **changes: Any) -> Any:
+    """The backend of that word; what its YAML says is changed by ``changes``."""
+    backend = build(settings_of(word, **changes), world=world)
+    assert isinstance(backend, FlatBackend)
+    return backend
