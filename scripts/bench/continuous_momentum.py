@@ -32,7 +32,16 @@ from distributed.simulate.flat_model import FlatModel
 from distributed.simulate.learners import Copies
 from distributed.simulate.pace import LogNormal
 from scripts.bench.report import save_figures
-from scripts.bench.spoken_digits import Digits, criterion, error_of, network, read_arguments, read_digits, weights_of
+from scripts.bench.spoken_digits import (
+    Digits,
+    criterion,
+    error_of,
+    network,
+    parser_of,
+    read_arguments,
+    read_digits,
+    weights_of,
+)
 from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
@@ -58,7 +67,7 @@ class Found:
 
 def main(arguments: list[str]) -> None:
     """Train everything, print a table in Markdown, save the figures."""
-    options = read_arguments(arguments, __doc__, "eight learners, ten steps, one seed")
+    options = read_arguments(parser_of(__doc__, "eight learners, ten steps, one seed"), arguments)
     made_with = environment()
     digits = read_digits(options.data, options.cache)
     sizes, steps = ((8,), 10) if options.quick else (LEARNERS, STEPS)

@@ -29,7 +29,16 @@ from distributed.simulate.lockstep import Lockstep
 from distributed.simulate.schemes import AllReduce, LockstepScheme, ScaleCom
 from distributed.sparse.regime import payments
 from scripts.bench.report import save_figures
-from scripts.bench.spoken_digits import Digits, criterion, error_of, network, read_arguments, read_digits, weights_of
+from scripts.bench.spoken_digits import (
+    Digits,
+    criterion,
+    error_of,
+    network,
+    parser_of,
+    read_arguments,
+    read_digits,
+    weights_of,
+)
 from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
@@ -68,7 +77,7 @@ SETTINGS = [
 
 def main(arguments: list[str]) -> None:
     """Train everything, print a table in Markdown, save the figures."""
-    options = read_arguments(arguments, __doc__, "twenty steps of each, from one seed")
+    options = read_arguments(parser_of(__doc__, "twenty steps of each, from one seed"), arguments)
     made_with = environment()
     digits = read_digits(options.data, options.cache)
     rows = []

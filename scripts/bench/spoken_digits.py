@@ -18,6 +18,7 @@ from asr.training.precision import flush_denormals
 from distributed.simulate.flat_model import FlatModel
 from scripts.composition.compose import compose
 
+MELS = 40
 HIDDEN, MEANS = 40, 8
 
 
@@ -29,14 +30,19 @@ class Digits:
     test: tuple[Tensor, Tensor]
 
 
-def read_arguments(arguments: list[str], description: str | None, quick: str) -> argparse.Namespace:
-    """The options of a benchmark on spoken digits, and one thread for it; ``quick`` says what ``--quick`` does."""
+def parser_of(description: str | None, quick: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks on spoken digits have; ``quick`` says what ``--quick`` does."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a clone of the Free Spoken Digit Dataset")
     parser.add_argument("--cache", default="data/fsdd-cache", help="where its manifests are made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+def read_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """What a command line says, with one thread for what follows; ``--quick`` is of one seed."""
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds = options.seeds[:1]
@@ -45,9 +51,12 @@ def read_arguments(arguments: list[str], description: str | None, quick: str) ->
     return options
 
 
-def read_digits(root: str, cache: str) -> Digits:
-    """The official split; dev and test together are tested on. Each input has mean 0 and deviation 1 over the training set."""
-    settings = ["data=fsdd_digits", f"data.root={root}", f"data.cache={cache}", "features.num_mels=40"]
+def read_digits(root: str, cache: str, means: int = MEANS) -> Digits:
+    """Inputs of (40 mels) x (``means`` stretches of time); dev and test together are tested on.
+
+    Each input has mean 0 and deviation 1 over the training set.
+    """
+    settings = ["data=fsdd_digits", f"data.root={root}", f"data.cache={cache}", f"features.num_mels={MELS}"]
     config = compose("train", settings)
     features, manifests = build(config.features), build(config.data).prepare()
     assert isinstance(features, LogMel)
@@ -56,8 +65,8 @@ def read_digits(root: str, cache: str) -> Digits:
     def read(split: str) -> tuple[Tensor, Tensor]:
         utterances = read_manifest(manifests[split])
         found = [features.mel(read_audio(each, features.sample_rate, resample=False)).T for each in utterances]
-        means = torch.stack([adaptive_avg_pool1d(mels_FT[None], MEANS)[0].flatten() for mels_FT in found])
-        return means, torch.tensor([words.index(each.text) for each in utterances])
+        inputs = torch.stack([adaptive_avg_pool1d(mels_FT[None], means)[0].flatten() for mels_FT in found])
+        return inputs, torch.tensor([words.index(each.text) for each in utterances])
 
     (train, labels), dev, test = read("train"), read("dev"), read("test")
     mean_D, deviation_D = train.mean(0), train.std(0)

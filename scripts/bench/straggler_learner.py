@@ -122,7 +122,9 @@ def run_epoch(world: World, model: nn.Module, case: Case, usual: Sequence[float]
     return Outcome(units, began, ended)
 
 
-def run_unit(backend: FlatBackend, wrapped: nn.Module, optimizer: torch.optim.Optimizer, work: Sequence[float]) -> None:
+def run_unit(
+    backend: FlatBackend, wrapped: nn.Module, optimizer: torch.optim.Optimizer, work: Sequence[object]
+) -> None:
     """Take a step of one unit, whose passes accumulate gradients."""
     divisor = backend.begin_step(1.0, 1.0)
     for each in work[:-1]:
