@@ -218,6 +218,6 @@ class Conformer(Encoder):
         padding_BT = padding_mask(lengths_B, x_BTD.shape[1])
         hidden_BTT = hidden_keys(padding_BT, self.chunk, self.left_chunks)
         table_PR = relative_table(x_BTD.shape[1], self.position_dimension, like=x_BTD)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, table_PR, padding_BT, hidden_BTT)
+        for number in range(len(self.blocks)):
+            x_BTD = self.through_layer(number, x_BTD, table_PR, padding_BT, hidden_BTT)
         return x_BTD.masked_fill(padding_BT.unsqueeze(-1), 0.0), lengths_B

@@ -4,9 +4,11 @@ B utterances   T feature frames   F feature dimension   T' = ceil(T / subsamplin
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Encoder(nn.Module, ABC):
@@ -24,9 +26,19 @@ class Encoder(nn.Module, ABC):
     layer_dimensions: list[int]
     """Size of one state of each layer's output; the last one is D."""
 
+    recomputed: frozenset[int] = frozenset()
+    """Layers, by their number, of which training keeps the input alone: backward computes them again."""
+
     @abstractmethod
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T', D), zero beyond their lengths, and their lengths (B,). Every length is at least 1."""
+
+    def through_layer(self, number: int, *inputs: Any) -> Tensor:
+        """The output of a layer. One that is computed again draws the same random numbers."""
+        layer = self.layers[number]
+        again = number in self.recomputed and self.training and torch.is_grad_enabled()
+        output: Tensor = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
+        return output
 
     def state_lengths(self, lengths_B: Tensor) -> Tensor:
         """Number of states (B,) of utterances with ``lengths_B`` feature frames."""

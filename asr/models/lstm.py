@@ -67,8 +67,8 @@ class BidirectionalLstm(Encoder):
         x_BSD = stack_frames(features_BTF.masked_fill(padding_BT.unsqueeze(-1), 0.0), self.subsampling)
         lengths_B = self.state_lengths(lengths_B)
         reversal_N = reversal(lengths_B, x_BSD.shape[1])
-        for layer in self.layers:
-            x_BSD = self.dropout(layer(x_BSD, reversal_N))
+        for number in range(len(self.layers)):
+            x_BSD = self.dropout(self.through_layer(number, x_BSD, reversal_N))
         return x_BSD.masked_fill(padding_mask(lengths_B, x_BSD.shape[1]).unsqueeze(-1), 0.0), lengths_B
 
 

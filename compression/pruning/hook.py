@@ -90,9 +90,14 @@ class StructuredPruning(Hook):
         """The masks, which the model computes with from here on.
 
         Raises:
-            UsageError: the model has no units of a kind, or is quantised, or the table of latencies is of another one, or
-                all that the masks may drop costs less than ``sparsity``.
+            UsageError: the model has no units of a kind, or is quantised, or computes layers again in backward, or the table
+                of latencies is of another one, or all that the masks may drop costs less than ``sparsity``.
         """
+        if getattr(getattr(model, "encoder", None), "recomputed", None):
+            raise UsageError(
+                f"{KEY.removesuffix('.')} draws masks for a forward, and activation_checkpointing would compute layers again "
+                "without them; leave one of these hooks out"
+            )
         with named("hooks.structured_pruning: "):
             found = counted_sites(model, self.kinds, self.scope)
             masks = Masks(found, dropped=self.initial_dropped, minimum=self.minimum, multiple_of=self.multiple_of)

@@ -1,4 +1,4 @@
-"""What encoders cost: parameters, operations, processor time on noise, all of them in turn."""
+"""What encoders cost: parameters, operations, processor time on noise, all of them in turn, and memory."""
 
 import statistics
 import time
@@ -12,12 +12,13 @@ from asr.models.speech_model import Recogniser
 from asr.runs.model_folder import load_model
 from asr.training.precision import choose_matmul, flush_denormals
 from compression.pruning.costs import Extent, operations
+from scripts.bench.memory import peak_extra_bytes
 
 TEN_SECONDS = Extent(frames=1000)
 
 
 def encoder_costs(folders: Mapping[str, Path], rounds: int = 7) -> dict[str, dict[str, float]]:
-    """Number of parameters, operations and milliseconds of the encoder of each model folder on ten seconds, one thread."""
+    """Of the encoder of each model folder on ten seconds: parameters, operations, milliseconds of one thread, peak bytes, weights included."""
     flush_denormals()
     torch.set_num_threads(1)
     choose_matmul("auto")
@@ -34,6 +35,7 @@ def encoder_costs(folders: Mapping[str, Path], rounds: int = 7) -> dict[str, dic
             "parameters": float(encoder_parameters(model)),
             "flops": float(operations(model, [], "encoder", TEN_SECONDS)({})),
             "milliseconds": 1000 * measured[name],
+            "peak_bytes": float(peak_bytes(model, features)),
         }
         for name, model in models.items()
     }
@@ -42,6 +44,17 @@ def encoder_costs(folders: Mapping[str, Path], rounds: int = 7) -> dict[str, dic
 def encoder_parameters(model: torch.nn.Module) -> int:
     """Number of parameters of the encoder."""
     return sum(each.numel() for name, each in model.named_parameters() if name.startswith("encoder."))
+
+
+def peak_bytes(model: Recogniser, features: int) -> int:
+    """The encoder's weights, and the rise of a process' memory while it reads ten seconds."""
+
+    def encode(frames: int) -> None:
+        with torch.inference_mode():
+            model.encode(torch.randn(1, frames, features), torch.tensor([frames]))
+
+    weights = sum(each.nbytes for name, each in model.named_parameters() if name.startswith("encoder."))
+    return weights + peak_extra_bytes(lambda: encode(TEN_SECONDS.frames), lambda: encode(TEN_SECONDS.frames // 10))
 
 
 def seconds(models: Mapping[Any, torch.nn.Module], extent: Extent, features: int, rounds: int) -> dict[Any, float]:

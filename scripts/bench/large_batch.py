@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import comb
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -28,6 +27,7 @@ if __name__ == "__main__":
 
 from matplotlib.figure import Figure
 
+from asr.runs.metrics import Row
 from scripts.bench.kept import Kept
 from scripts.bench.large_batch_networks import STRETCHES
 from scripts.bench.large_batch_training import (
@@ -50,8 +50,6 @@ from scripts.composition.startup import run_main
 TRAINED = 0.15  # of held-out recordings may be wrong
 SIGMAS = (0.001, 0.003, 0.01, 0.03)
 FRESH = "fresh seeds"
-
-Row = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:

@@ -17,14 +17,9 @@ LAYERS = 7
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it
 SCALECOM_RATE = 400  # one entry in so many is sent
 BUCKET_MB = 1  # less than a layer of the smallest model here
-# Rounds that each learner initiates: both, 0.8 of what the faster link has room for, and as many with compression, which
-# is to be seen in the steps.
-ROUNDS_PER_STEP = 0.22
-ASYNCHRONOUS: Mapping[str, Any] = {
-    "topology": "ring",
-    "rounds_per_step": ROUNDS_PER_STEP,
-    "max_staleness": MAX_STALENESS,
-}
+BYTES_PER_STEP = (
+    9.1e6  # of weights, uncompressed, in rounds that a learner initiates: both, 0.8 of 1 Gbit/s for a step of 170 ms
+)
 
 
 @dataclass(slots=True)
@@ -67,9 +62,19 @@ def network(width: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def rounds_per_step(message_bytes: int) -> float:
+    """Rounds of asynchronous gossip that each learner initiates; as many with compression, which is to be seen in the steps."""
+    return min(1.0, BYTES_PER_STEP / message_bytes)
+
+
 def contenders(world: World, width: int) -> dict[str, Contender]:
     """All schemes that are compared; all of them stay in memory and take turns."""
     message_bytes = sum(p.numel() * p.element_size() for p in network(width).parameters())
+    asynchronous: Mapping[str, Any] = {
+        "topology": "ring",
+        "rounds_per_step": rounds_per_step(message_bytes),
+        "max_staleness": MAX_STALENESS,
+    }
 
     def ours(word: str, **changes: Any) -> Contender:
         backend, model = build_backend(word, world, **changes), network(width)
@@ -87,8 +92,8 @@ def contenders(world: World, width: int) -> dict[str, Contender]:
     return {
         "compute": theirs(network(width), 0),
         "tcp": theirs(network(width), 0),  # computation while plain TCP fills the link
-        "adpsgd": ours("adpsgd", **ASYNCHRONOUS),
-        "adpsgd-compressed": ours("adpsgd", **ASYNCHRONOUS, compression="int8"),
+        "adpsgd": ours("adpsgd", **asynchronous),
+        "adpsgd-compressed": ours("adpsgd", **asynchronous, compression="int8"),
         "dpsgd": ours("dpsgd", topology="ring"),
         "dpsgd-compressed": ours("dpsgd", topology="ring", compression="int4"),
         "delay_by_one": ours("delay_by_one"),

@@ -21,7 +21,7 @@ from distributed.learners.environment import place
 from distributed.learners.launch import World, start, stop
 from scripts.bench import plain_tcp
 from scripts.bench.namespaces import interface_bytes, limit_bandwidth
-from scripts.bench.network_contenders import ROUNDS_PER_STEP, Contender, contenders
+from scripts.bench.network_contenders import Contender, contenders, rounds_per_step
 
 ASYNCHRONOUS = ("adpsgd", "adpsgd-compressed", "tcp")  # whose messages last as long as several steps
 COMPUTE_SECONDS = 0.17  # computation time of one step, for which the batch size is chosen
@@ -90,7 +90,7 @@ class Measurement:
 
         def rounds() -> None:
             assert contender.backend is not None
-            for _ in range(math.ceil(1 / ROUNDS_PER_STEP)):
+            for _ in range(math.ceil(1 / rounds_per_step(self.message.nbytes))):
                 contender.backend.begin_step(1.0, 1.0)
             time.sleep(0.05)  # both learners' threads begin a round, which takes longer than this
             contender.backend.drain()

@@ -3,20 +3,16 @@
 from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from asr.parts import build, plain
 from distributed.base import FlatBackend
 from distributed.learners.launch import World
-from scripts.composition.compose import CONF
+from scripts.composition.compose import compose
 
 
 @cache
 def _settings(word: str) -> dict[str, Any]:
-    node = OmegaConf.load(CONF / "backend" / f"{word}.yaml")
-    content = plain(OmegaConf.create({"seed": 1, "backend": node}))["backend"]
-    assert isinstance(content, dict)
-    return content
+    settings: dict[str, Any] = plain(compose("train", [f"backend={word}", "seed=1"]).backend)
+    return settings
 
 
 def settings_of(word: str, **changes: Any) -> dict[str, Any]:

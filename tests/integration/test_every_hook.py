@@ -37,6 +37,7 @@ class Row:
 
 
 TABLE = {
+    "activation_checkpointing": Row(),
     "additive_noise": Row(("hooks.additive_noise.manifest={files}/noises.jsonl",)),
     "diagnostics": Row(("hooks.diagnostics.probe_batches=1", "evaluation.sets=[dev]", "trainer.evaluate_every=2")),
     "dropconnect": Row(),

@@ -168,6 +168,10 @@ def test_masks_of_before_the_target_are_named_and_models_without_masks_refused(
         ),
         (["hooks.structured_pruning.kinds=[width,cells]", "model=lstm_tiny"], r"^hooks\.structured_pruning: kinds: "),
         (["hooks=[structured_pruning,dropconnect]", "model=lstm_tiny"], "dropconnect"),
+        (
+            ["hooks=[activation_checkpointing,structured_pruning]"],
+            "activation_checkpointing would compute layers again",
+        ),
         (["hooks=[qat_int4,structured_pruning]"], r"^hooks\.structured_pruning: the model is quantised already"),
         (["hooks.structured_pruning.kinds=[joint]"], r"kinds: joint cost nothing with scope=encoder"),
     ],

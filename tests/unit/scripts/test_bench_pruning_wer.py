@@ -47,7 +47,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     monkeypatch.setattr(paired, "REPLICATIONS", 3)
     monkeypatch.setattr(PruningStudy, "latency", lambda self, seed: Path("latency.json"))
     monkeypatch.setattr(pruning_wer, "model_folder_of", lambda folder, key: folder)
-    costs = {"parameters": 4.0, "flops": 2.0, "milliseconds": 1.0}
+    costs = {"parameters": 4.0, "flops": 2.0, "milliseconds": 1.0, "peak_bytes": 3.0}
     monkeypatch.setattr(pruning_wer, "encoder_costs", lambda folders: dict.fromkeys(folders, costs))
     return Recorded.commands
 
