@@ -3,8 +3,9 @@
     python scripts/bench/packed_models.py --json docs/results/packed-models.json
 
 Sizes are those of written files, headers included, of randomly drawn weights: model=ibm_rnnt with all layers at 4 bits, and with
-the encoder's first layer in full precision; model=conformer_m at 4 bits. Times are medians of the processor time of the encoder of
-model=ibm_rnnt over noise of 200 states, all versions in turn in one process. Memory is what the peak of a process grows by while it
+the encoder's first layer in full precision; model=conformer_m at 4 bits. Times are medians of the processor time of the encoders of model=ibm_rnnt
+and model=conformer_s over noise of 200 states, all versions in turn in one process; ONNX Runtime's fp32 and its dynamic int8 are
+those of scripts/export.py. Memory is what the peak of a process grows by while it
 loads a model folder and encodes one such utterance; each version has a process of its own.
 """
 
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,14 @@ from compression.quantization.onnx_engine import ONNX, installed
 from compression.quantization.pack import ENCODING
 from compression.quantization.packed import PackedLayer
 from compression.quantization.transform import transform_node
+from scripts.bench.exported_encoders import ONNX_FP32, ONNX_INT8, onnx_encoders
 from scripts.bench.report import save_figures
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
 STATES, FEATURES = 200, 120
+TIMED = ("ibm_rnnt", "conformer_s")  # models of conf/model; figures without a name are of the first
 BOUND = 4.0  # of features of unit variance
 ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789'-.,!?%&"
 TOKENIZER = CharacterTokenizer(alphabet=ALPHABET, case="lower")
@@ -84,7 +88,10 @@ def _measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = sizes(Path(folder), quick=options.quick)
         if not options.quick:
-            rows += [*times(1, options.rounds), *times(8, options.rounds), *memory(Path(folder))]
+            rows += [
+                row for model in TIMED for batch in (1, 8) for row in times(model, batch, options.rounds, Path(folder))
+            ]
+            rows += memory(Path(folder))
     table(rows)
     if options.json is not None:
         save_figures(options.json, figures(rows), rows, made_with)
@@ -141,9 +148,9 @@ def encoding(model: SpeechModel, batch: int) -> Callable[[], Any]:
     return lambda: model.encode(features_BTF, lengths_B)
 
 
-def times(batch: int, rounds: int) -> list[dict[str, Any]]:
+def times(name_of_model: str, batch: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
     """Seconds of the encoder, after a round that is not counted; ratios are those of fp32 over the version."""
-    made = versions("ibm_rnnt", EVERYTHING)
+    made = versions(name_of_model, EVERYTHING)
     calls: dict[str, Callable[[], Any]] = {}
     for name in ENGINES:
         model = copy.deepcopy(made[name if name in made else "packed"].model)
@@ -151,6 +158,7 @@ def times(batch: int, rounds: int) -> list[dict[str, Any]]:
             continue
         compute_with(model, ENGINES[name])
         calls[name] = encoding(model, batch)
+    calls |= exported(made["fp32"].model, batch, folder)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for place in range(rounds + 1):
         for name, call in calls.items():
@@ -160,10 +168,21 @@ def times(batch: int, rounds: int) -> list[dict[str, Any]]:
                 seconds[name].append(time.process_time() - started)
     middle = {name: statistics.median(each) for name, each in seconds.items()}
     return [
-        {"measured": "time", "model": "ibm_rnnt encoder", "version": name, "utterances": batch, "seconds": each,
+        {"measured": "time", "model": f"{name_of_model} encoder", "version": name, "utterances": batch, "seconds": each,
          "ratio": middle["fp32"] / each, "rounds": rounds}
         for name, each in middle.items()
     ]  # fmt: skip
+
+
+def exported(model: SpeechModel, batch: int, folder: Path) -> dict[str, Callable[[], Any]]:
+    """The same calls of the encoder as ONNX Runtime has it; none where it is not installed."""
+    if not installed():
+        return {}
+    assert isinstance(model, Transducer)
+    frames = STATES * model.subsampling
+    features_BTF, lengths_B = torch.randn(batch, frames, FEATURES), torch.full((batch,), frames)
+    found = onnx_encoders(model.encoder, FEATURES, folder)
+    return {name: partial(encode, features_BTF, lengths_B) for name, encode in found.items()}
 
 
 def compute_with(model: SpeechModel, engine: Engine | None) -> None:
@@ -231,9 +250,12 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     found = {
         named[key]: row["ratio"] for row in rows if (key := (row["measured"], row["model"], row["version"])) in named
     }
+    kinds = {"codes, ONNX Runtime": "int4_codes", ONNX_INT8: "int8", ONNX_FP32: "onnx_fp32"}
     for row in rows:
-        if row["measured"] == "time" and row["version"] == "codes, ONNX Runtime":
-            found[f"rtf_ratio/int4_codes{'' if row['utterances'] == 1 else '_batch_8'}"] = row["ratio"]
+        if row["measured"] == "time" and row["version"] in kinds:
+            batch = "" if row["utterances"] == 1 else "_batch_8"
+            model = "" if row["model"].startswith(TIMED[0]) else f"_{row['model'].partition(' ')[0]}"
+            found[f"rtf_ratio/{kinds[row['version']]}{batch}{model}"] = row["ratio"]
     return found
 
 
