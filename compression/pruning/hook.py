@@ -7,30 +7,26 @@ units that they drop. The masks are an auxiliary module: model folders hold the 
 
 import logging
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from asr.data.batch import Batch
-from asr.models.encoder import Encoder
 from asr.models.speech_model import LossOutput, SpeechModel
 from asr.runs.progress import Progress
 from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.loss_terms import LossTerms
-from compression.pruning.costs import Cost, Extent, Scope, counted_sites, full_sizes, operations, parameters
+from compression.pruning.costs import Cost, Extent, Scope, counted_sites, full_sizes
 from compression.pruning.lagrangian import Multipliers, target_at
-from compression.pruning.latency import Latency, read_tables
 from compression.pruning.masks import Masks, attach
-from compression.pruning.parts import parts_of
-from compression.pruning.units import Kind, Site
+from compression.pruning.objectives import Counted, Objective
+from compression.pruning.units import Kind
 from compression.scheme import named
 from distributed.errors import UsageError
 from distributed.ranges import Count, Fraction, Positive, Probability
 
-Objective = Literal["parameters", "flops", "milliseconds"]
 KEY = "hooks.structured_pruning."
-MISSED = 0.02  # of the cost, by which what is kept may exceed the target before a run's end warns
+MISSED = 0.02  # of the cost, by which what is kept may differ from the target before a run's end warns
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +69,10 @@ class StructuredPruning(Hook):
         mask_lr: Positive,
         multiplier_lr: Positive,
     ) -> None:
-        if objective == "milliseconds" and (latency is None or scope != "encoder"):
-            raise UsageError(
-                f"{KEY}objective=milliseconds counts the encoder and needs what was measured on a processor: set "
-                f"{KEY}scope=encoder and {KEY}latency to a file of scripts/bench/latency.py"
-            )
+        self.counted = Counted(objective, scope, latency, Extent(frames), KEY)
         if initial_dropped == 0:
             raise UsageError(f"{KEY}initial_dropped must be above 0, or no mask could learn; 0.01 is usual")
-        self.kinds, self.sparsity, self.objective, self.scope = kinds, sparsity, objective, scope
-        self.latency, self.extent, self.rise = latency, Extent(frames), rise
+        self.kinds, self.sparsity, self.rise = kinds, sparsity, rise
         self.minimum, self.multiple_of, self.initial_dropped = minimum, multiple_of, initial_dropped
         self.mask_lr, self.multiplier_lr = mask_lr, multiplier_lr
         self.target = 0.0
@@ -99,9 +90,9 @@ class StructuredPruning(Hook):
                 "without them; leave one of these hooks out"
             )
         with named("hooks.structured_pruning: "):
-            found = counted_sites(model, self.kinds, self.scope)
+            found = counted_sites(model, self.kinds, self.counted.scope)
             masks = Masks(found, dropped=self.initial_dropped, minimum=self.minimum, multiple_of=self.multiple_of)
-            self.cost = self._cost_of(model, found)
+            self.cost = self.counted.cost(model, found)
             self.full = float(self.cost(full_sizes(found)))
             self._refuse_unreachable(masks)
         attach(model, masks)
@@ -113,20 +104,9 @@ class StructuredPruning(Hook):
         least = float(self.cost(masks.least_sizes())) / self.full
         if least > 1 - self.sparsity:
             raise UsageError(
-                f"sparsity={self.sparsity:g}: {1 - self.sparsity:.1%} of the {self.objective} were to stay and {least:.1%} do at "
+                f"sparsity={self.sparsity:g}: {1 - self.sparsity:.1%} of the {self.counted.objective} were to stay and {least:.1%} do at "
                 "least; lower sparsity, name more kinds, or lower minimum or multiple_of"
             )
-
-    def _cost_of(self, model: SpeechModel, found: list[Site]) -> Cost:
-        if self.objective == "parameters":
-            return parameters(model, found, self.scope)
-        if self.objective == "flops":
-            return operations(model, found, self.scope, self.extent)
-        encoder = getattr(model, "encoder", None)
-        if not isinstance(encoder, Encoder):
-            raise UsageError("objective=milliseconds: this model has no encoder; choose parameters")
-        assert self.latency is not None
-        return Latency(parts_of(encoder, found), read_tables(self.latency))
 
     def on_parameter_groups(self, model: SpeechModel) -> list[ParameterGroup]:
         """Masks descend and multipliers ascend, at rates of their own."""
@@ -177,10 +157,11 @@ class StructuredPruning(Hook):
             metrics[f"structured_pruning/kept/{site.name}"] = float(sizes[site.name]) / site.size
 
     def on_fit_end(self, progress: Progress) -> None:
-        """Warn where the masks keep more than the target: the run was too short for the rates of masks and multipliers."""
+        """Warn where the masks keep more or less than the target: the run was too short for the rates of masks and multipliers."""
         kept, target = self.kept_ratio(), 1 - self.sparsity
-        if kept > target + MISSED:
+        if abs(kept - target) > MISSED:
             log.warning(
-                "%s: kept %.1f %% of the %s, not %.1f %%: the masks have not met their target; train longer, or raise "
-                "%smultiplier_lr and mask_lr", KEY.removesuffix("."), 100 * kept, self.objective, 100 * target, KEY,
+                "%s: kept %.1f %% of the %s, not %.1f %%: the masks have not met their target; train longer, change %smask_lr "
+                "or multiplier_lr, or remove what meets it: pass=prune pass.sparsity=%g", KEY.removesuffix("."), 100 * kept,
+                self.counted.objective, 100 * target, KEY, self.sparsity,
             )  # fmt: skip

@@ -146,8 +146,12 @@ def names_of_masks(auxiliaries: Mapping[str, Tensor]) -> list[str]:
     return [name for name in auxiliaries if name.startswith(f"{NAME}.") and name.endswith(".log_alpha")]
 
 
-def kept_of(auxiliaries: Mapping[str, Tensor], multiple_of: int | None, model: SpeechModel) -> dict[str, Kept]:
+def kept_of(
+    auxiliaries: Mapping[str, Tensor], multiple_of: int | None, model: SpeechModel, shift: float = 0.0
+) -> dict[str, Kept]:
     """What the masks among the ``auxiliaries`` of a model's checkpoint keep; ``multiple_of`` None: as in training.
+
+    ``shift`` is added to the log-odds of all units.
 
     Raises:
         UsageError: there are none, or they are not those of the model's sites.
@@ -169,7 +173,7 @@ def kept_of(auxiliaries: Mapping[str, Tensor], multiple_of: int | None, model: S
                 f"{sizes.get(site, 'no')} units; restore {NAME}.safetensors, or give the run that it was trained in"
             )
         chosen = multiple_of if multiple_of is not None and int(multiple) else int(multiple)
-        found[site] = Kept.of(deterministic(log_alpha, int(least), max(1, chosen)))
+        found[site] = Kept.of(deterministic(log_alpha + shift, int(least), max(1, chosen)))
     return found
 
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from asr.export.lstm import with_onnx_lstms
 from asr.export.onnx_files import Network, export_part, write_int8, write_network
-from asr.export.sherpa import ANY
+from asr.export.sherpa import ANY, EXAMPLE_FRAMES
 from asr.models.encoder import Encoder
 
 ONNX_FP32, ONNX_INT8 = "ONNX Runtime, fp32", "ONNX Runtime, dynamic int8"
-EXAMPLE_FRAMES = 53  # of the example that the exporter follows; of no influence on the file
 
 
 class Exported(nn.Module):

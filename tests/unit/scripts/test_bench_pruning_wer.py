@@ -14,7 +14,6 @@ from scripts.bench import compression_study, paired, pruning_wer
 from scripts.bench.compression_study import CORPORA
 from scripts.bench.forked import ForkedTrials
 from scripts.bench.pruning_wer import EXPECTED, WAYS, PruningStudy, main
-from scripts.composition.compose import compose
 
 
 class Recorded(ForkedTrials):
@@ -84,15 +83,11 @@ def test_rows_are_paired_with_the_control_and_have_sizes(tmp_path: Path, recorde
     assert rows["masks, 70%"]["wer_by_seed"].keys() == {"5"}
     assert all(row["parameters_ratio"] == row["milliseconds_ratio"] == 1 for row in rows.values())
     assert not any("heads" in name for name in rows)
-    missed = {name: row["target_missed"] for name, row in rows.items() if "target_missed" in row}
-    assert missed == {"masks by flops, distilled, 50%": 0.98}
-
-
-def test_settings_of_masks_compose(tmp_path: Path, recorded: list[tuple[str, list[str]]]) -> None:
-    study = PruningStudy(Recorded(1, tmp_path, "test"), CORPORA["fsdd"], "conformer", [], 600)
-    for name, way, sparsity in study.ways():
-        study.make(name, way, sparsity, 5)
-    masked = [command for name, command in recorded if name.endswith("masked-5") and command[0].endswith("train.py")]
-    assert len(masked) == sum(len(way.sparsities) for way in WAYS.values() if way.kind == "masks")
-    for command in masked:
-        assert "structured_pruning" in compose("train", command[1:]).hooks
+    assert rows["masks by flops, distilled, 50%"]["masks_kept"] == 0.98
+    assert rows["masks, 50%"]["masks_kept"] == 0.1
+    assert rows["magnitude, 50%"]["masks_kept"] is None
+    removals = [command for _, command in recorded if "pass=prune" in command]
+    assert removals
+    assert all(value(command, "pass.sparsity=") in ("0.5", "0.3", "0.7") for command in removals)
+    costs = {value(command, "pass.objective=") for command in removals if any("objective" in each for each in command)}
+    assert costs == {"flops", "milliseconds"}
