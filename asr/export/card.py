@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from asr.export.onnx_files import export_part
+from asr.export.onnx_files import export_part, session_of
 from asr.export.sherpa import CLIENT, NETWORKS, Fitting, streaming_encoder
 from asr.training.processor import instruction_set
 
@@ -36,10 +36,7 @@ class Facts:
 
 def encoder_speed(folder: Path, parts: Fitting, suffix: str) -> float:
     """Seconds of one core per second of audio that the encoder takes with one utterance of 10 s; median of 5."""
-    runtime = export_part("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = runtime.InferenceSession(folder / f"encoder{suffix}", options, providers=["CPUExecutionProvider"])
+    session = session_of(folder / f"encoder{suffix}")
     feed, times = _chunk_feed(parts) if parts.streaming else _whole_feed(parts)
     session.run(None, feed)
     seconds = []

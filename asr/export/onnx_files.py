@@ -91,6 +91,14 @@ def write_int8(source: Path, target: Path) -> None:
         root.setLevel(level)
 
 
+def session_of(path: Path) -> Any:
+    """A file, ready to be run by ONNX Runtime on one thread of the CPU."""
+    runtime = export_part("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def _constant_batches(path: Path) -> list[str]:
     """Names of the products with a constant of more than two axes, as relative positions are: no weights of a channel each."""
     graph = export_part("onnx").load(path).graph

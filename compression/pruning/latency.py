@@ -9,7 +9,7 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from asr.foreign.json_text import read_json
 from asr.models.encoder import Encoder
 from asr.training.processor import cpu_info, instruction_set
 from compression.pruning.costs import Extent, Sizes
-from compression.pruning.parts import BUILDERS, Part, Size, parts_of
+from compression.pruning.parts import BUILDERS, Part, Runnable, Size, parts_of
+from compression.pruning.runtimes import RUNTIMES, Arithmetic, Step
 from compression.pruning.units import Site
 from distributed.errors import UsageError
 
@@ -114,14 +115,16 @@ def _ends_at(points: Tensor, size: int) -> bool:
 # ---------------------------------------------------------------------- measuring
 
 
-def measure(encoder: Encoder, found: Sequence[Site], extent: Extent, rounds: int) -> dict[str, Table]:
+def measure(
+    encoder: Encoder, found: Sequence[Site], extent: Extent, rounds: int, arithmetic: Arithmetic = "fp32"
+) -> dict[str, Table]:
     """Measure the parts of an encoder at sizes up to its own: medians of processor time, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             return {
-                kind: _measured(encoder, kind, same, extent, rounds)
+                kind: _measured(encoder, kind, same, extent, rounds, RUNTIMES[arithmetic])
                 for kind, same in itertools.groupby(
                     sorted(parts_of(encoder, found), key=lambda each: each.kind), key=lambda each: each.kind
                 )
@@ -130,13 +133,15 @@ def measure(encoder: Encoder, found: Sequence[Site], extent: Extent, rounds: int
         torch.set_num_threads(threads)
 
 
-def _measured(encoder: Encoder, kind: str, same: Any, extent: Extent, rounds: int) -> Table:
+def _measured(
+    encoder: Encoder, kind: str, same: Any, extent: Extent, rounds: int, runtime: Callable[[Runnable], Step]
+) -> Table:
     """The table of one kind of part, whose largest sizes are those of the largest."""
     every = list(same)
     builder = BUILDERS[kind]
     points = [points_of([part.sizes[place] for part in every]) for place in range(len(every[0].sizes))]
     grid = list(itertools.product(*points))
-    steps = {sizes: builder(encoder, sizes, extent) for sizes in grid if all(sizes)}
+    steps = {sizes: runtime(builder(encoder, sizes, extent)) for sizes in grid if all(sizes)}
     seconds: dict[tuple[int, ...], list[float]] = {sizes: [] for sizes in steps}
     for round_ in range(rounds + 1):
         for sizes, step in steps.items():
@@ -169,10 +174,11 @@ def points_of(sizes: Sequence[Size]) -> list[int]:
 # ---------------------------------------------------------------------- the file
 
 
-def as_json(tables: Mapping[str, Table], extent: Extent) -> dict[str, Any]:
+def as_json(tables: Mapping[str, Table], extent: Extent, arithmetic: Arithmetic = "fp32") -> dict[str, Any]:
     """The content of a file of tables."""
     return {
         "format": FORMAT,
+        "arithmetic": arithmetic,
         "frames": extent.frames,
         "processor": cpu_info("model name"),
         "instruction_set": instruction_set(),

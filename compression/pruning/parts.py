@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asr.models.attention import RelativeAttention, hidden_keys, relative_table
 from asr.models.conformer import Conformer, ConformerBlock, ConvolutionModule, FeedForward
@@ -15,8 +15,6 @@ from asr.models.subsampling import FACTOR, ConvSubsampling
 from compression.pruning.costs import Extent
 from compression.pruning.units import Site
 from distributed.errors import UsageError
-
-Step = Callable[[], object]
 
 
 class Size(NamedTuple):
@@ -101,33 +99,65 @@ def lstm_parts(encoder: BidirectionalLstm, size: Callable[[str, int], Size]) -> 
     return found
 
 
-# ---------------------------------------------------------------------- how a part is run
+# ---------------------------------------------------------------------- a part of given sizes
 
 
-def run_subsampling(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Step:
+class Runnable(NamedTuple):
+    """A part alone, with inputs of one utterance."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+
+
+class Added(nn.Module):
+    """A part of a block added to the residual stream: x + factor * module(norm(x), ...)."""
+
+    def __init__(self, module: nn.Module, factor: float = 1.0, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.module, self.factor = module, factor
+        self.norm = nn.Identity() if norm is None else norm
+
+    def forward(self, x_BTD: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        others = [each for each in (second, third) if each is not None]
+        return torch.add(x_BTD, self.module(self.norm(x_BTD), *others), alpha=self.factor)
+
+
+class Outputs(nn.Module):
+    """The outputs of an LSTM, without its states."""
+
+    def __init__(self, lstm: Lstm) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, x_BTI: Tensor) -> Tensor:
+        """(B, T, I) to (B, T, H)."""
+        outputs: Tensor = self.lstm(x_BTI)[0]
+        return outputs
+
+
+def subsampling(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
     """The subsampling, of channels of both convolutions and a width."""
     assert isinstance(encoder, Conformer)
     first, second, width = sizes
     features = FACTOR * (encoder.subsample.project.in_features // encoder.subsample.second.out_channels)
     module = ConvSubsampling(feature_dimension=features, channels=(first, second), dimension=width)
-    features_BTF, lengths_B = torch.randn(1, extent.frames, features), torch.tensor([extent.frames])
-    return lambda: module(features_BTF, lengths_B)
+    return Runnable(module, (torch.randn(1, extent.frames, features), torch.tensor([extent.frames])))
 
 
-def run_feed_forward(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Step:
-    """A feed-forward module, added to the residual stream."""
+def feed_forward(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
+    """A feed-forward module."""
     width, hidden = sizes
-    module = FeedForward(dimension=width, width=hidden, dropout=0).eval()
-    x_BTD = _states(encoder, extent, width)
-    return lambda: torch.add(x_BTD, module(x_BTD), alpha=0.5)
+    module = FeedForward(dimension=width, width=hidden, dropout=0)
+    return Runnable(Added(module, 0.5), (_states(encoder, extent, width),))
 
 
-def run_attention(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Step:
-    """Attention with its norm, added to the residual stream."""
+def attention(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
+    """Attention with its norm."""
     assert isinstance(encoder, Conformer)
     width, heads = sizes
     large = next(each for each in encoder.modules() if isinstance(each, RelativeAttention))
-    norm, table_width = nn.LayerNorm(width), encoder.position_dimension
+    table_width = encoder.position_dimension
     module = RelativeAttention(
         dimension=width, heads=heads, head_dimension=large.output.in_features // large.heads,
         position_dimension=table_width, dropout=0,
@@ -136,47 +166,44 @@ def run_attention(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Ste
     table_PR = relative_table(x_BTD.shape[1], table_width, like=x_BTD)
     padding_BT = torch.zeros(1, x_BTD.shape[1], dtype=torch.bool)
     hidden_BTN = hidden_keys(padding_BT, encoder.chunk, encoder.left_chunks)
-    return lambda: x_BTD + module.eval()(norm(x_BTD), table_PR, hidden_BTN)
+    return Runnable(Added(module, norm=nn.LayerNorm(width)), (x_BTD, table_PR, hidden_BTN))
 
 
-def run_convolution(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Step:
-    """A convolution module, added to the residual stream."""
+def convolution(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
+    """A convolution module."""
     assert isinstance(encoder, Conformer)
     width, channels = sizes
     large = next(each for each in encoder.modules() if isinstance(each, ConvolutionModule))
     module = ConvolutionModule(
         dimension=width, channels=channels, kernel=large.depthwise.weight_DK.shape[1],
         causal=encoder.chunk is not None, dropout=0,
-    ).eval()  # fmt: skip
+    )  # fmt: skip
     x_BTD = _states(encoder, extent, width)
-    padding_BT = torch.zeros(1, x_BTD.shape[1], dtype=torch.bool)
-    return lambda: x_BTD + module(x_BTD, padding_BT)
+    return Runnable(Added(module), (x_BTD, torch.zeros(1, x_BTD.shape[1], dtype=torch.bool)))
 
 
-def run_norm(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Step:
+def last_norm(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
     """A block's last norm."""
     (width,) = sizes
-    norm, x_BTD = nn.LayerNorm(width), _states(encoder, extent, width)
-    return lambda: norm(x_BTD)
+    return Runnable(nn.LayerNorm(width), (_states(encoder, extent, width),))
 
 
-def run_lstm(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Step:
+def lstm(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
     """One direction of a layer."""
     inputs, cells = sizes
-    lstm, x_BSD = Lstm(inputs, cells, batch_first=True), _states(encoder, extent, inputs)
-    return lambda: lstm(x_BSD)
+    return Runnable(Outputs(Lstm(inputs, cells, batch_first=True)), (_states(encoder, extent, inputs),))
 
 
-def _states(encoder: Encoder, extent: Extent, width: int) -> torch.Tensor:
+def _states(encoder: Encoder, extent: Extent, width: int) -> Tensor:
     return torch.randn(1, -(-extent.frames // encoder.subsampling), width)
 
 
-Builder = Callable[[Encoder, Sequence[int], Extent], Step]
+Builder = Callable[[Encoder, Sequence[int], Extent], Runnable]
 BUILDERS: Mapping[str, Builder] = {
-    "subsampling": run_subsampling,
-    "feed_forward": run_feed_forward,
-    "attention": run_attention,
-    "convolution": run_convolution,
-    "norm": run_norm,
-    "lstm": run_lstm,
+    "subsampling": subsampling,
+    "feed_forward": feed_forward,
+    "attention": attention,
+    "convolution": convolution,
+    "norm": last_norm,
+    "lstm": lstm,
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.export.lstm import with_onnx_lstms
-from asr.export.onnx_files import Network, export_part, write_int8, write_network
+from asr.export.onnx_files import Network, session_of, write_int8, write_network
 from asr.export.sherpa import ANY, EXAMPLE_FRAMES
 from asr.models.encoder import Encoder
 
@@ -46,10 +46,7 @@ def onnx_encoders(
 
 
 def _session(path: Path) -> Callable[[Tensor, Tensor], Tensor]:
-    runtime = export_part("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = session_of(path)
 
     def run(features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
         outputs: list[Any] = session.run(None, {"x": features_BTF.numpy(), "x_lens": lengths_B.numpy()})

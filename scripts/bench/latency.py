@@ -2,9 +2,11 @@
 
     python scripts/bench/latency.py --model conformer_s --json exp/latency.json
     python scripts/bench/latency.py --weights exp/my-run --json exp/latency.json
+    python scripts/bench/latency.py --weights exp/my-run --arithmetic int8 --json exp/latency-int8.json
 
 Each part of the encoder is run alone at several sizes, on one thread and one utterance of ``--frames`` feature frames; times are
-medians of processor time, all sizes in turn. Of a run the best checkpoint is measured; weights do not matter, sizes do.
+medians of processor time, all sizes in turn. int8 is ONNX Runtime's, as scripts/export.py writes it: each part at each size is exported
+before, which takes minutes. Of a run the best checkpoint is measured; weights do not matter, sizes do.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from asr.runs.model_folder import load_model
 from asr.training.precision import choose_matmul, flush_denormals
 from compression.pruning.costs import Extent
 from compression.pruning.latency import as_json, measure
+from compression.pruning.runtimes import RUNTIMES
 from compression.pruning.sites import sites
 from distributed.errors import UsageError
 from scripts.composition.compose import compose
@@ -44,6 +47,7 @@ def main(arguments: list[str]) -> None:
     which.add_argument("--model", help=f"an option of conf/model, with {SIZES['feature_dimension']} features")
     parser.add_argument("--json", type=Path, required=True, help="where to save the table")
     parser.add_argument("--frames", type=int, default=1000, help="feature frames of the utterance, of 10 ms")
+    parser.add_argument("--arithmetic", choices=RUNTIMES, default="fp32", help="of PyTorch; or int8 of ONNX Runtime")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each size, in turn")
     options = parser.parse_args(arguments)
     flush_denormals()
@@ -51,10 +55,10 @@ def main(arguments: list[str]) -> None:
     choose_matmul("auto")
     model = model_of(options.weights, options.model)
     extent = Extent(options.frames)
-    tables = measure(model.encoder, sites(model), extent, options.rounds)
+    tables = measure(model.encoder, sites(model), extent, options.rounds, options.arithmetic)
     for kind, table in tables.items():
         print(f"{kind}: {table.milliseconds.flatten()[-1]:.3f} ms at its largest size")
-    write_atomically(options.json, json.dumps(as_json(tables, extent), indent=1) + "\n")
+    write_atomically(options.json, json.dumps(as_json(tables, extent, options.arithmetic), indent=1) + "\n")
 
 
 def model_of(weights: Path | None, name: str | None) -> Recogniser:
