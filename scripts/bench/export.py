@@ -4,7 +4,8 @@
 
 From samples to text, one utterance at a time, greedy search with at most one symbol per state, as sherpa-onnx's: the Python
 API, and sherpa-onnx with the fp32 and int8 networks, each a process of its own. Processor time of one thread; rounds are
-interleaved, the medians of their real-time factors are compared.
+interleaved, the medians of their real-time factors are compared. Of an export for streams (format=onnx_streaming) the stream of the
+API and the client's are compared, both given each recording at once, and the silence at its end that the client needs.
 """
 
 import argparse
@@ -59,8 +60,9 @@ def main(arguments: list[str]) -> None:
         raise UsageError(f"--set {options.set}: its utterances are parts of files, which the client does not cut")
     references = [trained.speech.tokenizer.decode(trained.speech.tokenizer.encode(each.text)) for each in usable]
     files = [each.audio_filepath for each in usable]
+    settings = json.loads((options.folder / "client.json").read_text(encoding="utf-8"))
     methods: dict[str, Method] = {
-        "PyTorch": of_api(options.run, options.checkpoint),
+        "PyTorch": of_api(options.run, options.checkpoint, settings.get("tail_seconds")),
         "sherpa-onnx, fp32": of_client(options.folder, []),
         "sherpa-onnx, int8": of_client(options.folder, ["--int8"]),
     }
@@ -74,11 +76,21 @@ def main(arguments: list[str]) -> None:
         save_figures(options.json, ratios, rows, **remarks)
 
 
-def of_api(run: Path, checkpoint: str) -> Method:
-    """The Python API, one recording at a time."""
+def of_api(run: Path, checkpoint: str, tail_seconds: float | None) -> Method:
+    """The Python API, one recording at a time; with ``tail_seconds`` its stream, which hears as much silence after each."""
     torch.set_num_threads(1)
     search = cast(Decode, Greedy(max_symbols=1))
     model = load(run, checkpoint=checkpoint, device="cpu", decode=search, batch_size=1)
+
+    def text_of(waveform: Waveform) -> str:
+        if tail_seconds is None:
+            return model.transcribe(waveform, alignment=False)[0].text
+        stream = model.stream(waveform.rate)
+        silence = torch.zeros(round(tail_seconds * waveform.rate))
+        # The client computes a chunk when the frame after it is there, ours a frame earlier.
+        shift = round(model.features.shift_samples * waveform.rate / model.features.sample_rate)
+        stream.accept(torch.cat([waveform.samples, silence])[: -shift or None])
+        return stream.partial.text
 
     def recognise(files: Sequence[Path]) -> tuple[Texts, float]:
         texts, seconds = [], 0.0
@@ -86,7 +98,7 @@ def of_api(run: Path, checkpoint: str) -> Method:
             samples, rate = soundfile.read(str(file), dtype="float32", always_2d=True)
             waveform = Waveform(torch.from_numpy(samples.mean(axis=1)), rate, str(file))
             began = time.process_time()
-            texts.append(model.transcribe(waveform, alignment=False)[0].text)
+            texts.append(text_of(waveform))
             seconds += time.process_time() - began
         return texts, seconds
 
