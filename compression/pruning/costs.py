@@ -53,7 +53,7 @@ def counted_sites(model: SpeechModel, kinds: Collection[str] | None, scope: Scop
         UsageError: there are none, or those of a kind cost nothing in the scope.
     """
     found = sites(model, kinds)
-    counted = [site for site in found if scope == "model" or site.name.startswith("encoder.")]
+    counted = [site for site in found if scope == "model" or in_encoder(site)]
     others = {site.kind for site in found} - {site.kind for site in counted}
     if kinds and others:
         raise UsageError(
@@ -62,6 +62,11 @@ def counted_sites(model: SpeechModel, kinds: Collection[str] | None, scope: Scop
     if not counted:
         raise UsageError("this model has nothing that can be pruned")
     return counted
+
+
+def in_encoder(site: Site) -> bool:
+    """Whether a site's units are the encoder's."""
+    return site.name.startswith("encoder.")
 
 
 def parameters(model: SpeechModel, found: Sequence[Site], scope: Scope) -> Cost:

@@ -162,6 +162,16 @@ class StructuredPruning(Hook):
         if abs(kept - target) > MISSED:
             log.warning(
                 "%s: kept %.1f %% of the %s, not %.1f %%: the masks have not met their target; train longer, change %smask_lr "
-                "or multiplier_lr, or remove what meets it: pass=prune pass.sparsity=%g", KEY.removesuffix("."), 100 * kept,
-                self.counted.objective, 100 * target, KEY, self.sparsity,
+                "or multiplier_lr, or remove what meets it: pass=prune %s", KEY.removesuffix("."), 100 * kept,
+                self.counted.objective, 100 * target, KEY, " ".join(self._of_pass()),
             )  # fmt: skip
+
+    def _of_pass(self) -> list[str]:
+        """The settings with which the pass ``prune`` removes what meets this target."""
+        counted = self.counted
+        settings = {"sparsity": f"{self.sparsity:g}", "objective": counted.objective, "scope": counted.scope}
+        if counted.objective == "milliseconds":
+            settings["latency"] = str(counted.latency)
+        if counted.objective == "flops":
+            settings["frames"] = str(counted.extent.frames)
+        return [f"pass.{key}={value}" for key, value in settings.items()]

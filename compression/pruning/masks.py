@@ -151,7 +151,7 @@ def kept_of(
 ) -> dict[str, Kept]:
     """What the masks among the ``auxiliaries`` of a model's checkpoint keep; ``multiple_of`` None: as in training.
 
-    ``shift`` is added to the log-odds of all units.
+    ``shift`` is added to the log-odds of all units for the numbers that are kept, and not for their values.
 
     Raises:
         UsageError: there are none, or they are not those of the model's sites.
@@ -173,7 +173,7 @@ def kept_of(
                 f"{sizes.get(site, 'no')} units; restore {NAME}.safetensors, or give the run that it was trained in"
             )
         chosen = multiple_of if multiple_of is not None and int(multiple) else int(multiple)
-        found[site] = Kept.of(deterministic(log_alpha + shift, int(least), max(1, chosen)))
+        found[site] = Kept.of(deterministic(log_alpha, int(least), max(1, chosen), shift))
     return found
 
 

@@ -3,8 +3,9 @@
 Masks are in the checkpoints of a run with hooks=[structured_pruning], beside the model and not in it. From several
 checkpoints their parameters are averaged as weights are, and what is dropped is decided from the mean.
 
-Masks that have missed a target, in a run that was short, still say which units matter: with ``sparsity`` the same number is
-added to the log-odds of all of them, as a multiplier of the constraint would, such that what is kept costs 1 - sparsity.
+Masks that have missed a target, in a run that was short, still say which units matter: with ``sparsity`` the numbers that are
+kept are those of masks to whose log-odds one number is added, the same for all units, such that what is kept costs 1 - sparsity.
+The values of units stay as trained, near 0 for those that come back: what training evaluated changes as little as it can.
 """
 
 import logging
@@ -18,7 +19,7 @@ from asr.foreign.tensors import refuse_non_finite
 from asr.models.speech_model import SpeechModel
 from asr.runs.model_folder import LoadedModel
 from compression.compress import Batches
-from compression.pruning.costs import Extent, Scope, full_sizes
+from compression.pruning.costs import Extent, Scope, full_sizes, in_encoder
 from compression.pruning.masks import kept_of
 from compression.pruning.objectives import Counted, Objective
 from compression.pruning.removal import Kept, removed
@@ -53,6 +54,11 @@ class Prune:
     ) -> None:
         self.multiple_of, self.sparsity = multiple_of, sparsity
         self.counted = Counted(objective, scope, latency, Extent(frames), "pass.")
+        if sparsity is None and (objective, scope) != ("parameters", "encoder"):
+            raise UsageError(
+                f"pass.objective={objective}, pass.scope={scope}: nothing reads them without pass.sparsity, the fraction of this "
+                "cost that goes; set it, or leave them out"
+            )
 
     def __call__(self, loaded: LoadedModel, batches: Batches) -> LoadedModel:
         """The smaller model, an ordinary one.
@@ -66,7 +72,9 @@ class Prune:
         with named("pass=prune: "):
             kept = self._kept(auxiliaries, loaded.model)
             made = removed(loaded, kept)
-        if not all(int(each) for name, each in auxiliaries.items() if name.endswith(".reached")):
+        if self.sparsity is None and not all(
+            int(each) for name, each in auxiliaries.items() if name.endswith(".reached")
+        ):
             log.warning(
                 "these masks are from before the sparsity of the run was reached: choose checkpoint=last, or a later one"
             )
@@ -82,7 +90,12 @@ class Prune:
         def kept_at(shift: float) -> dict[str, Kept]:
             return kept_of(auxiliaries, self.multiple_of, model, shift)
 
-        found = [site for site in sites(model) if site.name in kept_at(0.0)]
+        masked = kept_at(0.0).keys()
+        found = [site for site in sites(model) if site.name in masked]
+        if self.counted.scope == "encoder" and (others := {site.kind for site in found if not in_encoder(site)}):
+            raise UsageError(
+                f"there are masks of {', '.join(sorted(others))}, which cost nothing with pass.scope=encoder; set pass.scope=model"
+            )
         cost = self.counted.cost(model, found)
         limit = (1 - self.sparsity) * float(cost(full_sizes(found)))
 
@@ -99,5 +112,5 @@ class Prune:
         while high - low > NEAREST:
             middle = (low + high) / 2
             low, high = (low, middle) if too_dear(middle) else (middle, high)
-        log.info("%.5f is added to the log-odds of all units", low)
+        log.info("numbers of units are those of log-odds with %.5f more", low)
         return kept_at(low)

@@ -120,7 +120,7 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     sizes = [sum(each.numel() for each in made.model.parameters()) for made in (small, large)]
     assert sizes[0] < 0.95 * sizes[1]
     (masked,) = [row for row in read_rows(run / "metrics" / "0.jsonl") if "structured_pruning/kept_ratio" in row]
-    assert ("have not met their target" in caplog.text) == (masked["structured_pruning/kept_ratio"] > 0.52)
+    assert ("have not met their target" in caplog.text) == (abs(masked["structured_pruning/kept_ratio"] - 0.5) > 0.02)
     encoder = [sum(each.numel() for each in made.model.encoder.parameters()) for made in (small, large)]
     assert encoder[0] / encoder[1] == pytest.approx(masked["structured_pruning/kept_ratio"], rel=1e-5)
     resumed = make_trainer(config, run, alone)

@@ -19,8 +19,9 @@ from asr.models.transducer import Transducer
 from asr.runs.checkpoint import AUXILIARIES, mean_of_auxiliaries
 from asr.runs.model_folder import LoadedModel, load_model, save_model, write_weights
 from compression.pruning.costs import Cost, Extent, full_sizes, parameters
+from compression.pruning.hard_concrete import BETA, SOFTNESS
 from compression.pruning.low_rank import LowRank
-from compression.pruning.masks import Masks, kept_of
+from compression.pruning.masks import Masks, SiteMask, kept_of
 from compression.pruning.objectives import Counted, Objective
 from compression.pruning.prune import Prune
 from compression.pruning.removal import Kept, removed
@@ -225,12 +226,19 @@ def test_what_is_removed_meets_a_sparsity_that_the_masks_have_missed(
     full = float(cost(full_sizes(masks.sites)))
     for sparsity in (0.2, 0.4, 0.6):
         made = pruned(loaded, masks, sparsity=sparsity, objective=objective)
-        (shift,) = re.findall(r"(-?\d+\.\d+) is added to the log-odds", caplog.text)
+        (shift,) = re.findall(r"log-odds with (-?\d+\.\d+) more", caplog.text)
         caplog.clear()
         left = float(counted.cost(made.model, [])({}))
         assert left <= (1 - sparsity) * full
         assert left == pytest.approx(cost_at(cost, names, loaded, float(shift) - 1e-5))
         assert cost_at(cost, names, loaded, float(shift) + 0.02) > (1 - sparsity) * full
+        trained = {name: each.log_alpha.mul(SOFTNESS / BETA).sigmoid() for name, each in of_sites(masks)}
+        for name, each in kept_of(names, None, loaded.model, float(shift)).items():
+            torch.testing.assert_close(each.values, trained[name][each.indices].detach())  # as training evaluated them
+
+
+def of_sites(masks: Masks) -> list[tuple[str, SiteMask]]:
+    return [(site.name, masks.mask(site.name)) for site in masks.sites]
 
 
 def cost_at(cost: Cost, names: dict[str, Tensor], loaded: LoadedModel, shift: float) -> float:
@@ -244,6 +252,10 @@ def test_a_sparsity_beyond_what_masks_may_drop_is_refused(loaded_model: Loaded, 
         UsageError, match=r"^pass=prune: pass\.sparsity=0\.9: the units that the masks keep in any case"
     ):
         pruned(loaded, masked(loaded.model, ["heads"]), sparsity=0.9)
+    with pytest.raises(UsageError, match=r"^pass=prune: there are masks of joint, predictor, which cost nothing with"):
+        pruned(loaded, masked(loaded.model), sparsity=0.5)
+    with pytest.raises(UsageError, match=r"^pass\.objective=flops, pass\.scope=encoder: nothing reads them without"):
+        pruned(loaded, masked(loaded.model), objective="flops")
     with pytest.raises(UsageError, match=r"^pass\.objective=milliseconds counts the encoder and needs"):
         pruned(loaded, masked(loaded.model), sparsity=0.5, objective="milliseconds")
 
