@@ -5,15 +5,15 @@
 
 Ways: no language model; each by shallow fusion; and, if there are two or more, the last with the first as the source of a
 density ratio (docs/language-model.md). The weights of each way, and the bonus of a label of all of them, are tuned on dev by
-rescoring n-best lists of the widest beam, and used at every beam; the search then uses them on ``--set``. Differences are from no language
+rescoring lists of a beam of 8, and used at every beam; the search then uses them on ``--set``. Differences are from no language
 model at the same beam, with its own tuned bonus, paired by utterance. One recogniser, one seed: intervals are over utterances.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,27 @@ if __name__ == "__main__":
 
     require_environment()
 
+import torch
+
 from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
+from asr.decoding.rescoring import Weights, best_setting
 from asr.decoding.wer import ErrorCounts
+from asr.runs.choice import choose_checkpoints, origin_of
 from asr.runs.metrics import Row
 from asr.runs.run_folder import RunFolder
 from scripts.bench.kept import Kept
 from scripts.bench.paired import total
 from scripts.bench.report import save_figures
 from scripts.bench.trials import Trials
+from scripts.composition.against import method_of
+from scripts.composition.compose import compose
 from scripts.composition.environment import environment
 from scripts.composition.startup import REPOSITORY, run_main
 
 NONE = "no language model"
 DEV = "dev"
+TUNED_BEAM = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,8 @@ def main(arguments: list[str]) -> None:
     made_with = environment()
     trials, run = Trials(1, options.run.parent, options.set), options.run.resolve()
     ways = ways_of({texts: Path(folder).resolve() for texts, folder in options.lm})
-    weights = tuned(trials, run, ways, max(options.beams), Kept(options.kept))
+    kept = Kept(options.kept, made_of(run, options.set, ways))
+    weights = tuned(trials, run, ways, kept)
     rows = []
     print(
         "| beam | way | weights: model, source, bonus | WER | less no language model | 95 % |\n|---|---|---|---|---|---|"
@@ -77,7 +85,7 @@ def main(arguments: list[str]) -> None:
         for name, way in ways.items():
             chosen = [f"decode.fusion.{key}={value}" for key, value in weights[name].items()]
             search = ["decode=beam", f"decode.beam={beam}", *way.settings, *chosen]
-            found[name] = trials.errors(run, search, "")
+            found[name] = decoded(trials, run, search, f"{name}, beam {beam}", kept)
             rows.append(row_of(beam, name, weights[name], found[name], found[NONE]))
             print(written(rows[-1]), flush=True)
     if options.json is not None:
@@ -94,35 +102,50 @@ def ways_of(models: Mapping[str, Path]) -> dict[str, Way]:
     return found
 
 
-def tuned(trials: Trials, run: Path, ways: Mapping[str, Way], beam: int, kept: Kept) -> dict[str, dict[str, float]]:
+def made_of(run: Path, evaluated_set: str, ways: Mapping[str, Way]) -> dict[str, Any]:
+    """What results depend on: digests of the recogniser's weights and of the language models'."""
+    searches = {name: [f"run={run}", "decode=beam", *way.settings] for name, way in ways.items()}
+    models = {name: method_of(compose("evaluate", search)) for name, search in searches.items()}
+    return {"set": evaluated_set, "ways": models, **origin_of(choose_checkpoints(RunFolder(run).checkpoints, "best"))}
+
+
+def tuned(trials: Trials, run: Path, ways: Mapping[str, Way], kept: Kept) -> dict[str, dict[str, float]]:
     """The best weights of every way on dev, as keys of ``decode.fusion``."""
-    lists = [f"run={run}", f"set={DEV}", f"decode.beam={beam}", f"decode.n_best={beam}"]
-    record = RunFolder(run).evaluation(DEV, f"beam{beam}-lm").fusion
+    lists = [f"run={run}", f"set={DEV}", f"decode.beam={TUNED_BEAM}", f"decode.n_best={TUNED_BEAM}"]
+    record = RunFolder(run).evaluation(DEV, f"beam{TUNED_BEAM}-lm").fusion
 
     def tune(way: Way) -> dict[str, Any]:
         trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), *lists, *way.settings)
         return {"settings": json.loads(record.read_text(encoding="utf-8"))["settings"]}
 
     found = {
-        name: kept.of(f"{run.name}, {name}, beam {beam}", partial(tune, way))
-        for name, way in ways.items()
-        if way.settings
+        name: kept.of(f"{name}, tuned", partial(tune, way))["settings"] for name, way in ways.items() if way.settings
     }
     # Without language models lists are the same whoever was tuned.
-    first = next(iter(found.values()))["settings"]
-    alone = [each for each in first if each["external"] == each["source"] == 0]
-    best = {NONE: lowest(alone)} | {name: lowest(each["settings"]) for name, each in found.items()}
+    alone = [each for each in next(iter(found.values())) if each["external"] == each["source"] == 0]
+    best = {name: best_of(settings) for name, settings in {NONE: alone, **found}.items()}
     return {
-        name: {"label_bonus": each["label_bonus"]}
-        | ({"external_weight": each["external"]} if ways[name].external else {})
-        | ({"source_weight": each["source"]} if ways[name].source else {})
+        name: {"label_bonus": each.label_bonus}
+        | ({"external_weight": each.external} if ways[name].external else {})
+        | ({"source_weight": each.source} if ways[name].source else {})
         for name, each in best.items()
     }
 
 
-def lowest(settings: Iterable[Row]) -> Row:
-    """The setting with the lowest word error rate."""
-    return min(settings, key=lambda each: each["wer"])
+def best_of(settings: Sequence[Row]) -> Weights:
+    """The weights that scripts/tune_fusion.py would choose of these."""
+    weights = [Weights(each["external"], each["source"], each["label_bonus"]) for each in settings]
+    return weights[best_setting(weights, torch.tensor([each["wer"] for each in settings], dtype=torch.float64))]
+
+
+def decoded(trials: Trials, run: Path, search: Sequence[str], name: str, kept: Kept) -> dict[str, ErrorCounts]:
+    """Errors of a search by utterance."""
+
+    def decode() -> dict[str, Any]:
+        return {"errors": {key: astuple(each) for key, each in trials.errors(run, search, "").items()}}
+
+    found = kept.of(f"{name}, {' '.join(search)}", decode)["errors"]
+    return {key: ErrorCounts(*each) for key, each in found.items()}
 
 
 def row_of(

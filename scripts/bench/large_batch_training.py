@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distributed.errors import UsageError
 from distributed.gossip.diagnostics import weight_variance
 from distributed.gossip.topology import make_topology
 from distributed.simulate.flat_model import FlatModel, gradients_by_vmap
@@ -71,15 +73,27 @@ class Case:
         return list(zip(*(part.chunk(self.learners) for part in batch), strict=True))
 
 
-LSTM = Case("lstm", DeepLstm, learners=16, batch=1024, steps=120, rates=(6.7, 8.0, 9.5, 11.3))
-PERCEPTRON = Case("perceptron", perceptron, learners=5, batch=2000, steps=120, rates=(0.5, 1.0, 2.0, 4.0))
+LSTM = Case("lstm", DeepLstm, learners=16, batch=1024, steps=120, rates=(3.4, 4.7, 6.7, 8.0, 9.5, 11.3))
+PERCEPTRON = Case("perceptron", perceptron, learners=5, batch=2000, steps=120, rates=(0.25, 0.5, 1.0, 2.0, 4.0))
 
 
 class Trainings:
-    """Trains learners; what has been found before is read."""
+    """Trains learners; what has been found before is read.
 
-    def __init__(self, digits: Digits, kept: Kept) -> None:
-        self.digits, self.kept = digits, kept
+    Raises:
+        UsageError: there are fewer recordings than a batch needs, or learners cannot share them equally.
+    """
+
+    def __init__(self, digits: Digits, kept_in: Path | None, cases: Sequence[Case]) -> None:
+        recordings = len(digits.train[1])
+        for case in cases:
+            if recordings < case.batch or recordings % case.learners or case.batch % case.learners:
+                raise UsageError(
+                    f"{recordings} recordings and batches of {case.batch} for {case.learners} learners: batches may not be larger than the "
+                    "corpus, and learners need equal shares of both; take the whole corpus"
+                )
+        made_of = {case.name: [case.learners, case.batch, case.steps] for case in cases}
+        self.digits, self.kept = digits, Kept(kept_in, {"recordings": recordings, **made_of})
 
     def error(self, case: Case, way: str, lr: float, seed: int, sigma: float = 0.0) -> float:
         """Share of wrong held-out recordings of the mean weights; ``sigma`` is the noise of SSGD with noise."""
@@ -106,7 +120,9 @@ class Trainings:
             self.weights(case, way, lr, seed, sigma, rows)
             return {"rows": rows}
 
-        found: Curve = self.kept.of(f"{case.name}, {way}, lr {lr:g}, seed {seed}, curve", train)["rows"]
+        found: Curve = self.kept.of(f"{case.name}, {way}, sigma {sigma:g}, lr {lr:g}, seed {seed}, curve", train)[
+            "rows"
+        ]
         return found
 
     def _error(self, case: Case, key: str, train: Callable[[], Tensor]) -> float:
@@ -142,7 +158,10 @@ class Trainings:
     def _measured(
         self, case: Case, model: FlatModel, lockstep: Lockstep, shares: list[tuple[Tensor, ...]], alpha: float
     ) -> dict[str, float]:
-        """What a step on these batches will do, by arXiv 2112.01433, section 2; g is of all training data."""
+        """What a step on these batches will do, by arXiv 2112.01433, section 2.
+
+        g is the gradient of the whole training loss, the batch's own recordings included: no estimate of it, so that nothing is biased.
+        """
         copies = lockstep.copies
         points_LP = lockstep.scheme.points(copies.weights_CP, case.learners, lockstep.steps)
         losses_L, gradients_LP = gradients_by_vmap(model.loss, points_LP, shares)

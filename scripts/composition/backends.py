@@ -1,12 +1,16 @@
 """A backend with the settings of its YAML and no run around it, for benchmarks and tests."""
 
+import copy
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from asr.parts import build, plain
 from distributed.base import FlatBackend
 from distributed.learners.launch import World
 from scripts.composition.compose import compose
+
+_composing = Lock()  # Hydra composes in one thread at a time; learners of tests are threads
 
 
 @cache
@@ -17,9 +21,10 @@ def _settings(word: str) -> dict[str, Any]:
 
 def settings_of(word: str, **changes: Any) -> dict[str, Any]:
     """What ``conf/backend/<word>.yaml`` says, of seed 1, with changes; KeyError for a key that it has not."""
-    settings = _settings(word)
+    with _composing:
+        settings = copy.deepcopy(_settings(word))
     if unknown := changes.keys() - settings.keys():
-        raise KeyError(f"backend={word} has no {', '.join(sorted(unknown))}")
+        raise KeyError(f"backend={word} has no {', '.join(sorted(unknown))}, but {', '.join(sorted(settings))}")
     return settings | changes
 
 
@@ -29,7 +34,7 @@ def arguments_of(word: str, **changes: Any) -> dict[str, Any]:
 
 
 def build_backend(word: str, world: World, **changes: Any) -> Any:
-    """The backend of that word; what its YAML says is changed by ``changes``."""
+    """The backend of that word, a ``FlatBackend``; what its YAML says is changed by ``changes``."""
     backend = build(settings_of(word, **changes), world=world)
     assert isinstance(backend, FlatBackend)
     return backend

@@ -8,6 +8,8 @@ import pytest
 
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.runs.run_folder import RunFolder
+from distributed.errors import UsageError
+from scripts.bench import fusion_gain
 from scripts.bench.fusion_gain import NONE, main
 from scripts.bench.trials import Trials
 
@@ -16,7 +18,7 @@ RATIO = "density ratio, all over own"
 
 def test_weights_are_tuned_once_and_used_at_every_beam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, tuned, decoded = tmp_path / "run", [], []
-    record = RunFolder(run).evaluation("dev", "beam4-lm").fusion
+    record = RunFolder(run).evaluation("dev", "beam8-lm").fusion
     record.parent.mkdir(parents=True)
 
     def call(self: Trials, run: Path, *command: str) -> None:
@@ -36,11 +38,12 @@ def test_weights_are_tuned_once_and_used_at_every_beam(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Trials, "call", call)
     monkeypatch.setattr(Trials, "errors", errors)
+    monkeypatch.setattr(fusion_gain, "made_of", lambda run, evaluated_set, ways: {"run": str(run), "ways": list(ways)})
     command = ["--run", str(run), "--lm", "own", str(tmp_path / "own"), "--lm", "all", str(tmp_path / "all")]
     command += ["--beams", "1", "4", "--kept", str(tmp_path / "kept.jsonl"), "--json", str(tmp_path / "figures.json")]
     main(command)
     assert len(tuned) == 3
-    assert all({"set=dev", "decode.beam=4", "decode.n_best=4"} <= set(each) for each in tuned)
+    assert all({"set=dev", "decode.beam=8", "decode.n_best=8"} <= set(each) for each in tuned)
     rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
     assert [row["beam"] for row in rows] == [1] * 4 + [4] * 4
     weights = {row["way"]: row["weights"] for row in rows}
@@ -51,4 +54,6 @@ def test_weights_are_tuned_once_and_used_at_every_beam(tmp_path: Path, monkeypat
     ratio = next(each for each in decoded if any("source=" in setting for setting in each))
     assert {f"decode.fusion.external={tmp_path / 'all'}", f"decode.fusion.source={tmp_path / 'own'}"} <= set(ratio)
     main(command)
-    assert len(tuned) == 3, "what was tuned is kept"
+    assert (len(tuned), len(decoded)) == (3, 8), "what was tuned and decoded is kept"
+    with pytest.raises(UsageError, match=r"holds results of .*; choose another file, or remove it"):
+        main([*command, "--lm", "third", str(tmp_path / "third")])

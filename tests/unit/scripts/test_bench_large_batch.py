@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from distributed.errors import UsageError
 from scripts.bench import large_batch
 from scripts.bench.kept import Kept
 from scripts.bench.large_batch import exact_test, main, separating_rate
@@ -24,8 +25,8 @@ def recordings() -> Digits:
     """Ten kinds of recordings, each around a pattern of its own."""
     torch.manual_seed(3)
     patterns = torch.randn(10, MELS * STRETCHES)
-    labels = torch.arange(10).repeat(12)
-    inputs = patterns[labels] + torch.randn(120, MELS * STRETCHES)
+    labels = torch.arange(10).repeat(200)
+    inputs = patterns[labels] + torch.randn(2000, MELS * STRETCHES)
     return Digits((inputs, labels), (inputs, labels))
 
 
@@ -58,7 +59,7 @@ def test_an_lstm_reads_stretches_in_their_order_three_at_once() -> None:
 @pytest.mark.parametrize("way", REAL)
 def test_real_learners_train_as_simulated_ones(recordings: Digits, run_learners: Any, way: str) -> None:
     case = replace(LSTM, learners=4, batch=16, steps=6)
-    trainings = Trainings(recordings, Kept(None))
+    trainings = Trainings(recordings, None, [case])
     simulated = trainings.weights(case, way, 0.5, seed=2)
     moved = (simulated - trainings.weights(replace(case, steps=0), way, 0.5, seed=2)).norm()
     rates = [case.rate_at(step, 0.5) for step in range(case.steps)]
@@ -90,6 +91,40 @@ def test_the_rate_is_where_gossip_trains_and_the_mean_does_not() -> None:
     assert separating_rate(case, errors) == 2
 
 
+def test_what_cannot_be_compared_is_refused(recordings: Digits, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"^2000 recordings and batches of 1024 for 3 learners: .*equal shares of both"
+    ):
+        Trainings(recordings, None, [replace(LSTM, learners=3)])
+    with pytest.raises(
+        UsageError, match=r"^--seeds and --choose both have \[2, 3\]: the table is of seeds on which nothing"
+    ):
+        main(["--data", "none", "--seeds", "2", "3", "4", "--choose", "1", "2", "3"])
+    Trainings(recordings, tmp_path / "kept.jsonl", [LSTM])
+    with pytest.raises(
+        UsageError, match=r"holds results of .*\[16, 1024, 120\].*, not of .*\[16, 1024, 8\].*; choose another file"
+    ):
+        Trainings(recordings, tmp_path / "kept.jsonl", [replace(LSTM, steps=8)])
+
+
+def test_results_are_found_once_and_a_line_that_was_cut_is_found_again(tmp_path: Path) -> None:
+    file, asked = tmp_path / "kept.jsonl", []
+
+    def find(value: float) -> dict[str, float]:
+        asked.append(value)
+        return {"error": value}
+
+    first = Kept(file, {"a": 1})
+    assert [first.of("x", lambda: find(1.0)), first.of("x", lambda: find(2.0))] == [{"error": 1.0}] * 2
+    with file.open("a") as lines:
+        lines.write('{"key": "y", "err')
+    again = Kept(file, {"a": 1})
+    assert again.of("x", lambda: find(3.0)) == {"error": 1.0}
+    assert again.of("y", lambda: find(4.0)) == {"error": 4.0}
+    assert asked == [1.0, 4.0]
+    assert Kept(file, {"a": 1}).of("y", lambda: find(5.0)) == {"error": 4.0}
+
+
 def test_every_way_is_trained_on_fresh_seeds_and_kept(
     recordings: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,12 +133,11 @@ def test_every_way_is_trained_on_fresh_seeds_and_kept(
     command = ["--data", "none", "--quick", "--choose", "0", "--kept", str(kept), "--json", str(file)]
     main([*command, "--figure", str(tmp_path / "curves.svg")])
     saved = json.loads(file.read_text())
-    assert set(saved["figures"]) == {f"trained/perceptron/{way}" for way in WAYS}
+    best = [f"{way}, its best rate" for way in (SSGD, COMPLETE)]
+    assert set(saved["figures"]) == {f"trained/perceptron/{way}" for way in [*WAYS, *best]}
     assert saved["curves"].keys() == WAYS.keys()
     assert saved["curves"][COMPLETE][1]["sigma_w2"] > saved["curves"][SSGD][1]["sigma_w2"] == 0
     assert (tmp_path / "curves.svg").stat().st_size
-    with kept.open("a") as lines:
-        lines.write('{"key": "cut sh')
     before = kept.read_text().count("\n")
     main(command)
     assert kept.read_text().count("\n") == before, "nothing is made again"
