@@ -5,6 +5,8 @@ segment: one layer's activations are in memory at a time, and a step costs one m
 state at a layer's begin is kept, so that dropout draws again what it drew, and gradients stay the same to the last bit.
 """
 
+from typing import ClassVar
+
 from asr.models.encoder import Encoder
 from asr.models.speech_model import SpeechModel
 from asr.training.hook import Hook
@@ -14,6 +16,8 @@ from distributed.ranges import Count
 
 class ActivationCheckpointing(Hook):
     """Computes every ``every``-th layer of the encoder again in backward."""
+
+    changes_training: ClassVar[bool] = False
 
     def __init__(self, *, every: Count) -> None:
         self.every = every

@@ -57,7 +57,7 @@ class _LatticeLoss(torch.autograd.Function):
     def forward(
         ctx: Any, blank_N: Tensor, label_N: Tensor, shape: Shape, fastemit: float, delay_penalty: float
     ) -> tuple[Tensor, Tensor]:
-        sums = lattice_sums(blank_N, label_N, shape, delay_penalty=delay_penalty, both=True)
+        sums = lattice_sums(blank_N, label_N, shape, delay_penalty=delay_penalty, with_posteriors=True)
         by_blank_N, by_label_N = sums.posteriors(ARC_DTYPE)
         occupancy_N = by_blank_N + by_label_N
         ctx.mark_non_differentiable(occupancy_N)

@@ -144,7 +144,9 @@ class _TransducerLoss(torch.autograd.Function):
         scores = score_cells(tensors, problem)
         differentiable = problem.differentiable and any(ctx.needs_input_grad)
         penalty = problem.settings.delay_penalty
-        sums = lattice_sums(scores.blank_N, scores.label_N, problem.shape, delay_penalty=penalty, both=differentiable)
+        sums = lattice_sums(
+            scores.blank_N, scores.label_N, problem.shape, delay_penalty=penalty, with_posteriors=differentiable
+        )
         # Squashing would hide an infinite state; the loss must show it, so that the guard against bad steps sees it.
         loss_B = -sums.log_likelihood_B + _poison(tensors, problem.shape)
         loss_B = loss_B.to(torch.promote_types(problem.dtype, torch.float32))

@@ -32,7 +32,7 @@ class Places:
 
     packed_SBT: Tensor  # N where there is no cell
     padded_N: Tensor  # in the flattened tensor
-    turned_N: Tensor  # likewise, of the lattices turned around
+    turned_N: Tensor | None  # likewise, of the lattices turned around; None without it
     utterance_N: Tensor
     last_N: Tensor  # whether a cell is in its utterance's last frame
     top_N: Tensor  # whether all labels have been emitted there
@@ -40,18 +40,18 @@ class Places:
     row: int  # elements between rows
 
     @staticmethod
-    def of(shape: Shape, device: torch.device, both: bool) -> "Places":
+    def of(shape: Shape, device: torch.device, with_posteriors: bool) -> "Places":
         """Build from lengths; all utterances have at least one frame."""
         batch, frames, cells = len(shape.frames), max(shape.frames), sum(shape.cells)
         frames_B, states_B, cells_B = torch.tensor([shape.frames, shape.states, shape.cells], device=device)
         behind_B = cells_B.cumsum(0)
-        first_B, row = behind_B - cells_B, (1 + both) * batch * frames
+        first_B, row = behind_B - cells_B, (1 + with_posteriors) * batch * frames
         frame_T, state_S = torch.arange(frames, device=device), torch.arange(max(shape.states), device=device)
         packed_SBT = frame_T * states_B[:, None] + first_B[:, None] + state_S[:, None, None]
         here_BT, here_SB = frame_T < frames_B[:, None], state_S[:, None] < states_B
         exists_SBT = here_SB[:, :, None] & here_BT
         places = [torch.where(exists_SBT, packed_SBT, cells)]
-        if both:
+        if with_posteriors:
             places.append(torch.where(exists_SBT, (first_B + behind_B - 1)[:, None] - packed_SBT, cells))
         utterance_N = torch.repeat_interleave(cells_B, output_size=cells)
         first_N, frames_N, states_N = torch.stack([first_B, frames_B, states_B])[:, utterance_N]
@@ -63,7 +63,7 @@ class Places:
         return Places(
             packed_SBT=torch.cat(places, 1),
             padded_N=state_N * row + row_N + frame_N,
-            turned_N=to_top_N * row + row_N + to_last_N + batch * frames,
+            turned_N=to_top_N * row + row_N + to_last_N + batch * frames if with_posteriors else None,
             utterance_N=utterance_N,
             last_N=to_last_N == 0,
             top_N=to_top_N == 0,
@@ -83,8 +83,14 @@ class RowSums:
     log_likelihood_B: Tensor
 
     def posteriors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Probability that an alignment takes the blank and the label arc of each cell; packed, (N,) each."""
+        """Probability that an alignment takes the blank and the label arc of each cell; packed, (N,) each.
+
+        Raises:
+            RuntimeError: the sums were made without the second direction.
+        """
         places = self.places
+        if places.turned_N is None:
+            raise RuntimeError("these sums are of one direction; ask for with_posteriors=True")
         start_N = self.paths_X[places.padded_N].sub_(self.log_likelihood_B[places.utterance_N])
         # In the last frame a blank leads nowhere, but from the last cell to the end.
         ahead_N = self.paths_X[places.turned_N - 1].masked_fill_(places.last_N, -torch.inf)
@@ -95,12 +101,12 @@ class RowSums:
         return by_blank_N.to(dtype), by_label_N.to(dtype)
 
 
-def row_sums(blank_N: Tensor, label_N: Tensor, shape: Shape, both: bool) -> RowSums | None:
+def row_sums(blank_N: Tensor, label_N: Tensor, shape: Shape, with_posteriors: bool) -> RowSums | None:
     """Sums from packed log probabilities; None where blanks are too improbable for this form, or NaN.
 
-    Label values at u = U are ignored. ``both``: whether posteriors will be asked for, which need both directions.
+    Label values at u = U are ignored. ``with_posteriors``: whether posteriors will be asked for, which need both directions.
     """
-    places = Places.of(shape, blank_N.device, both)
+    places = Places.of(shape, blank_N.device, with_posteriors)
     blank_SBT = _padded(blank_N, 0.0, places.packed_SBT)
     sums_SBT = blank_SBT.cumsum(2)
     if not bool(sums_SBT[:, :, -1].amin() > LEAST):

@@ -39,16 +39,16 @@ class DiagonalSums:
 
 
 def lattice_sums(
-    blank_N: Tensor, label_N: Tensor, shape: Shape, *, delay_penalty: float, both: bool
+    blank_N: Tensor, label_N: Tensor, shape: Shape, *, delay_penalty: float, with_posteriors: bool
 ) -> RowSums | DiagonalSums:
     """Sums over the alignments of packed log probabilities; label values at u = U are ignored.
 
-    ``delay_penalty``: see ``reward_early_labels``. ``both``: whether posteriors will be asked for.
+    ``delay_penalty``: see ``reward_early_labels``. ``with_posteriors``: whether posteriors will be asked for.
     """
     blank_N, label_N = blank_N.to(ARC_DTYPE), reward_early_labels(label_N.to(ARC_DTYPE), shape, delay_penalty)
     padded_cells = len(shape.frames) * max(shape.frames) * max(shape.states)
     if blank_N.is_cuda or padded_cells <= FEW_CELLS:
-        found = row_sums(blank_N, label_N, shape, both)
+        found = row_sums(blank_N, label_N, shape, with_posteriors)
         if found is not None:
             return found
     arcs = arcs_from_packed(blank_N, label_N, shape)

@@ -27,14 +27,17 @@ class Encoder(nn.Module, ABC):
     """Size of one state of each layer's output; the last one is D."""
 
     recomputed: frozenset[int] = frozenset()
-    """Layers, by their number, of which training keeps the input alone: backward computes them again."""
+    """Layers, by their number, of which training keeps the input alone: backward computes them again.
+
+    For this ``forward`` computes every layer by ``through_layer``.
+    """
 
     @abstractmethod
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T', D), zero beyond their lengths, and their lengths (B,). Every length is at least 1."""
 
     def through_layer(self, number: int, *inputs: Any) -> Tensor:
-        """The output of a layer. One that is computed again draws the same random numbers."""
+        """The output (B, T', ...) of layer ``number`` on what it takes. One that is computed again draws the same random numbers."""
         layer = self.layers[number]
         again = number in self.recomputed and self.training and torch.is_grad_enabled()
         output: Tensor = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)

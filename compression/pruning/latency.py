@@ -191,7 +191,7 @@ def as_json(tables: Mapping[str, Table], extent: Extent, arithmetic: Arithmetic 
 
 
 def read_tables(path: Path) -> dict[str, Table]:
-    """Read a file of tables; a warning is logged if it was measured on another processor than this one.
+    """Read a file of tables; what they are times of is logged, and a warning if of another processor than this one.
 
     Raises:
         UsageError: it is none, or of another version, or damaged.
@@ -202,8 +202,11 @@ def read_tables(path: Path) -> dict[str, Table]:
             raise UsageError(f"{path}: format {record['format']}, this version reads {FORMAT}: measure anew")
         tables = {str(kind): _read_table(content) for kind, content in record["parts"].items()}
         measured_on = f"{record['processor']}, {record['instruction_set']}"
+        if (arithmetic := record.get("arithmetic", "fp32")) not in RUNTIMES:  # files of before int8 have none
+            raise ValueError(f"arithmetic {arithmetic!r}: must be one of {', '.join(RUNTIMES)}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path}: is no table of latencies: {' '.join(str(error).split())}") from None
+    log.info("%s: milliseconds of %s", path, {"fp32": "PyTorch in fp32", "int8": "ONNX Runtime in int8"}[arithmetic])
     this = f"{cpu_info('model name')}, {instruction_set()}"
     if measured_on != this:
         log.warning("%s: its milliseconds were measured on %s, this processor is %s", path, measured_on, this)

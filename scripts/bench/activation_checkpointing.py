@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     print(choose_matmul("auto"))
     cases = [Case(model, "even", 8, 10.0, 40, 500) for model in options.models]
     if options.quick:
-        cases, options.rounds = [Case("conformer_tiny", "even", 2, 2.0, 5, 29)], 1
+        cases, options.rounds = [Case("conformer_tiny", "even", 4, 8.0, 5, 29)], 1
     print("| model | computed again | step, s | over none | peak memory, MiB | over none |\n|---|---|---|---|---|---|")
     rows = [row for case in cases for row in measure(case, options.rounds)]
     if options.json is not None:

@@ -48,7 +48,7 @@ def ends_of_labels(shape: Shape) -> Tensor:
 
 def by_diagonals(blank_N: Tensor, label_N: Tensor, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> DiagonalSums:
     monkeypatch.setattr(sums, "FEW_CELLS", 0)
-    found = lattice_sums(blank_N, label_N, shape, delay_penalty=0.0, both=True)
+    found = lattice_sums(blank_N, label_N, shape, delay_penalty=0.0, with_posteriors=True)
     assert isinstance(found, DiagonalSums)
     return found
 
@@ -58,7 +58,10 @@ def by_diagonals(blank_N: Tensor, label_N: Tensor, shape: Shape, monkeypatch: py
 def test_both_forms_give_the_same(shape: Shape, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     blank_N, label_N = arcs(shape, scale)
     label_N[ends_of_labels(shape)] = torch.nan  # ignored
-    rows, diagonals = row_sums(blank_N, label_N, shape, both=True), by_diagonals(blank_N, label_N, shape, monkeypatch)
+    rows, diagonals = (
+        row_sums(blank_N, label_N, shape, with_posteriors=True),
+        by_diagonals(blank_N, label_N, shape, monkeypatch),
+    )
     assert rows is not None
     torch.testing.assert_close(rows.log_likelihood_B, diagonals.log_likelihood_B, rtol=1e-12, atol=1e-11)
     for mine, theirs in zip(rows.posteriors(torch.float64), diagonals.posteriors(torch.float64), strict=True):
@@ -68,7 +71,7 @@ def test_both_forms_give_the_same(shape: Shape, scale: float, monkeypatch: pytes
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_alignment_crosses_every_frame_once(shape: Shape) -> None:
     """A blank ends every frame; each label is emitted once."""
-    found = row_sums(*arcs(shape), shape, both=True)
+    found = row_sums(*arcs(shape), shape, with_posteriors=True)
     assert found is not None
     blank_N, label_N = found.posteriors(torch.float64)
     sizes = list(zip(shape.frames, shape.states, strict=True))
@@ -82,9 +85,9 @@ def test_every_alignment_crosses_every_frame_once(shape: Shape) -> None:
 def test_blanks_that_rows_cannot_sum_go_by_diagonals(blank: float) -> None:
     shape = SHAPES[2]
     blank_N, label_N = arcs(shape)
-    whole = lattice_sums(blank_N, label_N, shape, delay_penalty=0.0, both=True)
+    whole = lattice_sums(blank_N, label_N, shape, delay_penalty=0.0, with_posteriors=True)
     blank_N[3 * 1 + 1] = blank  # of the first utterance
-    found = lattice_sums(blank_N, label_N, shape, delay_penalty=0.0, both=True)
+    found = lattice_sums(blank_N, label_N, shape, delay_penalty=0.0, with_posteriors=True)
     assert isinstance(whole, RowSums)
     assert isinstance(found, DiagonalSums)
     torch.testing.assert_close(found.log_likelihood_B[1:], whole.log_likelihood_B[1:])
@@ -97,7 +100,10 @@ def test_labels_that_cannot_be_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) 
     shape = SHAPES[3]
     blank_N, label_N = arcs(shape)
     label_N[torch.rand(len(label_N), generator=torch.Generator().manual_seed(1)) < 0.2] = -torch.inf
-    rows, diagonals = row_sums(blank_N, label_N, shape, both=True), by_diagonals(blank_N, label_N, shape, monkeypatch)
+    rows, diagonals = (
+        row_sums(blank_N, label_N, shape, with_posteriors=True),
+        by_diagonals(blank_N, label_N, shape, monkeypatch),
+    )
     assert rows is not None
     torch.testing.assert_close(rows.log_likelihood_B, diagonals.log_likelihood_B, rtol=1e-12, atol=1e-11)
     assert all(each.isfinite().all() for each in rows.posteriors(torch.float64))

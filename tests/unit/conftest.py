@@ -1,6 +1,7 @@
-"""Runs that were never trained, for what reads run folders and model folders."""
+"""Runs that were never trained, for what reads run folders and model folders; torch's table of ONNX operators for exports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,16 @@ from distributed.learners.launch import World
 from scripts.composition.build import build_material, build_model, describe, fit_tokenizer
 from scripts.composition.compose import compose
 from scripts.composition.run_start import settings_of
+
+
+@pytest.fixture(scope="session")
+def one_registry() -> Iterator[None]:
+    """The table is made once: reading the sources of its 500 functions takes a second, and an export writes three networks."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture

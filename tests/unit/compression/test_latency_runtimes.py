@@ -1,8 +1,7 @@
 """Parts of an encoder as ONNX Runtime runs them in int8: near what PyTorch computes; a table of them is measured, written and read."""
 
 import json
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,7 @@ pytest.importorskip("onnxruntime")
 EXTENT = Extent(40)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_registry() -> Iterator[None]:
-    """torch's table of ONNX operators is made once."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
-        yield
-
+pytestmark = pytest.mark.usefixtures("one_registry")
 
 SIZES = {
     "subsampling": ("conformer", (16, 12, 16)), "feed_forward": ("conformer", (16, 48)), "attention": ("conformer", (16, 2)),
@@ -52,7 +43,10 @@ def test_a_part_in_int8_comes_near_what_it_computes(kind: str, small_model: Call
 
 
 def test_a_table_of_int8_is_measured_and_used(
-    small_model: Callable[..., SpeechModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_model: Callable[..., SpeechModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(latency, "FRACTIONS", (0.5, 1.0))
     model = small_model("lstm")
@@ -60,7 +54,8 @@ def test_a_table_of_int8_is_measured_and_used(
     found = sites(model)
     path = tmp_path / "latency.json"
     path.write_text(json.dumps(as_json(measure(model.encoder, found, EXTENT, 1, "int8"), EXTENT, "int8")))
-    assert json.loads(path.read_text())["arithmetic"] == "int8"
+    caplog.set_level("INFO")
     cost = Latency(parts_of(model.encoder, found), read_tables(path))
+    assert f"{path}: milliseconds of ONNX Runtime in int8" in caplog.text
     halves = {name: (each / 2).floor().clamp(min=1) for name, each in full_sizes(found).items()}
     assert 0 < float(cost(halves)) <= float(cost(full_sizes(found)))

@@ -174,6 +174,7 @@ def test_a_measured_table_is_written_read_and_used(
         '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [-1, 2]}}}',
         '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [0, 0]}}}',
         '{"format": 1, "parts": {"norm": {"sizes": [[1, 2]], "milliseconds": [1, 2]}}}',
+        '{"format": 1, "processor": "a", "instruction_set": "b", "arithmetic": "int4", "parts": {}}',
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_table_is_refused(content: str, tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_gradients_are_the_same_to_the_last_bit(
     assert drawn == (kind != "acoustic"), "all but this kind have dropout"
 
 
+def test_gradients_under_autocast_are_the_same(
+    small_model: Callable[..., SpeechModel], make_batch: Callable[..., Batch]
+) -> None:
+    batch, models = make_batch([40, 33], [4, 3]), [small_model("conformer") for _ in range(2)]
+    ActivationCheckpointing(every=1).on_model(models[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_equal(*(gradients(model, batch) for model in models))
+
+
 def test_connections_that_are_dropped_are_dropped_again(
     small_model: Callable[..., SpeechModel], make_batch: Callable[..., Batch]
 ) -> None:

@@ -11,4 +11,4 @@ def test_every_way_has_its_figures(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     ways = [f"{key}/conformer_tiny/{way}" for way in WAYS for key in ("step_ratio", "memory_ratio")]
     assert sorted(figures) == sorted(ways)
-    assert all(value > 0 for value in figures.values())
+    assert figures["memory_ratio/conformer_tiny/every layer"] < 1

@@ -14,6 +14,7 @@ from scripts.bench import compression_study, paired, pruning_wer
 from scripts.bench.compression_study import CORPORA
 from scripts.bench.forked import ForkedTrials
 from scripts.bench.pruning_wer import EXPECTED, WAYS, PruningStudy, main
+from scripts.composition.compose import compose
 
 
 class Recorded(ForkedTrials):
@@ -91,3 +92,20 @@ def test_rows_are_paired_with_the_control_and_have_sizes(tmp_path: Path, recorde
     assert all(value(command, "pass.sparsity=") in ("0.5", "0.3", "0.7") for command in removals)
     costs = {value(command, "pass.objective=") for command in removals if any("objective" in each for each in command)}
     assert costs == {"flops", "milliseconds"}
+
+
+def test_settings_of_masks_compose(tmp_path: Path, recorded: list[tuple[str, list[str]]]) -> None:
+    study = PruningStudy(Recorded(1, tmp_path, "test"), CORPORA["fsdd"], "conformer", [], 600)
+    for name, way, sparsity in study.ways():
+        study.make(name, way, sparsity, 5)
+    masked = [command for name, command in recorded if name.endswith("masked-5")]
+    trained, removed = (
+        [each for each in masked if each[0].endswith(f"{script}.py")] for script in ("train", "compress")
+    )
+    assert len(trained) == len(removed) == sum(len(way.sparsities) for way in WAYS.values() if way.kind == "masks")
+    for command in trained:
+        hook = compose("train", command[1:]).hooks.structured_pruning
+        assert (hook.mask_lr, hook.multiplier_lr) == (0.1, 0.2)
+    for command in removed:
+        words = [each.replace("pass", "passes", 1) if each.startswith("pass") else each for each in command[1:]]
+        assert compose("compress", words).passes.sparsity in (0.1, 0.3, 0.5, 0.7)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from asr.data.batch import Batch
+from asr.hooks.activation_checkpointing import ActivationCheckpointing
 from asr.hooks.diagnostics import Diagnostics
 from asr.models.speech_model import LossOutput, SpeechModel
 from asr.runs.progress import Progress
@@ -94,7 +95,9 @@ def test_hooks_run_where_the_pseudo_code_says(
 
 
 @pytest.mark.parametrize(
-    "hook", [Recording(), Diagnostics(every=1, probe_batches=1)], ids=lambda hook: type(hook).__name__
+    "hook",
+    [Recording(), Diagnostics(every=1, probe_batches=1), ActivationCheckpointing(every=1)],
+    ids=lambda hook: type(hook).__name__,
 )
 def test_a_hook_that_promises_not_to_change_training_does_not(
     small_config: Config, make_trainer: Make, fit: Fit, losses: Losses, tmp_path: Path, alone: World, hook: Hook
