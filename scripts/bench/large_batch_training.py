@@ -74,7 +74,7 @@ class Case:
 
 
 LSTM = Case("lstm", DeepLstm, learners=16, batch=1024, steps=120, rates=(3.4, 4.7, 6.7, 8.0, 9.5, 11.3))
-PERCEPTRON = Case("perceptron", perceptron, learners=5, batch=2000, steps=120, rates=(0.25, 0.5, 1.0, 2.0, 4.0))
+PERCEPTRON = Case("perceptron", perceptron, learners=5, batch=2000, steps=120, rates=(0.35, 0.5, 0.6, 0.7, 0.85, 1.0))
 
 
 class Trainings:
