@@ -173,6 +173,31 @@ def test_asked_by_usr1_a_job_saves_is_requeued_and_goes_on(
 
 
 @pytest.mark.long
+def test_asynchronous_learners_with_a_task_each_process_every_unit_once(
+    slurm: Slurm, run_of: Callable[..., list[str]]
+) -> None:
+    arguments = [each for each in run_of("asynchronous") if not each.startswith(("backend=", "batch.units="))]
+    number = slurm.submit(
+        "multi_node.sbatch",
+        *arguments,
+        "batch.units=3",
+        "backend=adpsgd",
+        options=("--nodes=2", "--ntasks=3"),
+        **{"OMP_NUM_THREADS": "1"},
+    )
+    slurm.until_trained("asynchronous", number)
+    slurm.call("scancel", "--batch", "--signal=USR1", number)
+    job = slurm.wait(number)
+    printed = slurm.printed(number)
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), printed
+    assert printed.count("resuming from checkpoint step-") == 1, printed
+    assert "Traceback" not in printed
+    last = [slurm.rows("asynchronous", learner)[-1] for learner in range(3)]
+    assert [row["global_step"] for row in last] == [STEPS] * 3
+    assert sum(row["data/units"] for row in last) == 3 * STEPS
+
+
+@pytest.mark.long
 def test_a_job_that_is_preempted_saves_and_goes_on_afterwards(
     slurm: Slurm, run_of: Callable[..., list[str]], undisturbed: list[list[dict[str, Any]]]
 ) -> None:
