@@ -35,7 +35,7 @@ def comparison(runs: Sequence[RunRecord], baseline: int) -> Html:
         ]
         name = join((f"{index + 1}. {run.name}", tag("span", "baseline", class_="aside") if is_baseline else ""))
         rows.append([name, backend_word(run.config) or text.MISSING, str(run.learners), *rates,
-                     best_cell(best, other, is_baseline), step_cell(best), *cells])  # fmt: skip
+                     best_cell(best, other, is_baseline), step_cell(best, other, is_baseline), *cells])  # fmt: skip
     compared = table(header, rows, "Runs compared", numbers=range(2, len(header)), runs=range(len(runs)))
     return join((tag("p", HOW, class_="note"), compared, differences(runs)))
 
@@ -64,9 +64,14 @@ def best_cell(best: Best | None, other: Best | None, is_baseline: bool) -> Html:
     return cell(shown, text.points(by) if best.measure in PER_CENT else text.signed(by))
 
 
-def step_cell(best: Best | None) -> str:
-    """The global step of the best evaluation."""
-    return text.MISSING if best is None else text.count(best.global_step)
+def step_cell(best: Best | None, other: Best | None, is_baseline: bool) -> Html:
+    """The global step of the best evaluation, and its difference."""
+    if best is None:
+        return cell(text.MISSING, "")
+    shown = text.count(best.global_step)
+    if is_baseline or other is None or other.set_name != best.set_name:
+        return cell(shown, "")
+    return cell(shown, text.signed(best.global_step - other.global_step))
 
 
 # ---------------------------------------------------------------------- word error rates

@@ -81,7 +81,7 @@ def _compose(config_name: str, overrides: Sequence[str], typed: Sequence[str]) -
         _refuse_missing(config)
         return config
     except OverrideParseException as error:
-        raise UsageError(f"cannot read the argument {error.override!r}: {SYNTAX}") from None
+        raise UsageError(_unreadable(str(error.override))) from None
     except MissingConfigException as error:
         raise UsageError(_unknown_option(config_name, overrides, error)) from None
     except ConfigCompositionException as error:
@@ -99,7 +99,7 @@ def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
     for override in _parsed(overrides):
         key, written = str(override.key_or_group), override.input_line
         if not key:
-            raise UsageError(f"cannot read the argument {written!r}: {SYNTAX}")
+            raise UsageError(_unreadable(written))
         none = f"; {key}=[] for none" if key in SEVERAL else ""
         if override.is_delete() and not key.startswith(tuple(f"{group}." for group in SEVERAL)):
             raise UsageError(f"{written}: only what hooks and logger hold can be taken away{none}")
@@ -111,6 +111,13 @@ def _check_choices(config_name: str, overrides: Sequence[str]) -> None:
             raise UsageError(f"{written}: write {key}= and one of {', '.join(options(key))}{none}")
         if key in known and key not in SEVERAL:
             _check_suits(config_name, key, str(value))
+
+
+def _unreadable(written: str) -> str:
+    """What is wrong with an argument that is no setting; one that is written as a flag is shown as a setting."""
+    flag = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", written)
+    meant = f"; for example {flag[1].replace('-', '_')}={flag[2] or 'true'}" if flag else ""
+    return f"cannot read the argument {written!r}: {SYNTAX}{meant}"
 
 
 def _check_key(config_name: str, key: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asr.reporting.index import Entry, index_page
 from asr.reporting.report import report
 from asr.reporting.run import RunRecord
 from asr.reporting.server import PageServer, Watched
@@ -194,6 +195,19 @@ def test_values_are_read_by_keyboard(opened: Browser) -> None:
     assert opened.run(READ) == ""
 
 
+def test_values_are_read_by_pointer(opened: Browser) -> None:
+    at = (
+        f"const plot = {figure('Word error rate')}.querySelector('svg.plot'); plot.scrollIntoView(); const box = plot.getBoundingClientRect(); "
+        "plot.dispatchEvent(new PointerEvent({}, {{clientX: box.right - 5, clientY: box.top + 20, bubbles: true}}))"
+    )
+    opened.run(at.format("'pointermove'"))
+    said = opened.run(READ)
+    assert said.startswith("at 160k samples\nrun <b>0</b>: 9."), "what lies nearest to the pointer"
+    assert said.count("\n") == RUNS
+    opened.run(at.format("'pointerleave'"))
+    assert opened.run(READ) == ""
+
+
 def test_no_extreme_is_lost(opened: Browser) -> None:
     highest = f"const f = {figure('Gradient norm')}, box = f.querySelector('svg.plot').dataset.box.split(' ').map(Number); return [box[1], Math.min(...[...f.querySelectorAll('[data-part=back] path')].flatMap(each => [...each.getAttribute('d').matchAll(/[\\d.]+ ([\\d.]+)/g)].map(pair => +pair[1])))]"
     top, drawn = opened.run(highest)
@@ -262,3 +276,14 @@ def test_a_watched_page_renews_itself_and_keeps_what_was_chosen(browser: Browser
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_lines_of_an_index_are_found_by_their_words(browser: Browser, tmp_path: Path) -> None:
+    entries = [Entry(tmp_path / name, None, "its rows are damaged") for name in ("alpha-one", "alpha-two", "bravo")]
+    path = tmp_path / "index.html"
+    path.write_text(index_page(tmp_path, entries), encoding="utf-8")
+    browser.log("browser")
+    browser.open(path.as_uri())
+    type_in = "const f = document.querySelector('input[data-filters]'); f.value = '{}'; f.dispatchEvent(new Event('input')); return [...document.querySelectorAll('tbody tr:not([hidden])')].length"
+    assert [browser.run(type_in.format(words)) for words in ("", "ALPHA", "two alpha", "zulu")] == [3, 2, 1, 0]
+    assert browser.log("browser") == []

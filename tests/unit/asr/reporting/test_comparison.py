@@ -58,6 +58,8 @@ def test_figures_stand_over_their_differences_to_the_baseline(make_run, baseline
     ends = [runs[i].most("wall_seconds") for i in (1 - baseline, baseline)]
     assert other["wall time"] == f"{text.duration(ends[0])}|{text.ratio(*ends)}"
     assert other["WER test · greedy"].endswith("|±0.00 (±0.00 to ±0.00)")
+    assert own["at step"] == other["at step"].removesuffix("|±0")
+    assert other["at step"] != own["at step"]
 
 
 def test_what_a_run_lacks_is_a_dash(make_run) -> None:

@@ -96,6 +96,8 @@ def test_compositions_for_tests_are_those_of_hydra(overrides: list[str], monkeyp
         ("seed=abc", ["seed=abc", "a whole number"]),
         ("foo", ["'foo'", "key=value"]),
         ("-x", ["'-x'", "key=value"]),
+        ("--stream", ["'--stream'", "key=value", "; for example stream=true"]),
+        ("--decode.beam=4", ["'--decode.beam=4'", "; for example decode.beam=4"]),
         (
             "-m",
             [
