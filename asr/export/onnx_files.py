@@ -89,6 +89,17 @@ def write_int8(source: Path, target: Path) -> None:
         )  # fmt: skip
     finally:
         root.setLevel(level)
+    _name_axes(target)
+
+
+def _name_axes(path: Path) -> None:
+    """Give transposes of matrices their axes, which quantize_dynamic leaves out: clients with an older runtime fail at them."""
+    onnx = export_part("onnx")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == "Transpose" and not node.attribute:
+            node.attribute.append(onnx.helper.make_attribute("perm", [1, 0]))
+    onnx.save(model, path)
 
 
 def session_of(path: Path) -> Any:

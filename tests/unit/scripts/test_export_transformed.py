@@ -20,6 +20,7 @@ from scripts.composition.exporting import fitting_forms
 from scripts.compress import main as compress
 from scripts.export import main
 from tests.unit.asr.recordings import RATE, speech
+from tests.unit.compression.test_every_pass import draw_masks
 from tests.unit.scripts.test_export import check_encoder
 from tests.unit.scripts.test_export_streaming import text_of_stream
 
@@ -72,16 +73,17 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
-def check(run: Path, weights: Path, tmp_path: Path, *, int8_too: bool) -> Path:
+def check(run: Path, weights: Path, tmp_path: Path, *, int8_too: bool, may_differ: int = 0) -> Path:
+    """The client's texts are the API's; ``may_differ``: of how many the last digits of features may decide."""
     main([f"run={run}", f"weights={weights}", "changed_texts=1", "history=64", "name=out"])
     folder = run / "export" / "out"
     files = write_speech(tmp_path)
     model = load(weights, decode=Greedy(max_symbols=1))
     expected = [" ".join(each.text.split()) for each in model.transcribe(files, alignment=False)]
     assert len(set(expected)) > 5, "the model says different things"
-    assert texts_of(folder, *files) == expected
-    if int8_too:
-        assert texts_of(folder, *files, "--int8") == expected
+    for options in [[], ["--int8"]] if int8_too else [[]]:
+        found = texts_of(folder, *files, *options)
+        assert sum(one != other for one, other in zip(found, expected, strict=True)) <= may_differ
     return folder
 
 
@@ -117,10 +119,24 @@ def test_the_client_writes_what_the_api_does_with_a_packed_conformer(random_run:
 
 
 @pytest.mark.long
+def test_the_client_writes_what_the_api_does_with_units_removed(random_run: Run, tmp_path: Path) -> None:
+    run = random_run("run", *CONFORMER)
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    draw_masks(checkpoint)
+    folder = check(run, passed(run, ("pass=prune", "pass.sparsity=0.4", "pass.scope=model")), tmp_path, int8_too=False)
+    whole, small = (
+        sum(each.numel() for each in load_model(each).model.parameters())
+        for each in (checkpoint, run / "export" / "after-0")
+    )
+    assert small < 0.65 * whole
+    assert (folder / "encoder.int8.onnx").stat().st_size < (folder / "encoder.onnx").stat().st_size
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [4, 8])
 def test_an_lstm_of_few_bits_after_low_rank(bits: int, random_run: Run, tmp_path: Path) -> None:
     run = random_run("run", *LSTM)
-    folder = check(run, passed(run, LOW_RANK, (f"pass=int{bits}",)), tmp_path, int8_too=True)
+    folder = check(run, passed(run, LOW_RANK, (f"pass=int{bits}",)), tmp_path, int8_too=True, may_differ=1)
     assert operators(folder / "encoder.onnx").count("Scan") == 2
     assert operators(folder / "decoder.onnx").count("Scan") == 1
 
