@@ -60,6 +60,7 @@ HOOKS = {  # the settings that a hook needs; {files}: the folder that ``write_fi
     "switchout": (),
     "scheduled_sampling": ("hooks.scheduled_sampling.lm={files}/lm",),
     "dropconnect": (),
+    "activation_checkpointing": (),
     "speed_perturbation": (),
     "tempo_perturbation": (),
     "replicas": (),
