@@ -9,6 +9,7 @@ processor time. Memory is the rise of the resident memory of a forked process at
 import argparse
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,12 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
             ActivationCheckpointing(every=every).on_model(models[way])
     small = batch_of(Case(case.model, "even", 1, 1.0, 4, case.classes))
     peaks = {
-        way: peak_extra_bytes(lambda model=model: step(model, batch), lambda model=model: step(model, small))  # type: ignore[misc]
-        for way, model in models.items()
+        way: peak_extra_bytes(partial(step, model, batch), partial(step, model, small)) for way, model in models.items()
     }
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(rounds + 1):
         for way, model in models.items():
-            taken = timed(lambda model=model: step(model, batch))  # type: ignore[misc]
+            taken = timed(partial(step, model, batch))
             if number:  # kernels are compiled in the first
                 seconds[way].append(taken)
     rows = []

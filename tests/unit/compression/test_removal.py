@@ -1,8 +1,6 @@
 """What is masked and what is removed compute the same; the smaller model is an ordinary one."""
 
-import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,9 @@ from asr.models.streaming import ConformerStream
 from asr.models.transducer import Transducer
 from asr.runs.checkpoint import AUXILIARIES, mean_of_auxiliaries
 from asr.runs.model_folder import LoadedModel, load_model, save_model, write_weights
-from compression.pruning.costs import Cost, Extent, full_sizes, parameters
-from compression.pruning.hard_concrete import BETA, SOFTNESS
+from compression.pruning.costs import full_sizes, parameters
 from compression.pruning.low_rank import LowRank
-from compression.pruning.masks import Masks, SiteMask, kept_of
-from compression.pruning.objectives import Counted, Objective
-from compression.pruning.prune import Prune
+from compression.pruning.masks import Masks, kept_of
 from compression.pruning.removal import Kept, removed
 from compression.pruning.sites import sites
 from distributed.errors import UsageError
@@ -194,70 +189,6 @@ def test_removal_counts_in_multiples_but_for_heads(loaded_model: Loaded, masked:
     assert any(len(each.indices) % 8 for name, each in as_trained.items() if not name.endswith("attention"))
     made = removed(loaded, kept_of(names, 8, loaded.model))
     assert all(isinstance(each, nn.Module) for each in made.model.modules())
-
-
-def pruned(loaded: LoadedModel, masks: Masks, **settings: Any) -> LoadedModel:
-    """What the pass makes of a model with masks beside it."""
-    named = {f"auxiliary.pruning.masks.{name}": each for name, each in masks.state_dict().items()}
-    chosen = {
-        "multiple_of": None,
-        "sparsity": None,
-        "objective": "parameters",
-        "scope": "encoder",
-        "latency": None,
-        "frames": 200,
-    }
-    return Prune(**(chosen | settings))(replace(loaded, auxiliaries=lambda: named), lambda *_: iter(()))
-
-
-@pytest.mark.parametrize("kind", ["conformer", "lstm"])
-@pytest.mark.parametrize("objective", ["parameters", "flops"])
-def test_what_is_removed_meets_a_sparsity_that_the_masks_have_missed(
-    kind: str, objective: Objective, loaded_model: Loaded, masked: Masked, caplog: pytest.LogCaptureFixture
-) -> None:
-    """By one number that is added to all log-odds; a little more would keep too much."""
-    caplog.set_level("INFO")
-    loaded = loaded_model(kind)
-    chosen = ["heads", "feed_forward", "channels", "width"] if kind == "conformer" else ["cells"]
-    masks = masked(loaded.model, chosen)
-    names = {f"auxiliary.pruning.masks.{name}": each for name, each in masks.state_dict().items()}
-    counted = Counted(objective, "encoder", None, Extent(200), "")
-    cost = counted.cost(loaded.model, masks.sites)
-    full = float(cost(full_sizes(masks.sites)))
-    for sparsity in (0.2, 0.4, 0.6):
-        made = pruned(loaded, masks, sparsity=sparsity, objective=objective)
-        (shift,) = re.findall(r"log-odds with (-?\d+\.\d+) more", caplog.text)
-        caplog.clear()
-        left = float(counted.cost(made.model, [])({}))
-        assert left <= (1 - sparsity) * full
-        assert left == pytest.approx(cost_at(cost, names, loaded, float(shift) - 1e-5))
-        assert cost_at(cost, names, loaded, float(shift) + 0.02) > (1 - sparsity) * full
-        trained = {name: each.log_alpha.mul(SOFTNESS / BETA).sigmoid() for name, each in of_sites(masks)}
-        for name, each in kept_of(names, None, loaded.model, float(shift)).items():
-            torch.testing.assert_close(each.values, trained[name][each.indices].detach())  # as training evaluated them
-
-
-def of_sites(masks: Masks) -> list[tuple[str, SiteMask]]:
-    return [(site.name, masks.mask(site.name)) for site in masks.sites]
-
-
-def cost_at(cost: Cost, names: dict[str, Tensor], loaded: LoadedModel, shift: float) -> float:
-    kept = kept_of(names, None, loaded.model, shift)
-    return float(cost({name: torch.tensor(float(len(each.indices))) for name, each in kept.items()}))
-
-
-def test_a_sparsity_beyond_what_masks_may_drop_is_refused(loaded_model: Loaded, masked: Masked) -> None:
-    loaded = loaded_model("conformer")
-    with pytest.raises(
-        UsageError, match=r"^pass=prune: pass\.sparsity=0\.9: the units that the masks keep in any case"
-    ):
-        pruned(loaded, masked(loaded.model, ["heads"]), sparsity=0.9)
-    with pytest.raises(UsageError, match=r"^pass=prune: there are masks of joint, predictor, which cost nothing with"):
-        pruned(loaded, masked(loaded.model), sparsity=0.5)
-    with pytest.raises(UsageError, match=r"^pass\.objective=flops, pass\.scope=encoder: nothing reads them without"):
-        pruned(loaded, masked(loaded.model), objective="flops")
-    with pytest.raises(UsageError, match=r"^pass\.objective=milliseconds counts the encoder and needs"):
-        pruned(loaded, masked(loaded.model), sparsity=0.5, objective="milliseconds")
 
 
 def test_masks_of_another_model_or_damaged_ones_are_refused(loaded_model: Loaded, masked: Masked) -> None:
