@@ -17,9 +17,8 @@ LAYERS = 7
 MAX_STALENESS = 64  # updates; one exchange takes some 25 steps at 200 Mbit/s, and learners shall not wait for it
 SCALECOM_RATE = 400  # one entry in so many is sent
 BUCKET_MB = 1  # less than a layer of the smallest model here
-BYTES_PER_STEP = (
-    9.1e6  # of weights, uncompressed, in rounds that a learner initiates: both, 0.8 of 1 Gbit/s for a step of 170 ms
-)
+# Of weights, uncompressed, in the rounds that a learner initiates: those of both are 0.8 of 1 Gbit/s, in a step of 170 ms.
+BYTES_PER_STEP = 9.1e6
 
 
 @dataclass(slots=True)
