@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--choose", type=int, nargs="+", default=[0, 1, 2], help="seeds for choosing rate and noise")
     parser.add_argument("--kept", type=Path, help="where runs are kept, so that the same command goes on")
     parser.add_argument("--processes", action="store_true", help="train two seeds by real processes too")
-    parser.add_argument("--figure", type=Path, help="where to draw curves of the first of the seeds")
+    parser.add_argument("--figure", type=Path, help="where to draw the curves of the seed of the median error of SSGD")
     options = read_arguments(parser, arguments)
     made_with = environment()
     if both := set(options.seeds) & set(options.choose):
