@@ -14,11 +14,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer import Tokenizer, load_tokenizer
 from asr.foreign.tensors import refuse_non_finite
 from asr.parts import plain, typed
 from asr.runs.checkpoint import model_folder_of
-from asr.runs.model_folder import Description, check_sizes, read_description, read_weights
+from asr.runs.model_folder import TOKENIZER, Description, check_sizes, read_description, read_weights
 from distributed.errors import UsageError
 from scripts.composition.compose import differing_keys
 
@@ -80,8 +80,9 @@ def find_initial_weights(
     folder = model_folder_of(Path(config.init_from), "init_from")
     description, digest = read_description(folder, "init_from")
     if not _tokenless(modules) and description.tokenizer != tokenizer.fingerprint:
+        apart = _letters_apart(load_tokenizer(folder / TOKENIZER), tokenizer)
         raise UsageError(
-            f"{where}: that model writes other tokens; use its tokenizer settings, train anew, "
+            f"{where}: that model writes other tokens{apart}; use its tokenizer settings, train anew, "
             f"or take over what knows no tokens: init_modules=[{WITHOUT_TOKENS}]"
         )
     check_sizes(folder, description)
@@ -116,6 +117,14 @@ def _differing_features(description: Description, config: DictConfig) -> dict[st
     if heard is None or hears is None:
         return {}
     return {key: heard.get(key) for key in differing_keys(OmegaConf.create(heard), OmegaConf.create(plain(hears)))}
+
+
+def _letters_apart(theirs: Tokenizer, ours: Tokenizer) -> str:
+    """What the alphabets of two tokenizers differ in; empty where only their tokens do."""
+    their_letters, our_letters = ({letter for token in each.symbols[1:] for letter in token} for each in (theirs, ours))
+    sides = (("it has no ", our_letters - their_letters), ("this run has no ", their_letters - our_letters))
+    lacking = [side + ", ".join(map(repr, sorted(letters))) for side, letters in sides if letters]
+    return f" of another alphabet ({'; '.join(lacking)})" if lacking else ""
 
 
 def _hears(modules: Sequence[str] | None) -> bool:

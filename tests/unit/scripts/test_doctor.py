@@ -83,6 +83,18 @@ def test_texts_of_another_domain_than_the_model_s_are_warned_of(
     assert "halt" in domain.text
 
 
+def test_a_model_of_another_alphabet_is_an_error_that_names_the_letters(
+    examined: Callable[..., dict[str, list[Finding]]], finished_run: Callable[..., Path],
+    small_config: Callable[..., DictConfig], tmp_path: Path,
+) -> None:  # fmt: skip
+    finished_run(small_config("backend=single", "trainer.max_steps=1"), tmp_path / "before")
+    (finding,) = examined("backend=single", "init_from=before", "tokenizer.alphabet=' abcdefghijklmnopqrstuvwxyé'")[
+        "run"
+    ]
+    assert finding.weight == "error"
+    assert "writes other tokens of another alphabet (it has no 'é'; this run has no \"'\", 'z')" in finding.text
+
+
 def test_unheard_words() -> None:
     assert unheard_words(["a b b", "C"], ["A c"]) == (0.5, ["b"])
     assert unheard_words([], ["a"]) == (0.0, [])

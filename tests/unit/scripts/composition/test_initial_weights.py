@@ -102,10 +102,15 @@ def test_a_ctc_run_is_evaluated_by_words_and_ends_with_its_figures(ctc_run: Path
 
 
 def test_an_encoder_needs_no_common_tokens_but_all_else_does(ctc_run: Path, start: Callable[..., Transducer]) -> None:
-    other = "tokenizer.alphabet=' ehgnopsty'"
-    assert start(f"init_from={ctc_run}", "init_modules=[encoder]", other)
-    with pytest.raises(UsageError, match=r"writes other tokens; .* init_modules=\[encoder\]"):
-        start(f"init_from={ctc_run}", "init_modules=[encoder,ctc_head]", other)
+    longer = "tokenizer.alphabet=' abcdefghijklmnopqrstuvwyß'"
+    in_another_order = """tokenizer.alphabet='abcdefghijklmnopqrstuvwxyz\\' '"""
+    assert start(f"init_from={ctc_run}", "init_modules=[encoder]", longer)
+    for other, letters in (
+        (longer, r""" of another alphabet \(it has no 'ß'; this run has no "'", 'x', 'z'\)"""),
+        (in_another_order, ""),
+    ):
+        with pytest.raises(UsageError, match=rf"writes other tokens{letters}; .* init_modules=\[encoder\]"):
+            start(f"init_from={ctc_run}", "init_modules=[encoder,ctc_head]", other)
 
 
 def test_differing_features_are_reported(
