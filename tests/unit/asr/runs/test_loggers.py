@@ -1,6 +1,7 @@
 """Sinks show the rows untouched and never take a run down with them."""
 
 import io
+import json
 import logging
 import sys
 import time
@@ -222,11 +223,19 @@ def test_a_wandb_that_does_not_start_is_reported_in_one_line_and_dropped(
     assert "\n" not in record.getMessage()
 
 
-def test_wandb_offline_leaves_its_files_in_the_run_folder(tmp_path: Path) -> None:
+def test_wandb_offline_leaves_its_files_and_tables_in_the_run_folder(tmp_path: Path) -> None:
+    write_rows(tmp_path)
     sink = wandb_sink(tmp_path, mode="offline")
-    sink.log(STEP)
+    sink.log(EVALUATION)
     sink.close()
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    written = {
+        path.name.partition("_")[0]: path for path in tmp_path.glob("wandb/offline-run-*/files/media/table/**/*.json")
+    }
+    assert {f"tables/{name}" for name in written} == set(TABLES)
+    table = json.loads(written["evaluations"].read_text(encoding="utf-8"))
+    column = table["columns"].index("eval/dev/wer")
+    assert [row[column] for row in table["data"]] == [0.453, 0.3]
 
 
 @pytest.fixture
