@@ -1,0 +1,214 @@
+"""The run of a configuration by simulated learners in one process: the batches, the model, the loss and the search of the real one.
+
+What a scheme makes of weights and gradients is the real backends' arithmetic (distributed/simulate/). Asynchronous learners
+compute at lognormal paces, and an exchange takes a tenth of a unit's time. There are no hooks, marks and evaluations on the
+way; what is evaluated are the mean weights at the end. One thread. L learners, P elements of the flat weights.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from asr.data.batch import Batch, keyed_seed
+from asr.data.cache import SignalCache
+from asr.data.material import Speech
+from asr.decoding.wer import ErrorCounts, counts_by_utterance
+from asr.models.speech_model import LossOutput, Recogniser
+from asr.parts import build, plain
+from asr.reporting.words import file_word
+from asr.runs.progress import Progress
+from asr.training.evaluation import decode_set
+from asr.training.inference import Inference
+from asr.training.schedule import Horizon, Schedule
+from asr.training.units import GlobalBatch, global_batches, total_samples
+from distributed.errors import UsageError
+from distributed.gossip.topology import make_topology
+from distributed.simulate.asynchronous import GossipLearning
+from distributed.simulate.events import Events, FixedLink
+from distributed.simulate.flat_model import FlatModel
+from distributed.simulate.learners import Copies
+from distributed.simulate.lockstep import Lockstep
+from distributed.simulate.pace import LogNormal
+from distributed.simulate.schemes import (
+    AllReduce,
+    DelayByOne,
+    Dpsgd,
+    Hierarchical,
+    LockstepScheme,
+    NoisyAllReduce,
+    ScaleCom,
+)
+from distributed.sparse.rates import rates_of
+from scripts.composition.build import build_model, build_plan, evaluation_set
+
+SPREAD, EXCHANGE = 0.2, 0.1  # of the logarithm of a unit's time; of a unit's time
+ASYNCHRONOUS = ("adpsgd", "hierarchical_adpsgd")
+Share = tuple[list[Batch], float]  # units of one learner's step, and what the sum of their losses is divided by
+
+
+class SimulatedRun:
+    """A run of ``config`` by so many learners.
+
+    Raises:
+        UsageError: the configuration has something that simulated learners do not have.
+    """
+
+    def __init__(self, config: DictConfig, learners: int) -> None:
+        _check(config, learners)
+        self.config, self.learners = config, learners
+        self.word, self.settings = file_word(config.backend._target_), plain(config.backend)
+        self.speech = Speech(build(config.data), build(config.features), build(config.tokenizer).fit([]), None)
+        split, self._cache = self.speech.split("train"), SignalCache(limit_gb=1)
+        module = build_model(config, self.speech)
+        assert isinstance(module, Recogniser)
+        self.module = module
+        self.plan = build_plan(config, split, module, [])
+        self._units = self.speech.dataset(split, [], config.seed, self._cache)
+        self._total = total_samples(build(config.trainer), self.plan)
+        horizon = Horizon(self._total, self.plan.utterances, max(1, round(self.plan.nominal_batch)))
+        self._schedule: Schedule = build(config.schedule, horizon=horizon)
+
+    def errors(self, weights_P: Tensor, name: str = "test") -> dict[str, ErrorCounts]:
+        """Word errors of flat weights by utterance of a set, with the configured search."""
+        with torch.no_grad():
+            views = self.model.views(weights_P)
+            for key, parameter in self.module.named_parameters():
+                parameter.copy_(views[key])
+        evaluated = evaluation_set(self.config, self.speech, name, self._cache)
+        inference = Inference(self.module, torch.device("cpu"), self.config.trainer.precision)
+        decoded = decode_set(
+            inference, evaluated.batches(), decode=build(self.config.decode), tokenizer=self.speech.tokenizer
+        )
+        return counts_by_utterance(decoded.references, decoded.hypotheses)
+
+    def train(self) -> Tensor:
+        """The flat weights after the last step, the mean over learners."""
+        return self._asynchronously() if self.word in ASYNCHRONOUS else self._in_lockstep()
+
+    @cached_property
+    def model(self) -> FlatModel:
+        """The model at flat weights, laid out as the scheme needs it."""
+        rates = None
+        if self.word == "scalecom":
+            rates = rates_of(self.module, self.settings["rate"], self.settings["rates"])
+        return FlatModel(self.module, self._criterion, rates)
+
+    def _criterion(self, call: Callable[[Batch], LossOutput], share: Share) -> Tensor:
+        units, divisor = share
+        total = torch.zeros(())
+        for unit in units:
+            torch.manual_seed(keyed_seed(self.config.seed, "dropout", unit.unit))  # as asr/training/objective.py does
+            total = total + call(unit).total
+        return total / divisor
+
+    def _optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
+        optimizer: Optimizer = build(self.config.optimizer, groups=[{"params": list(parameters)}])
+        return optimizer
+
+    def _rate(self, samples: int) -> float:
+        """The learning rate of a step that begins after so many samples."""
+        return float(self.config.optimizer.lr * self._schedule.peak_scale * self._schedule.factor(samples))
+
+    def _batches(self) -> Iterator[GlobalBatch]:
+        return global_batches(self.plan, Progress(), self._total)
+
+    def _in_lockstep(self) -> Tensor:
+        lockstep = Lockstep(
+            scheme=self._scheme(),
+            learners=self.learners,
+            loss=self.model.loss,
+            start_P=self.model.start_P,
+            make_optimizer=self._optimizer,
+            pieces=self.model.pieces,
+            max_norm=self.config.trainer.max_norm,
+        )
+        for batch in self._batches():
+            lockstep.copies.set_rate(self._rate(batch.samples_before))
+            divisor = (batch.samples - batch.samples_before) / self.learners
+            ranks = (self.plan.learner_units(batch.units, rank, self.learners) for rank in range(self.learners))
+            lockstep.step([([self._units[unit] for unit in units], divisor) for units in ranks])
+        return lockstep.copies.mean
+
+    def _scheme(self) -> LockstepScheme:
+        settings, seed = self.settings, self.config.seed
+        schemes: dict[str, Callable[[], LockstepScheme]] = {
+            "allreduce": AllReduce,
+            "ssgd_noise": lambda: NoisyAllReduce(settings["sigma"], seed),
+            "dpsgd": lambda: Dpsgd(make_topology(settings["topology"], seed)),
+            "delay_by_one": DelayByOne,
+            "hierarchical": lambda: Hierarchical(make_topology(settings["topology"], seed), settings["group_size"]),
+            "scalecom": lambda: ScaleCom(
+                segments=self.model.segments, beta=settings["beta"], warmup_steps=settings["warmup_steps"]
+            ),
+        }
+        if self.word not in schemes:
+            known = ", ".join([*schemes, *ASYNCHRONOUS])
+            raise UsageError(f"backend={self.word}: no simulated learners train with it, but with {known}")
+        return schemes[self.word]()
+
+    def _asynchronously(self) -> Tensor:
+        """Groups of one learner each, or of several that average their gradients, take the next units of the plan."""
+        size = self.settings["group_size"] if self.word == "hierarchical_adpsgd" else 1
+        groups, seed = self.learners // size, self.config.seed
+        topology = make_topology(self.settings["topology"], seed)
+        copies = Copies(self.model.start_P, groups, self._optimizer, self.model.pieces)
+        pool = [
+            (batch.units[first : first + size], batch.samples_before)
+            for batch in self._batches()
+            for first in range(0, len(batch.units), size)
+        ]
+        divisor = self.plan.nominal_batch / groups
+        learning = GossipLearning(
+            loss=self.model.loss,
+            copies=copies,
+            batch_of=lambda place: ([self._units[unit] for unit in pool[place][0]], divisor),
+            rate=lambda place: self._rate(pool[place][1]),
+            max_norm=self.config.trainer.max_norm,
+        )
+        events = Events(
+            learners=groups,
+            pace=LogNormal(1.0, SPREAD, seed=seed),
+            link=FixedLink(EXCHANGE),
+            topology=topology,
+            rounds_per_step=self.settings["rounds_per_step"],
+            max_staleness=self.settings["max_staleness"],
+            learning=learning,
+        )
+        events.run(range(len(pool)))
+        learning.fold()
+        return copies.mean
+
+
+def _check(config: DictConfig, learners: int) -> None:
+    """Refuse what the simulation would leave out without a word."""
+    backend: dict[str, Any] = plain(config.backend)
+    size = backend.get("group_size") or 1
+    refused = {
+        f"batch.units={config.batch.units}: each of {learners} simulated learners takes one unit": config.batch.units
+        != learners,
+        "hooks: simulated learners have none; set hooks=[]": bool(config.get("hooks")),
+        f"optimizer.weight_decay={config.optimizer.weight_decay:g}: biases would decay as well; set it to 0": bool(
+            config.optimizer.weight_decay
+        ),
+        "backend.group_size: simulated groups have a number of learners; set one that divides them": "group_size"
+        in backend
+        and (backend["group_size"] is None or learners % size > 0),
+        **{
+            f"backend.{key}={backend.get(key)}: simulated learners do not have it": backend.get(key) not in plain_values
+            for key, plain_values in NOT_SIMULATED.items()
+        },
+    }
+    for message, wrong in refused.items():
+        if wrong:
+            raise UsageError(message)
+
+
+NOT_SIMULATED: dict[str, tuple[Any, ...]] = {
+    "compression": (None, "none"), "mix_moments": (None, False), "continuous_momentum": (None, False),
+    "values": (None, "full"), "refresh_moments": (None,),
+}  # fmt: skip
