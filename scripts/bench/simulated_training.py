@@ -7,7 +7,6 @@ way; what is evaluated are the mean weights at the end. One thread. L learners, 
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -27,7 +26,8 @@ from asr.training.inference import Inference
 from asr.training.schedule import Horizon, Schedule
 from asr.training.units import GlobalBatch, global_batches, total_samples
 from distributed.errors import UsageError
-from distributed.gossip.topology import make_topology
+from distributed.gossip.codes import code_of
+from distributed.gossip.topology import Complete, make_topology
 from distributed.simulate.asynchronous import GossipLearning
 from distributed.simulate.events import Events, FixedLink
 from distributed.simulate.flat_model import FlatModel
@@ -36,6 +36,7 @@ from distributed.simulate.lockstep import Lockstep
 from distributed.simulate.pace import LogNormal
 from distributed.simulate.schemes import (
     AllReduce,
+    CompressedGossip,
     DelayByOne,
     Dpsgd,
     Hierarchical,
@@ -48,6 +49,7 @@ from scripts.composition.build import build_model, build_plan, evaluation_set
 
 SPREAD, EXCHANGE = 0.2, 0.1  # of the logarithm of a unit's time; of a unit's time
 ASYNCHRONOUS = ("adpsgd", "hierarchical_adpsgd")
+NOT_SIMULATED = {"mix_moments": False, "continuous_momentum": False, "values": "full", "refresh_moments": None}
 Share = tuple[list[Batch], float]  # units of one learner's step, and what the sum of their losses is divided by
 
 
@@ -136,12 +138,14 @@ class SimulatedRun:
 
     def _scheme(self) -> LockstepScheme:
         settings, seed = self.settings, self.config.seed
+        topology = make_topology(settings["topology"], seed) if "topology" in settings else Complete()
+        code = code_of(settings.get("compression", "none"), settings.get("compression_rate", 1))
         schemes: dict[str, Callable[[], LockstepScheme]] = {
             "allreduce": AllReduce,
             "ssgd_noise": lambda: NoisyAllReduce(settings["sigma"], seed),
-            "dpsgd": lambda: Dpsgd(make_topology(settings["topology"], seed)),
+            "dpsgd": lambda: Dpsgd(topology),
             "delay_by_one": DelayByOne,
-            "hierarchical": lambda: Hierarchical(make_topology(settings["topology"], seed), settings["group_size"]),
+            "hierarchical": lambda: Hierarchical(topology, settings["group_size"]),
             "scalecom": lambda: ScaleCom(
                 segments=self.model.segments, beta=settings["beta"], warmup_steps=settings["warmup_steps"]
             ),
@@ -149,7 +153,7 @@ class SimulatedRun:
         if self.word not in schemes:
             known = ", ".join([*schemes, *ASYNCHRONOUS])
             raise UsageError(f"backend={self.word}: no simulated learners train with it, but with {known}")
-        return schemes[self.word]()
+        return schemes[self.word]() if code is None else CompressedGossip(topology, code, settings["consensus_step"])
 
     def _asynchronously(self) -> Tensor:
         """Groups of one learner each, or of several that average their gradients, take the next units of the plan."""
@@ -186,29 +190,35 @@ class SimulatedRun:
 
 def _check(config: DictConfig, learners: int) -> None:
     """Refuse what the simulation would leave out without a word."""
-    backend: dict[str, Any] = plain(config.backend)
-    size = backend.get("group_size") or 1
-    refused = {
-        f"batch.units={config.batch.units}: each of {learners} simulated learners takes one unit": config.batch.units
-        != learners,
-        "hooks: simulated learners have none; set hooks=[]": bool(config.get("hooks")),
-        f"optimizer.weight_decay={config.optimizer.weight_decay:g}: biases would decay as well; set it to 0": bool(
-            config.optimizer.weight_decay
+    word, backend = file_word(config.backend._target_), plain(config.backend)
+    size = backend.get("group_size", 1)
+    not_simulated = NOT_SIMULATED | ({"compression": "none"} if word in ASYNCHRONOUS else {})
+    refused = [
+        (
+            config.batch.units != learners,
+            f"batch.units={config.batch.units}",
+            f"set it to the {learners} simulated learners: each takes one unit",
         ),
-        "backend.group_size: simulated groups have a number of learners; set one that divides them": "group_size"
-        in backend
-        and (backend["group_size"] is None or learners % size > 0),
-        **{
-            f"backend.{key}={backend.get(key)}: simulated learners do not have it": backend.get(key) not in plain_values
-            for key, plain_values in NOT_SIMULATED.items()
-        },
-    }
-    for message, wrong in refused.items():
+        (bool(config.get("hooks")), "hooks", "simulated learners have none; set hooks=[]"),
+        (
+            config.optimizer.weight_decay != 0,
+            f"optimizer.weight_decay={config.optimizer.weight_decay:g}",
+            "biases would decay as well; set it to 0",
+        ),
+        (
+            size is None or learners % size > 0,
+            f"backend.group_size={size}",
+            f"set a number that divides {learners} simulated learners",
+        ),
+        *(
+            (
+                backend.get(key, plainly) != plainly,
+                f"backend.{key}={backend.get(key)}",
+                f"simulated learners do not have it; set it to {plainly}",
+            )
+            for key, plainly in not_simulated.items()
+        ),
+    ]
+    for wrong, setting, remedy in refused:
         if wrong:
-            raise UsageError(message)
-
-
-NOT_SIMULATED: dict[str, tuple[Any, ...]] = {
-    "compression": (None, "none"), "mix_moments": (None, False), "continuous_momentum": (None, False),
-    "values": (None, "full"), "refresh_moments": (None,),
-}  # fmt: skip
+            raise UsageError(f"{setting}: {remedy}")

@@ -16,7 +16,7 @@ from scripts.bench import simulated_training
 from scripts.bench.simulated_parity import main
 from scripts.bench.simulated_training import SimulatedRun
 
-SHORT = ("trainer.max_steps=6", "optimizer=sgd", "hooks=[]", "trainer.max_norm=2.0")
+SHORT = ("trainer.max_steps=3", "optimizer=sgd", "hooks=[]", "trainer.max_norm=2.0")
 
 
 @pytest.fixture
@@ -51,11 +51,19 @@ def test_synchronous_learners_have_the_weights_of_a_real_run(
         (["backend=scalecom", "backend.rate=1", "trainer.max_norm=null"], ["backend=allreduce", "trainer.max_norm=null"]),
         (["backend=dpsgd", "backend.topology=complete"], ["backend=delay_by_one"]),
         (["backend=hierarchical", "backend.group_size=4"], ["backend=allreduce"]),
+        (["backend=dpsgd", "backend.topology=complete", "backend.compression=int4"], ["backend=delay_by_one", "backend.compression=int4"]),
         (["backend=ssgd_noise", "backend.sigma=0"], ["backend=allreduce"]),
     ],
 )  # fmt: skip
 def test_schemes_that_coincide(simulated: Callable[..., SimulatedRun], one: list[str], other: list[str]) -> None:
     torch.testing.assert_close(weights(simulated(4, *one)), weights(simulated(4, *other)), rtol=0, atol=1e-5)
+
+
+def test_compressed_gossip_trains_otherwise_than_plain(simulated: Callable[..., SimulatedRun]) -> None:
+    plain, compressed = (
+        simulated(4, "backend=dpsgd", f"backend.compression={each}").train() for each in ("none", "int4")
+    )
+    assert 0 < (plain - compressed).norm() < 0.5 * plain.norm()
 
 
 @pytest.mark.parametrize("backend", [["backend=adpsgd"], ["backend=hierarchical_adpsgd", "backend.group_size=2"]])
@@ -70,7 +78,7 @@ def test_asynchronous_learners_take_every_unit_once(
     )
     found = run.train()
     planned = [f"{unit}" for batch in run._batches() for unit in batch.units]
-    assert len(seen) == len(set(seen)) == len(planned) == 24
+    assert len(seen) == len(set(seen)) == len(planned) == 12
     assert torch.isfinite(found).all()
     assert not torch.equal(found, run.model.start_P)
 
@@ -78,11 +86,11 @@ def test_asynchronous_learners_take_every_unit_once(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["batch.units=4"], "batch.units=4: each of 2 simulated learners takes one unit"),
+        (["batch.units=4"], "batch.units=4: set it to the 2 simulated learners"),
         (["hooks=[spec_augment]"], "hooks: simulated learners have none"),
         (["optimizer.weight_decay=0.1"], "optimizer.weight_decay=0.1: biases would decay"),
-        (["backend=hierarchical"], "backend.group_size: simulated groups"),
-        (["backend=dpsgd", "backend.compression=int8"], "backend.compression=int8"),
+        (["backend=hierarchical"], "backend.group_size=None: set a number that divides 2"),
+        (["backend=adpsgd", "backend.compression=int8"], "backend.compression=int8: simulated learners do not have it; set it to none"),
         (["backend=powersgd"], "backend=powersgd: no simulated learners train with it, but with allreduce"),
     ],
 )  # fmt: skip
