@@ -119,7 +119,7 @@ class StreamingEncoder(nn.Module):
 
     def _remembered(self, block: ConformerBlock, attn_NPD: Tensor, conv_NKD: Tensor) -> Memory:
         memory = Memory()
-        memory.attended_BLD = attn_NPD[:, : self.past, : self.encoder.dimension]
+        memory.attended_BLD = attn_NPD[:, : self.past, : block.width]
         if block.convolution is not None:
             depthwise = block.convolution.depthwise
             memory.convolved_BLD = conv_NKD[:, : depthwise.left, : len(depthwise.bias_D)]

@@ -7,7 +7,10 @@ a state depends on its own utterance alone and N learners with B/N utterances co
 With ``chunk`` states per chunk the encoder can be run while somebody speaks: attention sees the own chunk and
 ``left_chunks`` before it, the convolution only what was (``asr.models.streaming`` runs it chunk by chunk).
 
-B utterances   T frames   F feature dimension   D dimension   C channels of the convolution   K kernel
+A block may read and add to some entries of the states alone, a width of its own: they are taken out of the states before its
+modules and put back after them, and its last norm is over all.
+
+B utterances   T frames   F feature dimension   D dimension   W width of a block   C channels of the convolution   K kernel
 N = past + T states that attention sees   P = N + T rows and R columns of the position table
 """
 
@@ -108,7 +111,12 @@ class Memory:
 
 
 class ConformerBlock(nn.Module):
-    """x + FF/2, + attention, + convolution, + FF/2, LayerNorm (equation 1 of the paper); a module of size 0 is absent."""
+    """x + FF/2, + attention, + convolution, + FF/2, LayerNorm (equation 1 of the paper); a module of size 0 is absent.
+
+    ``width`` is W, the number of entries of the states that the modules read and add to: D unless ``sizes`` names some.
+    """
+
+    width_W: Tensor | None
 
     def __init__(
         self,
@@ -123,22 +131,26 @@ class ConformerBlock(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        # Part of the model's node, and so in no state dict; on the CPU also where a model is built on the device meta.
+        own = None if sizes.width is None else torch.tensor(list(sizes.width), device="cpu")
+        self.register_buffer("width_W", own, persistent=False)
+        self.width = width = dimension if own is None else len(own)
         self.feed_forward_in = self.feed_forward_out = self.attention = self.convolution = None
         if sizes.feed_forward_in:
-            self.feed_forward_in = FeedForward(dimension=dimension, width=sizes.feed_forward_in, dropout=dropout)
+            self.feed_forward_in = FeedForward(dimension=width, width=sizes.feed_forward_in, dropout=dropout)
         if sizes.heads:
-            self.attention_norm = nn.LayerNorm(dimension)
+            self.attention_norm = nn.LayerNorm(width)
             self.attention = RelativeAttention(
-                dimension=dimension, heads=sizes.heads, head_dimension=head_dimension,
+                dimension=width, heads=sizes.heads, head_dimension=head_dimension,
                 position_dimension=position_dimension, dropout=dropout,
             )  # fmt: skip
             self.attention_dropout = Dropout(dropout)
         if sizes.channels:
             self.convolution = ConvolutionModule(
-                dimension=dimension, channels=sizes.channels, kernel=kernel, causal=chunk is not None, dropout=dropout
+                dimension=width, channels=sizes.channels, kernel=kernel, causal=chunk is not None, dropout=dropout
             )
         if sizes.feed_forward_out:
-            self.feed_forward_out = FeedForward(dimension=dimension, width=sizes.feed_forward_out, dropout=dropout)
+            self.feed_forward_out = FeedForward(dimension=width, width=sizes.feed_forward_out, dropout=dropout)
         self.norm = nn.LayerNorm(dimension)
         self.remembered = left_chunks * (chunk or 0)  # states, of a stream's attention
 
@@ -146,24 +158,27 @@ class ConformerBlock(nn.Module):
         self, x_BTD: Tensor, table_PR: Tensor, padding_BT: Tensor, hidden_BTN: Tensor, memory: Memory | None = None
     ) -> Tensor:
         """(B, T, D) to (B, T, D); in a stream ``memory`` stands for the states before."""
+        x_BTW = x_BTD if self.width_W is None else x_BTD.index_select(-1, self.width_W)
         if self.feed_forward_in is not None:
-            x_BTD = torch.add(x_BTD, self.feed_forward_in(x_BTD), alpha=0.5)
+            x_BTW = torch.add(x_BTW, self.feed_forward_in(x_BTW), alpha=0.5)
         if self.attention is not None:
-            normed_BTD = self.attention_norm(x_BTD)
-            seen_BND = normed_BTD if memory is None else memory.before_attention(normed_BTD, self.remembered)
-            x_BTD = x_BTD + self.attention_dropout(self.attention(seen_BND, table_PR, hidden_BTN))
+            normed_BTW = self.attention_norm(x_BTW)
+            seen_BNW = normed_BTW if memory is None else memory.before_attention(normed_BTW, self.remembered)
+            x_BTW = x_BTW + self.attention_dropout(self.attention(seen_BNW, table_PR, hidden_BTN))
         if self.convolution is not None:
-            x_BTD = x_BTD + self.convolution(x_BTD, padding_BT, memory)
+            x_BTW = x_BTW + self.convolution(x_BTW, padding_BT, memory)
         if self.feed_forward_out is not None:
-            x_BTD = torch.add(x_BTD, self.feed_forward_out(x_BTD), alpha=0.5)
-        return self.norm(x_BTD)
+            x_BTW = torch.add(x_BTW, self.feed_forward_out(x_BTW), alpha=0.5)
+        if self.width_W is not None:
+            x_BTW = x_BTD.to(x_BTW.dtype).index_copy(-1, self.width_W, x_BTW)
+        return self.norm(x_BTW)
 
 
 class Conformer(Encoder):
     """Subsampling by 4, then ``layers`` Conformer blocks; ``chunk`` None sees whole utterances.
 
-    ``blocks`` gives the sizes of each block in place of ``heads``, ``expansion`` and D channels; the size of one head
-    and the width of the position table are those of all blocks.
+    ``blocks`` gives the sizes of each block (asr/models/block_sizes.py) in place of ``heads``, ``expansion`` and D channels; the
+    size of one head and the width of the position table are those of all blocks.
     """
 
     subsampling = FACTOR
@@ -177,7 +192,7 @@ class Conformer(Encoder):
         heads: Count,
         head_dimension: Count | None,
         expansion: Count,
-        blocks: list[dict[str, Natural]] | None,
+        blocks: list[dict[str, Natural | list[Natural]]] | None,
         position_dimension: Count | None,
         kernel: Count,
         chunk: Count | None,
@@ -192,7 +207,7 @@ class Conformer(Encoder):
         self.chunk = chunk
         self.left_chunks = left_chunks
         uniform = BlockSizes(expansion * dimension, heads, dimension, expansion * dimension)
-        sizes = [uniform] * layers if blocks is None else sizes_of(blocks, layers)
+        sizes = [uniform] * layers if blocks is None else sizes_of(blocks, layers, dimension)
         self.subsample = ConvSubsampling(
             feature_dimension=feature_dimension, channels=subsampling_channels, dimension=dimension
         )

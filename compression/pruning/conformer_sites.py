@@ -1,19 +1,28 @@
 """The sites of a Conformer: what its subsampling, its blocks and its residual stream consist of."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from asr.models.conformer import Conformer, ConformerBlock
 from asr.models.speech_model import SpeechModel
-from compression.pruning.units import READERS_OF_STATES, Site, Use, along, existing, layout
+from compression.pruning.units import READERS_OF_STATES, Site, Use, Within, along, existing, layout
+
+WIDTH = "encoder.width"  # the site of the width that all blocks share
 
 
 def conformer_sites(model: SpeechModel, encoder: Conformer) -> list[Site]:
-    """Sites of the subsampling, of each block, and the width of all."""
+    """Sites of the subsampling, of each block, the width of all, and the width of each block.
+
+    Where a block has entries of its own already there is no width of all: what would be left of them is no number of units.
+    """
     found = subsampling_sites(encoder)
-    for index, block in enumerate(encoder.blocks):
-        assert isinstance(block, ConformerBlock)
+    blocks = [block for block in encoder.blocks if isinstance(block, ConformerBlock)]
+    for index, block in enumerate(blocks):
         found += feed_forward_sites(block, index) + attention_sites(block, index) + convolution_sites(block, index)
-    return [*found, width_site(model, encoder)]
+    if all(block.width_W is None for block in blocks):
+        found.append(width_site(model, encoder, blocks))
+    return [*found, *(site for index, block in enumerate(blocks) for site in local_width_sites(block, index))]
 
 
 def subsampling_sites(encoder: Conformer) -> list[Site]:
@@ -94,34 +103,50 @@ def convolution_sites(block: ConformerBlock, index: int) -> list[Site]:
     ]  # fmt: skip
 
 
-def width_site(model: SpeechModel, encoder: Conformer) -> Site:
+def width_site(model: SpeechModel, encoder: Conformer, blocks: Sequence[ConformerBlock]) -> Site:
     """The residual stream of all blocks, with what writes to it and what reads it."""
     size = encoder.dimension
     units = layout(size)
     uses = [*along("encoder.subsample.project", 0, units, scaled=True)]
     norms = []
-    for index, block in enumerate(encoder.blocks):
-        where = f"encoder.blocks.{index}"
-        for name in ("feed_forward_in", "feed_forward_out"):
-            if getattr(block, name) is not None:
-                norms.append(f"{where}.{name}.norm")
-                uses += _branch(f"{where}.{name}", "norm", "expand", "contract", units)
-        if block.attention is not None:
-            norms.append(f"{where}.attention_norm")
-            uses += _branch(where, "attention_norm", "attention.query_key_value", "attention.output", units)
-        if block.convolution is not None:
-            norms.append(f"{where}.convolution.norm")
-            uses += _branch(f"{where}.convolution", "norm", "pointwise_in", "pointwise_out", units)
-        norms.append(f"{where}.norm")
-        uses += along(f"{where}.norm", 0, units, scaled=True)
+    for index, block in enumerate(blocks):
+        inside, own = branches(block, index, units)
+        last = f"encoder.blocks.{index}.norm"
+        uses += [*inside, *along(last, 0, units, scaled=True)]
+        norms += [*own, last]
     uses += [Use(f"{name}.weight", 1, units) for name in existing(model, READERS_OF_STATES)]
-    return Site("encoder.width", "width", size, ("encoder", "dimension"), tuple(uses), norms=tuple(norms))
+    return Site(WIDTH, "width", size, ("encoder", "dimension"), tuple(uses), norms=tuple(norms))
 
 
-def _branch(where: str, norm: str, first: str, last: str, units: Tensor) -> list[Use]:
-    """A residual branch: its norm and its first layer read the stream, its last one is added to it."""
+def local_width_sites(block: ConformerBlock, index: int) -> list[Site]:
+    """The entries of the residual stream that the modules of one block read and add to; none where it has no module."""
+    uses, norms = branches(block, index, layout(block.width))
+    if not uses:
+        return []
+    where, setting = f"encoder.blocks.{index}.width", ("encoder", "blocks", index, "width")
+    entries = layout(block.width) if block.width_W is None else block.width_W.cpu()
     return [
-        *along(f"{where}.{norm}", 0, units),
-        Use(f"{where}.{first}.weight", 1, units),
-        *along(f"{where}.{last}", 0, units, scaled=True),
+        Site(where, "local_width", block.width, setting, tuple(uses), norms=tuple(norms), within=Within(WIDTH, entries))
     ]
+
+
+def branches(block: ConformerBlock, index: int, units: Tensor) -> tuple[list[Use], list[str]]:
+    """How the units of the residual stream lie in the modules of a block, and the names of the norms that read it there."""
+    where = f"encoder.blocks.{index}"
+    found = [
+        (f"{where}.{name}.norm", f"{where}.{name}.expand", f"{where}.{name}.contract")
+        for name in ("feed_forward_in", "feed_forward_out")
+        if getattr(block, name) is not None
+    ]
+    if block.attention is not None:
+        found.append((f"{where}.attention_norm", f"{where}.attention.query_key_value", f"{where}.attention.output"))
+    if block.convolution is not None:
+        inside = f"{where}.convolution"
+        found.append((f"{inside}.norm", f"{inside}.pointwise_in", f"{inside}.pointwise_out"))
+    uses = [use for norm, first, last in found for use in _branch(norm, first, last, units)]
+    return uses, [norm for norm, _, _ in found]
+
+
+def _branch(norm: str, first: str, last: str, units: Tensor) -> list[Use]:
+    """A residual branch: its norm and its first layer read the stream, its last one is added to it."""
+    return [*along(norm, 0, units), Use(f"{first}.weight", 1, units), *along(last, 0, units, scaled=True)]

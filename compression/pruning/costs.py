@@ -21,7 +21,7 @@ from asr.models.speech_model import SpeechModel
 from asr.models.transducer import Transducer
 from compression.pruning.removal import lies_in
 from compression.pruning.sites import sites
-from compression.pruning.units import Site
+from compression.pruning.units import ON_REQUEST, Site
 from distributed.errors import UsageError
 
 Scope = Literal["encoder", "model"]
@@ -47,12 +47,12 @@ class Extent:
 
 
 def counted_sites(model: SpeechModel, kinds: Collection[str] | None, scope: Scope) -> list[Site]:
-    """The sites of these kinds (None: of all that the scope has), whose units all count in the cost.
+    """The sites of these kinds (None: of all that the scope has and that need not be named), whose units all count in the cost.
 
     Raises:
         UsageError: there are none, or those of a kind cost nothing in the scope.
     """
-    found = sites(model, kinds)
+    found = [site for site in sites(model, kinds) if kinds or site.kind not in ON_REQUEST]
     counted = [site for site in found if scope == "model" or in_encoder(site)]
     others = {site.kind for site in found} - {site.kind for site in counted}
     if kinds and others:
@@ -112,9 +112,12 @@ def entries(name: str, shape: Sequence[int], found: Sequence[Site]) -> Polynomia
     product: Polynomial = {(): 1.0}
     for dim, positions in enumerate(shape):
         form: Polynomial = {(): float(positions)}
-        for site in found:
+        lying = [site for site in found if any(use.parameter == name and use.dim == dim for use in site.uses)]
+        # The number of units within another's is of those that both keep: where it counts, the other's does not.
+        outer = {site.within.site for site in lying if site.within is not None}
+        for site in lying:
             for use in site.uses:
-                if use.parameter == name and use.dim == dim and site.kind != "module":
+                if use.parameter == name and use.dim == dim and site.kind != "module" and site.name not in outer:
                     covered = int((use.units >= 0).sum())
                     add(form, {(): -float(covered), ((site.name, False),): covered / site.size})
         product = multiplied(product, form)

@@ -52,11 +52,17 @@ def least_kept(size: int, least: int, multiple_of: int) -> int:
     return min(size, -(-least // multiple_of) * multiple_of)
 
 
-def deterministic(log_alpha: Tensor, least: int, multiple_of: int = 1, shift: float = 0.0) -> Tensor:
+def deterministic(
+    log_alpha: Tensor, least: int, multiple_of: int = 1, shift: float = 0.0, among: Tensor | None = None
+) -> Tensor:
     """Masks of evaluation, without gradient: 0 for all but the ``number_kept`` units of the largest ``log_alpha``.
 
-    ``shift`` is added to ``log_alpha`` for that number alone: units have the values that they had in training.
+    ``shift`` is added to ``log_alpha`` for that number alone: units have the values that they had in training. Where
+    ``among`` (units,) is False, units are as if there were none: they neither count nor are kept.
     """
+    if among is not None:
+        inside = deterministic(log_alpha[among], least, multiple_of, shift)
+        return torch.zeros_like(log_alpha).masked_scatter_(among, inside)
     kept = number_kept(log_alpha + shift, least, multiple_of)
     chosen = log_alpha.detach().argsort(descending=True, stable=True)[:kept]
     values = (log_alpha.detach()[chosen] * (SOFTNESS / BETA)).sigmoid()

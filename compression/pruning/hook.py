@@ -18,7 +18,8 @@ from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.loss_terms import LossTerms
 from compression.pruning.costs import Cost, Extent, Scope, counted_sites, full_sizes
 from compression.pruning.lagrangian import Multipliers, target_at
-from compression.pruning.masks import Masks, attach
+from compression.pruning.masked_forward import attach
+from compression.pruning.masks import Masks
 from compression.pruning.objectives import Counted, Objective
 from compression.pruning.units import Kind
 from compression.scheme import named

@@ -113,7 +113,7 @@ class MagnitudePruning:
     Args:
         sparsity: fraction of the parameters in ``scope`` that are removed.
         scope: whose parameters are counted: the encoder's or all.
-        kinds: of units that may go; None: all that the scope has, save whole modules.
+        kinds: of units that may go; None: all that the scope has, save whole modules and ``local_width``.
         across: what is compared: see ``in_order``.
         minimum: least fraction of a site's units that stays.
         multiple_of: numbers of units are multiples of this, save those of heads and modules.
@@ -139,6 +139,11 @@ class MagnitudePruning:
     def __call__(self, loaded: LoadedModel, batches: Batches) -> LoadedModel:
         """Raises UsageError if the model has no such units, was changed by transforms, or cannot be made as small."""
         refuse_transformed(loaded.description)
+        if self.kinds and {"width", "local_width"} <= set(self.kinds):
+            raise UsageError(
+                "pass.kinds=[width,local_width]: the smallest entries of all blocks and of one block are not the same, so that few or "
+                "none would be left to both; leave one out, or let masks learn both: hooks=[structured_pruning]"
+            )
         # A whole module cannot lose a fraction: it goes only where it is named.
         counted = counted_sites(loaded.model, self.kinds, self.scope)
         found = [site for site in counted if self.kinds or site.kind != "module"]

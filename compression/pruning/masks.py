@@ -1,13 +1,11 @@
-"""The masks of a model as a module that trains beside it, and their place in the model's forward.
+"""The masks of a model as a module that trains beside it: their values, what is expected to be kept, what removal keeps.
 
-The model's parameters stay what and where they are. During a forward each module that reads a masked unit computes with
-weights that the unit's value multiplies, and norms over masked units take their statistics from those that are kept.
-In training masks are drawn anew in every forward of the model; everywhere else they are deterministic.
+In training masks are drawn anew in every forward of the model; everywhere else they are deterministic. How the model computes
+with them is in compression/pruning/masked_forward.py.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +14,9 @@ from torch import Tensor, nn
 from asr.models.auxiliary import NAME
 from asr.models.speech_model import SpeechModel
 from compression.pruning.hard_concrete import deterministic, initial_log_alpha, least_kept, probability_kept, sample
-from compression.pruning.norms import masked_layer_norm
-from compression.pruning.removal import Kept, scaled
+from compression.pruning.removal import Kept
 from compression.pruning.sites import sites
-from compression.pruning.units import Site, Use
+from compression.pruning.units import Site
 from distributed.errors import UsageError
 
 NEVER_ROUNDED = ("heads", "module")  # kinds whose numbers of units are no multiples of anything
@@ -38,18 +35,20 @@ class SiteMask(nn.Module):
         self.log_alpha = nn.Parameter(torch.full((size,), initial_log_alpha(dropped)))
         self.register_buffer("least", torch.tensor(least))
         self.register_buffer("multiple_of", torch.tensor(multiple_of))
-        self._seen: tuple[Tensor, Tensor] | None = None  # a log_alpha with its mask of evaluation
+        self._seen: tuple[Tensor, Tensor | None, Tensor] | None = None  # log_alpha, units to choose from, mask
 
-    def evaluation(self) -> Tensor:
-        """The deterministic mask; made anew where ``log_alpha`` has changed, by whatever wrote it."""
-        if self._seen is None or not _same(self._seen[0], self.log_alpha):
+    def evaluation(self, among: Tensor | None = None) -> Tensor:
+        """The deterministic mask, of units ``among`` these (None: all); made anew where anything of it has changed."""
+        if self._seen is None or not (_same(self._seen[0], self.log_alpha) and _same(self._seen[1], among)):
             with torch.inference_mode(False), torch.no_grad():
-                mask = deterministic(self.log_alpha, int(self.least), max(1, int(self.multiple_of)))
-                self._seen = self.log_alpha.detach().clone(), mask
-        return self._seen[1]
+                mask = deterministic(self.log_alpha, int(self.least), max(1, int(self.multiple_of)), among=among)
+                self._seen = self.log_alpha.detach().clone(), among, mask
+        return self._seen[2]
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
     return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
@@ -76,7 +75,9 @@ class Masks(nn.Module):
                 for site in found
             }
         )
+        self.by_name = {site.name: site for site in found}
         self.owners = torch.arange(len(found)).repeat_interleave(torch.tensor([site.size for site in found]))
+        self.outer = _outer_units(found)
         self.drawn: dict[str, Tensor] | None = None  # of the forward that goes on
 
     def mask(self, site: str) -> SiteMask:
@@ -87,7 +88,15 @@ class Masks(nn.Module):
 
     def value(self, site: str) -> Tensor:
         """The mask (units,) to be used now: that of the forward that goes on, or else the deterministic one."""
-        return self.mask(site).evaluation() if self.drawn is None else self.drawn[site]
+        return self._evaluation(site) if self.drawn is None else self.drawn[site]
+
+    def _evaluation(self, site: str) -> Tensor:
+        """The deterministic mask (units,) of a site."""
+        within = self.by_name[site].within
+        outer = (
+            {} if within is None or within.site not in self.by_name else {within.site: self._evaluation(within.site)}
+        )
+        return self.mask(site).evaluation(self.by_name[site].among(outer))
 
     def log_alphas(self) -> Tensor:
         """The parameters of all masks, one site after the other."""
@@ -96,9 +105,11 @@ class Masks(nn.Module):
     def expected_sizes(self) -> dict[str, Tensor]:
         """Number of units of every site that is expected to be kept; scalars of double precision, with gradient.
 
-        Where fewer are expected than are kept in any case, it is the latter number, so that others have to go.
+        Where fewer are expected than are kept in any case, it is the latter number, so that others have to go. A unit
+        within another is kept where both are, which are drawn independently.
         """
-        kept_U = probability_kept(self.log_alphas().double())
+        own_U = probability_kept(self.log_alphas().double())
+        kept_U = own_U * torch.cat([own_U, own_U.new_ones(1)])[self.outer.to(own_U.device)]
         counts_S = kept_U.new_zeros(len(self.sites)).index_add(0, self.owners.to(kept_U.device), kept_U)
         least_S = torch.stack([self.mask(site.name).least for site in self.sites])
         sizes = counts_S.maximum(least_S.to(counts_S)).unbind()
@@ -114,7 +125,7 @@ class Masks(nn.Module):
 
     def kept(self) -> dict[str, Kept]:
         """The units of every site that evaluation keeps, with their values."""
-        return {site.name: Kept.of(self.mask(site.name).evaluation()) for site in self.sites}
+        return {site.name: Kept.of(self._evaluation(site.name)) for site in self.sites}
 
     def draw(self, model: nn.Module, inputs: Any) -> None:
         """Before a forward of the model: draw masks, in training mode."""
@@ -127,6 +138,22 @@ class Masks(nn.Module):
     def forget(self, model: nn.Module, inputs: Any, output: Any) -> None:
         """After a forward of the model, also one that failed."""
         self.drawn = None
+
+
+def _outer_units(found: Sequence[Site]) -> Tensor:
+    """(U,) int64: for each unit of all sites the one that it lies within, of all of them too; -1 where there is none."""
+    starts, total = {}, 0
+    for site in found:
+        starts[site.name] = total
+        total += site.size
+    return torch.cat(
+        [
+            starts[within.site] + within.units
+            if (within := site.within) is not None and within.site in starts
+            else torch.full((site.size,), -1)
+            for site in found
+        ]
+    )
 
 
 def key_of(site: str) -> str:
@@ -161,20 +188,24 @@ def kept_of(
         raise UsageError(
             "there are no masks beside this model: give a checkpoint of a run with hooks=[structured_pruning]"
         )
-    sizes, found = {site.name: site.size for site in sites(model)}, {}
+    by_name, own = {site.name: site for site in sites(model)}, {}
     for name in names:
         where = name.rpartition(".")[0]
         site = where.rpartition(".")[2].replace("/", ".")
-        log_alpha = auxiliaries[name]
+        log_alpha, size = auxiliaries[name], by_name[site].size if site in by_name else None
         least, multiple = auxiliaries.get(f"{where}.least"), auxiliaries.get(f"{where}.multiple_of")
-        if least is None or multiple is None or not _fits(log_alpha, least, multiple, sizes.get(site)):
+        if least is None or multiple is None or not _fits(log_alpha, least, multiple, size):
             raise UsageError(
                 f"{name} {tuple(log_alpha.shape)} is no mask of this model with least and multiple_of beside it: {site} has "
-                f"{sizes.get(site, 'no')} units; restore {NAME}.safetensors, or give the run that it was trained in"
+                f"{'no' if size is None else size} units; restore {NAME}.safetensors, or give the run that it was trained in"
             )
         chosen = multiple_of if multiple_of is not None and int(multiple) else int(multiple)
-        found[site] = Kept.of(deterministic(log_alpha, int(least), max(1, chosen), shift))
-    return found
+        own[site] = log_alpha, int(least), max(1, chosen)
+    z: dict[str, Tensor] = {}
+    for each in by_name.values():
+        if each.name in own:
+            z[each.name] = deterministic(*own[each.name], shift, each.among(z))
+    return {name: Kept.of(values) for name, values in z.items()}
 
 
 def _fits(log_alpha: Tensor, least: Tensor, multiple_of: Tensor, size: int | None) -> bool:
@@ -183,109 +214,3 @@ def _fits(log_alpha: Tensor, least: Tensor, multiple_of: Tensor, size: int | Non
         return False
     whole = all(each.dim() == 0 and not each.is_floating_point() for each in (least, multiple_of))
     return log_alpha.is_floating_point() and whole and 0 <= int(least) <= size and int(multiple_of) >= 0
-
-
-# ---------------------------------------------------------------------- in the model's forward
-
-
-def attach(model: SpeechModel, masks: Masks) -> None:
-    """Let a model compute with its masks from now on; its parameters and their names stay as they are."""
-    model.register_forward_pre_hook(masks.draw)
-    model.register_forward_hook(masks.forget, always_call=True)
-    modules = dict(model.named_modules())
-    changed: dict[str, list[tuple[str, Factor]]] = {}
-    for site in masks.sites:
-        for use in site.uses:
-            if use.scaled:
-                module, _, name = use.parameter.rpartition(".")
-                changed.setdefault(module, []).append((name, Factor(masks, site.name, use)))
-        for bias in site.offsets:
-            module, _, name = bias.rpartition(".")
-            changed.setdefault(module, []).append((name, Factor(masks, site.name, None)))
-    for module, factors in changed.items():
-        exchange = ExchangedOperands if isinstance(modules[module], nn.LSTM) else ExchangedParameters
-        exchange(modules[module], factors)
-    for site in masks.sites:
-        for name in site.norms:
-            norm = modules[name]
-            assert isinstance(norm, nn.LayerNorm)
-            norm.forward = MaskedNorm(norm, masks, site.name)  # type: ignore[method-assign]
-
-
-class Factor:
-    """What a site multiplies a parameter by; ``use`` None: by whether any unit is kept."""
-
-    def __init__(self, masks: Masks, site: str, use: Use | None) -> None:
-        self.masks, self.site, self.use = masks, site, use
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        """The parameter, multiplied."""
-        z = self.masks.value(self.site)
-        if self.use is None:
-            return weight * (z > 0).any()
-        if self.use.units.device != z.device:
-            self.use = replace(self.use, units=self.use.units.to(z.device))
-        return scaled(weight, self.use.dim, self.use.units, z)
-
-
-class MaskedNorm:
-    """The forward of a layer norm over the units of a site."""
-
-    def __init__(self, norm: nn.LayerNorm, masks: Masks, site: str) -> None:
-        self.norm, self.masks, self.site = norm, masks, site
-
-    def __call__(self, input: Tensor) -> Tensor:
-        """The normalised input, 0 for units that are not kept."""
-        kept = self.masks.value(self.site) > 0
-        return masked_layer_norm(input, kept, self.norm.weight, self.norm.bias, self.norm.eps)
-
-
-class ExchangedParameters:
-    """Exchanges parameters of a module during its forward, as torch.func does, by products with masks."""
-
-    def __init__(self, module: nn.Module, factors: Iterable[tuple[str, Factor]]) -> None:
-        self.factors = list(factors)
-        self.own: dict[str, nn.Parameter | None] = {}
-        module.register_forward_pre_hook(self.exchange)
-        module.register_forward_hook(self.put_back, always_call=True, prepend=True)
-
-    def exchange(self, module: nn.Module, inputs: Any) -> None:
-        """Before the forward."""
-        self.own = {name: module._parameters[name] for name, _ in self.factors}
-        made: dict[str, Any] = dict(self.own)
-        for name, factor in self.factors:
-            made[name] = factor(made[name])
-        module._parameters.update(made)
-
-    def put_back(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """After the forward, also after one that failed."""
-        module._parameters.update(self.own)
-        self.own = {}
-
-
-class ExchangedOperands:
-    """The same for an LSTM, whose forward reads a list of operands; those that another hook has exchanged stay so."""
-
-    def __init__(self, module: nn.Module, factors: Iterable[tuple[str, Factor]]) -> None:
-        self.factors = list(factors)
-        self.own: list[Any] = []
-        module.register_forward_pre_hook(self.exchange)
-        module.register_forward_hook(self.put_back, always_call=True, prepend=True)
-
-    def exchange(self, lstm: nn.Module, inputs: Any) -> None:
-        """Before the forward. Parameters are looked up by name: torch.func may have exchanged them."""
-        assert isinstance(lstm, nn.LSTM)
-        names, self.own = lstm._flat_weights_names, lstm._flat_weights
-        made = {
-            name: getattr(lstm, name) if isinstance(each, nn.Parameter) else each
-            for name, each in zip(names, self.own, strict=True)
-        }
-        for name, factor in self.factors:
-            made[name] = factor(made[name])
-        lstm._flat_weights = [made[name] for name in names]
-
-    def put_back(self, lstm: nn.Module, inputs: Any, output: Any) -> None:
-        """After the forward, also after one that failed."""
-        if self.own:
-            assert isinstance(lstm, nn.LSTM)
-            lstm._flat_weights, self.own = self.own, []

@@ -58,7 +58,7 @@ def parts_of(encoder: Encoder, found: Sequence[Site]) -> list[Part]:
 
 
 def conformer_parts(encoder: Conformer, size: Callable[[str, int], Size]) -> list[Part]:
-    """The subsampling, and the modules of every block with its last norm."""
+    """The subsampling, and the modules of every block with its last norm; a width of a block's own is a part too."""
     width, part = size("encoder.width", encoder.dimension), encoder.subsample
     channels = [
         size(f"encoder.subsample.{name}", conv.out_channels)
@@ -68,18 +68,23 @@ def conformer_parts(encoder: Conformer, size: Callable[[str, int], Size]) -> lis
     for index, block in enumerate(encoder.blocks):
         assert isinstance(block, ConformerBlock)
         where = f"encoder.blocks.{index}"
+        own = size(f"{where}.width", block.width)
+        if not own.sites and block.width_W is None:
+            own = width
         for name in ("feed_forward_in", "feed_forward_out"):
             module = getattr(block, name)
             if module is not None:
-                found.append(Part("feed_forward", (width, size(f"{where}.{name}", module.expand.out_features))))
+                found.append(Part("feed_forward", (own, size(f"{where}.{name}", module.expand.out_features))))
         if block.attention is not None:
-            found.append(Part("attention", (width, size(f"{where}.attention", block.attention.heads))))
+            found.append(Part("attention", (own, size(f"{where}.attention", block.attention.heads))))
         if block.convolution is not None:
             last = block.convolution.pointwise_out
-            sizes = width, size(f"{where}.convolution.channels", last.in_features)
+            sizes = own, size(f"{where}.convolution.channels", last.in_features)
             whole = size(f"{where}.convolution", 1)
             found.append(Part("convolution", sizes, f"{where}.convolution" if whole.sites else None))
         found.append(Part("norm", (width,)))
+        if own is not width:
+            found.append(Part("local_width", (width, own)))
     return found
 
 
@@ -188,6 +193,26 @@ def last_norm(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnabl
     return Runnable(nn.LayerNorm(width), (_states(encoder, extent, width),))
 
 
+class Exchanged(nn.Module):
+    """Takes entries out of the states and puts them back, as a block with a width of its own does beside its modules."""
+
+    width_W: Tensor
+
+    def __init__(self, own: int) -> None:
+        super().__init__()
+        self.register_buffer("width_W", torch.arange(own))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return x_BTD.index_copy(-1, self.width_W, x_BTD.index_select(-1, self.width_W))
+
+
+def local_width(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
+    """What a width of its own costs a block; there are no more entries than those of the states."""
+    width, own = sizes
+    return Runnable(Exchanged(min(own, width)), (_states(encoder, extent, width),))
+
+
 def lstm(encoder: Encoder, sizes: Sequence[int], extent: Extent) -> Runnable:
     """One direction of a layer."""
     inputs, cells = sizes
@@ -205,5 +230,6 @@ BUILDERS: Mapping[str, Builder] = {
     "attention": attention,
     "convolution": convolution,
     "norm": last_norm,
+    "local_width": local_width,
     "lstm": lstm,
 }

@@ -18,7 +18,7 @@ from asr.models.lstm import BidirectionalLayer, BidirectionalLstm
 from asr.models.speech_model import SpeechModel
 from asr.runs.model_folder import Description, LoadedModel
 from compression.pruning.sites import sites
-from compression.pruning.units import Site
+from compression.pruning.units import Site, Within
 from distributed.errors import UsageError
 
 
@@ -50,7 +50,8 @@ def removed(loaded: LoadedModel, kept: Mapping[str, Kept]) -> LoadedModel:
     description = loaded.description
     refuse_transformed(description)
     chosen = named_sites(loaded.model, kept)
-    node = resized(description.model, loaded.model, [(site, len(kept[site.name].indices)) for site in chosen])
+    kept = nested(chosen, kept)
+    node = resized(description.model, loaded.model, chosen, kept)
     smaller = replace(description, model=node)
     state = sliced(loaded.model.state_dict(), chosen, kept)
     return replace(loaded, model=smaller.with_weights(state), description=smaller, auxiliaries=dict)
@@ -65,15 +66,26 @@ def refuse_transformed(description: Description) -> None:
 
 
 def named_sites(model: SpeechModel, kept: Mapping[str, Kept]) -> list[Site]:
-    """The sites of these names, each of which keeps a unit or can vanish; UsageError where there is none of a name."""
+    """The sites of these names; UsageError where there is none of a name."""
     found = {site.name: site for site in sites(model)}
     unknown = kept.keys() - found.keys()
     if unknown:
         raise UsageError(f"the model has no {', '.join(sorted(unknown))}; it has {', '.join(found)}")
-    for name, units in kept.items():
-        if not len(units.indices) and not found[name].can_vanish:
-            raise UsageError(f"{name}: nothing is kept of its {found[name].size} units; keep one at least")
     return [found[name] for name in found if name in kept]
+
+
+def nested(chosen: Iterable[Site], kept: Mapping[str, Kept]) -> dict[str, Kept]:
+    """The same, without units that lie within others that go; UsageError where a site that cannot vanish keeps none."""
+    made = {}
+    for site in chosen:
+        units = kept[site.name]
+        if site.within is not None and site.within.site in kept:
+            stays = torch.isin(site.within.units[units.indices], kept[site.within.site].indices)
+            units = Kept(units.indices[stays], units.values[stays])
+        if not len(units.indices) and not site.can_vanish:
+            raise UsageError(f"{site.name}: nothing is kept of its {site.size} units; keep one at least")
+        made[site.name] = units
+    return made
 
 
 def sliced(state: Mapping[str, Tensor], chosen: Iterable[Site], kept: Mapping[str, Kept]) -> dict[str, Tensor]:
@@ -113,18 +125,30 @@ def lies_in(name: str, modules: Iterable[str]) -> bool:
 # ---------------------------------------------------------------------- sizes
 
 
-def resized(node: Mapping[str, Any], model: SpeechModel, sizes: Iterable[tuple[Site, int]]) -> dict[str, Any]:
-    """The model's node with these numbers of units; a module that goes as a whole has the last word."""
+def resized(
+    node: Mapping[str, Any], model: SpeechModel, chosen: Iterable[Site], kept: Mapping[str, Kept]
+) -> dict[str, Any]:
+    """The model's node with the units that are kept; a module that goes as a whole has the last word."""
     made = with_all_sizes(node, model)
-    for site, size in sorted(sizes, key=lambda each: each[0].kind == "module"):
+    for site in sorted(chosen, key=lambda each: each.kind == "module"):
+        size = len(kept[site.name].indices)
         if site.kind == "module" and size:
             continue  # its channels say how large it is
         *path, last = site.setting
         place: Any = made
         for key in path:
             place = place[key]
-        place[last] = size
+        place[last] = size if site.within is None else entries_kept(site, site.within, kept)
+        if site.within is not None and size == made["encoder"]["dimension"]:
+            del place[last]  # an ordinary block, which reads all entries
     return made
+
+
+def entries_kept(site: Site, within: Within, kept: Mapping[str, Kept]) -> list[int]:
+    """The units of another site that a site within it keeps, numbered as they are when the others are gone."""
+    entries, outer = within.units[kept[site.name].indices], kept.get(within.site)
+    numbered: list[int] = (entries if outer is None else torch.searchsorted(outer.indices, entries)).tolist()
+    return numbered
 
 
 def with_all_sizes(node: Mapping[str, Any], model: SpeechModel) -> dict[str, Any]:
@@ -134,7 +158,7 @@ def with_all_sizes(node: Mapping[str, Any], model: SpeechModel) -> dict[str, Any
     if isinstance(encoder, Conformer):
         subsample, given = encoder.subsample, made["encoder"]
         made["encoder"] |= {
-            "blocks": [sizes_of_block(block)._asdict() for block in encoder.blocks],
+            "blocks": [node_of_block(block) for block in encoder.blocks],
             "head_dimension": head_size(given["dimension"], given["heads"], given["head_dimension"]),
             "position_dimension": encoder.position_dimension,
             "subsampling_channels": [subsample.first.out_channels, subsample.second.out_channels],
@@ -150,13 +174,15 @@ def cells_of(layer: torch.nn.Module) -> list[int]:
     return [layer.left_to_right.hidden_size, layer.right_to_left.hidden_size]
 
 
-def sizes_of_block(block: torch.nn.Module) -> BlockSizes:
-    """The sizes of the modules of a block, 0 for those that are absent."""
+def node_of_block(block: torch.nn.Module) -> dict[str, Any]:
+    """The sizes of the modules of a block, 0 for those that are absent, and its entries of the states if it has not all."""
     assert isinstance(block, ConformerBlock)
     first, last = block.feed_forward_in, block.feed_forward_out
-    return BlockSizes(
+    sizes = BlockSizes(
         feed_forward_in=0 if first is None else first.expand.out_features,
         heads=0 if block.attention is None else block.attention.heads,
         channels=0 if block.convolution is None else block.convolution.pointwise_out.in_features,
         feed_forward_out=0 if last is None else last.expand.out_features,
+        width=None if block.width_W is None else block.width_W.tolist(),
     )
+    return {name: each for name, each in sizes._asdict().items() if each is not None}

@@ -9,6 +9,7 @@ feed_forward    columns of the second linear layer, of both feed-forward modules
 channels        columns of the convolution module's last layer; the norm over channels
 module          the whole convolution module: rows of its last layer
 width           rows of what is added to the residual stream, which all blocks share; every norm over it
+local_width     the same inside one block, of what its modules add and of the norms they read it by
 subsampling     channels of either convolution of the subsampling: what reads them
 cells           columns that read an LSTM direction's outputs: its own recurrence, the next layer, the readers of states
 predictor       cells and embedding of the prediction network
@@ -30,7 +31,7 @@ from distributed.errors import UsageError
 
 
 def sites(model: SpeechModel, kinds: Collection[str] | None = None) -> list[Site]:
-    """The sites of a model of these kinds (None: of all), those of its encoder first.
+    """The sites of a model of these kinds (None: of all), those of its encoder first; one within another comes after it.
 
     Raises:
         UsageError: there are no sites of one of the kinds, or the model is quantised or has factors of low rank.

@@ -1,6 +1,6 @@
 """Sites: groups of equal units of a model, and where they lie in its tensors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from asr.models.speech_model import SpeechModel
 
 Kind = Literal[
-    "heads", "feed_forward", "channels", "module", "width", "subsampling", "cells", "predictor", "joint"
+    "heads", "feed_forward", "channels", "module", "width", "local_width", "subsampling", "cells", "predictor", "joint"
 ]  # fmt: skip
+ON_REQUEST = ("local_width",)  # kinds that are pruned only where they are named
 READERS_OF_STATES = ("joiner.project_encoder", "ctc_head", "bottleneck")
 
 
@@ -26,6 +27,14 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Within:
+    """Of which units of another site a site's units are a part: one is kept only where its unit there is."""
+
+    site: str
+    units: Tensor  # (own units,) int64, ascending: the other site's unit for each
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A group of units of a model, each of which can be removed."""
 
@@ -37,11 +46,19 @@ class Site:
     norms: tuple[str, ...] = ()  # layer norms over the units
     owned: tuple[str, ...] = ()  # modules that are absent where no unit is left; () where one must be left
     offsets: tuple[str, ...] = ()  # biases inside them, which add to the residual stream without any unit
+    within: Within | None = None
 
     @property
     def can_vanish(self) -> bool:
         """Whether the model can do without any of the units."""
         return bool(self.owned)
+
+    def among(self, z: Mapping[str, Tensor]) -> Tensor | None:
+        """(units,) bool: those that the values ``z`` of other sites leave; None: nothing is said of the site they lie within."""
+        if self.within is None or self.within.site not in z:
+            return None
+        outer = z[self.within.site]
+        return outer[self.within.units.to(outer.device)] > 0
 
 
 class Factorised(nn.Module):

@@ -25,6 +25,11 @@ from tests.schemes import SCHEMES, words
 STEPS = ("trainer.max_steps=3", "trainer.checkpoint_every=3", "trainer.evaluate_every=3", "evaluation.sets=[dev]", "trainer.memory_probe=false")  # fmt: skip
 RUN = (*STEPS, "hooks=[structured_pruning]", "hooks.structured_pruning.rise=0.4", "hooks.structured_pruning.mask_lr=1.0",
        "hooks.structured_pruning.multiplier_lr=1.0")  # fmt: skip
+LOCAL_WIDTHS = (
+    "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.dimension=16", "model.encoder.heads=2",
+    "model.predictor.dimension=16", "model.joiner.dimension=16",
+    "hooks.structured_pruning.kinds=[width,local_width,feed_forward,heads]",
+)  # fmt: skip
 
 
 def pruning_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -102,7 +107,9 @@ def test_masks_descend_and_multipliers_ascend_at_rates_of_their_own(
     trainer.parts.recorder.close()
 
 
+@pytest.mark.parametrize("overrides", [(), LOCAL_WIDTHS], ids=["lstm", "local widths"])
 def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
+    overrides: tuple[str, ...],
     small_config: Callable[..., DictConfig],
     finished_run: Callable[..., Path],
     make_trainer: Callable[..., Trainer],
@@ -110,8 +117,11 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole = finished_run(small_config("backend=single", *STEPS), tmp_path / "whole")
-    config = small_config("backend=single", *RUN, "hooks.structured_pruning.mask_lr=4.0", f"init_from={whole}")
+    model = [each for each in overrides if each.startswith("model")]
+    whole = finished_run(small_config("backend=single", *STEPS, *model), tmp_path / "whole")
+    config = small_config(
+        "backend=single", *RUN, *overrides, "hooks.structured_pruning.mask_lr=4.0", f"init_from={whole}"
+    )
     run = finished_run(config, tmp_path / "masked")
     compress([f"run={run}", "pass=prune", "checkpoint=last"])
     assert "from before" not in caplog.text
@@ -135,12 +145,20 @@ def test_a_trained_model_is_pruned_quantised_packed_and_gone_on_with(
     for made, source in (("int4", folder), ("pack", run / "export" / "int4")):
         compress([f"run={run}", f"pass={made}", f"weights={source}"])
         evaluate([f"run={run}", f"weights={run / 'export' / made}", "sets=[dev]"])
-    again = make_trainer(
-        small_config("backend=single", *STEPS, f"init_from={folder}", f"model_of={folder}"), tmp_path / "again", alone
-    )
+    go_on = ("backend=single", *STEPS, f"init_from={folder}", f"model_of={folder}")
+    again = make_trainer(small_config(*go_on), tmp_path / "again", alone)
     started = again.parts.run.model.state_dict()
     assert all(torch.equal(started[name], value) for name, value in small.model.state_dict().items())
     again.parts.recorder.close()
+    quantised = load_model(
+        model_folder_of(finished_run(small_config(*go_on, "hooks=[qat_int4]"), tmp_path / "quantised"), "run")
+    )
+    assert quantised.description.transforms
+    nodes = [made.description.model["encoder"] for made in (quantised, small)]
+    assert nodes[0] == nodes[1], "few bits are learned in the sizes that are left"
+    own = [len(block["width"]) for block in nodes[1].get("blocks") or [] if "width" in block]
+    assert bool(own) == bool(overrides)
+    assert all(0 < width < nodes[1]["dimension"] for width in own)
 
 
 def test_masks_of_before_the_target_are_named_and_models_without_masks_refused(

@@ -1,5 +1,7 @@
 """A stream's states are those of the whole utterance under the same masks, and wait for nothing later."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,14 +14,15 @@ from asr.models.streaming import ConformerStream
 FEATURES = 7
 
 
-UNEQUAL = [
+UNEQUAL: list[dict[str, Any]] = [
     {"feed_forward_in": 5, "heads": 0, "channels": 9, "feed_forward_out": 20},
     {"feed_forward_in": 0, "heads": 3, "channels": 6, "feed_forward_out": 7},
     {"feed_forward_in": 4, "heads": 1, "channels": 0, "feed_forward_out": 0},
 ]
+OWN_WIDTHS = [UNEQUAL[0] | {"width": [7]}, UNEQUAL[1] | {"width": [0, 2, 3]}, UNEQUAL[2]]
 
 
-def make(chunk: int | None, left_chunks: int, kernel: int = 5, blocks: list[dict[str, int]] | None = None) -> Conformer:
+def make(chunk: int | None, left_chunks: int, kernel: int = 5, blocks: list[dict[str, Any]] | None = None) -> Conformer:
     torch.manual_seed(0)
     encoder = Conformer(
         feature_dimension=FEATURES,
@@ -47,10 +50,10 @@ def make(chunk: int | None, left_chunks: int, kernel: int = 5, blocks: list[dict
     chunk=st.integers(1, 4),
     left_chunks=st.integers(0, 3),
     kernel=st.sampled_from([1, 3, 9]),
-    blocks=st.sampled_from([None, UNEQUAL]),
+    blocks=st.sampled_from([None, UNEQUAL, OWN_WIDTHS]),
 )
 def test_streaming_equals_offline(
-    frames: int, chunk: int, left_chunks: int, kernel: int, blocks: list[dict[str, int]] | None
+    frames: int, chunk: int, left_chunks: int, kernel: int, blocks: list[dict[str, Any]] | None
 ) -> None:
     encoder = make(chunk, left_chunks, kernel, blocks)
     features = torch.randn(2, frames, FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(frames))

@@ -15,7 +15,8 @@ from asr.models.speech_model import SpeechModel
 from asr.parts import build, plain
 from asr.runs.model_folder import Description, LoadedModel
 from asr.training.inference import Inference
-from compression.pruning.masks import Masks, attach
+from compression.pruning.masked_forward import attach
+from compression.pruning.masks import Masks
 from compression.pruning.sites import sites
 from compression.quantization.calibration import calibrate
 from compression.quantization.transform import transform_node

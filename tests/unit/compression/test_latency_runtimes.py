@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_registry")
 
 SIZES = {
     "subsampling": ("conformer", (16, 12, 16)), "feed_forward": ("conformer", (16, 48)), "attention": ("conformer", (16, 2)),
-    "convolution": ("chunked", (16, 12)), "norm": ("conformer", (16,)), "lstm": ("lstm", (16, 8)),
+    "convolution": ("chunked", (16, 12)), "norm": ("conformer", (16,)), "local_width": ("conformer", (16, 7)), "lstm": ("lstm", (16, 8)),
 }  # fmt: skip
 
 

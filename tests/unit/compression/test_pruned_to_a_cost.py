@@ -48,7 +48,7 @@ def test_what_is_removed_meets_a_sparsity_that_the_masks_have_missed(
     """By one number that is added to all log-odds; a little more would keep too much."""
     caplog.set_level("INFO")
     loaded = loaded_model(kind)
-    chosen = ["heads", "feed_forward", "channels", "width"] if kind == "conformer" else ["cells"]
+    chosen = ["heads", "feed_forward", "channels", "width", "local_width"] if kind == "conformer" else ["cells"]
     masks = masked(loaded.model, chosen)
     names = beside(masks)
     counted = Counted(objective, "encoder", None, Extent(200), "")

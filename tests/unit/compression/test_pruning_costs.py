@@ -107,7 +107,7 @@ def test_the_gradient_of_the_expected_cost_is_that_of_finite_differences(
 @pytest.mark.parametrize(("objective", "target"), [("parameters", 0.7), ("flops", 0.5), ("milliseconds", 0.2)])
 def test_masks_reach_their_target_by_every_cost(objective: str, target: float) -> None:
     loaded = model_of(["model.encoder.layers=1"])
-    found = sites(loaded.model, ["heads", "feed_forward", "channels", "module", "width", "subsampling"])
+    found = sites(loaded.model, ["heads", "feed_forward", "channels", "module", "width", "local_width", "subsampling"])
     cost = costs_of(loaded.model, found)[objective]
     masks, full = settled(found, cost, target, steps=450), float(cost(full_sizes(found)))
     assert float(cost(masks.expected_sizes()).detach() / full) == pytest.approx(1 - target, abs=0.01)

@@ -26,10 +26,11 @@ from scripts.composition.trained import _of_folder
 
 Masked = Callable[..., Masks]
 Loaded = Callable[..., LoadedModel]
-CONFORMER = ["heads", "feed_forward", "channels", "module", "width", "subsampling", "predictor", "joint"]
+CONFORMER = ["heads", "feed_forward", "channels", "module", "width", "local_width", "subsampling", "predictor", "joint"]
 LSTM = ["cells", "predictor", "joint"]
 CASES = [
     *(("conformer", [kind]) for kind in CONFORMER),
+    *((kind, ["width", "local_width"]) for kind in ("conformer", "chunked")),
     *(("lstm", [kind]) for kind in LSTM),
     ("stateless", ["predictor"]),
     *(

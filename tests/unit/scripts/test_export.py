@@ -177,7 +177,7 @@ def test_the_client_writes_what_the_api_does(
 
 
 SIZES = {  # an export takes seconds
-    "chunks of a pruned conformer": (*CONFORMER, "model.encoder.chunk=8", "model.encoder.left_chunks=1", "model.encoder.head_dimension=8", "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 20, feed_forward_out: 7}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]"),
+    "chunks of a pruned conformer": (*CONFORMER, "model.encoder.chunk=8", "model.encoder.left_chunks=1", "model.encoder.head_dimension=8", "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 20, feed_forward_out: 7, width: [0, 3, 4, 9, 15]}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]"),
     "pruned lstm": (*LSTM, "model.encoder.hidden=[[24, 20], [9, 16]]"),
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ Run = Callable[..., Path]
 STATELESS = (*CHUNKED, "model/predictor=stateless")
 PRUNED = (
     "model.encoder.head_dimension=8",
-    "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 40, feed_forward_out: 7}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]",
+    "model.encoder.blocks=[{feed_forward_in: 24, heads: 2, channels: 40, feed_forward_out: 7, width: [0, 3, 4, 9, 17, 31]}, {feed_forward_in: 0, heads: 0, channels: 16, feed_forward_out: 9}]",
 )
 OTHERS = {  # an export takes seconds, so that a choice of sizes is shown together with one of features
     "lstm": CHUNKED,
