@@ -7,16 +7,22 @@ start, have Hydra itself; test_compose.py compares the two.
 """
 
 import copy
+import pickle
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+from unittest import mock
 
 import hydra
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,6 +32,28 @@ BY_HYDRA = hydra.compose
 PARSED_BY_HYDRA = OverridesParser.parse_overrides
 _kept: dict[tuple[str, ...], DictConfig] = {}
 _parsed: dict[str, Override] = {}
+
+
+class _Repository(CachingConfigRepository):
+    """What Hydra reads is kept for all compositions, each of which gets its own, as it writes into what it has read."""
+
+    read: ClassVar[dict[str, bytes]] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """The same as ``CachingConfigRepository.load_config``."""
+        if f"config_path={config_path}" in self.cache:
+            return super().load_config(config_path)
+        if config_path in self.read:
+            self.cache[f"config_path={config_path}"] = pickle.loads(self.read[config_path])
+        found = super().load_config(config_path)
+        if config_path not in self.read:
+            self.read[config_path] = pickle.dumps(found)
+        return found
+
+
+def reading_once() -> AbstractContextManager[object]:
+    """In here Hydra reads each file of conf/ once per process."""
+    return mock.patch.object(config_loader_impl, "CachingConfigRepository", _Repository)
 
 
 def parse_overrides(parser: OverridesParser, overrides: list[str]) -> list[Override]:
@@ -54,7 +82,8 @@ def _split(config_name: str, overrides: Sequence[str]) -> tuple[tuple[str, ...],
 
 def _chosen(key: tuple[str, ...]) -> DictConfig:
     if key not in _kept:
-        _kept[key] = BY_HYDRA(key[0], overrides=list(key[1:]))
+        with reading_once():
+            _kept[key] = BY_HYDRA(key[0], overrides=list(key[1:]))
     return _kept[key]
 
 

@@ -7,9 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from asr.data import pipeline
-from asr.data.manifest import Utterance, write_manifest
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
@@ -29,6 +26,7 @@ from scripts.composition.build import build_hooks
 from scripts.composition.compose import compose
 from scripts.composition.trainer import assemble
 from tests import compositions
+from tests.corpus import write_corpus
 from tests.lists import write_nbest
 from tests.processes import SERVER
 
@@ -36,7 +34,6 @@ from tests.processes import SERVER
 settings.register_profile("patient", settings(deadline=None))
 settings.load_profile("patient")
 
-WORDS = ("no", "yes", "stop", "go")
 SECONDS = 20  # before a learner that waits gives up
 
 
@@ -176,26 +173,6 @@ def train_steps() -> Callable[..., Iterator[GradientReport]]:
             yield report
 
     return loop
-
-
-def write_corpus(root: Path) -> Path:
-    """40 + 6 utterances of one or two words, each word a chord of its own; 8 kHz."""
-    rng = np.random.default_rng(0)
-    for split, size in (("train", 40), ("dev", 6)):
-        utterances = []
-        for index in range(size):
-            words = [WORDS[i] for i in rng.integers(len(WORDS), size=rng.integers(1, 3))]
-            parts = []
-            for word in words:
-                time = np.arange(int(rng.uniform(0.2, 0.3) * 8000)) / 8000
-                pitch = 300 * (1 + WORDS.index(word))
-                parts.append(np.sin(2 * np.pi * pitch * time) + 0.3 * np.sin(2 * np.pi * 2.5 * pitch * time))
-            samples = 0.3 * np.concatenate(parts) + 0.01 * rng.standard_normal(sum(map(len, parts)))
-            file = root / f"{split}-{index}.wav"
-            soundfile.write(file, samples, 8000)
-            utterances.append(Utterance(file.stem, file, len(samples) / 8000, " ".join(words), f"speaker{index % 3}"))
-        write_manifest(root / f"{split}.jsonl", utterances)
-    return root
 
 
 @pytest.fixture(scope="session")
