@@ -38,8 +38,9 @@ SECONDS = 20  # before a learner that waits gives up
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays to the end, so that no search for garbage goes through it again."""
+    """What is loaded by now stays to the end, so that no search for garbage goes through it; others come after more is made."""
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")
