@@ -1,14 +1,13 @@
 """Fixtures shared by all tests: learners as threads, the smallest loop that drives a backend, a corpus of seconds, n-best lists, language models."""
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributed import HashStore
 
 from asr.data import pipeline
-from asr.data.manifest import Utterance, write_manifest
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
@@ -28,6 +26,7 @@ from scripts.composition.build import build_hooks
 from scripts.composition.compose import compose
 from scripts.composition.trainer import assemble
 from tests import compositions
+from tests.corpus import write_corpus
 from tests.lists import write_nbest
 from tests.processes import SERVER
 
@@ -35,8 +34,13 @@ from tests.processes import SERVER
 settings.register_profile("patient", settings(deadline=None))
 settings.load_profile("patient")
 
-WORDS = ("no", "yes", "stop", "go")
 SECONDS = 20  # before a learner that waits gives up
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays to the end, so that no search for garbage goes through it; others come after more is made."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -128,6 +132,7 @@ SMALL_RUN = (
     "features.num_mels=20", "batch.units=4", "batch.unit_utterances=2", "logger=[]",
     "trainer.log_every=1", "trainer.evaluate_every=1000", "trainer.checkpoint_every=1000",
 )  # fmt: skip
+FEW_LABELS = "decode.max_symbols=2"  # models of a few steps write as many labels in a frame as they may
 SMALL_LSTM = (
     "model=lstm_tiny", "model.encoder.layers=1", "model.encoder.hidden=16", "model.predictor.dimension=16",
     "model.predictor.embedding=8", "model.joiner.dimension=16",
@@ -171,26 +176,6 @@ def train_steps() -> Callable[..., Iterator[GradientReport]]:
     return loop
 
 
-def write_corpus(root: Path) -> Path:
-    """40 + 6 utterances of one or two words, each word a chord of its own; 8 kHz."""
-    rng = np.random.default_rng(0)
-    for split, size in (("train", 40), ("dev", 6)):
-        utterances = []
-        for index in range(size):
-            words = [WORDS[i] for i in rng.integers(len(WORDS), size=rng.integers(1, 3))]
-            parts = []
-            for word in words:
-                time = np.arange(int(rng.uniform(0.2, 0.3) * 8000)) / 8000
-                pitch = 300 * (1 + WORDS.index(word))
-                parts.append(np.sin(2 * np.pi * pitch * time) + 0.3 * np.sin(2 * np.pi * 2.5 * pitch * time))
-            samples = 0.3 * np.concatenate(parts) + 0.01 * rng.standard_normal(sum(map(len, parts)))
-            file = root / f"{split}-{index}.wav"
-            soundfile.write(file, samples, 8000)
-            utterances.append(Utterance(file.stem, file, len(samples) / 8000, " ".join(words), f"speaker{index % 3}"))
-        write_manifest(root / f"{split}.jsonl", utterances)
-    return root
-
-
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of seconds, in a folder of its own."""
@@ -199,11 +184,12 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_overrides(tiny_corpus: Path) -> Callable[..., list[str]]:
-    """Overrides for a run of seconds on the tiny corpus, then those given; a small LSTM unless they choose a model."""
+    """Overrides for a run of seconds on the tiny corpus, then those given; a small LSTM and greedy search unless they choose."""
 
     def make(*overrides: str) -> list[str]:
         chosen = [] if any(each.startswith(("model=", "model_of=")) for each in overrides) else SMALL_LSTM
-        return [*SMALL_RUN, f"data.root={tiny_corpus}", *chosen, *overrides]
+        search = [] if any(each.startswith("decode=") for each in overrides) else [FEW_LABELS]
+        return [*SMALL_RUN, *search, f"data.root={tiny_corpus}", *chosen, *overrides]
 
     return make
 

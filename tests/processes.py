@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests import compositions
+
 END_SECONDS = 0.5  # between the end of a learner that failed and the others': torchrun looks every 0.1 s
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -27,10 +29,18 @@ SERVER.set_forkserver_preload(["tests.preloaded"])
 
 
 def _enter(
-    line: Sequence[str], folder: str, variables: Mapping[str, str], output: str, errors: str, namespace: str | None
+    line: Sequence[str],
+    folder: str,
+    variables: Mapping[str, str],
+    output: str,
+    errors: str,
+    namespace: str | None,
+    known: compositions.Known | None,
 ) -> None:
     """What a forked process does: take everything that an exec would have given it, then run the script."""
     os.setsid()
+    if known is not None:
+        compositions.take(known)
     if namespace is not None:
         _enter_network(namespace)
     os.chdir(folder)
@@ -80,8 +90,10 @@ class Forked:
         self._written = Path(tempfile.mkdtemp(prefix="forked-"))
         self._output, self._errors = self._written / "output", self._written / ("errors" if separate else "output")
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+        known = compositions.known(self.args)
         self._process = SERVER.Process(
-            target=_enter, args=(self.args, str(folder), environment, str(self._output), str(self._errors), namespace)
+            target=_enter,
+            args=(self.args, str(folder), environment, str(self._output), str(self._errors), namespace, known),
         )
         self._process.start()
         _running.add(self)

@@ -80,7 +80,13 @@ class Objective:
         """The loss of a unit, or a part of one; None where the device's memory did not suffice for it."""
         # Dropout depends only on the unit and the pass: not on the number of learners, on evaluations or on a resume.
         key = ("dropout", batch.unit, each.name) if each.name else ("dropout", batch.unit)
-        torch.manual_seed(keyed_seed(self.seed, *key))
+        seed = keyed_seed(self.seed, *key)
+        if (
+            self.device.type == "cpu"
+        ):  # torch.manual_seed notes a stack trace for every kind of device, a millisecond each
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         batch = batch.to(self.device, torch.float64 if self.precision == "fp64" else None)
 
         def compute() -> LossTerms:

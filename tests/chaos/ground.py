@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.chaos.oracle import check_finished
 from tests.chaos.trial import BACKENDS, STEPS, Ended, Trial
-from tests.conftest import write_corpus
+from tests.corpus import write_corpus
 from tests.schemes import SCHEMES
 
 WINDOWS = ((2, 8), (12, 18), (22, 28), (32, 38))  # global steps in which the faults of one run are done

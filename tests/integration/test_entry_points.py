@@ -134,11 +134,9 @@ def check_refusal(done: subprocess.CompletedProcess[str], expected: str) -> None
 
 
 def test_a_wrong_number_of_learners_is_refused_once_before_anything_starts(launcher: Any) -> None:
-    output = launcher.end(launcher.start_launcher(3), expect=2)
+    output = launcher.end(launcher.start_launcher(2, "batch.units=3"), expect=2)
     (line,) = output.splitlines()
-    assert line.startswith(
-        "error: 3 learners cannot share a global batch of batch.units=4 units: start 1, 2, 4 learners"
-    )
+    assert line.startswith("error: 2 learners cannot share a global batch of batch.units=3 units: start 1, 3 learners")
     assert not (launcher.folder / "exp").exists()
 
 

@@ -29,12 +29,18 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """The imports of a file, wherever they stand."""
+    return [node for node in ast.walk(tree(path)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imported_packages(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(tree(path)):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             names.add((node.module or "").split(".")[0])
     return names
@@ -56,7 +62,7 @@ def test_data_models_and_losses_know_nothing_of_training() -> None:
 def imported_rooms(path: Path, package: str) -> set[str]:
     """The second parts of the names that a file imports from ``package``: ``gossip`` of distributed.gossip.mixing."""
     names: set[str] = set()
-    for node in ast.walk(tree(path)):
+    for node in imports(path):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             parts = node.module.split(".")
             if parts[0] == package:

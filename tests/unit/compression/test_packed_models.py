@@ -1,6 +1,7 @@
 """Packed models: codes survive bytes and files, engines agree on every code, and a damaged folder is refused."""
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -183,12 +184,23 @@ def test_no_weight_is_there_in_full_precision(small_model: Make, quantized: Make
     assert packed.encoder.layers[0].left_to_right._flat_weights == []
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run of ``packed_folder`` is kept, once it was made."""
+    return tmp_path_factory.mktemp("packed") / "run"
+
+
 @pytest.fixture
-def packed_folder(random_run: Callable[..., Path]) -> Path:
-    """A packed model folder of 4 bits, exported from a run."""
-    run = random_run("run")
-    compress([f"run={run}", "pass=int4"])
-    compress([f"run={run}", "pass=pack", f"weights={run / 'export' / 'int4'}"])
+def packed_folder(random_run: Callable[..., Path], kept: Path, tmp_path: Path) -> Path:
+    """A packed model folder of 4 bits, exported from a run; each test has a copy."""
+    run = tmp_path / "run"
+    if kept.exists():
+        shutil.copytree(kept, run)
+    else:
+        random_run("run")
+        compress([f"run={run}", "pass=int4"])
+        compress([f"run={run}", "pass=pack", f"weights={run / 'export' / 'int4'}"])
+        shutil.copytree(run, kept)
     return run / "export" / "pack"
 
 

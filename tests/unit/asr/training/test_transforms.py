@@ -1,6 +1,7 @@
 """Persistent changes of a model: every model folder names them, and weights come from before or after them."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,12 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def parts_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def parts_of_tests() -> Iterator[None]:
     """A configuration may name what lies in tests/."""
-    monkeypatch.setattr("asr.parts.PART_PACKAGES", ("asr", "distributed", "tests"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asr.parts.PART_PACKAGES", ("asr", "distributed", "tests"))
+        yield
 
 
 @pytest.fixture
@@ -40,14 +43,20 @@ def start(small_config: Config, make_trainer: Callable[..., Trainer], tmp_path: 
     return make
 
 
-@pytest.fixture
-def plain_run(small_config: Config, finished_run: Callable[..., Path], tmp_path: Path) -> Path:
-    return finished_run(small_config(*SMALL), tmp_path / "plain")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the runs that all tests read."""
+    return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture
-def damped_run(small_config: Config, finished_run: Callable[..., Path], tmp_path: Path) -> Path:
-    return finished_run(small_config(*SMALL), tmp_path / "damped", {"damping": Damping()})
+@pytest.fixture(scope="module")
+def plain_run(small_config: Config, finished_run: Callable[..., Path], folder: Path) -> Path:
+    return finished_run(small_config(*SMALL), folder / "plain")
+
+
+@pytest.fixture(scope="module")
+def damped_run(small_config: Config, finished_run: Callable[..., Path], folder: Path) -> Path:
+    return finished_run(small_config(*SMALL), folder / "damped", {"damping": Damping()})
 
 
 def test_a_model_folder_rebuilds_the_changed_model_without_the_hook(damped_run: Path, plain_run: Path) -> None:
@@ -122,16 +131,18 @@ def test_model_of_brings_sizes_that_no_option_has(plain_run: Path, small_config:
 def test_a_run_goes_on_when_what_it_began_from_is_gone(
     damped_run: Path, small_config: Config, finished_run: Callable[..., Path], tmp_path: Path
 ) -> None:
+    before = shutil.copytree(damped_run, tmp_path / "damped")
+
     def go_on(steps: int) -> Path:
         base = [each for each in SMALL if not each.startswith(("model", "trainer.max_steps"))]
-        sources = [f"model_of={damped_run}", f"init_from={damped_run}"]
+        sources = [f"model_of={before}", f"init_from={before}"]
         where = [f"exp_dir={tmp_path}", "name=second", f"trainer.max_steps={steps}"]
         return finished_run(small_config(*base, *sources, *where), tmp_path / "second")
 
     first = read_description(model_folder_of(go_on(2), "run"))[0]
-    assert first.made_of[0]["init_from"].startswith(str(damped_run))
+    assert first.made_of[0]["init_from"].startswith(str(before))
     assert first.transforms == Damping().transforms()
-    damped_run.rename(tmp_path / "moved")
+    before.rename(tmp_path / "moved")
     run = go_on(4)
     assert [row["step"] for row in read_rows(run / "metrics" / "0.jsonl") if "train/loss" in row] == [1, 2, 3, 4]
     newest = list_checkpoints(run / "checkpoints")[0][-1]

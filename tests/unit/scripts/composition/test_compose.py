@@ -1,8 +1,12 @@
 """Composing and checking configurations: what is accepted, and that refusals are one helpful line."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hydra._internal import config_loader_impl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -53,12 +57,22 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
 
 @pytest.fixture(autouse=True)
-def by_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here it is Hydra that composes."""
+def by_hydra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Here it is Hydra that composes, from files that it has read before."""
     monkeypatch.setattr("hydra.compose", compositions.BY_HYDRA)
     monkeypatch.setattr(OverridesParser, "parse_overrides", compositions.PARSED_BY_HYDRA)
+    with compositions.reading_once():
+        yield
 
 
+@pytest.fixture
+def from_files() -> Iterator[None]:
+    """Hydra reads its files for each composition."""
+    with mock.patch.object(config_loader_impl, "CachingConfigRepository", CachingConfigRepository):
+        yield
+
+
+@pytest.mark.usefixtures("from_files")
 @pytest.mark.parametrize("overrides", ALIKE, ids=" ".join)
 def test_compositions_for_tests_are_those_of_hydra(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome() -> object:

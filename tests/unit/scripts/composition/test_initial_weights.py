@@ -26,10 +26,10 @@ STEPS = ("backend=single", "trainer.max_steps=2", "hooks=[]", "evaluation.sets=[
 REST = ("model=conformer_tiny", "model.predictor.dimension=16", "model.joiner.dimension=16")
 
 
-@pytest.fixture
-def ctc_run(small_config: Config, finished_run: Callable[..., Path], tmp_path: Path) -> Path:
-    """The folder of a CTC model trained for two steps."""
-    return finished_run(small_config("model=ctc_conformer_tiny", *STEPS), tmp_path / "ctc")
+@pytest.fixture(scope="module")
+def ctc_run(small_config: Config, finished_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a CTC model trained for two steps, which all tests read."""
+    return finished_run(small_config("model=ctc_conformer_tiny", *STEPS), tmp_path_factory.mktemp("runs") / "ctc")
 
 
 @pytest.fixture
