@@ -6,6 +6,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 LOCK := requirements.lock
 export OMP_NUM_THREADS := 1
+# Tests start a hundred interpreters, each of which would compile the project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lock demo model test test-long test-slurm chaos chaos-quick check clean
 

@@ -6,7 +6,7 @@ held to; tests/unit/distributed/test_scheme_table.py compares the two.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import pytest
@@ -74,7 +74,7 @@ class Scheme:
 
     def build(self, world: World, **changes: Any) -> Backend:
         """The backend on a learner; ``changes`` are of those keys that it has, so that one call suits several words."""
-        assert changes.keys() <= KEYS, f"no backend has {changes.keys() - KEYS}"
+        assert changes.keys() <= every_key(), f"no backend has {changes.keys() - every_key()}"
         changed = {key: value for key, value in changes.items() if key in self.keys}
         backend = build_backend(self.word, world, **self.settings_of(world.size) | changed)
         assert isinstance(backend, Backend)
@@ -113,7 +113,12 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
     )
 }
-KEYS = {key for each in SCHEMES.values() for key in each.keys}
+
+
+@cache
+def every_key() -> frozenset[str]:
+    """The keys of all backends; composed when a test asks for them, and not wherever this file is imported."""
+    return frozenset(key for each in SCHEMES.values() for key in each.keys)
 
 
 OFTEN = ("allreduce", "scalecom", "powersgd", "dpsgd", "delay_by_one", "adpsgd")  # one of each way to treat a parameter
