@@ -83,7 +83,7 @@ class Centre(Liveness):
                 self._agree()
                 now = time.monotonic()
                 if now - last_beat >= self.period_seconds:
-                    self._beat(missed_seconds=now - last_beat - self.period_seconds)
+                    self._beat(now, missed_seconds=now - last_beat - self.period_seconds)
                     self._drop_strangers(selector)
                     last_beat = now
             for _ in range(3):  # a few more rounds, so that learners that have just connected hear how this ends
@@ -191,12 +191,13 @@ class Centre(Liveness):
         if self._news is not None:
             peer.send(self._news)
 
-    def _beat(self, missed_seconds: float) -> None:
-        self._tell("alive")
+    def _beat(self, now: float, missed_seconds: float) -> None:
+        """Judge silence at the time ``now``, when what had arrived was read: a pause from then on is nobody's silence."""
         for peer in self._peers:
             peer.heard += missed_seconds  # this process itself was suspended, or had no processor
-            if peer.rank is not None and not peer.done and time.monotonic() - peer.heard > self.patience_seconds:
+            if peer.rank is not None and not peer.done and now - peer.heard > self.patience_seconds:
                 self._lose(Loss(peer.rank, self._silent()))
+        self._tell("alive")
 
     def _drop_strangers(self, selector: selectors.BaseSelector) -> None:
         """Drop connections that did not introduce themselves in time: they are no learners."""

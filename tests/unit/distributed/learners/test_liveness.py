@@ -160,12 +160,44 @@ def test_time_that_a_process_itself_has_missed_is_nobody_else_s_silence(group: G
     time.sleep(PATIENCE / 3)
     for peer in centre._peers:
         peer.heard -= 100.0
-    centre._beat(missed_seconds=100.0)
+    centre._beat(time.monotonic(), missed_seconds=100.0)
     assert centre.loss is None
     for peer in centre._peers:
         peer.heard -= 100.0
-    centre._beat(missed_seconds=0.0)
+    centre._beat(time.monotonic(), missed_seconds=0.0)
     assert centre.loss is not None
+
+
+@pytest.mark.parametrize("paused_at", ["_tell", "_agree"])
+def test_a_pause_of_learner_0_itself_is_nobody_s_silence_wherever_it_falls(
+    group: Group, monkeypatch: pytest.MonkeyPatch, paused_at: str
+) -> None:
+    (centre,) = group(1, awaited=2)
+    paused, over = threading.Event(), threading.Event()
+    whole = getattr(centre, paused_at)
+
+    def slowly(*line: str) -> None:
+        if not paused.is_set():
+            paused.set()
+            time.sleep(2 * PATIENCE)
+        whole(*line)
+
+    with introduced(centre, 1) as connection:
+
+        def live() -> None:
+            while not over.wait(PATIENCE / 7):
+                connection.sendall(b"alive\n")
+
+        living = threading.Thread(target=live)
+        living.start()
+        time.sleep(PATIENCE / 2)
+        monkeypatch.setattr(centre, paused_at, slowly)
+        assert paused.wait(5)
+        time.sleep(4 * PATIENCE)
+        over.set()
+        living.join()
+        assert centre.loss is None
+        connection.sendall(b"done\n")
 
 
 def test_learner_0_hears_that_it_was_given_up_while_it_was_suspended(
