@@ -90,3 +90,15 @@ def test_pages_named_in_code_exist() -> None:
     named = {(relative(path), page) for path in files for page in re.findall(r"docs/[\w/-]+\.md", path.read_text())}
     assert named
     assert [(path, page) for path, page in sorted(named) if not (REPOSITORY / page).exists()] == []
+
+
+def test_commands_of_records_name_no_folder_of_the_machine_that_they_ran_on() -> None:
+    """They are there to be typed elsewhere."""
+    absolute = re.compile(r"[\s=\"'\[](/(?!dev/)[\w.-]+/[\w./-]+)")
+    found = {
+        path.name: absolute.findall(line)
+        for path in (REPOSITORY / "docs" / "results").glob("*.json")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if '"command"' in line and absolute.search(line)
+    }
+    assert found == {}
