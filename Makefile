@@ -6,8 +6,6 @@ BIN := .venv/bin
 READY := .venv/.ready
 LOCK := requirements.lock
 export OMP_NUM_THREADS := 1
-# Tests start a hundred interpreters, each of which would compile the project again.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lock demo model test test-long test-slurm chaos chaos-quick check clean
 
@@ -64,8 +62,9 @@ model: $(READY)
 
 # Files in the order in which they are found: the whole runs come first, and none is left for the end. One process more than the cores
 # of a small machine, since learners also wait: for each other, and for those that tests have killed.
+# Compiled code is kept: tests start a hundred interpreters, each of which would compile the project again.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not long and not gpu" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -m "not long and not gpu" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m "long" --timeout 3600

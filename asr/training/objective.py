@@ -81,10 +81,8 @@ class Objective:
         # Dropout depends only on the unit and the pass: not on the number of learners, on evaluations or on a resume.
         key = ("dropout", batch.unit, each.name) if each.name else ("dropout", batch.unit)
         seed = keyed_seed(self.seed, *key)
-        if self.device.type == "cpu":
-            torch.default_generator.manual_seed(
-                seed
-            )  # torch.manual_seed also notes a stack trace for each other device
+        if self.device.type == "cpu":  # torch.manual_seed would note a stack trace for every other kind of device
+            torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
         batch = batch.to(self.device, torch.float64 if self.precision == "fp64" else None)

@@ -18,6 +18,7 @@ def conformer_sites(model: SpeechModel, encoder: Conformer) -> list[Site]:
     """
     found = subsampling_sites(encoder)
     blocks = [block for block in encoder.blocks if isinstance(block, ConformerBlock)]
+    assert len(blocks) == len(encoder.blocks)
     for index, block in enumerate(blocks):
         found += feed_forward_sites(block, index) + attention_sites(block, index) + convolution_sites(block, index)
     if all(block.width_W is None for block in blocks):

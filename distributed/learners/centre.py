@@ -84,7 +84,7 @@ class Centre(Liveness):
                 now = time.monotonic()
                 if now - last_beat >= self.period_seconds:
                     self._beat(now, missed_seconds=now - last_beat - self.period_seconds)
-                    self._drop_strangers(selector)
+                    self._drop_strangers(selector, now)
                     last_beat = now
             for _ in range(3):  # a few more rounds, so that learners that have just connected hear how this ends
                 self._serve(selector, 0.0)
@@ -194,15 +194,16 @@ class Centre(Liveness):
     def _beat(self, now: float, missed_seconds: float) -> None:
         """Judge silence at the time ``now``, when what had arrived was read: a pause from then on is nobody's silence."""
         for peer in self._peers:
-            peer.heard += missed_seconds  # this process itself was suspended, or had no processor
+            # This process itself was suspended, or had no processor; who was heard since has not been silent at all.
+            peer.heard = min(max(now, peer.heard), peer.heard + missed_seconds)
             if peer.rank is not None and not peer.done and now - peer.heard > self.patience_seconds:
                 self._lose(Loss(peer.rank, self._silent()))
         self._tell("alive")
 
-    def _drop_strangers(self, selector: selectors.BaseSelector) -> None:
+    def _drop_strangers(self, selector: selectors.BaseSelector, now: float) -> None:
         """Drop connections that did not introduce themselves in time: they are no learners."""
         for peer in [each for each in self._peers if each.rank is None]:
-            if time.monotonic() - peer.heard > self.patience_seconds:
+            if now - peer.heard > self.patience_seconds:
                 self._drop(peer, selector)
 
     def _lose(self, loss: Loss) -> None:

@@ -1,7 +1,7 @@
 """Do variants of a recipe reach the same word error rate? As scripts/bench/parity.py, with simulated learners in one process.
 
     python scripts/bench/simulated_parity.py --learners 16 --seeds 1 2 3 --kept exp/kept.jsonl --json found.json \\
-        --override experiment=fsdd_connected --override hooks=[] --variant allreduce backend=allreduce --variant dpsgd backend=dpsgd backend.topology=random_ring
+        --override experiment=fsdd_connected --override hooks=[] --override batch.units=16 --variant allreduce backend=allreduce --variant dpsgd backend=dpsgd backend.topology=random_ring
 
 Learners train as scripts/bench/simulated_training.py says, one unit of the plan each, and their mean weights after the last step are
 evaluated. The first variant is what the others are compared with, paired by utterance, with the errors of all its seeds together
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     seeds = options.seeds[:1] if options.quick else options.seeds
     learners = options.learners
-    shared = [*options.override, f"batch.units={learners}"]
+    shared = list(options.override)
     if options.quick:
         shared.append("trainer.max_steps=2")
     variants = named("--variant", options.variant)
@@ -79,8 +79,8 @@ def main(arguments: list[str]) -> None:
 def trained(settings: Sequence[str], learners: int, name: str) -> dict[str, Any]:
     """Word errors by utterance of the run of some settings, and how long it took."""
     started = time.perf_counter()
-    run = SimulatedRun(compose("train", settings), learners)
-    found = run.errors(run.train(), name)
+    run = SimulatedRun(compose("train", settings), learners, name)
+    found = run.errors(run.train())
     return {"errors": {key: asdict(counts) for key, counts in found.items()}, "seconds": time.perf_counter() - started}
 
 

@@ -1,15 +1,15 @@
 """The run of a configuration by simulated learners in one process: the batches, the model, the loss and the search of the real one.
 
 What a scheme makes of weights and gradients is the real backends' arithmetic (distributed/simulate/). Asynchronous learners
-compute at lognormal paces, and an exchange takes a tenth of a unit's time. There are no hooks, marks and evaluations on the
-way; what is evaluated are the mean weights at the end. One thread. L learners, P elements of the flat weights.
+compute at lognormal paces, and an exchange takes a tenth of a unit's time; units of a global batch have one learning rate. There are
+no hooks, marks and evaluations on the way; what is evaluated are the mean weights at the end. One thread. L learners, P elements of the flat weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,6 +23,7 @@ from asr.reporting.words import file_word
 from asr.runs.progress import Progress
 from asr.training.evaluation import decode_set
 from asr.training.inference import Inference
+from asr.training.measures import Decode
 from asr.training.schedule import Horizon, Schedule
 from asr.training.units import GlobalBatch, global_batches, total_samples
 from distributed.errors import UsageError
@@ -46,10 +47,14 @@ from distributed.simulate.schemes import (
 )
 from distributed.sparse.rates import rates_of
 from scripts.composition.build import build_model, build_plan, evaluation_set
+from scripts.composition.search import with_language_models
 
 SPREAD, EXCHANGE = 0.2, 0.1  # of the logarithm of a unit's time; of a unit's time
 ASYNCHRONOUS = ("adpsgd", "hierarchical_adpsgd")
-NOT_SIMULATED = {"mix_moments": False, "continuous_momentum": False, "values": "full", "refresh_moments": None}
+NOT_SIMULATED = {
+    "init_from": None, "frame_targets": None, "trainer.precision": "fp32", "optimizer.weight_decay": 0,
+    "backend.mix_moments": False, "backend.continuous_momentum": False, "backend.values": "full", "backend.refresh_moments": None,
+}  # fmt: skip
 Share = tuple[list[Batch], float]  # units of one learner's step, and what the sum of their losses is divided by
 
 
@@ -60,32 +65,33 @@ class SimulatedRun:
         UsageError: the configuration has something that simulated learners do not have.
     """
 
-    def __init__(self, config: DictConfig, learners: int) -> None:
+    def __init__(self, config: DictConfig, learners: int, evaluated: str = "test") -> None:
         _check(config, learners)
         self.config, self.learners = config, learners
         self.word, self.settings = file_word(config.backend._target_), plain(config.backend)
         self.speech = Speech(build(config.data), build(config.features), build(config.tokenizer).fit([]), None)
         split, self._cache = self.speech.split("train"), SignalCache(limit_gb=1)
         module = build_model(config, self.speech)
-        assert isinstance(module, Recogniser)
+        if not isinstance(module, Recogniser):
+            raise UsageError(f"model={type(module).__name__} writes no words: choose a model that recognises")
         self.module = module
+        self._evaluated = evaluation_set(config, self.speech, evaluated, self._cache)
+        self._decode: Decode = with_language_models(build(config.decode), module, self.speech.tokenizer)
+        self._decode.check(module)
         self.plan = build_plan(config, split, module, [])
         self._units = self.speech.dataset(split, [], config.seed, self._cache)
         self._total = total_samples(build(config.trainer), self.plan)
         horizon = Horizon(self._total, self.plan.utterances, max(1, round(self.plan.nominal_batch)))
         self._schedule: Schedule = build(config.schedule, horizon=horizon)
 
-    def errors(self, weights_P: Tensor, name: str = "test") -> dict[str, ErrorCounts]:
-        """Word errors of flat weights by utterance of a set, with the configured search."""
+    def errors(self, weights_P: Tensor) -> dict[str, ErrorCounts]:
+        """Word errors of flat weights by utterance of the evaluated set, with the configured search."""
         with torch.no_grad():
             views = self.model.views(weights_P)
             for key, parameter in self.module.named_parameters():
                 parameter.copy_(views[key])
-        evaluated = evaluation_set(self.config, self.speech, name, self._cache)
         inference = Inference(self.module, torch.device("cpu"), self.config.trainer.precision)
-        decoded = decode_set(
-            inference, evaluated.batches(), decode=build(self.config.decode), tokenizer=self.speech.tokenizer
-        )
+        decoded = decode_set(inference, self._evaluated.batches(), decode=self._decode, tokenizer=self.speech.tokenizer)
         return counts_by_utterance(decoded.references, decoded.hypotheses)
 
     def train(self) -> Tensor:
@@ -137,7 +143,7 @@ class SimulatedRun:
         return lockstep.copies.mean
 
     def _scheme(self) -> LockstepScheme:
-        settings, seed = self.settings, self.config.seed
+        settings, seed = self.settings, self.settings.get("seed", self.config.seed)
         topology = make_topology(settings["topology"], seed) if "topology" in settings else Complete()
         code = code_of(settings.get("compression", "none"), settings.get("compression_rate", 1))
         schemes: dict[str, Callable[[], LockstepScheme]] = {
@@ -152,14 +158,14 @@ class SimulatedRun:
         }
         if self.word not in schemes:
             known = ", ".join([*schemes, *ASYNCHRONOUS])
-            raise UsageError(f"backend={self.word}: no simulated learners train with it, but with {known}")
+            raise UsageError(f"backend={self.word}: recognisers are not simulated with it, but with {known}")
         return schemes[self.word]() if code is None else CompressedGossip(topology, code, settings["consensus_step"])
 
     def _asynchronously(self) -> Tensor:
         """Groups of one learner each, or of several that average their gradients, take the next units of the plan."""
         size = self.settings["group_size"] if self.word == "hierarchical_adpsgd" else 1
         groups, seed = self.learners // size, self.config.seed
-        topology = make_topology(self.settings["topology"], seed)
+        topology = make_topology(self.settings["topology"], self.settings["seed"])
         copies = Copies(self.model.start_P, groups, self._optimizer, self.model.pieces)
         pool = [
             (batch.units[first : first + size], batch.samples_before)
@@ -192,18 +198,20 @@ def _check(config: DictConfig, learners: int) -> None:
     """Refuse what the simulation would leave out without a word."""
     word, backend = file_word(config.backend._target_), plain(config.backend)
     size = backend.get("group_size", 1)
-    not_simulated = NOT_SIMULATED | ({"compression": "none"} if word in ASYNCHRONOUS else {})
+    plainly = NOT_SIMULATED | ({"backend.compression": "none"} if word in ASYNCHRONOUS else {})
+    given = {key: OmegaConf.select(config, key) for key in plainly}
     refused = [
         (
             config.batch.units != learners,
             f"batch.units={config.batch.units}",
-            f"set it to the {learners} simulated learners: each takes one unit",
+            f"each of {learners} simulated learners takes one unit; set batch.units={learners}",
         ),
         (bool(config.get("hooks")), "hooks", "simulated learners have none; set hooks=[]"),
+        (bool(config.transforms), "transforms", "simulated learners train ordinary models; set transforms=[]"),
         (
-            config.optimizer.weight_decay != 0,
-            f"optimizer.weight_decay={config.optimizer.weight_decay:g}",
-            "biases would decay as well; set it to 0",
+            backend.get("rate") == "auto",
+            "backend.rate=auto",
+            "depends on the model's uses, which are not simulated; set a number",
         ),
         (
             size is None or learners % size > 0,
@@ -212,11 +220,11 @@ def _check(config: DictConfig, learners: int) -> None:
         ),
         *(
             (
-                backend.get(key, plainly) != plainly,
-                f"backend.{key}={backend.get(key)}",
-                f"simulated learners do not have it; set it to {plainly}",
+                given[key] not in (None, value),
+                f"{key}={given[key]}",
+                f"simulated learners do not have it; set it to {value}",
             )
-            for key, plainly in not_simulated.items()
+            for key, value in plainly.items()
         ),
     ]
     for wrong, setting, remedy in refused:

@@ -6,6 +6,7 @@ init_from=exp/run/export/small model_of=exp/run/export/small    # go on from a m
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from asr.data.tokenizer import Tokenizer, load_tokenizer
+from asr.data.tokenizer import SPACE_SYMBOL, Tokenizer, load_tokenizer
 from asr.foreign.tensors import refuse_non_finite
 from asr.parts import plain, typed
 from asr.runs.checkpoint import model_folder_of
@@ -25,6 +26,7 @@ from scripts.composition.compose import differing_keys
 log = logging.getLogger(__name__)
 
 WITHOUT_TOKENS = "encoder"  # the module whose weights do not depend on the tokens; only it reads the features
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a token of sentencepiece that stands for a byte, and so for no letter
 DIMENSIONS = ("num_mels", "deltas", "stack")  # settings of the features that determine the shape of weights
 
 
@@ -121,7 +123,15 @@ def _differing_features(description: Description, config: DictConfig) -> dict[st
 
 def _letters_apart(theirs: Tokenizer, ours: Tokenizer) -> str:
     """What the alphabets of two tokenizers differ in; empty where only their tokens do."""
-    their_letters, our_letters = ({letter for token in each.symbols[1:] for letter in token} for each in (theirs, ours))
+    their_letters, our_letters = (
+        {
+            letter
+            for token in each.symbols[1:]
+            if not BYTE.fullmatch(token)
+            for letter in token.replace(SPACE_SYMBOL, " ")
+        }
+        for each in (theirs, ours)
+    )
     sides = (("it has no ", our_letters - their_letters), ("this run has no ", their_letters - our_letters))
     lacking = [side + ", ".join(map(repr, sorted(letters))) for side, letters in sides if letters]
     return f" of another alphabet ({'; '.join(lacking)})" if lacking else ""

@@ -50,6 +50,7 @@ def test_synchronous_learners_have_the_weights_of_a_real_run(
     [
         (["backend=scalecom", "backend.rate=1", "trainer.max_norm=null"], ["backend=allreduce", "trainer.max_norm=null"]),
         (["backend=dpsgd", "backend.topology=complete"], ["backend=delay_by_one"]),
+        (["backend=hierarchical_adpsgd", "backend.group_size=4"], ["backend=allreduce"]),
         (["backend=hierarchical", "backend.group_size=4"], ["backend=allreduce"]),
         (["backend=dpsgd", "backend.topology=complete", "backend.compression=int4"], ["backend=delay_by_one", "backend.compression=int4"]),
         (["backend=ssgd_noise", "backend.sigma=0"], ["backend=allreduce"]),
@@ -77,8 +78,9 @@ def test_asynchronous_learners_take_every_unit_once(
         run, "_criterion", lambda call, share: seen.extend(unit.unit for unit in share[0]) or criterion(call, share)
     )
     found = run.train()
-    planned = [f"{unit}" for batch in run._batches() for unit in batch.units]
-    assert len(seen) == len(set(seen)) == len(planned) == 12
+    planned = [run._units[unit].unit for batch in run._batches() for unit in batch.units]
+    assert sorted(seen) == sorted(planned)
+    assert len(set(seen)) == 12
     assert torch.isfinite(found).all()
     assert not torch.equal(found, run.model.start_P)
 
@@ -86,12 +88,15 @@ def test_asynchronous_learners_take_every_unit_once(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["batch.units=4"], "batch.units=4: set it to the 2 simulated learners"),
+        (["batch.units=4"], "batch.units=4: each of 2 simulated learners takes one unit; set batch.units=2"),
         (["hooks=[spec_augment]"], "hooks: simulated learners have none"),
-        (["optimizer.weight_decay=0.1"], "optimizer.weight_decay=0.1: biases would decay"),
+        (["optimizer.weight_decay=0.1"], "optimizer.weight_decay=0.1: .*set it to 0"),
+        (["init_from=somewhere"], "init_from=somewhere: simulated learners do not have it"),
+        (["trainer.precision=fp64"], "trainer.precision=fp64: .*set it to fp32"),
+        (["backend=scalecom", "backend.rate=auto"], "backend.rate=auto: .*set a number"),
         (["backend=hierarchical"], "backend.group_size=None: set a number that divides 2"),
         (["backend=adpsgd", "backend.compression=int8"], "backend.compression=int8: simulated learners do not have it; set it to none"),
-        (["backend=powersgd"], "backend=powersgd: no simulated learners train with it, but with allreduce"),
+        (["backend=powersgd"], "backend=powersgd: recognisers are not simulated with it, but with allreduce"),
     ],
 )  # fmt: skip
 def test_what_is_not_simulated_is_refused(
@@ -107,7 +112,7 @@ def test_the_table_and_what_is_kept(
 ) -> None:  # fmt: skip
     shared = [part for each in (*small_overrides(), *SHORT) for part in ("--override", each)]
     line = [
-        "--learners", "2", "--quick", "--seeds", "3", "4", *shared, "--set", "dev",
+        "--learners", "2", "--quick", "--seeds", "3", "4", *shared, "--override", "batch.units=2", "--set", "dev",
         "--kept", str(tmp_path / "kept.jsonl"), "--json", str(tmp_path / "found.json"),
         "--variant", "dense", "backend=allreduce", "--variant", "gossip", "backend=dpsgd",
     ]  # fmt: skip

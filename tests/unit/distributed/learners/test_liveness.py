@@ -190,12 +190,14 @@ def test_a_pause_of_learner_0_itself_is_nobody_s_silence_wherever_it_falls(
 
         living = threading.Thread(target=live)
         living.start()
-        time.sleep(PATIENCE / 2)
-        monkeypatch.setattr(centre, paused_at, slowly)
-        assert paused.wait(5)
-        time.sleep(4 * PATIENCE)
-        over.set()
-        living.join()
+        try:
+            time.sleep(PATIENCE / 2)
+            monkeypatch.setattr(centre, paused_at, slowly)
+            assert paused.wait(5)
+            time.sleep(4 * PATIENCE)
+        finally:
+            over.set()
+            living.join()
         assert centre.loss is None
         connection.sendall(b"done\n")
 
