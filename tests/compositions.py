@@ -7,7 +7,6 @@ start, have Hydra itself; test_compose.py compares the two.
 """
 
 import copy
-import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -37,17 +36,17 @@ _parsed: dict[str, Override] = {}
 class _Repository(CachingConfigRepository):
     """What Hydra reads is kept for all compositions, each of which gets its own, as it writes into what it has read."""
 
-    read: ClassVar[dict[str, bytes]] = {}
+    read: ClassVar[dict[str, ConfigResult | None]] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         """The same as ``CachingConfigRepository.load_config``."""
         if f"config_path={config_path}" in self.cache:
             return super().load_config(config_path)
         if config_path in self.read:
-            self.cache[f"config_path={config_path}"] = pickle.loads(self.read[config_path])
+            self.cache[f"config_path={config_path}"] = copy.deepcopy(self.read[config_path])
         found = super().load_config(config_path)
         if config_path not in self.read:
-            self.read[config_path] = pickle.dumps(found)
+            self.read[config_path] = copy.deepcopy(found)
         return found
 
 

@@ -23,6 +23,15 @@ from asr.training.precision import Precision, autocast
 from distributed.backend import Backend
 
 
+def seed_dropout(seed: int, unit: str, pass_name: str, device: torch.device) -> None:
+    """Key dropout by the unit and the pass alone: not by the number of learners, evaluations or a resume."""
+    key = keyed_seed(seed, "dropout", unit, *([pass_name] if pass_name else []))
+    if device.type == "cpu":  # torch.manual_seed would note a stack trace for every other kind of device
+        torch.default_generator.manual_seed(key)
+    else:
+        torch.manual_seed(key)
+
+
 class Objective:
     """Forward and backward of units on one learner.
 
@@ -78,13 +87,7 @@ class Objective:
 
     def forward(self, batch: Batch, each: ForwardPass, last: bool) -> LossTerms | None:
         """The loss of a unit, or a part of one; None where the device's memory did not suffice for it."""
-        # Dropout depends only on the unit and the pass: not on the number of learners, on evaluations or on a resume.
-        key = ("dropout", batch.unit, each.name) if each.name else ("dropout", batch.unit)
-        seed = keyed_seed(self.seed, *key)
-        if self.device.type == "cpu":  # torch.manual_seed would note a stack trace for every other kind of device
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        seed_dropout(self.seed, batch.unit, each.name, self.device)
         batch = batch.to(self.device, torch.float64 if self.precision == "fp64" else None)
 
         def compute() -> LossTerms:

@@ -10,9 +10,10 @@ speaker left out; the errors of all folds are pooled. The same command goes on w
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -20,6 +21,7 @@ if __name__ == "__main__":
 
     require_environment()
 
+from asr.decoding.wer import ErrorCounts
 from distributed.errors import UsageError
 from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
@@ -48,20 +50,42 @@ def main(arguments: list[str]) -> None:
     trials = Trials(options.learners, folder, options.set)
     seeds = options.seeds[:1] if options.quick else options.seeds
     variants, folds = named("--variant", options.variant), named("--fold", options.fold or [[""]])
+
+    def errors_of(name: str, fold: str, seed: int) -> dict[str, ErrorCounts]:
+        run = trials.run(fold, f"{name}-{seed}")
+        trials.train(run, f"seed={seed}", *shared, *folds[fold], *variants[name])
+        return trials.errors(run, [], fold)
+
+    rows = compared(variants, list(folds), seeds, errors_of)
+    if options.json is not None:
+        save_figures(
+            options.json, figures_of(rows), rows, made_with, learners=options.learners, seeds=seeds, folds=folds
+        )
+
+
+def compared(
+    variants: Mapping[str, Sequence[str]],
+    folds: Sequence[str],
+    seeds: Sequence[int],
+    errors_of: Callable[[str, str, int], dict[str, ErrorCounts]],
+) -> list[dict[str, Any]]:
+    """The rows of all variants against the first, printed as a table; ``errors_of``: variant, fold, seed -> errors.
+
+    Seed by seed, so that whatever is there when it is interrupted can be compared.
+    """
     errors: dict[str, Errors] = {name: {} for name in variants}
-    # Seed by seed, so that whatever is there when it is interrupted can be compared.
-    for seed, (fold, of_fold) in product(seeds, folds.items()):
-        for name, settings in variants.items():
-            run = trials.run(fold, f"{name}-{seed}")
-            trials.train(run, f"seed={seed}", *shared, *of_fold, *settings)
-            errors[name][fold, seed] = found = trials.errors(run, [], fold)
-            print(f"{' '.join([fold, name]).strip()}, seed {seed}: {total(found).wer:.2%}", flush=True)
+    for seed, fold, name in product(seeds, folds, variants):
+        errors[name][fold, seed] = found = errors_of(name, fold, seed)
+        print(f"{' '.join([fold, name]).strip()}, seed {seed}: {total(found).wer:.2%}", flush=True)
     rows = [row(name, variants[name], errors[name], errors[next(iter(variants))]) for name in variants]
     print_table(rows)
-    if options.json is not None:
-        figures = {f"wer/{each['variant']}": each["wer"] for each in rows}
-        figures |= {f"wer_difference/{each['variant']}": each["difference"] for each in rows[1:]}
-        save_figures(options.json, figures, rows, made_with, learners=options.learners, seeds=seeds, folds=folds)
+    return rows
+
+
+def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The figures of a table of variants."""
+    rates = {f"wer/{each['variant']}": each["wer"] for each in rows}
+    return rates | {f"wer_difference/{each['variant']}": each["difference"] for each in rows[1:]}
 
 
 def named(option: str, given: Sequence[Sequence[str]]) -> dict[str, list[str]]:
@@ -69,7 +93,7 @@ def named(option: str, given: Sequence[Sequence[str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, *settings in given:
         if name in found:
-            raise UsageError(f"{option} {name} is given twice; runs lie in folders of that name: choose another one")
+            raise UsageError(f"{option} {name} is given twice; runs are told apart by it: choose another name")
         found[name] = settings
     return found
 

@@ -28,8 +28,7 @@ import torch
 from asr.decoding.wer import ErrorCounts
 from asr.training.precision import flush_denormals
 from scripts.bench.kept import Kept
-from scripts.bench.paired import Errors, print_table, row, total
-from scripts.bench.parity import named
+from scripts.bench.parity import compared, figures_of, named
 from scripts.bench.report import save_figures
 from scripts.bench.simulated_training import SimulatedRun
 from scripts.composition.compose import compose
@@ -59,21 +58,17 @@ def main(arguments: list[str]) -> None:
         shared.append("trainer.max_steps=2")
     variants = named("--variant", options.variant)
     kept = Kept(options.kept, {"shared": shared, "learners": learners, "set": options.set})
-    errors: dict[str, Errors] = {name: {} for name in variants}
-    for seed in seeds:
-        for name, settings in variants.items():
-            train = partial(trained, [*shared, *settings, f"seed={seed}"], learners, options.set)
-            found = kept.of(f"{name}, {' '.join(settings)}, seed {seed}", train)
-            errors[name]["", seed] = own = {key: ErrorCounts(**counts) for key, counts in found["errors"].items()}
-            print(f"{name}, seed {seed}: {total(own).wer:.2%}, {found['seconds']:.0f} s", flush=True)
-    rows = [row(name, variants[name], errors[name], errors[next(iter(variants))]) for name in variants]
-    print_table(rows)
+
+    def errors_of(name: str, fold: str, seed: int) -> dict[str, ErrorCounts]:
+        settings = variants[name]
+        train = partial(trained, [*shared, *settings, f"seed={seed}"], learners, options.set)
+        found = kept.of(f"{name}, {' '.join(settings)}, seed {seed}", train)["errors"]
+        return {key: ErrorCounts(**counts) for key, counts in found.items()}
+
+    rows = compared(variants, [""], seeds, errors_of)
     if options.json is not None:
-        figures = {f"wer/{each['variant']}": each["wer"] for each in rows}
-        figures |= {f"wer_difference/{each['variant']}": each["difference"] for each in rows[1:]}
-        save_figures(
-            options.json, figures, rows, made_with, simulated=True, learners=learners, shared=shared, seeds=seeds
-        )
+        remarks = {"simulated": True, "learners": learners, "shared": shared, "seeds": seeds}
+        save_figures(options.json, figures_of(rows), rows, made_with, **remarks)
 
 
 def trained(settings: Sequence[str], learners: int, name: str) -> dict[str, Any]:

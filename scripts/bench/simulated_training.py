@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from asr.data.batch import Batch, keyed_seed
+from asr.data.batch import Batch
 from asr.data.cache import SignalCache
 from asr.data.material import Speech
 from asr.decoding.wer import ErrorCounts, counts_by_utterance
@@ -24,6 +24,7 @@ from asr.runs.progress import Progress
 from asr.training.evaluation import decode_set
 from asr.training.inference import Inference
 from asr.training.measures import Decode
+from asr.training.objective import seed_dropout
 from asr.training.schedule import Horizon, Schedule
 from asr.training.units import GlobalBatch, global_batches, total_samples
 from distributed.errors import UsageError
@@ -67,7 +68,7 @@ class SimulatedRun:
 
     def __init__(self, config: DictConfig, learners: int, evaluated: str = "test") -> None:
         _check(config, learners)
-        self.config, self.learners = config, learners
+        self.config, self.learners, self.device = config, learners, torch.device("cpu")
         self.word, self.settings = file_word(config.backend._target_), plain(config.backend)
         self.speech = Speech(build(config.data), build(config.features), build(config.tokenizer).fit([]), None)
         split, self._cache = self.speech.split("train"), SignalCache(limit_gb=1)
@@ -90,7 +91,7 @@ class SimulatedRun:
             views = self.model.views(weights_P)
             for key, parameter in self.module.named_parameters():
                 parameter.copy_(views[key])
-        inference = Inference(self.module, torch.device("cpu"), self.config.trainer.precision)
+        inference = Inference(self.module, self.device, self.config.trainer.precision)
         decoded = decode_set(inference, self._evaluated.batches(), decode=self._decode, tokenizer=self.speech.tokenizer)
         return counts_by_utterance(decoded.references, decoded.hypotheses)
 
@@ -110,7 +111,7 @@ class SimulatedRun:
         units, divisor = share
         total = torch.zeros(())
         for unit in units:
-            torch.manual_seed(keyed_seed(self.config.seed, "dropout", unit.unit))  # as asr/training/objective.py does
+            seed_dropout(self.config.seed, unit.unit, "", self.device)
             total = total + call(unit).total
         return total / divisor
 

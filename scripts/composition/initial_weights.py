@@ -97,6 +97,11 @@ def find_initial_weights(
             f"{where}: that model was changed by {names}, which this run does not do; choose the same hooks=, "
             f"or model_of={config.init_from}, or modules that were not changed: init_modules=[...]"
         )
+    if _hears(modules) and _widths(description.model) != _widths(plain(config.model)):
+        raise UsageError(
+            f"{where}: blocks of its encoder read other entries of the states than this run's (model.encoder.blocks, width), "
+            f"which its weights would be mixed up by; add model_of={config.init_from}"
+        )
     differing = _differing_features(description, config)
     weights = read_weights(folder, digest)
     refuse_non_finite(weights, where)
@@ -119,6 +124,14 @@ def _differing_features(description: Description, config: DictConfig) -> dict[st
     if heard is None or hears is None:
         return {}
     return {key: heard.get(key) for key in differing_keys(OmegaConf.create(heard), OmegaConf.create(plain(hears)))}
+
+
+def _widths(model: Mapping[str, Any]) -> list[Any]:
+    """The widths that blocks of an encoder have for themselves, by block; empty where none has: shapes do not tell them apart."""
+    encoder = model.get("encoder")
+    blocks = (encoder.get("blocks") if isinstance(encoder, Mapping) else None) or []
+    own = [block.get("width") for block in blocks]
+    return own if any(own) else []
 
 
 def _letters_apart(theirs: Tokenizer, ours: Tokenizer) -> str:

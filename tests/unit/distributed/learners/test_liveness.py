@@ -173,14 +173,20 @@ def test_a_pause_of_learner_0_itself_is_nobody_s_silence_wherever_it_falls(
     group: Group, monkeypatch: pytest.MonkeyPatch, paused_at: str
 ) -> None:
     (centre,) = group(1, awaited=2)
-    paused, over = threading.Event(), threading.Event()
-    whole = getattr(centre, paused_at)
+    assert isinstance(centre, Centre)
+    paused, over, beats_after = threading.Event(), threading.Event(), threading.Semaphore(0)
+    whole, beat = getattr(centre, paused_at), centre._beat
 
     def slowly(*line: str) -> None:
         if not paused.is_set():
             paused.set()
-            time.sleep(2 * PATIENCE)
+            time.sleep(2 * PATIENCE)  # the pause
         whole(*line)
+
+    def counted(now: float, missed_seconds: float) -> None:
+        beat(now, missed_seconds)
+        if paused.is_set():
+            beats_after.release()
 
     with introduced(centre, 1) as connection:
 
@@ -191,10 +197,9 @@ def test_a_pause_of_learner_0_itself_is_nobody_s_silence_wherever_it_falls(
         living = threading.Thread(target=live)
         living.start()
         try:
-            time.sleep(PATIENCE / 2)
+            monkeypatch.setattr(centre, "_beat", counted)
             monkeypatch.setattr(centre, paused_at, slowly)
-            assert paused.wait(5)
-            time.sleep(4 * PATIENCE)
+            assert all(beats_after.acquire(timeout=10) for _ in range(3))
         finally:
             over.set()
             living.join()

@@ -113,6 +113,22 @@ def test_an_encoder_needs_no_common_tokens_but_all_else_does(ctc_run: Path, star
             start(f"init_from={ctc_run}", "init_modules=[encoder,ctc_head]", other)
 
 
+def test_blocks_that_read_other_entries_are_refused_though_shapes_agree(
+    small_config: Callable[..., DictConfig], finished_run: Callable[..., Path], make_trainer: Callable[..., Trainer],
+    alone: World, tmp_path: Path,
+) -> None:  # fmt: skip
+    def config(width: str, *overrides: str) -> DictConfig:
+        sizes = "feed_forward_in: 8, heads: 2, channels: 8, feed_forward_out: 8"
+        blocks = f"model.encoder.blocks=[{{{sizes}, width: {width}}}]"
+        small = ("backend=single", "model=conformer_tiny", "model.encoder.layers=1", "model.encoder.dimension=16")
+        return small_config(*small, "model.encoder.heads=2", "trainer.max_steps=1", blocks, *overrides)
+
+    first = finished_run(config("[0,3,9]"), tmp_path / "first")
+    make_trainer(config("[0,3,9]", f"init_from={first}"), tmp_path / "same", alone).parts.recorder.close()
+    with pytest.raises(UsageError, match=rf"read other entries of the states .*; add model_of={first}$"):
+        make_trainer(config("[0,3,10]", f"init_from={first}"), tmp_path / "other", alone)
+
+
 def test_differing_features_are_reported(
     ctc_run: Path, start: Callable[..., Transducer], caplog: pytest.LogCaptureFixture
 ) -> None:
