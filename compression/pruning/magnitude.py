@@ -141,8 +141,8 @@ class MagnitudePruning:
         refuse_transformed(loaded.description)
         if self.kinds and {"width", "local_width"} <= set(self.kinds):
             raise UsageError(
-                "pass.kinds=[width,local_width]: the smallest entries of all blocks and of one block are not the same, so that few or "
-                "none would be left to both; leave one out, or let masks learn both: hooks=[structured_pruning]"
+                f"pass.kinds=[{','.join(self.kinds)}]: the smallest entries of all blocks and of one block are not the same, so that few or "
+                "none would be left to both; leave width or local_width out, or let masks learn both: hooks=[structured_pruning]"
             )
         # A whole module cannot lose a fraction: it goes only where it is named.
         counted = counted_sites(loaded.model, self.kinds, self.scope)
