@@ -18,8 +18,8 @@ from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import Topology
 from distributed.learners.launch import World
 from distributed.learners.traffic import Traffic
+from distributed.learners.waiting import LOOK_SECONDS
 
-_LOOK_SECONDS = 1.0  # how often a wait for a request checks whether the learner that should ask is lost
 _END_SECONDS = 5.0  # longest wait for a thread to end; one that is stuck with a lost learner never does
 
 
@@ -140,6 +140,10 @@ class BackgroundRounds:
         """Whether an error has ended a thread."""
         return any(thread.error is not None for thread in self.threads)
 
+    def hopeless(self) -> bool:
+        """Whether an error has ended a thread, or may never: a learner is lost, for which it may wait."""
+        return self.failed() or self.world.lost
+
     def _raise_failure(self) -> None:
         for thread in self.threads:
             if isinstance(thread.error, NonFiniteWeightsError):
@@ -153,14 +157,15 @@ class BackgroundRounds:
         """Collective over all learners: returns when nothing is in flight here, nor will be before the next step."""
         with self._changed:
             self._running = False
-            self._changed.wait_for(lambda: self.failed() or not self._in_round)
+            # A thread may wait for a lost learner, and a lost learner sends no request: nothing then wakes this one.
+            while not self._changed.wait_for(lambda: self.failed() or not self._in_round, LOOK_SECONDS):
+                self.world.check()
             initiated_by_all = self._initiated.clone()
         self._raise_failure()
         # From here on no learner initiates, and the sum says how often each learner has been asked.
         asked = int(self.world.all_reduce_sum(initiated_by_all)[self.world.rank])
         with self._changed:
-            # A lost learner sends no request, so that nothing wakes the thread that would answer it.
-            while not self._changed.wait_for(lambda: self.failed() or self._answered >= asked, _LOOK_SECONDS):
+            while not self._changed.wait_for(lambda: self.failed() or self._answered >= asked, LOOK_SECONDS):
                 self.world.check()
         if self._answered < asked:  # otherwise a learner may be gone because its work is done
             self._raise_failure()
@@ -175,9 +180,7 @@ class BackgroundRounds:
         # A learner that ends on the way leaves the threads alone, its own and the next one's: the others meet a lost
         # connection, and say so. One that no longer answered, without an error, would let them wait. Where a learner is
         # lost the threads may wait for it.
-        watch = self.world.watch
-        lost = watch is not None and watch.liveness.loss is not None
-        if not self._running and not self.failed() and not lost:
+        if not self._running and not self.hopeless():
             self._end_next()
             for thread in self.threads:
                 thread.join(_END_SECONDS)

@@ -90,7 +90,7 @@ class Groups:
     def gather(self, share: Tensor) -> Tensor:
         """The shares of all members, in order, from shares of equal length (elements,); collective in the group."""
         whole = torch.empty(len(share) * self.size, dtype=share.dtype, device=share.device)
-        self.inside._allgather_base(whole, share).wait()
+        self.world.wait(self.inside._allgather_base(whole, share), share.device)
         others_bytes = share.nbytes * (self.size - 1)
         self.world.traffic.count(others_bytes, others_bytes)
         return whole
@@ -98,7 +98,7 @@ class Groups:
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is true on any member; collective in the group."""
         flags = torch.tensor([int(flag)])
-        self.inside.allreduce([flags]).wait()
+        self.world.wait(self.inside.allreduce([flags]), flags.device)
         self.world.traffic.count_all_reduce(flags.nbytes, self.size)
         return bool(flags.item())
 

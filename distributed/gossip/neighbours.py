@@ -6,13 +6,14 @@ would queue behind a message of many megabytes and halve the throughput. One ten
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch.distributed import ProcessGroup, Work
 
 from distributed.gossip.finite import refuse_non_finite
 from distributed.gossip.packing import Message
-from distributed.learners.traffic import Traffic
+from distributed.learners.launch import World
 
 
 class NeighbourExchange:
@@ -21,10 +22,10 @@ class NeighbourExchange:
     ``learners`` gives the learner behind each member of the group, for the error that names it.
     """
 
-    def __init__(self, *, group: ProcessGroup, learners: Sequence[int], traffic: Traffic) -> None:
+    def __init__(self, *, group: ProcessGroup, learners: Sequence[int], world: World) -> None:
         self.group = group
         self.learners = learners
-        self.traffic = traffic
+        self.world = world
         self._received: dict[int, Message] = {}  # by sender
         self._spare: list[Message] = []  # buffers of earlier rounds
         self._works: list[tuple[int, Work]] = []  # (learner at the other end, operation in flight)
@@ -46,7 +47,7 @@ class NeighbourExchange:
         for recipient, message in messages.items():
             with _naming(self.learners[recipient]) as learner:
                 self._works += [(learner, self.group.send([part], recipient, tag)) for tag, part in enumerate(message)]
-        self.traffic.count(_total_bytes(messages), _total_bytes(self._received))
+        self.world.traffic.count(_total_bytes(messages), _total_bytes(self._received))
 
     def wait(self) -> dict[int, Message]:
         """The messages that came in, by sender; the caller may overwrite them.
@@ -55,9 +56,8 @@ class NeighbourExchange:
             NonFiniteWeightsError: one of them is not finite; it names the learner that sent it.
         """
         arrived, self._works = self._works, []
-        for learner, work in arrived:
-            with _naming(learner):
-                work.wait()
+        if arrived:
+            self.world.wait_between_two(partial(_wait, arrived))
         for sender, message in self._received.items() if arrived else ():  # what was handed out may be overwritten
             refuse_non_finite(message, self.learners[sender])
         return self._received
@@ -69,6 +69,12 @@ class NeighbourExchange:
             if [(part.shape, part.dtype) for part in spare] == [(part.shape, part.dtype) for part in message]:
                 return spare
         return [torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_pinned()) for part in message]
+
+
+def _wait(works: Sequence[tuple[int, Work]]) -> None:
+    for learner, work in works:
+        with _naming(learner):
+            work.wait()
 
 
 def _total_bytes(messages: Mapping[int, Message]) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distributed.gossip.continuous_momentum import ContinuousMomentum, Flow
 from distributed.gossip.packing import Message, Packing
+from distributed.learners.waiting import LOOK_SECONDS
 
 
 class PendingMixing:
@@ -88,7 +89,8 @@ class PendingMixing:
     def wait_until_younger(self, age: int, failed: Callable[[], bool]) -> None:
         """Return when every exchange in flight is younger than ``age``, or when something ``failed``."""
         with self._changed:
-            self._changed.wait_for(lambda: failed() or self.oldest < age)
+            while not self._changed.wait_for(lambda: failed() or self.oldest < age, LOOK_SECONDS):
+                pass  # nobody wakes this thread where another one waits for a lost learner, which ``failed`` then tells
 
     def wake(self) -> None:
         """Wake the waiting thread, which then calls ``failed`` again."""

@@ -11,7 +11,7 @@ collectives is off (see ``without_recorder``).
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +20,7 @@ from typing import Literal, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import HashStore, PrefixStore, ProcessGroup, Store
+from torch.distributed import HashStore, PrefixStore, ProcessGroup, Store, Work
 
 from distributed.learners.connections import allow_all_descriptors
 from distributed.learners.environment import LaunchError, Meeting, Place, meeting, stay_on_this_host, without_recorder
@@ -29,6 +29,7 @@ from distributed.learners.signs import LONGEST_LINE, encoded
 from distributed.learners.stopping import Gate
 from distributed.learners.store import meet
 from distributed.learners.traffic import Traffic, broadcast_copies_sent
+from distributed.learners.waiting import wait_for_collective
 from distributed.learners.watch import Watch
 
 
@@ -65,7 +66,7 @@ class World:
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum a contiguous tensor over learners, in place; bitwise the same result everywhere."""
         if self.size > 1:
-            self.joined.allreduce([tensor]).wait()
+            self.wait(self.joined.allreduce([tensor]), tensor.device)
             with self.traffic.control():
                 self.traffic.count_all_reduce(tensor.nbytes, self.size)
         return tensor
@@ -74,11 +75,25 @@ class World:
         """Overwrite a contiguous tensor of any dtype with that of learner ``source``, in place."""
         if self.size > 1:
             # As bytes: gloo has no collectives for some dtypes (bool among them).
-            self.joined.broadcast(tensor.detach().view(-1).view(torch.uint8), source).wait()
+            self.wait(self.joined.broadcast(tensor.detach().view(-1).view(torch.uint8), source), tensor.device)
             copies_sent = broadcast_copies_sent(self.rank, source, self.size)
             with self.traffic.control():
                 self.traffic.count(tensor.nbytes * copies_sent, tensor.nbytes * (self.rank != source))
         return tensor
+
+    def wait(self, work: Work, device: torch.device) -> None:
+        """Wait for a collective of any group, of tensors on ``device``; LearnerLostError where a learner is lost meanwhile."""
+        if self.watch is None or device.type == "cuda":
+            work.wait()
+        else:
+            wait_for_collective(work, self.watch.check)
+
+    def wait_between_two(self, action: Callable[[], None]) -> None:
+        """Run ``action``, which waits for messages between learners; LearnerLostError where one is lost meanwhile."""
+        if self.watch is None:
+            action()
+        else:
+            self.watch.waiter.wait(action, self.watch.check)
 
     def average(self, tensor: Tensor) -> Tensor:
         """Mean over learners of a contiguous floating tensor, in place; where all hold the same, exactly that."""
@@ -165,6 +180,11 @@ class World:
     def can_agree(self) -> bool:
         """Whether learners can agree to stop: there is one alone, or they watch each other."""
         return self.size == 1 or self.watch is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether another learner is known to be lost. Not collective."""
+        return self.watch is not None and self.watch.liveness.loss is not None
 
     def check(self) -> None:
         """Raise LearnerLostError if another learner is known to be lost. Not collective."""

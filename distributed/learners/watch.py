@@ -27,6 +27,7 @@ from distributed.learners.secret import proof, proves
 from distributed.learners.signs import UNREACHABLE, JoinError, LearnerLostError, Loss, late
 from distributed.learners.stopping import Gate
 from distributed.learners.store import RETRY_SECONDS
+from distributed.learners.waiting import Waiter
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Watch:
         self.grace_seconds = grace_seconds
         self.connections = Connections()
         self.gate = Gate(alone=False, check=self.check)
+        self.waiter = Waiter()
         self._deadline = time.monotonic() + join_seconds
         self._joined = False
         self._heard = threading.Event()  # set once the training thread waits for no other learner any more

@@ -121,7 +121,7 @@ class AsynchronousGossip(GossipBackend):
         self.traffic.steps += 1
         self.rounds.allow()
         with self.traffic.waiting():
-            self.mixing.wait_until_younger(self.max_staleness, self.rounds.failed)
+            self.mixing.wait_until_younger(self.max_staleness, self.rounds.hopeless)
         self.world.check()
         self.rounds.check()
         return planned_weight

@@ -55,7 +55,7 @@ class DelayByOne(LockstepMixing):
     def exchange(self) -> NeighbourExchange:
         """The exchange of compressed messages, made on first use."""
         if self._exchange is None:
-            self._exchange = NeighbourExchange(group=self.group, learners=range(self.world.size), traffic=self.traffic)
+            self._exchange = NeighbourExchange(group=self.group, learners=range(self.world.size), world=self.world)
         return self._exchange
 
     def _start_round(self, snapshot: Message) -> None:
@@ -80,8 +80,8 @@ class DelayByOne(LockstepMixing):
         return [mean_difference(part, total, self.world.size) for part, total in parts]
 
     def drain(self) -> None:
-        for work in self._works:
-            work.wait()
+        for work, total in zip(self._works, self._sums, strict=False):  # no works: nothing is in flight
+            self.world.wait(work, total.device)
         self._works = []
         if self._exchange is not None:
             self._exchange.wait()

@@ -46,7 +46,7 @@ class DecentralisedSgd(LockstepMixing):
         if self._exchange is None:
             learners = range(self.world.size)
             group = self.world.new_group("gossip", learners)
-            self._exchange = NeighbourExchange(group=group, learners=learners, traffic=self.traffic)
+            self._exchange = NeighbourExchange(group=group, learners=learners, world=self.world)
         return self._exchange
 
     def _start_round(self, snapshot: Message) -> None:

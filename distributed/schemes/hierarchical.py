@@ -53,7 +53,7 @@ class Hierarchical(InGroups, LockstepMixing):
         if self._exchange is None:
             learners = self.groups.counterparts
             group = self.world.new_group(f"between-{self.groups.member}", learners)
-            self._exchange = NeighbourExchange(group=group, learners=learners, traffic=self.traffic)
+            self._exchange = NeighbourExchange(group=group, learners=learners, world=self.world)
         return self._exchange
 
     def _start_round(self, snapshot: Message) -> None:

@@ -68,7 +68,7 @@ class Exchange:
         """Wait until a started collective has ended; the time is counted as exposed communication."""
         if work is not None:
             with self.world.traffic.waiting():
-                work.wait()
+                self.world.wait(work, self.world.device)
             self._end()
 
     def _begin(self) -> None:
@@ -97,7 +97,7 @@ class Exchange:
         gathered = torch.empty(size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
         self._begin()
         with self.world.traffic.waiting():
-            self.world.joined._allgather_base(gathered, tensor).wait()
+            self.world.wait(self.world.joined._allgather_base(gathered, tensor), tensor.device)
         self._end()
         wire_bytes = (size - 1) * tensor.nbytes
         self.world.traffic.count(wire_bytes, wire_bytes)

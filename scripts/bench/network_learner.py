@@ -66,7 +66,7 @@ class Measurement:
         self.found = found
         self.message = torch.zeros(sum(p.numel() for p in found["compute"].model.parameters()))
         self.exchange = NeighbourExchange(
-            group=world.new_group("bench-exchange", range(2)), learners=range(2), traffic=world.traffic
+            group=world.new_group("bench-exchange", range(2)), learners=range(2), world=world
         )
         self.reduction = world.new_group("bench-reduction", range(2))
         self.transports = {

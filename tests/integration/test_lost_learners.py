@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from asr.runs.checkpoint import list_checkpoints, list_emergencies
-from tests.processes import Forked
+from tests.processes import Forked, free_port
 from tests.schemes import SCHEMES, words
 
 LONG = (
@@ -132,3 +132,19 @@ def test_with_one_agent_per_learner_the_lost_one_is_named_and_a_model_left(launc
 
 def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("kind", ["neighbours", "gather", "broadcast", "adpsgd"])
+def test_a_learner_killed_in_the_middle_of_a_message_keeps_nobody_waiting(kind: str, tmp_path: Path) -> None:
+    """gloo does not fail the operation whose message had begun to come in."""
+    line = [str(Path(__file__).with_name("large_messages.py")), kind]
+    run = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    learners = [Forked(line, tmp_path, RANK=str(rank), LOCAL_RANK=str(rank), **run) for rank in range(2)]
+    with ended(learners):
+        deadline = time.monotonic() + 60
+        while not all((tmp_path / f"under-way-{rank}").exists() for rank in range(2)):
+            assert time.monotonic() < deadline, "no message arrives"
+            time.sleep(0.02)
+        learners[1].kill()
+        assert learners[0].wait(NAMED_WITHIN_SECONDS) == 2
+        assert learners[0].communicate()[0].splitlines()[-1].startswith("learner 1 has ended or was killed")

@@ -211,7 +211,10 @@ def test_magnitudes_choose_entries_of_blocks_or_of_all(loaded_model: Loaded, mak
     assert [block.width for block in blocks_of(made)] != [16, 16]
     assert made.encoder.dimension == 16
     assert bool(states_of(made, make_batch([40, 33], [4, 3])).isfinite().all())
-    with pytest.raises(UsageError, match=r"^pass\.kinds=\[feed_forward,width,local_width\]: .*; leave width or local_width out, or let masks learn"):
+    with pytest.raises(
+        UsageError,
+        match=r"^pass\.kinds=\[feed_forward,width,local_width\]: .*; leave width or local_width out, or let masks learn",
+    ):
         pruned("feed_forward", *WIDTHS)
 
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.learners.launch import World
-from distributed.learners.traffic import Traffic
 from distributed.schemes.dpsgd import DecentralisedSgd
 from tests.schemes import SCHEMES
 
@@ -18,15 +17,16 @@ def gossip(world: World) -> DecentralisedSgd:
 
 def test_messages_may_change_their_size_between_rounds(run_learners):
     def learner(world: World) -> None:
-        traffic, others = Traffic(), [j for j in range(3) if j != world.rank]
-        exchange = NeighbourExchange(group=world.new_group("test", range(3)), learners=range(3), traffic=traffic)
+        others = [j for j in range(3) if j != world.rank]
+        exchange = NeighbourExchange(group=world.new_group("test", range(3)), learners=range(3), world=world)
+        world.traffic.take()
         for size in (5, 5, 2, 7):
             message = [torch.full((size,), float(world.rank)), torch.full((1,), size, dtype=torch.float64)]
             exchange.start(message, others, others)
             for sender, (values, sizes) in exchange.wait().items():
                 assert values.tolist() == [sender] * size
                 assert sizes.tolist() == [size]
-        assert traffic.bytes_sent == traffic.bytes_received == 2 * (19 * 4 + 4 * 8)
+        assert world.traffic.bytes_sent == world.traffic.bytes_received == 2 * (19 * 4 + 4 * 8)
 
     run_learners(3, learner)
 
