@@ -62,7 +62,18 @@ class Front:
     grows_BK: the contexts have not read the last label
     """
 
-    __slots__ = ("contexts", "facts_4BK", "fewest", "grows_BK", "_dead_211", "_keys_2BK", "length", "score_BK", "shortest", "utterances")
+    __slots__ = (
+        "_dead_211",
+        "_keys_2BK",
+        "contexts",
+        "facts_4BK",
+        "fewest",
+        "grows_BK",
+        "length",
+        "score_BK",
+        "shortest",
+        "utterances",
+    )
 
     def __init__(self, utterances: Utterances, beam: int, contexts: Contexts, shortest: int, fewest: int) -> None:
         """The empty hypothesis of each utterance; ``contexts`` are of no labels, ``shortest`` and ``fewest`` the least limits."""
@@ -97,7 +108,7 @@ class Front:
     def extensions(self, networks: Networks, encoder_NJ: Tensor, frames_BK: Tensor, bonus: float) -> Tensor:
         """Scores (B, K, V) float64 of each hypothesis with one more symbol: blank, or any label with its terms."""
         logits_nV = networks.logits(encoder_NJ.index_select(0, frames_BK.view(-1)), self.contexts.networks)
-        wide = torch.promote_types(logits_nV.dtype, torch.float32)
+        wide = None if logits_nV.dtype.itemsize >= 4 else torch.float32
         scores_nV = self.score_BK.view(-1, 1) + logits_nV.log_softmax(-1, dtype=wide)
         if self.contexts.terms:
             scores_nV += self.contexts.terms[0]
@@ -138,7 +149,7 @@ class Front:
 
     def read(self, reader: Reader) -> None:
         """Advance the contexts by the labels that were added in this step."""
-        rows_m = self.grows_BK.view(-1).nonzero()[:, 0]
+        rows_m = self.grows_BK.view(-1).nonzero().squeeze(1)
         if len(rows_m):
             token_m = self.facts_4BK[1].view(-1).index_select(0, rows_m)
             self.contexts.put(rows_m, reader.read(token_m, self.contexts.at(rows_m)))
@@ -154,7 +165,7 @@ class Front:
         if last_BK is not None:
             scores_BKV[..., BLANK].masked_fill_(last_BK, -math.inf)
         last_label_BK = self.facts_4BK[1]
-        comes_BK, prefix_BK = merge(scores_BKV, *self._keys_2BK.unbind(), last_label_BK)
+        comes_BK, prefix_BK = merge(scores_BKV, self._keys_2BK[0], self._keys_2BK[1], last_label_BK)
         if self.length >= self.fewest:
             full_BK = self.utterances.first_B1 - self.facts_4BK[0] >= self.utterances.max_labels_B1
             scores_BKV[..., BLANK + 1 :].masked_fill_(full_BK[..., None], -math.inf)
@@ -170,7 +181,7 @@ class Front:
         place_n = (slot_BK + self.utterances.place_B1).view(-1)
         self.contexts = self.contexts.at(place_n)
         moved_4BK = self.facts_4BK.flatten(1).index_select(1, place_n).view_as(self.facts_4BK)
-        offset_BK, _, hash_BK, _ = moved_4BK.unbind()
+        offset_BK, hash_BK = moved_4BK[0], moved_4BK[2]
         grown_4BK = torch.stack([offset_BK - 1, token_BK, extended_hash(hash_BK, token_BK), hash_BK])
         alive_BK = self.score_BK > -math.inf
         self.grows_BK = (token_BK != BLANK).logical_and_(alive_BK)
@@ -185,11 +196,11 @@ def merge(scores_BKV: Tensor, hash_BK: Tensor, prefix_BK: Tensor, last_label_BK:
         comes_BK: True where the label is the more probable of the two: labels are then taken to lie where it has them.
         place_BK: the prefix, where there is one.
     """
-    found_BK, place_BK = (prefix_BK[:, :, None] == hash_BK[:, None, :]).max(2)
+    missing_BK, place_BK = (prefix_BK.unsqueeze(2) != hash_BK.unsqueeze(1)).min(2)
     flat_BN, blank_BK = scores_BKV.flatten(1), scores_BKV[..., BLANK]
     # Where there is no prefix, the cell is the blank of some hypothesis, and all blanks are written below.
-    cell_BK = torch.add(last_label_BK * found_BK, place_BK, alpha=scores_BKV.shape[2])
-    label_BK = flat_BN.gather(1, cell_BK).where(found_BK, -math.inf)
+    cell_BK = torch.add(last_label_BK.masked_fill(missing_BK, BLANK), place_BK, alpha=scores_BKV.shape[2])
+    label_BK = flat_BN.gather(1, cell_BK).masked_fill_(missing_BK, -math.inf)
     comes_BK, merged_BK = label_BK > blank_BK, label_BK.logaddexp(blank_BK)
     flat_BN.scatter_(1, cell_BK, -math.inf)
     blank_BK.copy_(merged_BK)

@@ -57,11 +57,15 @@ class Contexts:
     """States of the networks that have read the labels of n hypotheses."""
 
     networks: State
-    terms: State  # terms (n, V) of the next label, 0 for blank, terms (n,) of the end, states; empty if terms are constant
+    terms: (
+        State  # terms (n, V) of the next label, 0 for blank, terms (n,) of the end, states; empty if terms are constant
+    )
 
     def at(self, rows_m: Tensor) -> "Contexts":
         """The contexts of some hypotheses."""
-        return Contexts(*(tuple(each.index_select(0, rows_m) for each in state) for state in (self.networks, self.terms)))
+        return Contexts(
+            *(tuple(each.index_select(0, rows_m) for each in state) for state in (self.networks, self.terms))
+        )
 
     def put(self, rows_m: Tensor, new: "Contexts") -> None:
         """Overwrite the contexts of some hypotheses."""
@@ -136,7 +140,10 @@ class Complete:
         self._put_away()
         kept_AN = self._score_AN > -math.inf
         kept_AN[:, 0] = True
-        rows, cells = kept_AN.nonzero()[:, 0].tolist(), self._cell_AN.where(self._score_AN > -math.inf, 0)[kept_AN].tolist()
+        rows, cells = (
+            kept_AN.nonzero()[:, 0].tolist(),
+            self._cell_AN.where(self._score_AN > -math.inf, 0)[kept_AN].tolist(),
+        )
         labels, frames = histories.read(rows, cells)
         found = map(Hypothesis, labels, self._score_AN[kept_AN].tolist(), frames)
         return [[next(found) for _ in range(count)] for count in kept_AN.sum(1).tolist()]

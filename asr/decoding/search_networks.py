@@ -13,6 +13,8 @@ B utterances   T frames   n hypotheses   V tokens   E embedding dimension   D pr
 candidate, output   J joint dimension   X = G or J
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -24,6 +26,8 @@ from asr.losses.squashing import TANH
 from asr.models.joiner import Joiner
 from asr.models.predictor import LstmPredictor, State
 from asr.models.recurrence import Lstm
+
+FEW_ROWS = 32
 
 
 class Networks(Protocol):
@@ -47,7 +51,12 @@ def networks_of(model: Model, reads: int, device: torch.device) -> Networks:
     fusible = device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     if fusible and type(model.predictor) is LstmPredictor and type(model.joiner) is Joiner:
         predictor, joiner = model.predictor, model.joiner
-        if not predictor.training and joiner.squashing is TANH and _plain(predictor, Lstm) and _plain(joiner, nn.Linear):
+        if (
+            not predictor.training
+            and joiner.squashing is TANH
+            and _plain(predictor, Lstm)
+            and _plain(joiner, nn.Linear)
+        ):
             return FusedLstm(predictor, joiner, reads)
     return Modules(model)
 
@@ -102,11 +111,12 @@ class FusedLstm:
         twice = 1 if self.multiplies else 2  # of a product one factor is doubled: the encoder's
         readers.append((twice * joiner.project_predictor.weight, twice * joiner.project_predictor.bias))
         # Layers give their outputs with the sign changed, which their readers change back.
-        self.out_DX = [-torch.cat([doubled_candidates(recurrent[i]), readers[i][0]]).t() for i in range(self.layers)]
+        out_XD = [torch.cat([doubled_candidates(recurrent[i]), weight_XD]) for i, (weight_XD, _) in enumerate(readers)]
+        self.out_DX = [weight_XD.t().neg().contiguous() for weight_XD in out_XD]
         self.out_bias_X = [torch.cat([torch.zeros_like(self.bias_G), bias_X]) for _, bias_X in readers]
         self.joiner = joiner
         output = joiner.output
-        self.output_JV = 2 * output.weight.t()
+        self.output_JV = 2 * output.weight.t().contiguous()
         self.output_bias_V = (output.bias.double() - output.weight.sum(1, dtype=torch.float64)).to(output.bias.dtype)
 
     def project_encoder(self, states_BTD: Tensor) -> Tensor:
@@ -134,8 +144,7 @@ class FusedLstm:
 
     def logits(self, encoder_nJ: Tensor, state: State) -> Tensor:
         """Scores (n, V)."""
-        first = 4 * self.layers * self.size
-        prediction_nJ = state[0][:, first : first + self.joiner.dimension]
+        prediction_nJ = state[0].narrow(1, 4 * self.layers * self.size, self.joiner.dimension)
         joint_nJ = encoder_nJ * prediction_nJ if self.multiplies else encoder_nJ + prediction_nJ
         return torch.addmm(self.output_bias_V, joint_nJ.sigmoid_(), self.output_JV)
 
@@ -144,6 +153,23 @@ class FusedLstm:
         if self.table_VG is not None:
             return self.table_VG.index_select(0, tokens_n)
         return torch.addmm(self.bias_G, self.embedding_VE.index_select(0, tokens_n), self.input_GE.t())
+
+
+@contextmanager
+def small_products(rows: int, device: torch.device) -> Iterator[None]:
+    """Inside, fp32 matrix products on a CPU are made for few rows, if there are.
+
+    Where oneDNN makes them (asr/training/precision.py), each takes it 10 us of setup, which only many rows make up for.
+    """
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    if device.type != "cpu" or rows > FEW_ROWS or matmul.fp32_precision != "bf16":
+        yield
+        return
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = "bf16"
 
 
 def doubled_candidates(weight_G: Tensor) -> Tensor:
