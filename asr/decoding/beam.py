@@ -90,7 +90,7 @@ def beam_search(
     with small_products(batch * beam, device):
         networks = networks_of(model, batch * frames * beam // READ, device)
         encoder_BTJ = networks.project_encoder(encoder_states_BTD)
-        reader, histories, complete = Reader(networks, terms), Histories(batch, beam), Complete(lengths_B, n)
+        reader, histories, complete = Reader(networks, terms), Histories(beam), Complete(lengths_B, n)
         front = Front.start(reader, encoder_BTJ, lengths_B, max_labels_B, beam)
         encoder_NJ, bonus = encoder_BTJ.flatten(0, 1), terms.constant or 0.0
         while len(front.score_BK):

@@ -1,7 +1,7 @@
 """One step of the beam search: all hypotheses of all utterances, extended by one symbol, merged and cut to the beam.
 
-A step is some sixty operators on small tensors, whose number is what it costs: what hypotheses are known by is one tensor,
-which moves as a whole, and what only the end of a search needs is left out until a hypothesis can be there.
+A step is some fifty operators on small tensors, and their number is what it costs. So what hypotheses are known by is one
+tensor, which moves as a whole, and what only the end of a search needs is left out until a hypothesis can be there.
 
 A label sequence is identified by a rolling 64-bit hash. Two of a beam's K sequences collide with a probability of about
 K^2 / 2^64 per step: less than one in a million for ten thousand hours of speech. Lookups by hash are needed since a
@@ -62,19 +62,6 @@ class Front:
     grows_BK: the contexts have not read the last label
     """
 
-    __slots__ = (
-        "_dead_211",
-        "_keys_2BK",
-        "contexts",
-        "facts_4BK",
-        "fewest",
-        "grows_BK",
-        "length",
-        "score_BK",
-        "shortest",
-        "utterances",
-    )
-
     def __init__(self, utterances: Utterances, beam: int, contexts: Contexts, shortest: int, fewest: int) -> None:
         """The empty hypothesis of each utterance; ``contexts`` are of no labels, ``shortest`` and ``fewest`` the least limits."""
         self.utterances, self.contexts = utterances, contexts
@@ -108,7 +95,7 @@ class Front:
     def extensions(self, networks: Networks, encoder_NJ: Tensor, frames_BK: Tensor, bonus: float) -> Tensor:
         """Scores (B, K, V) float64 of each hypothesis with one more symbol: blank, or any label with its terms."""
         logits_nV = networks.logits(encoder_NJ.index_select(0, frames_BK.view(-1)), self.contexts.networks)
-        wide = None if logits_nV.dtype.itemsize >= 4 else torch.float32
+        wide = torch.float32 if logits_nV.dtype.itemsize < 4 else None
         scores_nV = self.score_BK.view(-1, 1) + logits_nV.log_softmax(-1, dtype=wide)
         if self.contexts.terms:
             scores_nV += self.contexts.terms[0]

@@ -3,10 +3,10 @@
 A search only puts away what each step has chosen. A hypothesis is a cell, step x K + its place in the beam after so many
 steps, from which the way back is walked once, when the search is over.
 
-S steps   B utterances searched in a step   A utterances of the batch   K hypotheses of a beam
+B utterances searched in a step   K hypotheses of a beam   R rows: steps x utterances searched in them
 """
 
-from itertools import groupby
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -27,10 +27,9 @@ class Step(NamedTuple):
 
 
 class Histories:
-    """The steps of a search of ``utterances`` utterances with ``beam`` hypotheses each."""
+    """The steps of a search with ``beam`` hypotheses for each utterance."""
 
-    def __init__(self, utterances: int, beam: int) -> None:
-        self.utterances = utterances
+    def __init__(self, beam: int) -> None:
         self.beam = beam
         self._steps: list[Step] = []
 
@@ -39,41 +38,37 @@ class Histories:
         self._steps.append(step)
 
     def read(self, utterances: list[int], cells: list[int]) -> tuple[list[list[int]], list[list[int]]]:
-        """Labels and frames of some hypotheses."""
-        links_AN = self._links().tolist()
-        paths = [self._path(links_AN[utterance], cell) for utterance, cell in zip(utterances, cells, strict=True)]
+        """Labels and frames of some hypotheses, by their utterances and cells."""
+        links, first = self._links()
+        paths = [self._path(links, first[utterance], cell) for utterance, cell in zip(utterances, cells, strict=True)]
         labels = [[label for label, _ in path] for path in paths]
         # A hypothesis of u labels is at frame step - u.
         return labels, [[step - before for before, (_, step) in enumerate(path)] for path in paths]
 
-    def _path(self, links_N: list[int], cell: int) -> list[tuple[int, int]]:
+    def _path(self, links: list[int], first: int, cell: int) -> list[tuple[int, int]]:
         """The labels of a hypothesis, in order, with the steps that took them."""
         step, place = divmod(cell, self.beam)
         path = []
         while step:
             step -= 1
-            label, place = divmod(links_N[step * self.beam + place], self.beam)
+            label, place = divmod(links[(first + step) * self.beam + place], self.beam)
             if label != BLANK:
                 path.append((label, step))
         return path[::-1]
 
-    def _links(self) -> Tensor:
-        """(A, S x K) on the CPU: label of each step's new hypotheses x K + the old one that they come from."""
-        if not self._steps:
-            return torch.zeros(self.utterances, 0, dtype=torch.int64)
-        like = self._steps[0].token_BK
-        links_ASK = like.new_zeros(self.utterances, len(self._steps), self.beam)
-        first = 0
-        for _, group in groupby(self._steps, key=lambda step: id(step.rows_B)):
-            steps = list(group)
-            links_ASK[steps[0].rows_B, first : first + len(steps)] = self._links_of(steps)
-            first += len(steps)
-        return links_ASK.flatten(1).cpu()
+    def _links(self) -> tuple[list[int], dict[int, int]]:
+        """Of each step's new hypotheses: label x K + the old one that they come from; and the rows where utterances begin.
 
-    def _links_of(self, steps: list[Step]) -> Tensor:
-        """(B, S, K) of some steps of the same utterances."""
-        _, *columns = zip(*steps, strict=True)
-        old_BSK, token_BSK, comes_BSK, prefix_BSK, last_BSK = (torch.stack(column, 1) for column in columns)
-        comes_BSK = comes_BSK.gather(2, old_BSK) & (token_BSK == BLANK)
-        label_BSK = torch.where(comes_BSK, last_BSK.gather(2, old_BSK), token_BSK)
-        return label_BSK * self.beam + torch.where(comes_BSK, prefix_BSK.gather(2, old_BSK), old_BSK)
+        A row of K is a step of one utterance, whose steps follow one another: it is searched from the first to its last.
+        """
+        if not self._steps:
+            return [], defaultdict(int)
+        utterance_R, old_RK, token_RK, comes_RK, prefix_RK, last_RK = map(torch.cat, zip(*self._steps, strict=True))
+        comes_RK = comes_RK.gather(1, old_RK) & (token_RK == BLANK)
+        label_RK = torch.where(comes_RK, last_RK.gather(1, old_RK), token_RK)
+        links_RK = label_RK * self.beam + torch.where(comes_RK, prefix_RK.gather(1, old_RK), old_RK)
+        utterance_R, order_R = utterance_R.sort(stable=True)
+        first: dict[int, int] = defaultdict(int)  # an utterance without frames has no row, and needs none
+        for row, utterance in reversed(list(enumerate(utterance_R.tolist()))):
+            first[utterance] = row
+        return links_RK[order_R].flatten().tolist(), first
