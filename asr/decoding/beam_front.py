@@ -19,10 +19,11 @@ from torch import Tensor
 from asr.data.tokenizer import BLANK
 from asr.decoding.beam_history import Step
 from asr.decoding.beam_state import Contexts, Reader
-from asr.decoding.search_networks import Networks
+from asr.decoding.search_networks import FEW_ROWS, Networks
 
 _MULTIPLIER = 6364136223846793005  # Knuth's generator MMIX, modulo 2^64
 _NOTHING = -1  # the hash of what is no label sequence: the prefix of the empty one
+ROUND_ROWS = 8  # on a CPU many rows are read in multiples of this, some of them twice
 _DEAD_HASH, _DEAD_PREFIX = -2, -3
 
 
@@ -138,6 +139,8 @@ class Front:
         """Advance the contexts by the labels that were added in this step."""
         rows_m = self.grows_BK.view(-1).nonzero().squeeze(1)
         if len(rows_m):
+            if len(rows_m) > FEW_ROWS and rows_m.device.type == "cpu":  # a kernel is made for every new number of rows
+                rows_m = torch.cat([rows_m, rows_m[: -len(rows_m) % ROUND_ROWS]])
             token_m = self.facts_4BK[1].view(-1).index_select(0, rows_m)
             self.contexts.put(rows_m, reader.read(token_m, self.contexts.at(rows_m)))
 
