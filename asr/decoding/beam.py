@@ -13,17 +13,20 @@ B utterances still searched   T encoder frames   D dimension   J joint dimension
 K hypotheses of a beam   V classes with blank
 """
 
-import math
 from copy import copy
 
 import torch
 from torch import Tensor
 
-from asr.decoding.beam_front import Front, extend
-from asr.decoding.beam_state import Complete, Histories, LabelTerms, Reader
+from asr.decoding.beam_front import Front
+from asr.decoding.beam_history import Histories
+from asr.decoding.beam_state import Complete, LabelTerms, Reader
 from asr.decoding.fusion import Fusion
 from asr.decoding.search import Hypothesis, Model, SearchError, TokenModel
+from asr.decoding.search_networks import networks_of, small_products
 from distributed.ranges import Count, Positive
+
+READ = 4  # a quarter of the hypotheses, some more or less, are new after a step
 
 
 class BeamSearch:
@@ -82,18 +85,26 @@ def beam_search(
     An utterance has at most ``max_labels_B`` labels; one of no frames has the empty hypothesis. The search of an
     utterance ends as soon as nothing in its beam can become better than the ``n`` hypotheses it has.
     """
-    lengths_B = lengths_B.to(encoder_states_BTD.device)
-    encoder_BTJ = model.joiner.project_encoder(encoder_states_BTD)
-    reader, histories, complete = Reader(model, terms), Histories(), Complete(lengths_B, n)
-    front = Front.start(reader, encoder_BTJ, lengths_B, max_labels_B.to(lengths_B.device), beam)
-    while len(front.row_B):
-        log_probs_BKV = front.log_probs(model.joiner, encoder_BTJ)
-        last_BK = front.in_last_frame
-        some_last = bool(last_BK.any())
-        if some_last:
-            complete.add(front.row_B, front.completed(log_probs_BKV).where(last_BK, -math.inf), front.node_BK)
-        front = extend(front, log_probs_BKV, histories)
-        if some_last:
-            front = front.of(front.promise(terms.max_gain) > complete.score_BN[front.row_B, -1])
-        front.read(reader)
+    device, (batch, frames) = encoder_states_BTD.device, encoder_states_BTD.shape[:2]
+    lengths_B, max_labels_B = lengths_B.to(device), max_labels_B.to(device)
+    with small_products(batch * beam, device):
+        networks = networks_of(model, batch * frames * beam // READ, device)
+        encoder_BTJ = networks.project_encoder(encoder_states_BTD)
+        reader, histories, complete = Reader(networks, terms), Histories(beam), Complete(lengths_B, n)
+        front = Front.start(reader, encoder_BTJ, lengths_B, max_labels_B, beam)
+        encoder_NJ, bonus = encoder_BTJ.flatten(0, 1), terms.constant or 0.0
+        while len(front.score_BK):
+            frames_BK = front.frames()
+            scores_BKV = front.extensions(networks, encoder_NJ, frames_BK, bonus)
+            last_BK = front.in_last_frame(frames_BK)
+            if last_BK is not None:
+                complete.add(front.completed(scores_BKV, last_BK), front.length * beam)
+            histories.add(front.extend(scores_BKV, last_BK))
+            if last_BK is not None:
+                better_B = front.promise(terms.max_gain) > complete.score_BN[:, -1]
+                if not bool(better_B.all()):
+                    kept_B = better_B.nonzero()[:, 0]
+                    front.keep(kept_B)
+                    complete.keep(kept_B)
+            front.read(reader)
     return complete.hypotheses(histories)

@@ -1,85 +1,120 @@
 """One step of the beam search: all hypotheses of all utterances, extended by one symbol, merged and cut to the beam.
 
+A step is some fifty operators on small tensors, and their number is what it costs. So what hypotheses are known by is one
+tensor, which moves as a whole, and what only the end of a search needs is left out until a hypothesis can be there.
+
 A label sequence is identified by a rolling 64-bit hash. Two of a beam's K sequences collide with a probability of about
 K^2 / 2^64 per step: less than one in a million for ten thousand hours of speech. Lookups by hash are needed since a
 prefix may leave the beam and come back, and must then be merged with its own earlier extensions.
 
-B utterances still searched   K hypotheses of a beam   M labels considered for each   n = B x K   V classes with blank
+B utterances still searched   K hypotheses of a beam   n = B x K   V classes with blank   N = (utterances) x T encoder frames
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK
-from asr.decoding.beam_state import ROOT, Contexts, Histories, Reader
-from asr.decoding.search import Scorer
+from asr.decoding.beam_history import Step
+from asr.decoding.beam_state import Contexts, Reader
+from asr.decoding.search_networks import FEW_ROWS, Networks
 
-_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407  # constants of Knuth's generator MMIX, modulo 2^64
+_MULTIPLIER = 6364136223846793005  # Knuth's generator MMIX, modulo 2^64
+_NOTHING = -1  # the hash of what is no label sequence: the prefix of the empty one
+ROUND_ROWS = 8  # on a CPU many rows are read in multiples of this, some of them twice
+_DEAD_HASH, _DEAD_PREFIX = -2, -3
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
-    """The hypotheses of all utterances after ``length`` symbols of their alignments."""
+class Utterances:
+    """The utterances still searched."""
 
-    length: int
     row_B: Tensor  # utterance within the batch
-    frames_B: Tensor  # number of the utterance's frames
-    max_labels_B: Tensor
-    score_BK: Tensor  # log probability and terms, float64; -inf: no hypothesis
-    labels_BK: Tensor  # number of labels
-    last_BK: Tensor  # the last label
-    hash_BK: Tensor  # hash of all labels
-    prefix_BK: Tensor  # hash of all labels but the last
-    node_BK: Tensor  # node in the tree of histories
-    unread_BK: Tensor  # the contexts have not read the last label
-    contexts: Contexts
+    first_B1: Tensor  # its first frame among all frames of the batch
+    last_B1: Tensor  # its last frame
+    max_labels_B1: Tensor
+    place_B1: Tensor  # its first hypothesis among all
+
+    @staticmethod
+    def of(row_B: Tensor, lengths_B: Tensor, frames: int, max_labels_B: Tensor, beam: int) -> "Utterances":
+        """Utterances ``row_B`` of a batch whose rows have ``frames`` frames."""
+        first_B1 = row_B[:, None] * frames
+        return Utterances(
+            row_B, first_B1, first_B1 + lengths_B[row_B, None] - 1, max_labels_B[row_B, None], _places(row_B, beam)
+        )
+
+    def at(self, kept_B: Tensor, beam: int) -> "Utterances":
+        """Some of the utterances, by their indices."""
+        row_B, first_B1, last_B1, max_labels_B1, _ = (getattr(self, each.name)[kept_B] for each in fields(self))
+        return Utterances(row_B, first_B1, last_B1, max_labels_B1, _places(row_B, beam))
+
+
+def _places(row_B: Tensor, beam: int) -> Tensor:
+    return torch.arange(0, len(row_B) * beam, beam, device=row_B.device)[:, None]
+
+
+class Front:
+    """The hypotheses of all utterances after ``length`` symbols of their alignments; every step changes it.
+
+    score_BK: log probability and terms, float64; -inf: no hypothesis
+    facts_4BK: offset (frame among all of the batch, less ``length``), last label, hash of all labels, hash of all but the last
+    grows_BK: the contexts have not read the last label
+    """
+
+    def __init__(self, utterances: Utterances, beam: int, contexts: Contexts, shortest: int, fewest: int) -> None:
+        """The empty hypothesis of each utterance; ``contexts`` are of no labels, ``shortest`` and ``fewest`` the least limits."""
+        self.utterances, self.contexts = utterances, contexts
+        self.length, self.shortest, self.fewest = 0, shortest, fewest
+        zeros_BK = utterances.row_B.new_zeros(len(utterances.row_B), beam)
+        self.facts_4BK = torch.stack([zeros_BK + utterances.first_B1, zeros_BK, zeros_BK, zeros_BK + _NOTHING])
+        self.score_BK = torch.full_like(zeros_BK, -math.inf, dtype=torch.float64)
+        self.score_BK[:, 0] = 0.0
+        self.grows_BK = zeros_BK.bool()
+        # Both hashes as they are compared: those of places without a hypothesis match nothing.
+        self._dead_211 = zeros_BK.new_tensor([_DEAD_HASH, _DEAD_PREFIX])[:, None, None]
+        self._keys_2BK = torch.where(self.score_BK > -math.inf, self.facts_4BK[2:], self._dead_211)
 
     @staticmethod
     def start(reader: Reader, encoder_BTJ: Tensor, lengths_B: Tensor, max_labels_B: Tensor, beam: int) -> "Front":
         """The empty hypothesis of each utterance that has frames."""
         row_B = lengths_B.nonzero()[:, 0]
-        zeros_BK = torch.zeros(len(row_B), beam, dtype=torch.int64, device=row_B.device)
-        score_BK = torch.full_like(zeros_BK, -math.inf, dtype=torch.float64)
-        score_BK[:, 0] = 0.0
-        contexts = reader.start(zeros_BK.numel(), encoder_BTJ.device, encoder_BTJ.dtype)
-        return Front(
-            length=0, row_B=row_B, frames_B=lengths_B[row_B], max_labels_B=max_labels_B[row_B], score_BK=score_BK,
-            labels_BK=zeros_BK, last_BK=zeros_BK, hash_BK=zeros_BK, prefix_BK=zeros_BK - 1, node_BK=zeros_BK + ROOT,
-            unread_BK=zeros_BK.bool(), contexts=contexts,
-        )  # fmt: skip
+        utterances = Utterances.of(row_B, lengths_B, encoder_BTJ.shape[1], max_labels_B, beam)
+        contexts = reader.start(len(row_B) * beam, encoder_BTJ.device, encoder_BTJ.dtype)
+        limits = torch.stack([lengths_B, max_labels_B], 1)[row_B]
+        shortest, fewest = limits.amin(0).tolist() if len(row_B) else (0, 0)
+        return Front(utterances, beam, contexts, shortest, fewest)
 
-    @property
-    def at_frame(self) -> Tensor:
-        """(B, K) the frame at which each hypothesis is."""
-        return (self.length - self.labels_BK).minimum(self.frames_B[:, None] - 1)
+    def frames(self) -> Tensor:
+        """(B, K) frame of each hypothesis, among all of the batch."""
+        frames_BK = self.facts_4BK[0] + self.length
+        if self.length < self.shortest:
+            return frames_BK
+        return frames_BK.minimum(self.utterances.last_B1)  # where there is no hypothesis, it may be any
 
-    @property
-    def in_last_frame(self) -> Tensor:
-        """(B, K) bool: True where the next blank completes the hypothesis."""
-        return self.at_frame == self.frames_B[:, None] - 1
+    def extensions(self, networks: Networks, encoder_NJ: Tensor, frames_BK: Tensor, bonus: float) -> Tensor:
+        """Scores (B, K, V) float64 of each hypothesis with one more symbol: blank, or any label with its terms."""
+        logits_nV = networks.logits(encoder_NJ.index_select(0, frames_BK.view(-1)), self.contexts.networks)
+        wide = torch.float32 if logits_nV.dtype.itemsize < 4 else None
+        scores_nV = self.score_BK.view(-1, 1) + logits_nV.log_softmax(-1, dtype=wide)
+        if self.contexts.terms:
+            scores_nV += self.contexts.terms[0]
+        elif bonus:
+            scores_nV[:, BLANK + 1 :] += bonus
+        return scores_nV.view(*frames_BK.shape, -1)
 
-    @property
-    def label_terms(self) -> Tensor:
-        """The terms added to the scores of labels: (B, K, V), or (B, K, 1) where all labels get the same."""
-        return self.contexts.terms_nV.view(*self.score_BK.shape, -1)
+    def in_last_frame(self, frames_BK: Tensor) -> Tensor | None:
+        """(B, K) bool: True where the next blank completes a hypothesis; None if there is no such hypothesis."""
+        if self.length + 1 < self.shortest:
+            return None
+        last_BK = frames_BK == self.utterances.last_B1
+        return last_BK if bool(last_BK.any()) else None
 
-    @property
-    def first_places(self) -> Tensor:
-        """(B,) index into the contexts of each utterance's first hypothesis."""
-        return torch.arange(len(self.row_B), device=self.row_B.device) * self.score_BK.shape[1]
-
-    def log_probs(self, joiner: Scorer, encoder_BTJ: Tensor) -> Tensor:
-        """Log probabilities (B, K, V) of blank and of every label, at the frame and label of each hypothesis."""
-        encoder_BKJ = encoder_BTJ[self.row_B[:, None], self.at_frame]
-        logits_BKV = joiner.logits(encoder_BKJ, self.contexts.prediction_nJ.view(*self.score_BK.shape, -1))
-        return logits_BKV.log_softmax(-1, dtype=torch.promote_types(logits_BKV.dtype, torch.float32))
-
-    def completed(self, log_probs_BKV: Tensor) -> Tensor:
-        """(B, K) scores of the hypotheses that take a last blank and end there."""
-        return self.score_BK + log_probs_BKV[..., BLANK] + self.contexts.end_n.view_as(self.score_BK)
+    def completed(self, scores_BKV: Tensor, last_BK: Tensor) -> Tensor:
+        """(B, K) scores of the hypotheses that take a last blank and end there; -inf where ``last_BK`` is False."""
+        score_BK = scores_BKV[..., BLANK].where(last_BK, -math.inf)
+        return score_BK + self.contexts.terms[1].view_as(score_BK) if self.contexts.terms else score_BK
 
     def promise(self, max_gain: float) -> Tensor:
         """(B,) upper bound on the score of any hypothesis in the beam and of any extension of it."""
@@ -87,87 +122,82 @@ class Front:
         if math.isinf(max_gain):
             return torch.where(score_BK > -math.inf, math.inf, -math.inf).amax(1)
         if max_gain:
-            score_BK = score_BK + max_gain * (self.max_labels_B[:, None] - self.labels_BK)
+            labels_BK = self.utterances.first_B1 - self.facts_4BK[0]
+            score_BK = score_BK + max_gain * (self.utterances.max_labels_B1 - labels_BK)
         return score_BK.logsumexp(1)
 
-    def of(self, keep_B: Tensor) -> "Front":
-        """The front restricted to some utterances."""
-        if bool(keep_B.all()):
-            return self
-        rows = keep_B.nonzero()[:, 0]
-        places_n = (self.first_places[rows, None] + torch.arange(self.score_BK.shape[1], device=rows.device)).flatten()
-        values = {
-            each.name: getattr(self, each.name)[rows]
-            for each in fields(self)
-            if each.name not in ("length", "contexts")
-        }
-        return replace(self, contexts=self.contexts[places_n], **values)
+    def keep(self, kept_B: Tensor) -> None:
+        """Go on with some utterances alone, by their indices."""
+        beam = self.score_BK.shape[1]
+        places_BK = self.utterances.place_B1[kept_B] + torch.arange(beam, device=kept_B.device)
+        self.contexts = self.contexts.at(places_BK.flatten())
+        self.utterances = self.utterances.at(kept_B, beam)
+        self.score_BK, self.grows_BK = self.score_BK[kept_B], self.grows_BK[kept_B]
+        self.facts_4BK, self._keys_2BK = self.facts_4BK[:, kept_B], self._keys_2BK[:, kept_B]
 
     def read(self, reader: Reader) -> None:
         """Advance the contexts by the labels that were added in this step."""
-        rows_m = self.unread_BK.flatten().nonzero()[:, 0]
+        rows_m = self.grows_BK.view(-1).nonzero().squeeze(1)
         if len(rows_m):
-            self.contexts.put(rows_m, reader.read(self.last_BK.flatten()[rows_m], self.contexts[rows_m]))
+            if len(rows_m) > FEW_ROWS and rows_m.device.type == "cpu":  # a kernel is made for every new number of rows
+                rows_m = torch.cat([rows_m, rows_m[: -len(rows_m) % ROUND_ROWS]])
+            token_m = self.facts_4BK[1].view(-1).index_select(0, rows_m)
+            self.contexts.put(rows_m, reader.read(token_m, self.contexts.at(rows_m)))
+
+    def extend(self, scores_BKV: Tensor, last_BK: Tensor | None) -> Step:
+        """Extend every alignment by one symbol and keep the best; the contexts have not read the symbol yet.
+
+        Args:
+            scores_BKV: ``extensions``, which is overwritten.
+            last_BK: True where blank completes a hypothesis, which then leaves the beam.
+        """
+        beam, classes = scores_BKV.shape[1:]
+        if last_BK is not None:
+            scores_BKV[..., BLANK].masked_fill_(last_BK, -math.inf)
+        last_label_BK = self.facts_4BK[1]
+        comes_BK, prefix_BK = merge(scores_BKV, self._keys_2BK[0], self._keys_2BK[1], last_label_BK)
+        if self.length >= self.fewest:
+            full_BK = self.utterances.first_B1 - self.facts_4BK[0] >= self.utterances.max_labels_B1
+            scores_BKV[..., BLANK + 1 :].masked_fill_(full_BK[..., None], -math.inf)
+        self.score_BK, choice_BK = scores_BKV.flatten(1).topk(beam)
+        slot_BK = choice_BK // classes
+        token_BK = torch.sub(choice_BK, slot_BK, alpha=classes)
+        self._move(slot_BK, token_BK)
+        self.length += 1
+        return Step(self.utterances.row_B, slot_BK, token_BK, comes_BK, prefix_BK, last_label_BK)
+
+    def _move(self, slot_BK: Tensor, token_BK: Tensor) -> None:
+        """Make each hypothesis the one in ``slot_BK`` with one more symbol."""
+        place_n = (slot_BK + self.utterances.place_B1).view(-1)
+        self.contexts = self.contexts.at(place_n)
+        moved_4BK = self.facts_4BK.flatten(1).index_select(1, place_n).view_as(self.facts_4BK)
+        offset_BK, hash_BK = moved_4BK[0], moved_4BK[2]
+        grown_4BK = torch.stack([offset_BK - 1, token_BK, extended_hash(hash_BK, token_BK), hash_BK])
+        alive_BK = self.score_BK > -math.inf
+        self.grows_BK = (token_BK != BLANK).logical_and_(alive_BK)
+        self.facts_4BK = torch.where(self.grows_BK, grown_4BK, moved_4BK)
+        self._keys_2BK = torch.where(alive_BK, self.facts_4BK[2:], self._dead_211)
 
 
-def extend(front: Front, log_probs_BKV: Tensor, histories: Histories) -> Front:
-    """Extend every alignment by one symbol and return the new beam, whose contexts have not read the symbol yet."""
-    beam = front.score_BK.shape[1]
-    blank_BK = front.score_BK + log_probs_BKV[..., BLANK]
-    blank_BK = blank_BK.where(~front.in_last_frame, -math.inf)  # there, a blank completes the hypothesis
-    label_BKV = log_probs_BKV + front.label_terms
-    merged_BK, prefix_BK = take_merging_labels(front, label_BKV)
+def merge(scores_BKV: Tensor, hash_BK: Tensor, prefix_BK: Tensor, last_label_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Add to each hypothesis' blank the label that makes the same of its prefix in the beam; that label is then gone.
 
-    label_BKM, token_BKM = label_BKV.topk(min(beam, label_BKV.shape[-1] - 1))
-    may_grow_BK = front.labels_BK < front.max_labels_B[:, None]
-    grown_BKM = front.score_BK.where(may_grow_BK, -math.inf)[..., None] + label_BKM
-    candidates = torch.cat([blank_BK.logaddexp(merged_BK), grown_BKM.flatten(1)], 1)
-    score_BK, choice_BK = candidates.topk(beam)
-
-    grows_BK = choice_BK >= beam
-    choice_BK = torch.where(grows_BK, choice_BK - beam, choice_BK)
-    slot_BK = torch.where(grows_BK, choice_BK // label_BKM.shape[-1], choice_BK)
-
-    def of_slot(values_BK: Tensor) -> Tensor:
-        return values_BK.gather(1, slot_BK)
-
-    token_BK = torch.where(grows_BK, token_BKM.flatten(1).gather(1, choice_BK), of_slot(front.last_BK))
-    # At a merge, labels are taken to lie where the more probable of the two alignments has them.
-    comes_BK = grows_BK | of_slot(merged_BK > blank_BK)
-    origin_BK = torch.where(grows_BK, slot_BK, of_slot(prefix_BK))
-    node_BK = histories.grow(front.node_BK.gather(1, origin_BK), token_BK, front.at_frame.gather(1, origin_BK))
-    hash_BK = of_slot(front.hash_BK)
-    return replace(
-        front,
-        length=front.length + 1,
-        score_BK=score_BK,
-        labels_BK=of_slot(front.labels_BK) + grows_BK,
-        last_BK=token_BK,
-        hash_BK=torch.where(grows_BK, extended_hash(hash_BK, token_BK), hash_BK),
-        prefix_BK=torch.where(grows_BK, hash_BK, of_slot(front.prefix_BK)),
-        node_BK=torch.where(comes_BK, node_BK, of_slot(front.node_BK)),
-        unread_BK=grows_BK & (score_BK > -math.inf),
-        contexts=front.contexts[(slot_BK + front.first_places[:, None]).flatten()],
-    )
-
-
-def take_merging_labels(front: Front, label_BKV: Tensor) -> tuple[Tensor, Tensor]:
-    """For each hypothesis the score that its prefix in the beam gives it (-inf without one), and the prefix's index.
-
-    Merged labels and blanks are removed from ``label_BKV`` in place: the remaining labels make new hypotheses.
+    Returns:
+        comes_BK: True where the label is the more probable of the two: labels are then taken to lie where it has them.
+        place_BK: the prefix, where there is one.
     """
-    alive_BK = front.score_BK > -math.inf
-    is_prefix_BKK = front.prefix_BK[:, :, None] == front.hash_BK[:, None, :]
-    is_prefix_BKK &= alive_BK[:, :, None] & alive_BK[:, None, :]
-    found_BK, place_BK = is_prefix_BKK.any(2), is_prefix_BKK.int().argmax(2)
-    label = torch.arange(len(label_BKV), device=label_BKV.device)[:, None], place_BK, front.last_BK * found_BK
-    score_BK = (front.score_BK.gather(1, place_BK) + label_BKV[label]).where(found_BK, -math.inf)
-    label_BKV[label] = -math.inf
-    label_BKV[..., BLANK] = -math.inf
-    return score_BK, place_BK
+    missing_BK, place_BK = (prefix_BK.unsqueeze(2) != hash_BK.unsqueeze(1)).min(2)
+    flat_BN, blank_BK = scores_BKV.flatten(1), scores_BKV[..., BLANK]
+    # Where there is no prefix, the cell is the blank of some hypothesis, and all blanks are written below.
+    cell_BK = torch.add(last_label_BK.masked_fill(missing_BK, BLANK), place_BK, alpha=scores_BKV.shape[2])
+    label_BK = flat_BN.gather(1, cell_BK).masked_fill_(missing_BK, -math.inf)
+    comes_BK, merged_BK = label_BK > blank_BK, label_BK.logaddexp(blank_BK)
+    flat_BN.scatter_(1, cell_BK, -math.inf)
+    blank_BK.copy_(merged_BK)
+    return comes_BK, place_BK
 
 
 def extended_hash(hash_BK: Tensor, token_BK: Tensor) -> Tensor:
     """Hash of a label sequence extended by one token; 64-bit integers wrap around."""
-    mixed_BK = (hash_BK + token_BK) * _MULTIPLIER + _INCREMENT
+    mixed_BK = torch.add(token_BK, hash_BK, alpha=_MULTIPLIER)
     return mixed_BK ^ (mixed_BK >> 29)

@@ -61,6 +61,11 @@ class FusedTerms:
         self.end_of_text = end_of_text
 
     @property
+    def constant(self) -> float | None:
+        """The bonus, if there is no model."""
+        return None if self.models else self.label_bonus
+
+    @property
     def max_gain(self) -> float:
         """Upper bound of a label's term: a log probability is at most 0, and has no lower limit if it is subtracted."""
         return math.inf if any(weight < 0 for weight, _ in self.models) else max(0.0, self.label_bonus)

@@ -16,6 +16,7 @@ from asr.runs.checkpoint import mean_of_auxiliaries
 from asr.runs.choice import choose_checkpoints, mean_model, warn_of_best_lost, warn_of_gaps
 from asr.runs.model_folder import LoadedModel, load_model
 from asr.runs.run_folder import RunFolder
+from asr.training.allocator import keep_freed_memory
 from asr.training.arithmetic import precision_for_decoding
 from asr.training.inference import Inference, chosen_device
 from asr.training.precision import Precision, choose_matmul, flush_denormals
@@ -99,6 +100,7 @@ def load_trained(
     """
     place = chosen_device(device)
     flush_denormals()
+    keep_freed_memory()
     torch.set_num_threads(threads)
     config = load_run_config(folder, settings)
     loaded = _of_checkpoints(folder, checkpoint, config) if weights is None else _of_folder(weights)
