@@ -136,7 +136,7 @@ class FlatBackend(Backend):
         self._own = list(zip(tensors, own, strict=True))
         try:
             for tensor in tensors:
-                tensor.copy_(self.world.average(tensor.contiguous()))
+                tensor.copy_(self.world.average(tensor.clone(memory_format=torch.contiguous_format)))
             yield self._disagreement(own)
         finally:
             for tensor, before in self._own:

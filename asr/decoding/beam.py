@@ -26,7 +26,7 @@ from asr.decoding.search import Hypothesis, Model, SearchError, TokenModel
 from asr.decoding.search_networks import networks_of, small_products
 from distributed.ranges import Count, Positive
 
-READ = 4  # a quarter of the hypotheses, some more or less, are new after a step
+STEPS_PER_READ = 4  # a quarter of the hypotheses, some more or less, have a new label after a step
 
 
 class BeamSearch:
@@ -87,10 +87,10 @@ def beam_search(
     """
     device, (batch, frames) = encoder_states_BTD.device, encoder_states_BTD.shape[:2]
     lengths_B, max_labels_B = lengths_B.to(device), max_labels_B.to(device)
+    networks = networks_of(model, batch * frames * beam // STEPS_PER_READ, device)
+    encoder_BTJ = networks.project_encoder(encoder_states_BTD)
+    reader, histories, complete = Reader(networks, terms), Histories(beam), Complete(lengths_B, n)
     with small_products(batch * beam, device):
-        networks = networks_of(model, batch * frames * beam // READ, device)
-        encoder_BTJ = networks.project_encoder(encoder_states_BTD)
-        reader, histories, complete = Reader(networks, terms), Histories(beam), Complete(lengths_B, n)
         front = Front.start(reader, encoder_BTJ, lengths_B, max_labels_B, beam)
         encoder_NJ, bonus = encoder_BTJ.flatten(0, 1), terms.constant or 0.0
         while len(front.score_BK):

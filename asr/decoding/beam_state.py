@@ -33,7 +33,7 @@ class LabelTerms(Protocol):
         """The state that has read nothing; the first ``step`` reads BLANK."""
 
     def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Read one label (n,): terms (n, V) of the next label, or (n, 1) for all; terms (n,) of the end; new state."""
+        """Read one label (n,): terms (n, V) of the next label; terms (n,) of the end; new state. Not called where ``constant``."""
 
 
 class NoTerms:

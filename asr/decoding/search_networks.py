@@ -13,7 +13,7 @@ B utterances   T frames   n hypotheses   V tokens   E embedding dimension   D pr
 candidate, output   J joint dimension   X = G or J
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -23,11 +23,13 @@ from torch.nn import functional
 
 from asr.decoding.search import Model
 from asr.losses.squashing import TANH
+from asr.models.dropout import Dropout
 from asr.models.joiner import Joiner
 from asr.models.predictor import LstmPredictor, State
 from asr.models.recurrence import Lstm
 
 FEW_ROWS = 32
+FULL_BYTES = 4  # of a number: the output's constants cancel, which half precision would not survive
 
 
 class Networks(Protocol):
@@ -49,23 +51,33 @@ class Networks(Protocol):
 def networks_of(model: Model, reads: int, device: torch.device) -> Networks:
     """The networks of ``model`` for one search, which reads about ``reads`` rows."""
     fusible = device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    if fusible and type(model.predictor) is LstmPredictor and type(model.joiner) is Joiner:
-        predictor, joiner = model.predictor, model.joiner
-        if (
-            not predictor.training
-            and joiner.squashing is TANH
-            and _plain(predictor, Lstm)
-            and _plain(joiner, nn.Linear)
-        ):
-            return FusedLstm(predictor, joiner, reads)
+    predictor, joiner = model.predictor, model.joiner
+    if fusible and isinstance(predictor, LstmPredictor) and isinstance(joiner, Joiner) and _plain(predictor, joiner):
+        return FusedLstm(predictor, joiner, reads)
     return Modules(model)
 
 
-def _plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether all parts are torch's own or of ``kinds``, unchanged, and none is observed."""
-    parts = [each for each in module.modules() if any(True for _ in each.parameters(recurse=False))]
-    hooks = any(each._forward_hooks or each._forward_pre_hooks for each in module.modules())
-    return not hooks and all(type(each) in (*kinds, nn.Embedding) for each in parts)
+def _plain(predictor: LstmPredictor, joiner: Joiner) -> bool:
+    """Whether every part is of the very class that ``FusedLstm`` computes, in evaluation, and none is observed."""
+    layers = (joiner.project_encoder, joiner.project_predictor, joiner.output)
+    kinds: dict[type[nn.Module], Sequence[nn.Module]] = {
+        LstmPredictor: [predictor],
+        Joiner: [joiner],
+        nn.Embedding: [predictor.embedding],
+        Dropout: [predictor.embedding_dropout, predictor.dropout],
+        Lstm: [predictor.lstm],
+        nn.Linear: layers,
+    }
+    parts = [*predictor.modules(), *joiner.modules()]
+    if any(each._forward_hooks or each._forward_pre_hooks or each.training for each in parts):
+        return False
+    if not all(type(each) is kind for kind, modules in kinds.items() for each in modules):
+        return False
+    lstm = predictor.lstm
+    shaped = lstm.bias and not lstm.bidirectional and not lstm.proj_size and lstm.hidden_size == predictor.dimension
+    biased = all(each.bias is not None for each in layers)
+    exact = predictor.embedding.weight.dtype.itemsize >= FULL_BYTES
+    return shaped and biased and exact and joiner.squashing is TANH
 
 
 class Modules:
@@ -157,7 +169,7 @@ class FusedLstm:
 
 @contextmanager
 def small_products(rows: int, device: torch.device) -> Iterator[None]:
-    """Inside, fp32 matrix products on a CPU are made for few rows, if there are.
+    """Inside, fp32 matrix products of this process on a CPU, whichever thread makes them, are made for few rows, if there are.
 
     Where oneDNN makes them (asr/training/precision.py), each takes it 10 us of setup, which only many rows make up for.
     """
@@ -165,11 +177,11 @@ def small_products(rows: int, device: torch.device) -> Iterator[None]:
     if device.type != "cpu" or rows > FEW_ROWS or matmul.fp32_precision != "bf16":
         yield
         return
-    matmul.fp32_precision = "ieee"
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
     try:
         yield
     finally:
-        matmul.fp32_precision = "bf16"
+        matmul.fp32_precision = before
 
 
 def doubled_candidates(weight_G: Tensor) -> Tensor:

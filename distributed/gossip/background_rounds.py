@@ -141,7 +141,7 @@ class BackgroundRounds:
         return any(thread.error is not None for thread in self.threads)
 
     def hopeless(self) -> bool:
-        """Whether an error has ended a thread, or may never: a learner is lost, for which it may wait."""
+        """Whether it is in vain to wait for the threads: an error has ended one, or one may wait for a learner that is lost."""
         return self.failed() or self.world.lost
 
     def _raise_failure(self) -> None:

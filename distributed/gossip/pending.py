@@ -90,7 +90,7 @@ class PendingMixing:
         """Return when every exchange in flight is younger than ``age``, or when something ``failed``."""
         with self._changed:
             while not self._changed.wait_for(lambda: failed() or self.oldest < age, LOOK_SECONDS):
-                pass  # nobody wakes this thread where another one waits for a lost learner, which ``failed`` then tells
+                pass  # nobody wakes this thread where another one waits for a lost learner; ``failed`` then says so
 
     def wake(self) -> None:
         """Wake the waiting thread, which then calls ``failed`` again."""

@@ -162,6 +162,7 @@ class World:
         with nullcontext() if self.watch is None else self.watch.connections.recording():
             group = gloo_group(store, own, len(ranks), timeout.total_seconds())
         if self.watch is not None:
+            self.watch.groups.append(group)
             self.watch.connections.close_doors()
         if on_device and self.device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()
@@ -286,6 +287,7 @@ def stop(world: World) -> None:
         world.watch.close()
         if world.watch.liveness.loss is not None:
             return  # what is left of the group could wait for the lost learner
+        world.watch.groups.clear()
     if world.group is not None and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -1,9 +1,10 @@
 """Waits for messages over gloo that end when a learner is lost, also where gloo's own waits do not.
 
-Where a connection closes, gloo fails the operations that are posted on it, except those whose message has begun to come in or to
-go out: they wait until the group's timeout, minutes later (transport/tcp/pair.cc, signalException). A learner that is killed while
-it sends its weights leaves the others in such a wait. So the thread that trains looks from time to time whether a
-learner is lost, and leaves what it waits for. NCCL ends its own operations, and is waited for as ever.
+Where a connection closes, gloo fails the operations that are posted on it, except those whose message has begun to come in and
+those queued to go out: they wait until the group's timeout, minutes later (transport/tcp/pair.cc, signalException). A learner that
+is killed while it sends its weights leaves the others in such a wait. So the thread that trains looks from time to time whether a
+learner is lost, and leaves what it waits for. Not so inside torch's DistributedDataParallel, which waits by itself for its
+all-reduces, of which each has several messages under way, so that one of them fails; and not for NCCL.
 """
 
 import queue
@@ -17,16 +18,25 @@ LOOK_SECONDS = 0.5  # between looks at whether a learner is lost
 
 
 def wait_for_collective(work: Work, check: Callable[[], None]) -> None:
-    """Wait for a collective of gloo's; ``check`` raises when a learner is lost."""
-    while True:
+    """Wait for a collective of gloo's; ``check`` raises when a learner is lost. What is left then still owns its tensors."""
+    while not _ends(work):
         try:
-            work.wait(timedelta(seconds=LOOK_SECONDS))
-            return
-        except RuntimeError:
-            if work.is_completed():
-                work.wait()  # returns where it ended just after the look, and else raises what it ended with
+            check()
+        except Exception:
+            if _ends(work):  # connections are being cut: what does not end now is stuck, and writes nothing any more
                 return
-        check()
+            raise
+
+
+def _ends(work: Work) -> bool:
+    """Whether the operation ends within a look; raises the error that it ended with."""
+    try:
+        work.wait(timedelta(seconds=LOOK_SECONDS))
+    except RuntimeError:
+        if not work.is_completed():
+            return False
+        work.wait()  # returns where it ended just after the look
+    return True
 
 
 class Waiter:
@@ -62,11 +72,12 @@ class _Wait:
     def __init__(self, action: Callable[[], None]) -> None:
         self._action = action
         self.over = threading.Event()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             self._action()
-        except Exception as error:
+        except BaseException as error:
             self.error = error
-        self.over.set()
+        finally:
+            self.over.set()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn
 
-from torch.distributed import DistError, DistStoreError, Store
+from torch.distributed import DistError, DistStoreError, ProcessGroup, Store
 
 from distributed.errors import UserError
 from distributed.learners.centre import Centre
@@ -53,6 +53,7 @@ class Watch:
         self.connections = Connections()
         self.gate = Gate(alone=False, check=self.check)
         self.waiter = Waiter()
+        self.groups: list[ProcessGroup] = []  # kept until the end: one that is let go waits for what is stuck in it
         self._deadline = time.monotonic() + join_seconds
         self._joined = False
         self._heard = threading.Event()  # set once the training thread waits for no other learner any more

@@ -80,8 +80,8 @@ class DelayByOne(LockstepMixing):
         return [mean_difference(part, total, self.world.size) for part, total in parts]
 
     def drain(self) -> None:
-        for work, total in zip(self._works, self._sums, strict=False):  # no works: nothing is in flight
-            self.world.wait(work, total.device)
+        for work in self._works:
+            self.world.wait(work, torch.device("cpu"))
         self._works = []
         if self._exchange is not None:
             self._exchange.wait()

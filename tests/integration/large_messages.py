@@ -36,6 +36,11 @@ def gather(world: World) -> Callable[[], object]:
     return lambda: world.wait(world.joined._allgather_base(whole, own), own.device)
 
 
+def allreduce(world: World) -> Callable[[], object]:
+    tensor = torch.zeros(ELEMENTS)
+    return lambda: world.all_reduce_sum(tensor)
+
+
 def broadcast(world: World) -> Callable[[], object]:
     tensor = torch.ones(ELEMENTS)
     return lambda: world.broadcast(tensor, source=1)
@@ -57,7 +62,7 @@ def adpsgd(world: World) -> Callable[[], object]:
 
 
 KINDS: dict[str, Callable[[World], Callable[[], object]]] = {
-    each.__name__: each for each in (neighbours, gather, broadcast, adpsgd)
+    each.__name__: each for each in (neighbours, gather, allreduce, broadcast, adpsgd)
 }
 
 

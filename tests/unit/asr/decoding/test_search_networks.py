@@ -72,14 +72,21 @@ class Other(LstmPredictor):
 @torch.no_grad()
 def test_what_is_not_plain_is_read_by_its_modules() -> None:
     stateless = StatelessPredictor(vocabulary_size=CLASSES, dimension=5, context=2, dropout=0.0)
-    squashed, training, hooked, replaced = (transducer() for _ in range(4))
+    squashed, training, hooked, replaced, thin, silent, biasless, half = (transducer() for _ in range(8))
     squashed.joiner.squashing = torch.relu
-    training.predictor.train()
     hooked.predictor.lstm.register_forward_hook(lambda *_: None)
     replaced.joiner.output = nn.Sequential(replaced.joiner.output, nn.Identity())
-    replaced.joiner.output[0].register_forward_pre_hook(lambda *_: None)
+    thin.joiner.project_predictor = nn.Sequential(nn.Linear(5, 2), nn.Linear(2, 8))  # as low rank makes it
+    silent.predictor.dropout = nn.Threshold(0.5, 0.0)
+    biasless.joiner.output = nn.Linear(8, CLASSES, bias=False)
+    half.predictor.half(), half.joiner.half()
     other = Other(vocabulary_size=CLASSES, embedding=3, dimension=5, layers=1, embedding_dropout=0.0, dropout=0.0)
-    for model in (transducer(predictor=stateless), squashed, training, hooked, replaced, transducer(predictor=other)):
+    assert isinstance(networks_of(transducer(), 100, CPU), FusedLstm)
+    for model in (squashed, replaced, thin, silent, biasless, half):
+        model.predictor.eval(), model.joiner.eval()
+    training.predictor.dropout.train()
+    changed = (squashed, training, hooked, replaced, thin, silent, biasless, half)
+    for model in (transducer(predictor=stateless), *changed, transducer(predictor=other)):
         assert isinstance(networks_of(model, 100, CPU), Modules)
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(networks_of(transducer(), 100, CPU), Modules)
