@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch.distributed as dist
 
 from distributed.learners.environment import LaunchError, Place, place
 from distributed.learners.launch import World, start, stop
+from distributed.learners.signs import Loss
+from distributed.learners.watch import Watch
 
 VARIABLES = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 
@@ -157,3 +160,12 @@ def test_groups_may_begin_at_once_in_several_threads():
         [sys.executable, "-c", FIRST_OPERATIONS], env=environment, timeout=100, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("lost", [None, Loss(1, "has ended")])
+def test_groups_are_let_go_at_the_end_unless_a_learner_is_lost(lost: Loss | None) -> None:
+    """One that is let go waits for what is stuck in it."""
+    watch = Mock(spec=Watch, liveness=Mock(loss=lost), groups=["a group"])
+    stop(World(0, 1, 0, 1, torch.device("cpu"), None, watch=watch))
+    watch.close.assert_called_once_with()
+    assert watch.groups == ([] if lost is None else ["a group"])
