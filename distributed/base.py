@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from distributed.backend import Backend, Claim, GradientReport, State
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradients import clip_gradients
 

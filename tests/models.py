@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from asr.parts import build
 from asr.runs.model_folder import LoadedModel, save_model
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_material, build_model, describe, fit_tokenizer
 
 UNTRAINED = ("backend=single", "evaluation.sets=[]", "trainer.memory_probe=false")  # settings of runs that take no step

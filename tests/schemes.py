@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from distributed.backend import Backend
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.backends import build_backend, settings_of
 
 Family = Literal["alone", "average", "compressed", "gossip"]

@@ -36,22 +36,6 @@ class LabelTerms(Protocol):
         """Read one label (n,): terms (n, V) of the next label; terms (n,) of the end; new state. Not called where ``constant``."""
 
 
-class NoTerms:
-    """A search by the transducer alone."""
-
-    constant: float | None = 0.0
-    max_gain = 0.0
-
-    def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """An empty state: there is no language model."""
-        return ()
-
-    def step(self, tokens_n: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Terms of zero: (n, 1) for all labels and (n,) for the end."""
-        zeros_n1 = torch.zeros(len(tokens_n), 1, device=tokens_n.device)
-        return zeros_n1, zeros_n1[:, 0], ()
-
-
 @dataclass(frozen=True, slots=True)
 class Contexts:
     """States of the networks that have read the labels of n hypotheses."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asr.data.pipeline import HookError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 class Pinned:

@@ -48,7 +48,7 @@ from asr.runs.files import (
 )
 from asr.runs.model_folder import WEIGHTS, ModelParts, write_description, write_weights
 from asr.runs.progress import Progress
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 REMEDY = "the checkpoints before it are intact: free space or make the folder writable, then run it again"
 

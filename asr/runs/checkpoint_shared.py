@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 SHARED = "shared.pt"
 PARTS = ("model", "optimizer")  # those of a learner's state that may be equal on all learners

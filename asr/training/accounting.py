@@ -1,7 +1,7 @@
 """Units processed against units planned: that no learner has lost or invented any is checked where all meet anyway."""
 
 from distributed.errors import UserError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 class LostUnitsError(UserError, RuntimeError):

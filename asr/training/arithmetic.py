@@ -19,7 +19,7 @@ from asr.runs.files import write_atomically
 from asr.runs.run_folder import RunFolder
 from asr.training.precision import Precision, onednn_usable
 from asr.training.processor import bf16_slowness, instruction_set
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 SLOWER = 1.5  # time of a linear layer in bf16 over fp32 from which to warn; below it a whole step may not be slower
 

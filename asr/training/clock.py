@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 ANSWERS = 10  # of learner 0 in an interval, in lockstep
 MARKS = 4  # in an interval, of a pool

@@ -16,7 +16,7 @@ from asr.training.inference import Inference, load, states_of
 from asr.training.measures import Decode, Measure, Texts, texts
 from asr.training.parts import LoaderOptions
 from asr.training.precision import Precision
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 @dataclass(frozen=True, slots=True)

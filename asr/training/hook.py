@@ -63,7 +63,7 @@ from asr.training.passes import ForwardPass
 from asr.training.precision import Precision
 from asr.training.schedule import LearningRate
 from distributed.backend import Backend, GradientReport
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 if TYPE_CHECKING:
     from asr.models.speech_model import LossOutput, SpeechModel

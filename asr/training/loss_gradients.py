@@ -16,7 +16,7 @@ from asr.data.pipeline import UnitBatches
 from asr.models.speech_model import SpeechModel
 from asr.training.objective import Objective
 from asr.training.state import gradients_dropped, untouched
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 class LossGradients:

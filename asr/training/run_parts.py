@@ -16,7 +16,7 @@ from asr.training.objective import Objective
 from asr.training.parts import LoaderOptions
 from asr.training.recorder import Recorder
 from asr.training.units import UnitSource
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from distributed.gossip.initiated import initiated
 from distributed.gossip.pairwise import Background, ExchangeError, Pairwise
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import Topology
-from distributed.learners.launch import World
 from distributed.learners.traffic import Traffic
 from distributed.learners.waiting import LOOK_SECONDS
+from distributed.learners.world import World
 
 _END_SECONDS = 5.0  # longest wait for a thread to end; one that is stuck with a lost learner never does
 

@@ -19,7 +19,7 @@ from torch.distributed import ProcessGroup
 from distributed.backend import Claim, GradientReport
 from distributed.base import GossipBackend, UnequalStartError, checksum
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradient_average import GradientAverage
 

@@ -27,7 +27,7 @@ from distributed.gossip.compressed_rounds import CompressedRounds
 from distributed.gossip.finite import check_own
 from distributed.gossip.moments import flatten_moments, has_all_moments, require_moments
 from distributed.gossip.packing import Message, Packing
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 class LockstepMixing(GossipBackend):

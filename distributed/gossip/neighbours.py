@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup, Work
 
 from distributed.gossip.finite import refuse_non_finite
 from distributed.gossip.packing import Message
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 class NeighbourExchange:

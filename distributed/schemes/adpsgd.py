@@ -29,7 +29,7 @@ from distributed.gossip.moments import SQUARES, flatten_moments, has_all_moments
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.replicas import checked_code
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import Count, Natural, Positive, Share
 
 

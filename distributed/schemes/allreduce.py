@@ -11,7 +11,7 @@ from torch import nn
 
 from distributed.backend import GradientReport
 from distributed.base import SynchronousBackend
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.parameters.gradient_average import GradientAverage
 from distributed.ranges import Positive

@@ -19,7 +19,7 @@ from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import mean_difference
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import Count, Share
 
 

@@ -13,7 +13,7 @@ from distributed.gossip.mixing import mixed_in, others
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.gossip.packing import Message
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import Count, Share
 
 

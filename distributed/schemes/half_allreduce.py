@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.sparse.compressed import CompressedBackend
 
 

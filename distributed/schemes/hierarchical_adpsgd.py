@@ -20,7 +20,7 @@ from distributed.backend import Claim, State
 from distributed.gossip.codes import Compression
 from distributed.gossip.groups import Groups, InGroups
 from distributed.gossip.topology import TopologyName
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import Count, Natural, Positive, Share
 from distributed.schemes.adpsgd import AsynchronousGossip
 

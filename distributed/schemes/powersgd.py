@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from distributed.backend import State
 from distributed.keyed import keyed_seed
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import Count, Natural, Positive
 from distributed.sparse.compressed import CompressedBackend
 from distributed.sparse.error_feedback import restore_memory

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distributed.keyed import keyed_seed
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import Count, Natural
 from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values
 from distributed.sparse.segments import EVERYTHING, Index, Segment

@@ -20,7 +20,7 @@ from torch.distributed import Work
 
 from distributed.backend import GradientReport
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import Count, Natural, Positive
 from distributed.sparse.ages import Ages
 from distributed.sparse.error_feedback import Beta, Rate, SparseFeedback, Values, copy_views

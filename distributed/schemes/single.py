@@ -2,7 +2,7 @@
 
 from distributed.base import SynchronousBackend
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 class Single(SynchronousBackend):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distributed.backend import State
 from distributed.keyed import keyed_seed
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.ranges import NonNegative, Positive
 from distributed.schemes.allreduce import AllReduce
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from distributed.backend import GradientReport, State
 from distributed.base import SynchronousBackend
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.gradients import clip_gradients
 from distributed.ranges import Count
 from distributed.sparse.exchange import Exchange

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distributed.backend import State
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.ranges import Count, Natural, Range
 from distributed.sparse.compressed import CompressedBackend

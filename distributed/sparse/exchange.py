@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributed import Work
 
-from distributed.learners.launch import World
 from distributed.learners.traffic import broadcast_copies_sent
+from distributed.learners.world import World
 from distributed.values.payload import Payload
 
 

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 from asr.data.batch import Batch
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.bench.learners import run_learners
 from scripts.bench.report import save_figures
 from scripts.composition.build import build_hooks

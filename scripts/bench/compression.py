@@ -31,7 +31,7 @@ from asr.data.batch import Batch
 from asr.models.speech_model import SpeechModel
 from asr.parts import build
 from asr.runs.metrics import Row
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.sparse.compressed import CompressedBackend
 from distributed.values.selection import largest_of_chunks, positions_of, update_memory
 from scripts.bench.learners import run_learners

@@ -36,7 +36,7 @@ from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
 from distributed.learners import launch
 from distributed.learners.environment import place
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.bench.report import save_figures
 from scripts.composition.build import build_hooks
 from scripts.composition.compose import compose

@@ -35,7 +35,7 @@ from asr.runs.model_folder import LoadedModel, save_model
 from asr.runs.run_folder import RunFolder
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.bench.report import save_figures
 from scripts.composition.build import (
     build_hooks,

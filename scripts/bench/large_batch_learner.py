@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.flat_parameters import FlatParameters
 from scripts.bench.spoken_digits import criterion
 from scripts.bench.straggler_learner import run_unit

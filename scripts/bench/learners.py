@@ -9,7 +9,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from distributed.learners import launch
 from distributed.learners.environment import place
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 TIMEOUT_SECONDS = 600.0
 

@@ -10,7 +10,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.base import FlatBackend
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.backends import build_backend
 
 LAYERS = 7

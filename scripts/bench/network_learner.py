@@ -18,7 +18,8 @@ from torch import Tensor
 
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.learners.environment import place
-from distributed.learners.launch import World, start, stop
+from distributed.learners.launch import start, stop
+from distributed.learners.world import World
 from scripts.bench import plain_tcp
 from scripts.bench.namespaces import interface_bytes, limit_bandwidth
 from scripts.bench.network_contenders import Contender, contenders, rounds_per_step

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distributed.base import FlatBackend
 from distributed.gossip.topology import TopologyName
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.backends import build_backend
 
 ASYNCHRONOUS: dict[str, TopologyName] = {"adpsgd-ring": "ring", "adpsgd-random_ring": "random_ring"}

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from distributed.learners.environment import place
-from distributed.learners.launch import World, start, stop
+from distributed.learners.launch import start, stop
+from distributed.learners.world import World
 from scripts.bench.namespaces import interface_bytes
 from scripts.bench.network_contenders import Contender, contenders
 

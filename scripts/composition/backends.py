@@ -7,7 +7,7 @@ from typing import Any
 
 from asr.parts import build, plain
 from distributed.base import FlatBackend
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.compose import compose
 
 _composing = Lock()  # Hydra composes in one thread at a time; learners of tests are threads

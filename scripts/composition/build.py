@@ -28,7 +28,7 @@ from asr.training.evaluation import EvaluationSet
 from asr.training.hook import Hook
 from distributed.backend import Backend
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.initial_weights import find_initial_weights, made_of
 from scripts.composition.settings import trains_on_text
 

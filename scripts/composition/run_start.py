@@ -23,7 +23,7 @@ from asr.foreign.terminal import shown_lines
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from distributed.learners.environment import is_started_again
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.compose import differing_keys, flat
 from scripts.composition.run_configuration import read_config
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _TOGETHER_SECONDS = 3.0  # a terminal, a launcher and a scheduler may each pass on the same signal

@@ -43,7 +43,7 @@ from asr.training.trainer import Trainer
 from asr.training.typical import run_typical
 from asr.training.units import LockstepUnits, PooledUnits, UnitSource, global_step, total_samples
 from distributed.backend import Backend
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import (
     build_backend,
     build_material,

@@ -12,7 +12,7 @@ from asr.training.hook import Hook, ParameterGroup
 from distributed.backend import Backend
 from distributed.errors import UsageError
 from distributed.keyed import keyed_seed
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.settings import settings_of_run
 
 log = logging.getLogger(__name__)

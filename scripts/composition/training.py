@@ -21,8 +21,8 @@ from asr.training.trainer import Trainer
 from distributed.errors import LearnerError, UsageError, UserError
 from distributed.learners import launch
 from distributed.learners.environment import place
-from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError, Loss
+from distributed.learners.world import World
 from scripts.composition.build import build_hooks
 from scripts.composition.coming_back import ComingBackError, come_back
 from scripts.composition.compose import compose, run_folder

@@ -12,8 +12,9 @@ from torch import nn
 
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.learners.environment import place
-from distributed.learners.launch import World, leave, start
+from distributed.learners.launch import leave, start
 from distributed.learners.signs import LearnerLostError
+from distributed.learners.world import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from distributed.base import checksum
 from distributed.learners.environment import place
-from distributed.learners.launch import World, start, stop
+from distributed.learners.launch import start, stop
+from distributed.learners.world import World
 from tests.processes import Forked, Learners, listening
 from tests.schemes import SCHEMES, words
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from asr.hooks.diagnostics import Diagnostics
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

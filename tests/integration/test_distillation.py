@@ -16,7 +16,7 @@ from asr.runs.metrics import read_rows
 from asr.runs.model_folder import load_model
 from asr.runs.run_folder import RunFolder
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.models import save_random_model
 from tests.schemes import SCHEMES, long_unless_often
 

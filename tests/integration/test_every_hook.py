@@ -18,7 +18,7 @@ from asr.parts import find_target
 from asr.runs.metrics import read_rows
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import fit_tokenizer
 from scripts.composition.compose import CONF, options
 from tests.conftest import lone_world

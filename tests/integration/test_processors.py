@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from asr.training.arithmetic import agree_on_precision
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.evaluate import main as evaluate
 from scripts.train import main as train
 

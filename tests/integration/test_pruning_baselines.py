@@ -11,7 +11,7 @@ from asr.parts import build
 from asr.runs.checkpoint import model_folder_of
 from asr.runs.model_folder import load_model, save_model
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.compose import compose
 from scripts.compress import main as compress
 from tests.models import save_random_model

@@ -17,7 +17,7 @@ from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from compression.quantization.activations import LearnedBounds
 from compression.quantization.twins import Twin
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.evaluate import main as evaluate
 from scripts.transcribe import main as transcribe
 from tests.schemes import SCHEMES, long_unless_often, words

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 RUN = (
     "trainer.max_steps=4", "trainer.evaluate_every=2", "trainer.memory_probe=false", "evaluation.sets=[dev]",

@@ -12,7 +12,7 @@ from asr.parts import build
 from asr.runs.metrics import read_rows
 from asr.training.schedule import Horizon
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_speech, fit_tokenizer
 from scripts.composition.compose import compose, options
 

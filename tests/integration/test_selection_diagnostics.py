@@ -12,7 +12,7 @@ from torch import Tensor
 from asr.hooks.selection_diagnostics import NoSelectionError, SelectionDiagnostics
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.scalecom import ScaleCom
 
 RUN = (

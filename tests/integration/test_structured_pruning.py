@@ -16,7 +16,7 @@ from asr.runs.model_folder import load_model
 from asr.training.trainer import Trainer
 from compression.pruning.hook import Pruning
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import count_parameters
 from scripts.compress import main as compress
 from scripts.evaluate import main as evaluate

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asr.losses.inputs import Combine, LossInputs
 from distributed.backend import Backend, GradientReport
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.sparse.compressed import CompressedBackend
 from tests.schemes import SCHEMES, words
 

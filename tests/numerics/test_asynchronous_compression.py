@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distributed.gossip.topology import TopologyName
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.hierarchical_adpsgd import HierarchicalAsynchronousGossip
 from tests.schemes import SCHEMES

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distributed.gossip import pairwise
 from distributed.gossip.initiated import initiated
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 

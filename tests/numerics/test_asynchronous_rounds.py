@@ -19,7 +19,7 @@ from torch.distributed import FileStore
 
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import TopologyName
-from distributed.learners.launch import World, gloo_group
+from distributed.learners.world import World, gloo_group
 from tests.processes import Forked, end_all
 from tests.schemes import SCHEMES
 

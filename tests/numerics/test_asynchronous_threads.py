@@ -9,7 +9,7 @@ from torch.distributed import PrefixStore
 
 from distributed.gossip import background_rounds
 from distributed.gossip.pairwise import Buffers, ExchangeError, Pairwise
-from distributed.learners.launch import World, gloo_group
+from distributed.learners.world import World, gloo_group
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 

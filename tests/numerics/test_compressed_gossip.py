@@ -14,7 +14,7 @@ from distributed.gossip.finite import NonFiniteWeightsError
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.replicas import Edge, consensus_difference
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES
 
 CODES = ("bf16", "int8", "int4", "topk")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.half_allreduce import HalfAllReduce
 from distributed.schemes.random_k import random_positions
 from distributed.sparse.segments import Segment

@@ -12,7 +12,7 @@ from distributed.errors import UsageError
 from distributed.gossip.continuous_momentum import ContinuousMomentum, Flow, flow_of, graph_constants
 from distributed.gossip.initiated import mixing_rates
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from distributed.simulate.asynchronous import GossipLearning
 from distributed.simulate.events import Events, FixedLink

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distributed.backend import Backend
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.topology import make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.single import Single

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distributed.gossip.topology import TopologyName
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.hierarchical import Hierarchical

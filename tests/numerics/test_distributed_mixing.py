@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distributed.gossip.lockstep import LockstepMixing
 from distributed.gossip.mixing import weighted_difference
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES
 
 TOPOLOGIES = get_args(TopologyName)

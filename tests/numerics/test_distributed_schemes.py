@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distributed.backend import Backend
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.allreduce import AllReduce
 from distributed.schemes.dpsgd import DecentralisedSgd
 from distributed.schemes.ssgd_noise import NoisyAllReduce

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 STEPS = 20
 EXACT = (

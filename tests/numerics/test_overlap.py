@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.scalecom import ScaleCom
 from scripts.composition.backends import arguments_of
 

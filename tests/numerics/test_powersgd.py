@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.powersgd import PowerSgd, orthonormal
 from tests.schemes import SCHEMES
 

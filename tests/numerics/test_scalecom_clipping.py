@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES
 
 ENTRIES = (9 + 1) * 7 + (7 + 1) * 11  # of the model below

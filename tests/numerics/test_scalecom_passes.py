@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distributed.backend import GradientReport
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES
 
 BY_INDEX = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)  # of arguments: buffer, indices

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from asr.parts import build
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.compose import compose
 from tests.schemes import SCHEMES, words
 

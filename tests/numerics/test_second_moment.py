@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.sparse.second_moment import SecondMoment, before_update, held_of
 from tests.schemes import SCHEMES
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distributed.gossip.mixing import mean_differences, mixed_differences
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.simulate.asynchronous import GossipLearning
 from distributed.simulate.events import Events, FixedLink
 from distributed.simulate.learners import Copies

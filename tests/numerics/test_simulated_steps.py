@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distributed.gossip.codes import code_of
 from distributed.gossip.topology import TopologyName, make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.simulate import schemes
 from distributed.simulate.flat_model import FlatModel, gradients_by_loop, gradients_by_vmap
 from distributed.simulate.lockstep import Lockstep

@@ -13,7 +13,7 @@ from asr.runs.checkpoint import Retention
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.model_folder import ModelParts
 from asr.runs.progress import Progress
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_material, build_model, describe, fit_tokenizer
 from scripts.composition.compose import compose
 from scripts.composition.run_start import settings_of

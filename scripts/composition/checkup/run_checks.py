@@ -26,7 +26,7 @@ from asr.training.units import global_step
 from distributed.errors import UserError
 from distributed.learners import launch
 from distributed.learners.environment import Place
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_hooks
 from scripts.composition.checkup.domain import compare_words
 from scripts.composition.checkup.finding import Finding, error, ok, warning

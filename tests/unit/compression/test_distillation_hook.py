@@ -17,7 +17,7 @@ from asr.runs.model_folder import load_model
 from asr.training.trainer import Trainer
 from compression.distillation.hook import LayerwiseDistillation
 from compression.distillation.views import View, Wanted
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.models import UNTRAINED
 
 KEY = "hooks.layerwise_distillation"

@@ -13,7 +13,7 @@ from asr.parts import build
 from asr.runs.model_folder import load_model
 from compression.distillation.hook import LayerwiseDistillation
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 KEY = "hooks.layerwise_distillation"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 @pytest.fixture(params=[False, True])

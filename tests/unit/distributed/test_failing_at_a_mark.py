@@ -8,9 +8,9 @@ from torch import nn
 from torch.distributed import HashStore
 
 from distributed.learners.environment import Place
-from distributed.learners.launch import World
 from distributed.learners.signs import LearnerLostError
 from distributed.learners.watch import Watch
+from distributed.learners.world import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 

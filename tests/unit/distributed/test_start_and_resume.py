@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.startup import line_for_people
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.bench import simulated_training
 from scripts.bench.simulated_parity import main
 from scripts.bench.simulated_training import SimulatedRun

@@ -15,7 +15,7 @@ from asr.runs.choice import origin_of
 from asr.runs.progress import Progress
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.bench import methods, parity
 from scripts.bench.trials import Trials
 from scripts.composition.against import method_of

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_hooks
 from scripts.composition.run_start import Start, log_traceback, settings_of, training_in
 from scripts.composition.trainer import assemble

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from asr.data.tokenizer import BLANK
 from asr.decoding.beam import BeamSearch, beam_search
-from asr.decoding.beam_state import NoTerms
-from asr.decoding.fusion import Fusion
+from asr.decoding.fusion import FusedTerms, Fusion
 from asr.decoding.search import Hypothesis, SearchError
 from asr.losses.reference import reference_loss
 
@@ -28,7 +27,7 @@ def random_states(lengths: list[int], seed: int) -> tuple[Tensor, Tensor]:
 
 def search(model: SimpleNamespace, states: Tensor, lengths: Tensor, *, beam: int, limit: int | Tensor, n: int) -> Found:
     limit_B = limit if isinstance(limit, Tensor) else torch.full_like(lengths, limit)
-    return beam_search(model, states, lengths, NoTerms(), beam=beam, max_labels_B=limit_B, n=n)
+    return beam_search(model, states, lengths, ALONE.terms(None, None), beam=beam, max_labels_B=limit_B, n=n)
 
 
 @torch.no_grad()
@@ -154,15 +153,17 @@ def test_lists_are_distinct_and_best_first_and_begin_with_the_result(toy_transdu
 
 
 def test_ending_early_changes_nothing(toy_transducer: Make) -> None:
-    class Unbounded(NoTerms):
-        max_gain = math.inf
+    class Unbounded(FusedTerms):
+        @property
+        def max_gain(self) -> float:
+            return math.inf
 
     model = toy_transducer(4, 5, 2.0)
     states_BTD, lengths_B = random_states(LENGTHS, seed=5)
     limit_B = torch.full_like(lengths_B, 30)
     early, late = (
         beam_search(model, states_BTD, lengths_B, terms, beam=4, max_labels_B=limit_B, n=3)
-        for terms in (NoTerms(), Unbounded())
+        for terms in (ALONE.terms(None, None), Unbounded([], 0.0, end_of_text=False))
     )
     assert early == late
 

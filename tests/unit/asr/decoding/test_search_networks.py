@@ -10,7 +10,7 @@ from torch import nn
 
 from asr.data.tokenizer import BLANK
 from asr.decoding.beam import beam_search
-from asr.decoding.beam_state import NoTerms
+from asr.decoding.fusion import FusedTerms
 from asr.decoding.search import Hypothesis, Model
 from asr.decoding.search_networks import FEW_ROWS, FusedLstm, Modules, networks_of, small_products
 from asr.losses.inputs import Combine
@@ -100,7 +100,13 @@ def test_the_search_finds_the_same_with_either() -> None:
 
     def found() -> list[Hypothesis]:
         lists = beam_search(
-            cast(Model, model), states_BTD, lengths_B, NoTerms(), beam=4, max_labels_B=2 * lengths_B, n=4
+            cast(Model, model),
+            states_BTD,
+            lengths_B,
+            FusedTerms([], 0.0, end_of_text=False),
+            beam=4,
+            max_labels_B=2 * lengths_B,
+            n=4,
         )
         return [each for best in lists for each in best]
 
@@ -120,7 +126,7 @@ def test_stateless_networks_and_classes_of_no_probability(impossible: int) -> No
         model.joiner.output.bias[3:] = -torch.inf
         model.joiner.output.bias[impossible] = -torch.inf
     (found,) = beam_search(
-        cast(Model, model), torch.randn(1, 4, 6).double(), torch.tensor([4]), NoTerms(), beam=9,
+        cast(Model, model), torch.randn(1, 4, 6).double(), torch.tensor([4]), FusedTerms([], 0.0, end_of_text=False), beam=9,
         max_labels_B=torch.tensor([3]), n=9,
     )  # fmt: skip
     if impossible == BLANK:

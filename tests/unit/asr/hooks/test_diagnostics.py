@@ -23,7 +23,7 @@ from asr.training.objective import Objective
 from asr.training.schedule import Constant, Horizon, LearningRate
 from distributed.backend import Backend
 from distributed.keyed import keyed_seed
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.allreduce import AllReduce
 from tests.schemes import SCHEMES
 

@@ -13,7 +13,7 @@ from asr.hooks.dropconnect import DropConnect, DroppedConnections, matching_lstm
 from asr.models.dropout import dropout
 from asr.parts import build
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.flat_parameters import FlatParameters
 from scripts.composition.compose import CONF
 

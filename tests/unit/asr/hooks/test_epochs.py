@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from asr.hooks.epochs import Epochs
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 @pytest.mark.parametrize(

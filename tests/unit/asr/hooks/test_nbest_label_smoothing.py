@@ -18,7 +18,7 @@ from asr.data.tokenizer import CharacterTokenizer, load_tokenizer
 from asr.hooks.nbest_label_smoothing import NBestLabelSmoothing, usable
 from asr.parts import build
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.compose import CONF
 
 LETTERS = CharacterTokenizer(alphabet="abcdefgh", case="lower")

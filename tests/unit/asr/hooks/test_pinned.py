@@ -7,7 +7,7 @@ import pytest
 
 from asr.data.pipeline import HookError
 from asr.hooks.pinned import Pinned
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 HERE = Path("exp/a")
 

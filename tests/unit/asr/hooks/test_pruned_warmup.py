@@ -13,7 +13,7 @@ from asr.runs.metrics import read_rows
 from asr.runs.progress import Progress
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

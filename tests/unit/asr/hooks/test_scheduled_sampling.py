@@ -15,7 +15,7 @@ from asr.hooks.scheduled_sampling import ScheduledSampling, sample_history
 from asr.models.predictor import LstmPredictor
 from asr.models.token_lm import TokenLanguageModel
 from asr.parts import build
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 CONF = Path(__file__).parents[4] / "conf" / "hooks" / "scheduled_sampling.yaml"
 VOCABULARY = 9

@@ -15,7 +15,7 @@ from asr.data.manifest import read_manifest
 from asr.data.pipeline import unit_loader
 from asr.parts import build
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_hooks, build_speech, fit_tokenizer
 
 Write = Callable[..., Path]

@@ -11,7 +11,7 @@ import torch
 from asr.runs.checkpoint import Retention, list_checkpoints
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.model_parts import NO_MODEL
 
 

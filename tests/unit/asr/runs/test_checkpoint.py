@@ -19,7 +19,7 @@ from asr.runs.checkpoint import (
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.checkpoint_manifest import CheckpointError
 from asr.runs.progress import Progress
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Folders = Callable[..., CheckpointFolder]
 Save = Callable[..., Path]

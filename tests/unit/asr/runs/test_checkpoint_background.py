@@ -15,7 +15,7 @@ from asr.runs.checkpoint import list_checkpoints, newest_intact, read_checkpoint
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.checkpoint_manifest import CheckpointError
 from asr.runs.progress import Progress
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Folders = Callable[..., CheckpointFolder]
 Save = Callable[..., Path]

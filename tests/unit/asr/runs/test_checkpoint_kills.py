@@ -13,7 +13,7 @@ from asr.runs import model_folder
 from asr.runs.checkpoint import Retention
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.progress import Progress
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.model_parts import NO_MODEL
 
 CALLS = ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"))

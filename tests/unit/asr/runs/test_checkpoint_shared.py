@@ -15,7 +15,7 @@ from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.checkpoint_shared import SHARED, divided, joined
 from asr.runs.progress import Progress
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES, words
 
 Run = Callable[..., list[Any]]

@@ -11,7 +11,7 @@ from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.choice import choose_checkpoints, mean_of, warn_of_best_lost, warn_of_gaps
 from asr.runs.progress import Progress
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.evaluation import check_names
 from tests.model_parts import NO_MODEL
 

@@ -13,7 +13,7 @@ from asr.runs.checkpoint import read_checkpoint
 from asr.runs.checkpoint_folder import CheckpointFolder
 from asr.runs.checkpoint_manifest import CheckpointError, read_manifest, write_manifest
 from asr.runs.files import sha256
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Folders = Callable[..., CheckpointFolder]
 Save = Callable[..., Path]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from asr.training.accounting import Accounting, LostUnitsError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 
 @pytest.mark.parametrize("processed", [(3, 1), (2, 2), (0, 4)])

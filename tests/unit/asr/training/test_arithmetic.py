@@ -14,7 +14,7 @@ from asr.runs.run_folder import RunFolder
 from asr.training import arithmetic
 from asr.training.arithmetic import agree_on_precision, bf16_possible, precision_for_decoding
 from asr.training.processor import bf16_slowness
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from asr.runs.progress import Progress
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from asr.training.units import global_batches, global_step
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 LEARNERS, STEPS = 2, 12
 

@@ -15,7 +15,7 @@ from asr.runs.progress import Progress
 from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import count_parameters
 from tests.schemes import SCHEMES, long_unless_often
 

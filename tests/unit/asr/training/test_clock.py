@@ -10,7 +10,7 @@ from torch import Tensor
 from asr.runs.checkpoint import list_checkpoints
 from asr.training.clock import ANSWERS, CheckpointClock
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES
 
 Make = Callable[..., Trainer]

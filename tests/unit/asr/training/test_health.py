@@ -16,7 +16,7 @@ from asr.training.hook import Hook, Run
 from asr.training.trainer import Trainer
 from distributed.errors import UserError
 from distributed.gossip.finite import is_finite
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES, words
 
 Config = Callable[..., DictConfig]

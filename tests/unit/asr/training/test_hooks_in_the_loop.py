@@ -19,7 +19,7 @@ from asr.training.hook import Hook, ParameterGroup, Run
 from asr.training.loss_terms import LossTerms
 from asr.training.trainer import Trainer
 from distributed.backend import GradientReport
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

@@ -16,7 +16,7 @@ from asr.data.batch import Batch
 from asr.data.plan import Budgets
 from asr.training.memory import Load, Measured, MemoryGuard, MemoryShortageError, Needs, attempt
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 EXACT = (
     "hooks=[]", "trainer.precision=fp64", "trainer.max_steps=3", "evaluation.sets=[]", "trainer.memory_probe=false",

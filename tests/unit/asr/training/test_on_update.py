@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from asr.models.speech_model import SpeechModel
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES, Scheme
 

@@ -17,7 +17,7 @@ from asr.training.hook import Hook, Run
 from asr.training.passes import ForwardPass
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES
 
 EXACT = (

@@ -22,7 +22,7 @@ from asr.training.loss_terms import LossTerms
 from asr.training.memory import MemoryGuard, MemoryShortageError, load_of_unit
 from asr.training.probe import Probe, worst_units
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from asr.runs.progress import Progress
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 LEARNERS, STEPS = 4, 4
 COLLECTIVES = (

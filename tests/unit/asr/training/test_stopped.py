@@ -12,7 +12,7 @@ from asr.runs.progress import Progress
 from asr.training.hook import Hook, Run
 from asr.training.stopped import StoppedError
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from asr.runs.timeline import read_timelines
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 LEARNERS, STEPS = 2, 4
 

@@ -16,7 +16,7 @@ from asr.runs.progress import Progress
 from asr.training.hook import Hook
 from asr.training.loss_terms import LossTerms
 from asr.training.trainer import Trainer
-from distributed.learners.launch import World
+from distributed.learners.world import World
 
 Config = Callable[..., DictConfig]
 Make = Callable[..., Trainer]

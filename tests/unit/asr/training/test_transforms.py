@@ -13,7 +13,7 @@ from asr.runs.metrics import read_rows
 from asr.runs.model_folder import load_model, read_description
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.transforms import GAIN, DampedLinear, Damping
 
 Config = Callable[..., DictConfig]

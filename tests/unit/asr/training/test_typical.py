@@ -14,7 +14,7 @@ from asr.models.speech_model import SpeechModel
 from asr.parts import build
 from asr.training.trainer import Trainer
 from asr.training.typical import run_typical, typical_batch
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.sparse.uses import count_uses, rate_by_uses
 from scripts.composition.compose import compose, options
 

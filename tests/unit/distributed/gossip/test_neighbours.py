@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from distributed.gossip.neighbours import NeighbourExchange
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.dpsgd import DecentralisedSgd
 from tests.schemes import SCHEMES
 

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 
 from distributed.learners.environment import LaunchError, Place, place
-from distributed.learners.launch import World, start, stop
+from distributed.learners.launch import start, stop
 from distributed.learners.signs import Loss
 from distributed.learners.watch import Watch
+from distributed.learners.world import World
 
 VARIABLES = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 
@@ -134,7 +135,7 @@ FIRST_OPERATIONS = """
 import threading
 import torch
 import torch.distributed as dist
-from distributed.learners.launch import gloo_group
+from distributed.learners.world import gloo_group
 
 together = threading.Barrier(6)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from tests.schemes import SCHEMES
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from distributed.errors import UsageError
 from distributed.gossip.topology import make_topology
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.simulate.clock import Timing
 from distributed.simulate.cluster import Cluster, SharedLinks
 from distributed.simulate.model_size import ModelSize

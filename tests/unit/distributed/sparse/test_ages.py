@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.ages import Ages
 from distributed.sparse.segments import EVERYTHING, Segment

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.parameters.flat_parameters import FlatParameters
 from distributed.sparse.rates import rates_of
 from distributed.sparse.segments import EVERYTHING, Offsets, Segment, entries, gathered, segments_of

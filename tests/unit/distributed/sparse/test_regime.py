@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.sparse.regime import ENOUGH, payments, stability_limit, too_short
 from distributed.values.selection import update_memory
 from tests.schemes import SCHEMES

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from distributed.sparse.selection_figures import contraction, index_overlap, mean_cosine, union, units
 from tests.schemes import SCHEMES
 

@@ -15,7 +15,7 @@ from asr.models.transducer import Transducer
 from asr.runs.language_model import load_token_model
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.initial_weights import InitialWeights, select
 from scripts.composition.trained import load_trained
 

@@ -17,7 +17,7 @@ from asr.runs.metrics import read_rows
 from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_material
 from scripts.composition.run_configuration import load_run_config
 

@@ -15,7 +15,7 @@ from asr.parts import build
 from asr.runs.metrics import read_rows
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.compose import compose
 from scripts.composition.search import language_model_fingerprints, with_language_models
 from scripts.composition.trained import load_trained

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from asr.training.trainer import Trainer
 from distributed.errors import UsageError
-from distributed.learners.launch import World
+from distributed.learners.world import World
 from scripts.composition.build import build_backend
 from scripts.composition.trainer_checks import warn_if_alone
 from tests.schemes import SCHEMES, words
