@@ -2,7 +2,8 @@
 
 glibc gives freed memory at the end of its heap back to the system, and takes large pieces from there: the first touch of
 each page then costs again, with every batch. On batches of changing lengths this was a third of a small encoder's time. Kept,
-the process holds what its largest batch needed. Training leaves it alone: there is more of it, which fragments what is kept.
+the process holds up to KEPT_BYTES that it does not use; pieces above LARGEST_BYTES come from the system each time, as ever. Training
+leaves it alone: there is more of it, which fragments what is kept.
 """
 
 import ctypes
