@@ -5,12 +5,15 @@ share the data and a resume is a seek. In lockstep a step of one learner is a st
 of the plan among them. From a pool each learner takes the next units of the same plan as soon as it is free, so that a
 fast one takes more. Learners then meet only at marks (evaluation, checkpoint, end): a mark closes a stretch of the
 plan, and a learner reaches it when the stretch has no units left. So no unit is claimed but unprocessed at a mark.
+While a stretch has plenty left, a learner's next claim is made as it trains the present one (asr/training/claims.py).
 Where time decides when a checkpoint is due, learners agree on the end of a stretch when the first of them begins it.
 """
 
 import math
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, takewhile
 from typing import Protocol
 
@@ -18,9 +21,14 @@ from asr.data.batch import Unit
 from asr.data.plan import BatchPlan
 from asr.runs.left_out import Place
 from asr.runs.progress import Progress
+from asr.training.claims import ClaimsAhead
 from asr.training.parts import TrainerOptions
 from distributed.backend import Claim
 from distributed.learners.stopping import Gate
+
+# A stretch has plenty left while so many nominal batches are. Nearer to its end a learner claims only what it trains at
+# once: a slow one would keep the others waiting at the mark with what it holds.
+_PLENTY_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +173,23 @@ class PooledUnits:
         first_sample = stretch[0].samples_before
         befores, afters = _samples_around(stretch)
         claimed = Claim(0, 0, 0)
+        claims = ClaimsAhead(
+            partial(self.claim, f"{self.pool}/{first_sample}", self.share),
+            ahead=lambda claim: claim.step_first + _PLENTY_BATCHES * self.plan.units < len(units),
+        )
 
         def claim() -> int:
             nonlocal claimed
-            claimed = self.claim(f"{self.pool}/{first_sample}", self.share)
+            claimed = claims.next()
             return units[claimed.step_first][1].samples if claimed.step_first < len(units) else first_sample
 
-        while self.gate.begin(claim):
-            if claimed.step_first >= len(units):
-                break
-            own = [unit for unit, _ in units[claimed.first : claimed.first + self.share]]
-            last = min(claimed.step_first + claimed.step_units, len(units)) - 1
-            yield self._step(own, befores[claimed.step_first], afters[last], units[last][1].position, None)
+        with closing(claims):
+            while self.gate.begin(claim):
+                if claimed.step_first >= len(units):
+                    break
+                own = [unit for unit, _ in units[claimed.first : claimed.first + self.share]]
+                last = min(claimed.step_first + claimed.step_units, len(units)) - 1
+                yield self._step(own, befores[claimed.step_first], afters[last], units[last][1].position, None)
         until = self.gate.until  # the end of a batch; the share divides the units of one
         if until is None:
             return len(stretch)
@@ -185,7 +198,7 @@ class PooledUnits:
         return whole + len(list(takewhile(lambda batch: not batch.units, stretch[whole:])))
 
     def begin(self, step: Step) -> bool:
-        """True: what has been claimed must be trained, and nothing is claimed beyond the agreed point."""
+        """True: the gate is asked before a step is yielded. Beyond the agreed point a claim made ahead is left."""
         return True
 
     def _step(

@@ -1,8 +1,9 @@
 """Who processes which unit, and how far a run goes: by steps or by epochs, whichever ends first."""
 
 import random
+import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pytest
 
@@ -52,10 +53,12 @@ def test_epochs_bound_the_steps(plan: BatchPlan, monkeypatch: pytest.MonkeyPatch
 def claim() -> Callable[[str, int], Claim]:
     """What the learners of a run share, in one process."""
     claimed: Counter[str] = Counter()
+    alone = threading.Lock()
 
     def take(name: str, number: int) -> Claim:
-        claimed[name] += number
-        return Claim(claimed[name] - number, claimed[name] - number, number)
+        with alone:
+            claimed[name] += number
+            return Claim(claimed[name] - number, claimed[name] - number, number)
 
     return take
 
@@ -67,9 +70,10 @@ def pooled(
     share: int = 1,
     gate: Gate | None = None,
     left_out: Collection[tuple[int, int]] = (),
+    marks: Sequence[int] = (4, 6),
 ) -> PooledUnits:
     return PooledUnits(
-        plan, total, share, marks=(4, 6), claim=claim, pool="pool", gate=gate or Gate(), left_out=left_out
+        plan, total, share, marks=marks, claim=claim, pool="pool", gate=gate or Gate(), left_out=left_out
     )
 
 
@@ -102,6 +106,48 @@ def test_a_pool_gives_every_unit_to_exactly_one_learner(
     planned = [unit.name for batch in global_batches(plan, Progress(), 40) for unit in batch.units]
     assert processed == Counter(planned)
     assert set(processed.values()) == {1}
+
+
+@pytest.mark.parametrize("share", [1, 2])
+def test_a_claim_is_made_ahead_while_the_stretch_has_plenty_left(plan: BatchPlan, share: int) -> None:
+    """Not nearer to its end, where a slow learner would keep the others waiting with what it holds."""
+    claimed: list[str] = []  # the thread of each claim
+    another = threading.Semaphore(0)
+
+    def claim(name: str, number: int) -> Claim:
+        first = share * len(claimed)
+        claimed.append(threading.current_thread().name)
+        another.release()
+        return Claim(first, first, number)
+
+    units = len([unit for batch in global_batches(plan, Progress(), 100) for unit in batch.units])
+    steps = pooled(plan, claim, total=100, share=share, marks=(1000,)).steps(Progress())
+    for index, step in enumerate(steps):
+        assert another.acquire(timeout=10)
+        if not step.together and index * share + 8 * plan.units < units:
+            assert another.acquire(timeout=10), "no claim was made while this step was trained"
+            another.release()
+    ahead = len([first for first in range(0, units, share) if first + 8 * plan.units < units])
+    assert claimed == ["MainThread"] + ["claims"] * ahead + ["MainThread"] * (units // share - ahead)
+    for thread in threading.enumerate():
+        if thread.name == "claims":
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+def test_an_error_of_a_claim_that_is_made_ahead_ends_the_steps(plan: BatchPlan) -> None:
+    numbers = iter(range(3))
+
+    def claim(name: str, number: int) -> Claim:
+        first = next(numbers, None)
+        if first is None:
+            raise ConnectionError("the store has gone")
+        return Claim(first, first, number)
+
+    steps = pooled(plan, claim, total=100, marks=(1000,)).steps(Progress())
+    assert all(next(steps).units for _ in range(3))
+    with pytest.raises(ConnectionError, match="the store has gone"):
+        next(steps)
 
 
 def test_learners_of_a_pool_meet_at_the_same_marks_and_lose_no_units(
@@ -167,14 +213,22 @@ def test_alone_a_pool_is_lockstep_cut_into_units(plan: BatchPlan, claim: Callabl
     assert alone == lockstep
 
 
+@pytest.mark.parametrize("marks", [(4, 6), (1000,)])  # within the second, claims are made ahead
 @pytest.mark.parametrize("left_out", [(), ((0, 1),), ((0, 2), (1, 0)), ((0, 0), (0, 1), (0, 2), (1, 0))])
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("share", [1, 2])
 def test_learners_of_a_pool_that_stop_have_processed_whole_batches_once(
-    plan: BatchPlan, claim: Callable[[str, int], Claim], share: int, seed: int, left_out: tuple[tuple[int, int], ...]
+    plan: BatchPlan,
+    claim: Callable[[str, int], Claim],
+    share: int,
+    seed: int,
+    left_out: tuple[tuple[int, int], ...],
+    marks: tuple[int, ...],
 ) -> None:
     gates = [Gate(alone=False) for _ in range(3)]
-    sources = [pooled(plan, claim, share=share, gate=gate, left_out=left_out).steps(Progress()) for gate in gates]
+    sources = [
+        pooled(plan, claim, share=share, gate=gate, left_out=left_out, marks=marks).steps(Progress()) for gate in gates
+    ]
     pace, taken = random.Random(seed), [list[Step]() for _ in sources]
     asked_after = pace.randrange(2, 6)
     for _ in range(asked_after):  # before the first mark, at the fourth batch
