@@ -32,6 +32,12 @@ def test_blocks_change_nothing(rate: int):
     assert torch.equal(largest_of_chunks(values, torch.zeros_like(values), rate), chunks.argmax(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_of_equal_entries_the_first_is_chosen_and_nan_before_all(dtype: torch.dtype):
+    values = torch.tensor([1, -3, 3, 3, 0, 0, 0, 0, 5, torch.nan, -torch.inf, 1, 2], dtype=dtype)
+    assert largest_of_chunks(values, torch.zeros_like(values), 4).tolist() == [1, 0, 1, 0]
+
+
 def test_no_entries_give_no_offsets():
     assert largest_of_chunks(torch.zeros(0), torch.zeros(0), 4).shape == (0,)
     assert positions_of(torch.zeros(0, dtype=torch.int64), 4).shape == (0,)
