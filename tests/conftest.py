@@ -20,8 +20,9 @@ from asr.training.hook import Hook
 from asr.training.trainer import Trainer
 from distributed.backend import Backend, GradientReport
 from distributed.learners.environment import SECRET
+from distributed.learners.gloo import gloo_group
 from distributed.learners.secret import drawn
-from distributed.learners.world import World, gloo_group
+from distributed.learners.world import World
 from scripts.composition.build import build_hooks
 from scripts.composition.compose import compose
 from scripts.composition.trainer import assemble

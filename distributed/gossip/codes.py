@@ -114,8 +114,10 @@ class Integers(Code):
 
     def _write(self, snapshot: Tensor, replica: Tensor, floats: Tensor, integers: Tensor) -> None:
         widths = (1, 1, 1 / CHUNK, self.bits / 8)
+        scratch = torch.empty(min(BLOCK, len(snapshot)), dtype=snapshot.dtype)
         for one, other, scales, codes in _blocks((snapshot, replica, floats, integers), widths):
-            own_codes, own_scales, values = quantise(one.sub(other), self.bits)
+            difference = torch.sub(one, other, out=scratch[: len(one)])
+            own_codes, own_scales, values = quantise(difference, self.bits)
             codes.copy_(own_codes)
             scales.copy_(own_scales)
             other.add_(values)

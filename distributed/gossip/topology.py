@@ -39,6 +39,14 @@ class Topology(ABC):
         """Column ``rank`` of T: the learners that ``rank`` sends to, with their weights. T is symmetric unless said."""
         return self.row(rank, size, round)
 
+    def partners(self, rank: int, size: int) -> list[int] | None:
+        """The learners with which ``rank`` exchanges messages in any round; None where rounds are random: it may be any."""
+        period = self.period(size)
+        if period is None:
+            return None
+        rounds = [(self.row(rank, size, each), self.column(rank, size, each)) for each in range(period)]
+        return sorted({learner for row, column in rounds for learner in (*row, *column)} - {rank})
+
     def mixing_matrix(self, size: int, round: int) -> Tensor:
         """T as a float64 matrix of shape (size, size)."""
         T = torch.zeros(size, size, dtype=torch.float64)

@@ -152,6 +152,11 @@ def stay_on_this_host() -> str:
     return os.environ["GLOO_SOCKET_IFNAME"]
 
 
+def gloo_interfaces() -> list[str]:
+    """The network interfaces that gloo is told to use; none: it chooses."""
+    return [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+
+
 def without_recorder() -> None:
     """Switch torch's flight recorder off; call before the first group is made.
 

@@ -3,17 +3,17 @@
 Backends receive a ``World``, which launch.py makes, and use no global state.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, ProcessGroup, Store, Work
+from torch.distributed import PrefixStore, ProcessGroup, Work
 
-from distributed.learners.environment import without_recorder
+from distributed.learners.gloo import connect, gloo_group
 from distributed.learners.signs import LONGEST_LINE, encoded
 from distributed.learners.stopping import Gate
 from distributed.learners.traffic import Traffic, broadcast_copies_sent
@@ -135,11 +135,17 @@ class World:
             return value
         return int(self.joined.get_group_store().compare_set(f"proposed/{name}", "", str(value)))
 
-    def new_group(self, name: str, ranks: Sequence[int], on_device: bool = False) -> ProcessGroup:
+    def new_group(
+        self, name: str, ranks: Sequence[int], on_device: bool = False, partners: Collection[int] | None = None
+    ) -> ProcessGroup:
         """A gloo group of ``ranks`` with sockets of its own; called by exactly these learners.
 
-        ``on_device``: it shall also take tensors of the learners' GPUs, if they have any; those travel by NCCL.
         Its operations wait as long as those of the group of all learners.
+
+        Args:
+            on_device: it shall also take tensors of the learners' GPUs, if they have any; those travel by NCCL.
+            partners: members, by place, with which this one alone exchanges messages, as they do with it: it is connected
+                with these, and there are no collectives. None: all members are connected with each other.
         """
         timeout = self.joined._get_backend(torch.device("cpu")).options._timeout
         store = self.joined.get_group_store()
@@ -148,7 +154,9 @@ class World:
         store = PrefixStore(f"{name}/{made}", store)
         own = list(ranks).index(self.rank)
         with nullcontext() if self.watch is None else self.watch.connections.recording():
-            group = gloo_group(store, own, len(ranks), timeout.total_seconds())
+            group = gloo_group(store, own, len(ranks), timeout.total_seconds(), lazily=partners is not None)
+            if partners is not None:
+                self.wait_between_two(partial(connect, group, partners))
         if self.watch is not None:
             self.watch.groups.append(group)
             self.watch.connections.close_doors()
@@ -179,13 +187,3 @@ class World:
         """Raise LearnerLostError if another learner is known to be lost. Not collective."""
         if self.watch is not None:
             self.watch.check()
-
-
-def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float) -> ProcessGroup:
-    """A process group outside torch's global registry, so that learners may also be threads of one process."""
-    without_recorder()
-    group = ProcessGroup(store, rank, size)
-    gloo = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=timeout_seconds))
-    group._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, gloo)
-    group._set_default_backend(ProcessGroup.BackendType.GLOO)
-    return group

@@ -45,7 +45,8 @@ class DecentralisedSgd(LockstepMixing):
         """The exchange with neighbours; its separate group keeps messages apart from collectives. Made on first use."""
         if self._exchange is None:
             learners = range(self.world.size)
-            group = self.world.new_group("gossip", learners)
+            partners = self.topology.partners(self.world.rank, self.world.size)
+            group = self.world.new_group("gossip", learners, partners=partners)
             self._exchange = NeighbourExchange(group=group, learners=learners, world=self.world)
         return self._exchange
 

@@ -52,7 +52,8 @@ class Hierarchical(InGroups, LockstepMixing):
         """The exchange between the members of the same number in all groups, made on first use."""
         if self._exchange is None:
             learners = self.groups.counterparts
-            group = self.world.new_group(f"between-{self.groups.member}", learners)
+            partners = self.topology.partners(self.groups.own, self.groups.number)
+            group = self.world.new_group(f"between-{self.groups.member}", learners, partners=partners)
             self._exchange = NeighbourExchange(group=group, learners=learners, world=self.world)
         return self._exchange
 

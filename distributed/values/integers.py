@@ -39,7 +39,7 @@ def quantise(vector: Tensor, bits: IntegerBits) -> tuple[Tensor, Tensor, Tensor]
     The scale of a chunk with an infinity or a NaN is not finite.
     """
     rows, largest = _rows(vector), (1 << (bits - 1)) - 1
-    scales = rows.abs().amax(1).div_(largest).to(torch.float32)
+    scales = torch.maximum(rows.amax(1), rows.amin(1).neg_()).div_(largest).to(torch.float32)
     scales[scales < _SMALLEST_SCALE] = 0.0
     inverse = torch.where(scales > 0, scales.reciprocal(), 0.0).to(rows.dtype)
     integers = rows.mul_(inverse[:, None]).round_()

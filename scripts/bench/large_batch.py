@@ -1,7 +1,8 @@
 """Large batches at high learning rates, where synchronous SGD fails more often than gossip: 16 simulated learners, spoken digits.
 
-    python scripts/bench/large_batch.py --data data/fsdd --kept exp/large-batch.jsonl --processes \\
+    python scripts/bench/large_batch.py --data data/fsdd --kept exp/large-batch.jsonl \\
         --json docs/results/large-batch.json --figure docs/images/large-batch.svg
+    python scripts/bench/large_batch.py --data data/fsdd --processes 9.5 --json docs/results/large-batch-processes.json
 
 An LSTM of four layers without normalisation classifies recordings (scripts/bench/large_batch_networks.py) after 120 steps of
 plain SGD with batches of 1,024: a warm-up of 20 steps, then constant to the half, then falling to 0 in a straight line. The
@@ -9,8 +10,9 @@ learning rate is the one that separates SSGD and DPSGD best on the seeds of ``--
 best there; the table is of the seeds of ``--seeds``, on which nothing was chosen, and has SSGD and DPSGD at the rates that are best for
 each, too. A run has trained if fewer than 15 % of the held-out recordings are wrong; the planned test is that of DPSGD with complete
 averaging against SSGD at the chosen rate. The second table is the case of arXiv 2112.01433, section 2.2: two layers of 50, five
-learners, batches of 2,000. Learners have the arithmetic of the real schemes (distributed/simulate/); ``--processes`` trains
-the first two of ``--seeds`` by 16 real processes too. Runs that ``--kept`` holds are not made again.
+learners, batches of 2,000. Learners have the arithmetic of the real schemes (distributed/simulate/). The second command trains
+the first two of ``--seeds`` at a given rate by 16 real processes, beside simulated learners, and nothing else. Runs that
+``--kept`` holds are not made again.
 """
 
 import statistics
@@ -59,7 +61,9 @@ def main(arguments: list[str]) -> None:
     parser.set_defaults(seeds=list(range(3, 13)))
     parser.add_argument("--choose", type=int, nargs="+", default=[0, 1, 2], help="seeds for choosing rate and noise")
     parser.add_argument("--kept", type=Path, help="where runs are kept, so that the same command goes on")
-    parser.add_argument("--processes", action="store_true", help="train two seeds by real processes too")
+    parser.add_argument(
+        "--processes", type=float, metavar="LR", help="compare two seeds with real processes at this rate, nothing else"
+    )
     parser.add_argument("--figure", type=Path, help="where to draw the curves of the seed of the median error of SSGD")
     options = read_arguments(parser, arguments)
     made_with = environment()
@@ -69,12 +73,18 @@ def main(arguments: list[str]) -> None:
         )
     cases = [replace(PERCEPTRON, steps=8, rates=PERCEPTRON.rates[:2])] if options.quick else [LSTM, PERCEPTRON]
     trainings = Trainings(read_digits(options.data, options.cache, STRETCHES), options.kept, cases)
+    if options.processes is not None:
+        found = real_rows(trainings, cases[0], options.processes, options.seeds[:2])
+        if options.json is not None:
+            errors = {
+                f"error/{row['way']}/{row['seed']}/{how}": row[how] for row in found for how in ("real", "simulated")
+            }
+            save_figures(options.json, errors, found, made_with)
+        return
     rows = [row for case in cases for row in rows_of(trainings, case, options.choose, options.seeds)]
     fresh = [row for row in rows if row["table"] == FRESH]
     print_table(fresh)
     first, seed = cases[0], median_seed(fresh[0]["errors"], options.seeds)
-    if options.processes:
-        rows += real_rows(trainings, first, fresh[0]["lr"], options.seeds[:2])
     curves = {
         row["way"]: trainings.curve(first, row["way"], row["lr"], seed, row["sigma"]) for row in fresh[: len(WAYS)]
     }

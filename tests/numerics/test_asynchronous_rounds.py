@@ -19,7 +19,8 @@ from torch.distributed import FileStore
 
 from distributed.gossip.pending import PendingMixing
 from distributed.gossip.topology import TopologyName
-from distributed.learners.world import World, gloo_group
+from distributed.learners.gloo import gloo_group
+from distributed.learners.world import World
 from tests.processes import Forked, end_all
 from tests.schemes import SCHEMES
 

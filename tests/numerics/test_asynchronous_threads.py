@@ -9,7 +9,8 @@ from torch.distributed import PrefixStore
 
 from distributed.gossip import background_rounds
 from distributed.gossip.pairwise import Buffers, ExchangeError, Pairwise
-from distributed.learners.world import World, gloo_group
+from distributed.learners.gloo import gloo_group
+from distributed.learners.world import World
 from distributed.schemes.adpsgd import AsynchronousGossip
 from tests.schemes import SCHEMES
 

@@ -19,7 +19,7 @@ from asr.training.precision import choose_matmul
 from asr.training.probe import GIB
 from asr.training.processor import bf16_slowness, cpu_info, usable_cores
 from distributed.learners.environment import slurm_variables, stay_on_this_host
-from distributed.learners.world import gloo_group
+from distributed.learners.gloo import gloo_group
 from scripts.composition.checkup.finding import Finding, error, ok, warning
 from scripts.composition.checkup.locked_versions import differing_versions, installed_version, locked_versions
 from scripts.composition.startup import REMEDY

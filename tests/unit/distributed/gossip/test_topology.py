@@ -60,6 +60,24 @@ def test_column_is_the_column_of_the_matrix(name: str, size: int):
             assert {j: weight for j, weight in enumerate(T[:, rank].tolist()) if weight} == column
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", range(1, 10))
+def test_partners_are_those_who_ever_exchange_messages(name: str, size: int):
+    topology = make_topology(name, seed=3)
+    T = sum(topology.mixing_matrix(size, round) for round in range(100))
+    for rank in range(size):
+        partners = topology.partners(rank, size)
+        if name in RANDOM:
+            assert partners is None
+            continue
+        assert partners == [other for other in range(size) if other != rank and T[rank, other] + T[other, rank]]
+
+
+def test_partners_on_a_ring_and_on_exponential_graphs_are_few():
+    assert FixedRing().partners(0, 1000) == [1, 999]
+    assert len(Exponential().partners(500, 1024)) == 2 * 10 - 1  # half the circle is the same learner both ways
+
+
 @pytest.mark.parametrize("topology", [FixedRing(), RandomRing(seed=7)])
 def test_ring_of_one_two_and_three(topology: Topology):
     assert topology.row(0, 1, 0) == {0: 1.0}

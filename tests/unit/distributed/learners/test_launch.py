@@ -135,7 +135,7 @@ FIRST_OPERATIONS = """
 import threading
 import torch
 import torch.distributed as dist
-from distributed.learners.world import gloo_group
+from distributed.learners.gloo import gloo_group
 
 together = threading.Barrier(6)
 

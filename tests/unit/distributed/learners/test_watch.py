@@ -13,11 +13,11 @@ from torch.distributed import DistNetworkError, HashStore
 
 from distributed.learners.connections import Connections, allow_all_descriptors
 from distributed.learners.environment import Place
+from distributed.learners.gloo import gloo_group
 from distributed.learners.liveness import LOOPBACK, StrangerError
 from distributed.learners.secret import proof
 from distributed.learners.signs import JoinError, LearnerLostError, Loss
 from distributed.learners.watch import Watch, may_be_a_lost_connection, own_address
-from distributed.learners.world import gloo_group
 
 
 def test_cutting_ends_a_wait_in_gloo_and_leaves_other_sockets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
