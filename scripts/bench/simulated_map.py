@@ -34,7 +34,7 @@ from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
 LEARNERS, BATCHES = (4, 16), (64, 256)
-SGD_RATES, LAMB_RATES = (0.1, 0.2, 0.4, 0.8), (0.003, 0.006, 0.012, 0.024)
+SGD_RATES, LAMB_RATES = (0.03, 0.06, 0.12, 0.24), (0.003, 0.006, 0.012, 0.024)
 SGD = "optimizer=sgd"
 SCHEMES = {  # by name: settings, learning rates, whether the number of learners matters
     "SSGD": ((SGD, "backend=allreduce"), SGD_RATES, False),

@@ -5,7 +5,8 @@
 
 Learners train as scripts/bench/simulated_training.py says, one unit of the plan each, and their mean weights after the last step are
 evaluated. The first variant is what the others are compared with, paired by utterance, with the errors of all its seeds together
-(scripts/bench/paired.py). Runs that ``--kept`` holds are not made again.
+(scripts/bench/paired.py). ``--fold NAME SETTING`` makes all of them once more with another setting, as with another speaker left
+out; the errors of all folds are pooled. Runs that ``--kept`` holds are not made again.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--set", default="test", help="what is evaluated")
     parser.add_argument("--override", action="append", default=[], help="a setting of all runs")
     parser.add_argument("--variant", nargs="+", action="append", required=True, metavar=("NAME", "SETTING"))
+    parser.add_argument("--fold", nargs="+", action="append", metavar=("NAME", "SETTING"), help="make all with these")
     parser.add_argument("--kept", type=Path, help="where runs are kept, so that the same command goes on")
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--quick", action="store_true", help="two steps of each, from one seed")
@@ -56,18 +58,20 @@ def main(arguments: list[str]) -> None:
     shared = list(options.override)
     if options.quick:
         shared.append("trainer.max_steps=2")
-    variants = named("--variant", options.variant)
+    variants, folds = named("--variant", options.variant), named("--fold", options.fold or [[""]])
     kept = Kept(options.kept, {"shared": shared, "learners": learners, "set": options.set})
 
     def errors_of(name: str, fold: str, seed: int) -> dict[str, ErrorCounts]:
         settings = variants[name]
-        train = partial(trained, [*shared, *settings, f"seed={seed}"], learners, options.set)
-        found = kept.of(f"{name}, {' '.join(settings)}, seed {seed}", train)["errors"]
+        train = partial(trained, [*shared, *folds[fold], *settings, f"seed={seed}"], learners, options.set)
+        found = kept.of(", ".join([name, " ".join(settings), *([fold] if fold else []), f"seed {seed}"]), train)[
+            "errors"
+        ]
         return {key: ErrorCounts(**counts) for key, counts in found.items()}
 
-    rows = compared(variants, [""], seeds, errors_of)
+    rows = compared(variants, list(folds), seeds, errors_of)
     if options.json is not None:
-        remarks = {"simulated": True, "learners": learners, "shared": shared, "seeds": seeds}
+        remarks = {"simulated": True, "learners": learners, "shared": shared, "seeds": seeds, "folds": folds}
         save_figures(options.json, figures_of(rows), rows, made_with, **remarks)
 
 

@@ -42,7 +42,7 @@ def test_the_map_is_drawn_and_goes_on_from_what_is_kept(
     main(line)
     found = json.loads((tmp_path / "map.json").read_text())
     assert found["simulated"] is True
-    assert set(found["figures"]) >= {"wer/SSGD/4/0.1", "wer/DPSGD, ring, 2 learners/4/0.2"}
+    assert set(found["figures"]) >= {"wer/SSGD/4/0.03", "wer/DPSGD, ring, 2 learners/4/0.06"}
     assert len(found["figures"]) == 8
     picture = (tmp_path / "map.svg").read_text()
     assert "batches of 4" in picture or "<use" in picture  # text may be drawn as glyphs

@@ -125,3 +125,16 @@ def test_the_table_and_what_is_kept(
     main(line)
     assert json.loads((tmp_path / "found.json").read_text())["figures"] == found["figures"]
     assert capsys.readouterr().out.count("| gossip |") == 2
+
+
+def test_folds_are_made_and_pooled(small_overrides: Callable[..., list[str]], tmp_path: Path) -> None:
+    shared = [part for each in (*small_overrides(), *SHORT) for part in ("--override", each)]
+    main([
+        "--learners", "2", "--quick", *shared, "--override", "batch.units=2", "--set", "dev", "--json", str(tmp_path / "found"),
+        "--fold", "one", "optimizer.lr=0.01", "--fold", "other", "optimizer.lr=0.02", "--variant", "dense", "backend=allreduce",
+    ])  # fmt: skip
+    found = json.loads((tmp_path / "found").read_text())
+    assert found["folds"] == {"one": ["optimizer.lr=0.01"], "other": ["optimizer.lr=0.02"]}
+    by_fold = found["rows"][0]["wer_by_fold"]
+    assert by_fold.keys() == {"one", "other"}
+    assert found["figures"]["wer/dense"] == pytest.approx(sum(by_fold.values()) / 2)
