@@ -152,6 +152,11 @@ def stay_on_this_host() -> str:
     return os.environ["GLOO_SOCKET_IFNAME"]
 
 
+def gloo_connects_lazily() -> bool:
+    """Whether gloo's transport on this system can connect two members when they first need it: plain TCP alone can."""
+    return sys.platform == "linux" and os.environ.get("GLOO_DEVICE_TRANSPORT", "TCP") == "TCP"
+
+
 def gloo_interfaces() -> list[str]:
     """The network interfaces that gloo is told to use; none: it chooses."""
     return [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]

@@ -11,15 +11,19 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup, Store
 
-from distributed.learners.environment import gloo_interfaces, without_recorder
+from distributed.learners.environment import gloo_connects_lazily, gloo_interfaces, without_recorder
 
 
 def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float, lazily: bool = False) -> ProcessGroup:
-    """A group whose members are all connected with each other; or, ``lazily``, with nobody yet."""
+    """A group whose members are all connected with each other; or, ``lazily``, with nobody yet, where the transport can.
+
+    Raises:
+        RuntimeError: the others do not come within the timeout.
+    """
     without_recorder()
     timeout = timedelta(seconds=timeout_seconds)
     group = ProcessGroup(store, rank, size)
-    if lazily:
+    if lazily and gloo_connects_lazily():
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._devices, options._timeout = _lazy_devices(), timeout
         gloo = dist.ProcessGroupGloo(store, rank, size, options)
@@ -38,7 +42,13 @@ def _lazy_devices() -> list[dist.ProcessGroupGloo.Device]:
 
 
 def connect(group: ProcessGroup, partners: Collection[int]) -> None:
-    """Make the connections with ``partners``, who make theirs at the same time, in a group that was made lazily: exchange a byte."""
+    """Make the connections with ``partners``, who make theirs at the same time, in a group that was made lazily: exchange a byte.
+
+    Messages of a tag arrive in their order, and all of these have arrived when it returns: later ones may have the same tag.
+
+    Raises:
+        RuntimeError: a partner is lost, or does not come within the group's timeout.
+    """
     works = [group.recv([torch.empty(1, dtype=torch.uint8)], partner, 0) for partner in partners]
     works += [group.send([torch.zeros(1, dtype=torch.uint8)], partner, 0) for partner in partners]
     for work in works:

@@ -155,10 +155,11 @@ class World:
         own = list(ranks).index(self.rank)
         with nullcontext() if self.watch is None else self.watch.connections.recording():
             group = gloo_group(store, own, len(ranks), timeout.total_seconds(), lazily=partners is not None)
+            if self.watch is not None:
+                self.watch.groups.append(group)
             if partners is not None:
                 self.wait_between_two(partial(connect, group, partners))
         if self.watch is not None:
-            self.watch.groups.append(group)
             self.watch.connections.close_doors()
         if on_device and self.device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()

@@ -26,7 +26,10 @@ def offset_dtype(rate: int) -> torch.dtype:
 
 
 def largest_of_chunks(memory: Tensor, gradient: Tensor, rate: int) -> Tensor:
-    """Offset within its chunk of the entry with the largest |memory + gradient|, as int64 of shape (k,)."""
+    """Offset within its chunk of the entry with the largest |memory + gradient|, as int64 of shape (k,).
+
+    Both are of one dtype, and no gradient is recorded.
+    """
     return _of_blocks(memory, gradient, rate, torch.add)
 
 
@@ -56,9 +59,8 @@ def _largest(magnitudes: Tensor, rate: int) -> Tensor:
 
 def _largest_of_rows(magnitudes: Tensor) -> Tensor:
     if magnitudes.device.type == "cpu" and magnitudes.dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(
-            magnitudes.numpy().argmax(1)
-        )  # by SIMD, where torch compares one by one; the same choice
+        # By SIMD, where torch compares one by one; the choice is the same.
+        return torch.from_numpy(magnitudes.numpy().argmax(1))
     return magnitudes.max(1).indices
 
 

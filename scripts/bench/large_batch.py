@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> None:
     cases = [replace(PERCEPTRON, steps=8, rates=PERCEPTRON.rates[:2])] if options.quick else [LSTM, PERCEPTRON]
     trainings = Trainings(read_digits(options.data, options.cache, STRETCHES), options.kept, cases)
     if options.processes is not None:
+        if options.figure is not None:
+            raise UsageError("--figure draws simulated learners alone; leave it out, or --processes")
         found = real_rows(trainings, cases[0], options.processes, options.seeds[:2])
         if options.json is not None:
             errors = {

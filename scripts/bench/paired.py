@@ -26,17 +26,30 @@ def total(errors: Mapping[str, ErrorCounts]) -> ErrorCounts:
 
 
 def row(name: str, settings: Sequence[str], errors: Errors, baseline: Errors) -> dict[str, Any]:
-    """The table row of a variant: its error rate, and the paired difference from the first over all folds and seeds."""
+    """The table row of a variant: its error rate, and the paired difference from the first over all folds and seeds.
+
+    Where there are several folds, the same of each of them alone too, under ``folds``.
+    """
+    found = {"variant": name, "settings": list(settings)} | compared_errors(errors, baseline)
+    folds = list(dict.fromkeys(fold for fold, _ in errors))
+    by_fold = {
+        fold: compared_errors(*({key: each[key] for key in each if key[0] == fold} for each in (errors, baseline)))
+        for fold in folds
+        if fold
+    }
+    found["wer_by_fold"] = {fold: each["wer"] for fold, each in by_fold.items()}
+    return found | ({"folds": by_fold} if len(by_fold) > 1 else {})
+
+
+def compared_errors(errors: Errors, baseline: Errors) -> dict[str, Any]:
+    """Error rate and paired difference over all folds and seeds of ``errors``."""
     own, first = merged(errors.values()), merged(baseline.values())
     comparison: Comparison = compare(own, first, replications=REPLICATIONS, seed=0)
     folds = list(dict.fromkeys(fold for fold, _ in errors))
     seeds = list(dict.fromkeys(seed for _, seed in errors))
     of_seeds = [[merged(each[fold, seed] for fold in folds) for seed in seeds] for each in (errors, baseline)]
     return {
-        "variant": name,
-        "settings": list(settings),
         "wer_by_seed": {str(seed): total(each).wer for seed, each in zip(seeds, of_seeds[0], strict=True)},
-        "wer_by_fold": {fold: total(merged(errors[fold, seed] for seed in seeds)).wer for fold in folds if fold},
         "wer": comparison.wer,
         "difference": comparison.difference,
         "difference_interval": comparison.interval,
@@ -80,8 +93,10 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the table in Markdown."""
     print("| variant | WER by seed | WER | difference, absolute | 95 % interval over utterances | over seeds too |")
     print("|---|---|---|---|---|---|")
-    for each in rows:
+    named = [(each["variant"], each) for each in rows]
+    named += [(f"{each['variant']}, {fold}", own) for each in rows for fold, own in each.get("folds", {}).items()]
+    for name, each in named:
         by_seed = ", ".join(f"{wer:.2%}" for wer in each["wer_by_seed"].values())
         intervals = (each[key] for key in ("difference_interval", "difference_interval_over_seeds"))
         told = " | ".join(f"{100 * low:+.2f} to {100 * high:+.2f}" for low, high in intervals)
-        print(f"| {each['variant']} | {by_seed} | {each['wer']:.2%} | {100 * each['difference']:+.2f} | {told} |")
+        print(f"| {name} | {by_seed} | {each['wer']:.2%} | {100 * each['difference']:+.2f} | {told} |")

@@ -4,7 +4,7 @@
         --override experiment=fsdd_connected --override hooks=[] --override trainer.epochs=8
 
 Learners train as scripts/bench/simulated_training.py says, from one seed, each its part of every batch. Synchronous schemes come to the same whatever
-the number of learners, and are trained with the largest alone. Runs that ``--kept`` holds are not made again.
+the number of learners, and are trained with the fewest alone. Runs that ``--kept`` holds are not made again.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from asr.decoding.wer import ErrorCounts
 from asr.training.precision import flush_denormals
+from distributed.errors import UsageError
 from scripts.bench.kept import Kept
 from scripts.bench.paired import total
 from scripts.bench.report import save_figures
@@ -77,6 +78,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--figure", type=Path, help="where to draw the heat map")
     parser.add_argument("--quick", action="store_true", help="two steps of each")
     options = parser.parse_args(arguments)
+    if wrong := [batch for batch in options.batches if any(batch % learners for learners in LEARNERS)]:
+        raise UsageError(f"--batches {wrong[0]}: learners share a batch evenly; give multiples of {max(LEARNERS)}")
     made_with = environment()
     flush_denormals()
     torch.set_num_threads(1)
@@ -102,7 +105,7 @@ def cells(batches: Sequence[int]) -> Iterator[Cell]:
     """All runs."""
     for batch in batches:
         for scheme, (_, rates, by_learners) in SCHEMES.items():
-            for learners in LEARNERS if by_learners else LEARNERS[-1:]:
+            for learners in LEARNERS if by_learners else LEARNERS[:1]:
                 for lr in rates:
                     yield Cell(scheme, learners, batch, lr)
 

@@ -64,9 +64,7 @@ def main(arguments: list[str]) -> None:
     def errors_of(name: str, fold: str, seed: int) -> dict[str, ErrorCounts]:
         settings = variants[name]
         train = partial(trained, [*shared, *folds[fold], *settings, f"seed={seed}"], learners, options.set)
-        found = kept.of(", ".join([name, " ".join(settings), *([fold] if fold else []), f"seed {seed}"]), train)[
-            "errors"
-        ]
+        found = kept.of(f"{name}, {' '.join([*settings, *folds[fold]])}, seed {seed}", train)["errors"]
         return {key: ErrorCounts(**counts) for key, counts in found.items()}
 
     rows = compared(variants, list(folds), seeds, errors_of)

@@ -45,7 +45,7 @@ def test_the_map_is_drawn_and_goes_on_from_what_is_kept(
     assert set(found["figures"]) >= {"wer/SSGD/4/0.03", "wer/DPSGD, ring, 2 learners/4/0.06"}
     assert len(found["figures"]) == 8
     picture = (tmp_path / "map.svg").read_text()
-    assert "batches of 4" in picture or "<use" in picture  # text may be drawn as glyphs
+    assert picture.count("<image") >= 1  # the cells
     monkeypatch.setattr(simulated_map, "trained", lambda *_: pytest.fail("trained again"))
     main(line)
     assert json.loads((tmp_path / "map.json").read_text())["figures"] == found["figures"]

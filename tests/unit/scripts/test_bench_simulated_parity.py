@@ -136,5 +136,6 @@ def test_folds_are_made_and_pooled(small_overrides: Callable[..., list[str]], tm
     found = json.loads((tmp_path / "found").read_text())
     assert found["folds"] == {"one": ["optimizer.lr=0.01"], "other": ["optimizer.lr=0.02"]}
     by_fold = found["rows"][0]["wer_by_fold"]
+    assert by_fold == {fold: each["wer"] for fold, each in found["rows"][0]["folds"].items()}
     assert by_fold.keys() == {"one", "other"}
     assert found["figures"]["wer/dense"] == pytest.approx(sum(by_fold.values()) / 2)

@@ -1,10 +1,7 @@
 """Groups that connect only those who exchange messages: connections counted, messages as in other groups, a partner that is missing."""
 
-import os
-import socket
-import stat
+import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,27 +9,19 @@ import torch
 import torch.distributed as dist
 
 from distributed.gossip.topology import FixedRing
+from distributed.learners import gloo
+from distributed.learners.environment import gloo_connects_lazily
 from distributed.learners.gloo import connect, gloo_group
 from distributed.learners.world import World
+from scripts.bench.meeting import open_sockets
 from scripts.composition.backends import build_backend
 
 
 def connections(world: World) -> int:
     """Connected TCP sockets of this process, in which both ends of a connection between threads lie; counted by learner 0 for all."""
     world.barrier()
-    number = counted() if world.rank == 0 else 0
+    number = open_sockets() if world.rank == 0 else 0
     return sum(world.gather(number))
-
-
-def counted() -> int:
-    number = 0
-    for name in os.listdir("/dev/fd"):
-        with suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                with socket.socket(fileno=os.dup(int(name))) as each:
-                    each.getpeername()
-                    number += each.family in (socket.AF_INET, socket.AF_INET6)
-    return number
 
 
 @pytest.mark.parametrize("size", [2, 3, 6])
@@ -70,6 +59,31 @@ def test_dpsgd_connects_what_its_topology_needs(
         return made
 
     assert run_learners(6, learner) == [6 * partners] * 6
+
+
+def test_where_the_transport_cannot_wait_all_are_connected_at_once(
+    run_learners: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under GLOO_DEVICE_TRANSPORT=TCP_TLS, and on macOS."""
+    monkeypatch.setattr(gloo, "gloo_connects_lazily", lambda: False)
+
+    def learner(world: World) -> int:
+        before = connections(world)
+        group = world.new_group("ring", range(4), partners=FixedRing().partners(world.rank, 4))
+        made = connections(world) - before
+        assert group.size() == 4  # kept until here: its connections go with it
+        return made
+
+    assert run_learners(4, learner) == [4 * 3] * 4
+
+
+@pytest.mark.parametrize(("transport", "lazily"), [(None, True), ("TCP", True), ("TCP_TLS", False), ("UV", False)])
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere gloo has another transport")
+def test_only_plain_tcp_connects_lazily(monkeypatch: pytest.MonkeyPatch, transport: str | None, lazily: bool) -> None:
+    monkeypatch.delenv("GLOO_DEVICE_TRANSPORT", raising=False)
+    if transport is not None:
+        monkeypatch.setenv("GLOO_DEVICE_TRANSPORT", transport)
+    assert gloo_connects_lazily() is lazily
 
 
 def test_who_waits_for_a_partner_that_does_not_come_ends_with_the_group_s_timeout(
