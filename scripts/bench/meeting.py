@@ -92,12 +92,12 @@ def meet(topology: str) -> Row:
         place(), join_seconds=WAIT_SECONDS, timeout_seconds=WAIT_SECONDS, patience_seconds=WAIT_SECONDS, device="cpu",
         threads=1,
     )  # fmt: skip
-    joined, sockets_joined = time.monotonic(), open_sockets()
+    joined, sockets_joined = time.monotonic(), len(connected_sockets())
     backend = build_backend("dpsgd", world, topology=topology)
     world.barrier()
     asked = time.monotonic()
     members = backend.exchange.group.size()  # made by being asked for
-    made, sockets_gossip = time.monotonic(), open_sockets()
+    made, sockets_gossip = time.monotonic(), len(connected_sockets())
     assert members == world.size
     world.barrier()
     loopback_after = loopback()
@@ -117,16 +117,18 @@ def loopback() -> tuple[int, int]:
     return int(received[0]), int(received[1])
 
 
-def open_sockets() -> int:
-    """Connected TCP sockets of this process."""
-    number = 0
+def connected_sockets() -> set[int]:
+    """Inodes of this process's TCP sockets that are connected."""
+    found = set()
     for name in os.listdir("/dev/fd"):
         with suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode):
                 with socket.socket(fileno=os.dup(int(name))) as each:
                     each.getpeername()
-                    number += each.family in (socket.AF_INET, socket.AF_INET6)
-    return number
+                    if each.family in (socket.AF_INET, socket.AF_INET6):
+                        found.add(status.st_ino)
+    return found
 
 
 def estimated(rows: Sequence[Row]) -> dict[str, float]:

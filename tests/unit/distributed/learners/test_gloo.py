@@ -7,20 +7,26 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import ProcessGroup
 
 from distributed.gossip.topology import FixedRing
 from distributed.learners import gloo
 from distributed.learners.environment import gloo_connects_lazily
 from distributed.learners.gloo import connect, gloo_group
 from distributed.learners.world import World
-from scripts.bench.meeting import open_sockets
+from scripts.bench.meeting import connected_sockets
 from scripts.composition.backends import build_backend
 
 
-def connections(world: World) -> int:
-    """Connected TCP sockets of this process, in which both ends of a connection between threads lie; counted by learner 0 for all."""
+def opened(world: World, make: Callable[[], ProcessGroup]) -> int:
+    """How many ends of connections, of all learners together, ``make`` has opened: threads share their process's sockets."""
     world.barrier()
-    number = open_sockets() if world.rank == 0 else 0
+    before = connected_sockets() if world.rank == 0 else set()
+    world.barrier()
+    group = make()
+    world.barrier()
+    number = len(connected_sockets() - before) if world.rank == 0 else 0
+    assert group.size() == world.size  # kept until here: its connections go with it
     return sum(world.gather(number))
 
 
@@ -29,10 +35,14 @@ def test_learners_on_a_ring_are_connected_with_their_neighbours_alone(
     run_learners: Callable[..., list[Any]], size: int
 ) -> None:
     def learner(world: World) -> tuple[int, list[float]]:
-        before = connections(world)
         partners = FixedRing().partners(world.rank, size)
-        group = world.new_group("ring", range(size), partners=partners)
-        made = connections(world) - before
+        groups = []
+
+        def make() -> ProcessGroup:
+            groups.append(world.new_group("ring", range(size), partners=partners))
+            return groups[0]
+
+        made, group = opened(world, make), groups[0]
         received = [torch.zeros(1) for _ in partners]
         works = [group.recv([each], partner, 7) for partner, each in zip(partners, received, strict=True)]
         works += [group.send([torch.tensor([float(world.rank)])], partner, 7) for partner in partners]
@@ -52,9 +62,7 @@ def test_dpsgd_connects_what_its_topology_needs(
 ) -> None:
     def learner(world: World) -> int:
         backend = build_backend("dpsgd", world, topology=topology)
-        before = connections(world)
-        assert backend.exchange.group.size() == 6
-        made = connections(world) - before
+        made = opened(world, lambda: backend.exchange.group)
         backend.close()
         return made
 
@@ -68,11 +76,8 @@ def test_where_the_transport_cannot_wait_all_are_connected_at_once(
     monkeypatch.setattr(gloo, "gloo_connects_lazily", lambda: False)
 
     def learner(world: World) -> int:
-        before = connections(world)
-        group = world.new_group("ring", range(4), partners=FixedRing().partners(world.rank, 4))
-        made = connections(world) - before
-        assert group.size() == 4  # kept until here: its connections go with it
-        return made
+        partners = FixedRing().partners(world.rank, 4)
+        return opened(world, lambda: world.new_group("ring", range(4), partners=partners))
 
     assert run_learners(4, learner) == [4 * 3] * 4
 
