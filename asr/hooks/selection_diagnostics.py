@@ -3,18 +3,34 @@
 Every learner takes the gradient of its part of a global batch, drawn from the training plan, clips it as a step does,
 and the backend computes the entries of memory plus gradient that the next leader would choose, and the metrics of
 distributed/sparse/selection_figures.py (arXiv 2104.11125, section 3.3). From the start of the run, or of its resume, it
-also has the backend note when each entry was sent: distributed/sparse/ages.py.
+also has the backend note when each entry was sent: distributed/sparse/ages.py. Under SGD it estimates too whether a debt
+along what learners owe now would grow: the second law of distributed/sparse/regime.py, with the curvature l of the loss along
+the mean memory d from gradients at two places,
+
+    l  =  d . (g(w + e d) - g(w)) / (e |d|^2)
+
+on the same units with the same dropout.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from asr.data.batch import keyed_seed
+import torch
+from torch import Tensor
+from torch.optim import SGD
+
+from asr.data.batch import Batch, keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
 from asr.runs.progress import Progress
 from asr.training.hook import Run
 from distributed.errors import UsageError
 from distributed.schemes.scalecom import ScaleCom
+from distributed.sparse.regime import stability
+
+SHIFT = 1e-3  # |e d| over |w|: far above rounding, and small enough that the loss is quadratic on the way
+
+log = logging.getLogger(__name__)
 
 
 class NoSelectionError(UsageError):
@@ -40,4 +56,47 @@ class SelectionDiagnostics(Measurement):
         batch, _ = drawn_batches(run.plan, progress.epoch, seed, probe_batches=0)
         batches = run.gradients.load(run.plan.learner_units(batch, run.world.rank, run.world.size))
         clip = partial(run.backend.clip_own_gradients, run.max_norm)
-        return run.backend.selection_figures(run.gradients.own(batches, clip))
+        figures = run.backend.selection_figures(run.gradients.own(batches, clip))
+        return figures | self._stability(run, run.backend, batches)
+
+    def _stability(self, run: Run, backend: ScaleCom, batches: Sequence[Batch]) -> dict[str, float]:
+        """Under plain SGD ``comm/stability``; nothing while nothing is owed."""
+        memory = backend.mean_memory()
+        if type(run.optimizer) is not SGD or not memory.any():
+            return {}
+        group = run.optimizer.param_groups[0]
+        lr, momentum, rate = float(group["lr"]), float(group["momentum"]), backend.typical_rate
+        curvature = curvature_along(memory, run, batches)
+        found = stability(lr=lr, momentum=momentum, curvature=curvature, rate=rate, beta=backend.beta)
+        if found > 1 and run.world.rank == 0:
+            log.warning(
+                "along what learners owe the learning rate is %.2g times the highest at which debts shrink "
+                "(lr=%.3g, curvature %.2g, backend.rate=%d, backend.beta=%g): lower one of optimizer.lr, backend.rate and "
+                "backend.beta (docs/methods/scalecom.md)",
+                found, lr, curvature, rate, backend.beta,
+            )  # fmt: skip
+        return {"comm/stability": found}
+
+
+def curvature_along(direction: Tensor, run: Run, batches: Sequence[Batch]) -> float:
+    """Curvature of the mean loss of all learners' ``batches`` along ``direction``, shape (trainable elements,); collective.
+
+    The weights are bitwise the same afterwards.
+    """
+    trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    before = run.gradients.mean(batches)
+    kept = [parameter.detach().clone() for parameter in trained]
+    weights_norm = torch.stack([each.norm() for each in kept]).norm()
+    step = float(SHIFT * weights_norm / direction.norm())
+    parts = direction.split([parameter.numel() for parameter in trained])
+    try:
+        with torch.no_grad():
+            for parameter, part in zip(trained, parts, strict=True):
+                parameter.add_(part.view_as(parameter), alpha=step)
+        after = run.gradients.mean(batches)
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(trained, kept, strict=True):
+                parameter.copy_(value)
+    change = (after - before).to(direction)
+    return float(direction @ change / (step * direction.square().sum()))

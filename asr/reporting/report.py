@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from asr.reporting import text
 from asr.reporting.comparison import comparison
-from asr.reporting.compression import compression_charts, is_of_compression
+from asr.reporting.compression import compression_section, is_of_compression
 from asr.reporting.controls import controls
 from asr.reporting.headline import headline
 from asr.reporting.kept_units import is_of_pruning, kept_units
@@ -41,7 +41,7 @@ def report(
         ("Training", grid(training_charts(runs))),
         ("Time and throughput", join((grid(cost_charts(runs)), time_section(runs)))),
         ("Learners", learners_section(runs)),
-        ("Compression", grid(compression_charts(runs))),
+        ("Compression", compression_section(runs)),
         ("Layers", layers_section(runs)),
         ("Units kept", kept_units(runs)),
         ("Errors", errors(runs)),

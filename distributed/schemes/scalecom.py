@@ -208,6 +208,12 @@ class ScaleCom(SparseFeedback):
         """
         self.ages = Ages(self.flat.flat_grad)
 
+    def mean_memory(self) -> Tensor:
+        """The mean of the learners' memories, in the order of the model's parameters, shape (trainable elements,); collective."""
+        views = self.flat.named_views(self.memory)
+        own = [views[name].reshape(-1) for name, p in self.model.named_parameters() if p.requires_grad]
+        return self.world.average(torch.cat(own))
+
     @torch.no_grad()
     def selection_figures(self, gradient: Tensor) -> dict[str, float]:
         """Metrics of the quality of the next leader's choice, were ``gradient`` this learner's next; no side effects.

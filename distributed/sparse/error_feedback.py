@@ -26,7 +26,7 @@ from distributed.parameters.flat_parameters import FlatParameters
 from distributed.ranges import Count, Natural, Range
 from distributed.sparse.compressed import CompressedBackend
 from distributed.sparse.rates import rates_of, summary
-from distributed.sparse.regime import too_short
+from distributed.sparse.regime import payments, too_short
 from distributed.sparse.segments import (
     Entries,
     Index,
@@ -88,11 +88,14 @@ class SparseFeedback(CompressedBackend):
             self.world.broadcast(uses, source=0)
             self.rate_by_uses = {name: rate_by_uses(each) for name, each in zip(counted, uses.tolist(), strict=True)}
 
+    @property
+    def typical_rate(self) -> int:
+        """The rate of most parameters; under ``auto`` the highest."""
+        return HIGHEST_RATE if self.rate == "auto" else self.rate
+
     def check_steps(self, steps: int) -> None:
-        """Warn of a run in which what is not sent is hardly ever paid, by the rate of most parameters; under ``auto`` by the highest."""
-        warning = too_short(
-            max(0, steps - self.warmup_steps), HIGHEST_RATE if self.rate == "auto" else self.rate, self.beta
-        )
+        """Warn of a run in which what is not sent is hardly ever paid, by the typical rate."""
+        warning = too_short(max(0, steps - self.warmup_steps), self.typical_rate, self.beta)
         if warning is not None and self.world.rank == 0 and steps > self.warmup_steps:
             log.warning("%s", warning)
 
@@ -175,6 +178,10 @@ class SparseFeedback(CompressedBackend):
         ends = {segment.buffer: segment.start + segment.length for segment in self.segments}  # the last of each buffer
         messages = (self.flat.flat_grad[buffer][:end] for buffer, end in ends.items())
         return all(self._average(each, usable, each.numel()) is not None for each in messages)
+
+    def metrics(self) -> dict[str, float]:
+        paid = payments(max(0, self.step - self.warmup_steps), self.typical_rate, self.beta)
+        return super().metrics() | {"comm/payments": paid}
 
     def state_dict(self) -> State:
         return super().state_dict() | {"memory": self.flat.named_views(self.memory)}

@@ -29,6 +29,11 @@ def stability_limit(beta: float) -> float:
     return (4 - 2 * beta) / beta
 
 
+def stability(*, lr: float, momentum: float, curvature: float, rate: int, beta: float) -> float:
+    """lr l rate / (1 - momentum) over its limit, along a direction of curvature l; above 1 a debt along it grows."""
+    return lr * curvature * rate / (1 - momentum) / stability_limit(beta)
+
+
 def too_short(steps: int, rate: int, beta: float) -> str | None:
     """A warning of a run of so few steps of compression; None if they are enough."""
     found = payments(steps, rate, beta)

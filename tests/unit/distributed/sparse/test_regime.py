@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distributed.learners.world import World
-from distributed.sparse.regime import ENOUGH, payments, stability_limit, too_short
+from distributed.sparse.regime import ENOUGH, payments, stability, stability_limit, too_short
 from distributed.values.selection import update_memory
 from tests.schemes import SCHEMES
 
@@ -33,6 +33,8 @@ def test_a_debt_grows_above_the_limit_and_shrinks_below_it(beta: float) -> None:
     grown, shrunk = (abs(coordinate(beta, rate, part * limit / rate, sendings)[-1][0]) for part in (1.05, 0.9))
     assert grown > 1.5
     assert shrunk < 0.1
+    at_limit = stability(lr=0.1 * limit / rate, momentum=0.9, curvature=1.0, rate=rate, beta=beta)
+    assert at_limit == pytest.approx(1)  # momentum 0.9 makes ten times of the learning rate
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.1])
