@@ -18,12 +18,14 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import SGD
 
 from asr.data.batch import Batch, keyed_seed
 from asr.hooks.measurement import Measurement, drawn_batches
 from asr.runs.progress import Progress
 from asr.training.hook import Run
+from asr.training.state import weights_restored
 from distributed.errors import UsageError
 from distributed.schemes.scalecom import ScaleCom
 from distributed.sparse.regime import stability
@@ -84,19 +86,13 @@ def curvature_along(direction: Tensor, run: Run, batches: Sequence[Batch]) -> fl
     The weights are bitwise the same afterwards.
     """
     trained = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    step = SHIFT * get_total_norm(trained).item() / direction.norm().item()
     before = run.gradients.mean(batches)
-    kept = [parameter.detach().clone() for parameter in trained]
-    weights_norm = torch.stack([each.norm() for each in kept]).norm()
-    step = float(SHIFT * weights_norm / direction.norm())
-    parts = direction.split([parameter.numel() for parameter in trained])
-    try:
+    with weights_restored(trained):
+        parts = direction.split([parameter.numel() for parameter in trained])
         with torch.no_grad():
             for parameter, part in zip(trained, parts, strict=True):
                 parameter.add_(part.view_as(parameter), alpha=step)
         after = run.gradients.mean(batches)
-    finally:
-        with torch.no_grad():
-            for parameter, value in zip(trained, kept, strict=True):
-                parameter.copy_(value)
     change = (after - before).to(direction)
     return float(direction @ change / (step * direction.square().sum()))

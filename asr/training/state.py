@@ -2,7 +2,7 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,16 +53,24 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 
 @contextmanager
+def weights_restored(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Restores parameters on leaving, bitwise; they are kept on the host meanwhile."""
+    kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+
+
+@contextmanager
 def update_taken_back(optimizer: Optimizer) -> Iterator[None]:
     """Restores weights and the optimizer's state on leaving; inside, that state starts empty."""
-    parameters = parameters_of(optimizer)
-    weights = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     state, optimizer.state = optimizer.state, defaultdict(dict)
-    yield
+    with weights_restored(parameters_of(optimizer)):
+        yield
     optimizer.state = state
-    with torch.no_grad():
-        for parameter, weight in zip(parameters, weights, strict=True):
-            parameter.copy_(weight)
 
 
 def state_bytes(state: Mapping[Any, Mapping[str, Any]]) -> int:

@@ -47,7 +47,7 @@ class Connections:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the sockets that are opened inside; other code may not open any in the meantime."""
-        self._before = frozenset(_sockets())
+        self._before = frozenset(sockets())
         try:
             yield
         finally:
@@ -74,13 +74,13 @@ class Connections:
 
     def _known(self) -> set[int]:
         """The recorded sockets, those of a recording under way included."""
-        return self._inodes if self._before is None else self._inodes | (_sockets().keys() - self._before)
+        return self._inodes if self._before is None else self._inodes | (sockets().keys() - self._before)
 
     def _open(self) -> list[int]:
         """Descriptors of the recorded sockets that are still open."""
         # Compared by inode: descriptors are reused, so that one may belong to another socket by now.
         known = self._known()
-        return [descriptor for inode, descriptor in _sockets().items() if inode in known]
+        return [descriptor for inode, descriptor in sockets().items() if inode in known]
 
     def _shut_down(self, how: int) -> int:
         number = 0
@@ -106,7 +106,7 @@ def allow_all_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _sockets() -> dict[int, int]:
+def sockets() -> dict[int, int]:
     """Descriptors of this process's open sockets, by inode."""
     found = {}
     for name in os.listdir("/dev/fd"):

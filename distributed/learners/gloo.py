@@ -24,6 +24,7 @@ def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float, lazil
     timeout = timedelta(seconds=timeout_seconds)
     group = ProcessGroup(store, rank, size)
     if lazily and gloo_connects_lazily():
+        # torch's stubs name its public part alone, which has no devices.
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._devices, options._timeout = _lazy_devices(), timeout
         gloo = dist.ProcessGroupGloo(store, rank, size, options)

@@ -3,8 +3,8 @@
     python scripts/bench/meeting.py --json docs/results/meeting.json        # --quick: 2, 4 and 8 learners
 
 Real processes on one host start as torchrun starts them. The clock runs from the moment at which the last of them has begun to
-join until the last one has joined, and again while the scheme makes its own group. All share this
-host's processors, so that with many learners the seconds are those of a crowd on few cores: each has one of its own in a real run.
+join until the last one has joined, and again while the scheme makes its own group. All share this host's processors: with many
+learners the seconds are those of a crowd on few cores, where in a real run each learner has its own.
 Traffic is that of the loopback interface, the launcher's included. The extrapolation goes on from the last two sizes.
 torch asks the name of every address for its log: where the name server is slow, ``RES_OPTIONS=attempts:0`` leaves that out.
 """
@@ -14,7 +14,6 @@ import math
 import multiprocessing
 import os
 import socket
-import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ if __name__ == "__main__":
 
 from asr.runs.metrics import Row
 from distributed.learners import launch
+from distributed.learners.connections import sockets
 from distributed.learners.environment import place
 from scripts.bench.learners import launched
 from scripts.bench.report import save_figures
@@ -120,14 +120,11 @@ def loopback() -> tuple[int, int]:
 def connected_sockets() -> set[int]:
     """Inodes of this process's TCP sockets that are connected."""
     found = set()
-    for name in os.listdir("/dev/fd"):
-        with suppress(OSError):
-            status = os.fstat(int(name))
-            if stat.S_ISSOCK(status.st_mode):
-                with socket.socket(fileno=os.dup(int(name))) as each:
-                    each.getpeername()
-                    if each.family in (socket.AF_INET, socket.AF_INET6):
-                        found.add(status.st_ino)
+    for inode, descriptor in sockets().items():
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as each:
+            each.getpeername()  # OSError: it listens
+            if each.family in (socket.AF_INET, socket.AF_INET6):
+                found.add(inode)
     return found
 
 
