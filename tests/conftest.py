@@ -2,7 +2,6 @@
 
 import gc
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.distributed import HashStore, ProcessGroup
+from torch.distributed import HashStore
 
 from asr.data import pipeline
 from asr.training.hook import Hook
@@ -85,11 +84,6 @@ def _forked_loader(loader: Callable[..., Any], *arguments: Any, **options: Any) 
     return loader(*arguments, **(options | {"multiprocessing_context": SERVER}))
 
 
-# Groups outlive their learners by some tests. What a future calls (torch's communication hooks) may hold a group too, and a
-# thread of gloo's that lets the last reference go would destroy the group, wait for itself and abort the process.
-RECENT_GROUPS: deque[ProcessGroup] = deque(maxlen=32)
-
-
 @pytest.fixture
 def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Run ``function(world)`` on ``size`` learners, each a thread with a gloo group over an in-memory store.
@@ -106,7 +100,6 @@ def run_learners(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
             torch.set_num_threads(1)
             try:
                 group = gloo_group(store, rank, size, seconds)
-                RECENT_GROUPS.append(group)
                 results[rank] = function(World(rank, size, rank, size, torch.device("cpu"), group))
             except BaseException as error:
                 errors.append(error)

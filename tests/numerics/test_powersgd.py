@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from distributed.learners.world import World
@@ -148,6 +149,11 @@ class Bucket:
         return True
 
 
+# What torch's hook hangs on a future holds the group too. A thread of gloo's that lets the last reference go destroys the
+# group, waits for itself and aborts the process: the groups given to that hook are kept.
+GIVEN_TO_HOOKS: list[ProcessGroup] = []
+
+
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_powersgd_with_one_bucket_is_torch_s_hook(run_learners, by_hand, rank: int) -> None:
     """From the same first factors, over steps with error feedback and warm start, to 1e-5."""
@@ -155,6 +161,7 @@ def test_powersgd_with_one_bucket_is_torch_s_hook(run_learners, by_hand, rank: i
     def learner(world: World) -> None:
         backend: Any = power_sgd(world, rank=rank)
         backend.attach(torch.optim.SGD(backend.wrap(by_hand.layers().float()).parameters(), lr=1.0))
+        GIVEN_TO_HOOKS.append(world.joined)
         state = PowerSGDState(world.joined, rank, start_powerSGD_iter=2, min_compression_rate=1)
         state.iter = 2  # what comes before is dense
         state.q_memory_dict[0] = torch.cat([factor.flatten() for factor in backend.factors.values()])

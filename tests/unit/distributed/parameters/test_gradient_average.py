@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distributed.learners.world import World
 from tests.schemes import SCHEMES
@@ -15,6 +16,7 @@ from tests.schemes import SCHEMES
 @pytest.mark.parametrize("word", ["allreduce", "hierarchical", "hierarchical_adpsgd"])
 def test_the_threads_of_a_group_end_with_its_backend(run_learners: Any, word: str) -> None:
     def threads() -> int:
+        DistributedDataParallel._active_ddp_module = None  # learners that are threads may leave one of theirs behind
         gc.collect()
         return len(os.listdir("/proc/self/task"))
 
