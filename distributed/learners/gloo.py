@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup, Store
 
-from distributed.learners.environment import gloo_connects_lazily, gloo_interfaces, without_recorder
+from distributed.learners.environment import gloo_connects_lazily, gloo_interfaces, prepare_for_groups
 
 
 def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float, lazily: bool = False) -> ProcessGroup:
@@ -20,7 +20,7 @@ def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float, lazil
     Raises:
         RuntimeError: the others do not come within the timeout.
     """
-    without_recorder()
+    prepare_for_groups()
     timeout = timedelta(seconds=timeout_seconds)
     group = ProcessGroup(store, rank, size)
     if lazily and gloo_connects_lazily():

@@ -5,7 +5,7 @@ path, as a group of one. What comes of it is a ``World`` (world.py).
 
 Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone, and
 no port of theirs can be reached from elsewhere. Unless TORCH_FR_BUFFER_SIZE says otherwise, torch's flight recorder of
-collectives is off (see ``without_recorder``).
+collectives is off (see ``prepare_for_groups``).
 """
 
 import logging
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store
 
 from distributed.learners.connections import allow_all_descriptors
-from distributed.learners.environment import LaunchError, Meeting, Place, meeting, stay_on_this_host, without_recorder
+from distributed.learners.environment import LaunchError, Meeting, Place, meeting, prepare_for_groups, stay_on_this_host
 from distributed.learners.secret import shared_secret
 from distributed.learners.store import meet
 from distributed.learners.watch import Watch
@@ -56,7 +56,7 @@ def start(
         stay_on_this_host()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    without_recorder()
+    prepare_for_groups()
     allow_all_descriptors()
     timeout = timedelta(seconds=timeout_seconds)
     if place.size == 1:

@@ -1,11 +1,12 @@
 """How long learners take to meet, and how many connections each has then, by their number; extrapolated to 1,000.
 
-    python scripts/bench/meeting.py --json docs/results/meeting.json        # --quick: 2, 4 and 8 learners
+    python scripts/bench/meeting.py --json docs/results/meeting.json        # --quick: once, 2, 4 and 8 learners
 
 Real processes on one host start as torchrun starts them. The clock runs from the moment at which the last of them has begun to
 join until the last one has joined, and again while the scheme makes its own group. All share this host's processors: with many
 learners the seconds are those of a crowd on few cores, where in a real run each learner has its own.
-Traffic is that of the loopback interface, the launcher's included. The extrapolation goes on from the last two sizes.
+Traffic is that of the loopback interface, the launcher's included. Figures are medians over repetitions, in which all sizes take
+turns. The first topology comes once more with gloo's default, which asks the store for each member's address apart. The extrapolation goes on from the last two sizes.
 torch asks the name of every address for its log: where the name server is slow, ``RES_OPTIONS=attempts:0`` leaves that out.
 """
 
@@ -14,6 +15,7 @@ import math
 import multiprocessing
 import os
 import socket
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -40,6 +42,7 @@ SIZES, QUICK_SIZES = (2, 4, 8, 16, 32, 64), (2, 4, 8)
 ESTIMATED = 1000  # learners
 WAIT_SECONDS = 600.0
 SOCKETS = ("sockets_joined", "sockets_gossip")
+ONE_BY_ONE = ", addresses one by one"
 FIGURES = ("join_seconds", "group_seconds", "sockets_joined", "sockets_gossip", "kilobytes", "packets")
 
 
@@ -49,14 +52,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--topologies", nargs="+", default=["ring", "random_ring"], help="of dpsgd")
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--quick", action="store_true", help="few learners")
+    parser.add_argument("--repetitions", type=int, default=3, help="with --quick 1")
     options = parser.parse_args(arguments)
     made_with = environment()
     multiprocessing.set_forkserver_preload(["scripts.bench.meeting", "distributed.schemes.dpsgd", "torch._dynamo"])
     sizes = QUICK_SIZES if options.quick else SIZES
-    rows = [measured(size, topology) for topology in options.topologies for size in sizes]
-    for topology in options.topologies:
-        own = [row for row in rows if row["topology"] == topology]
-        rows.append({"topology": topology, "learners": ESTIMATED, "estimated": True} | estimated(own))
+    names = [*options.topologies, options.topologies[0] + ONE_BY_ONE]
+    turns = [
+        [measured(size, name) for name in names for size in sizes]
+        for _ in range(1 if options.quick else options.repetitions)
+    ]
+    rows = [middle(each) for each in zip(*turns, strict=True)]
+    for name in names:
+        own = [row for row in rows if row["topology"] == name]
+        rows.append({"topology": name, "learners": ESTIMATED, "estimated": True} | estimated(own))
     print(table(rows))
     if options.json is not None:
         figures = {f"{key}/{row['topology']}/{row['learners']}": row[key] for row in rows for key in FIGURES}
@@ -67,7 +76,9 @@ def main(arguments: list[str]) -> None:
 
 def measured(size: int, topology: str) -> Row:
     """Start so many learners; figures of the last of them, sockets of the one with the most."""
-    found = launched(size, meet, topology, start_method="forkserver")
+    found = launched(
+        size, meet, topology.removesuffix(ONE_BY_ONE), not topology.endswith(ONE_BY_ONE), start_method="forkserver"
+    )
     begun, joined, asked, made = (max(each[key] for each in found) for key in ("begun", "joined", "asked", "made"))
     print(f"{size} learners, {topology}: joined after {joined - begun:.2f} s", flush=True)
     before, after = found[0]["loopback_before"], found[0]["loopback_after"]
@@ -85,8 +96,14 @@ def measured(size: int, topology: str) -> Row:
     }
 
 
-def meet(topology: str) -> Row:
-    """What one learner measures."""
+def middle(repetitions: Sequence[Row]) -> Row:
+    """The medians of what was measured again and again."""
+    return repetitions[0] | {key: statistics.median(row[key] for row in repetitions) for key in FIGURES}
+
+
+def meet(topology: str, in_one_request: bool) -> Row:
+    """What one learner measures; the addresses of all members are read from the store at once or one by one."""
+    os.environ["GLOO_ENABLE_STORE_V2_API"] = str(int(in_one_request))
     loopback_before, begun = loopback(), time.monotonic()
     world = launch.start(
         place(), join_seconds=WAIT_SECONDS, timeout_seconds=WAIT_SECONDS, patience_seconds=WAIT_SECONDS, device="cpu",

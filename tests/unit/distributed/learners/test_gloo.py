@@ -1,7 +1,9 @@
-"""Groups that connect only those who exchange messages: connections counted, messages as in other groups, a partner that is missing."""
+"""Groups of gloo: requests to the store counted; those that connect only who exchanges messages: connections counted, a missing partner."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +18,44 @@ from distributed.learners.gloo import connect, gloo_group
 from distributed.learners.world import World
 from scripts.bench.meeting import connected_sockets
 from scripts.composition.backends import build_backend
+
+
+class CountingStore(dist.Store):
+    """Counts what a group asks of the store that all members share."""
+
+    def __init__(self, shared: dist.Store) -> None:
+        super().__init__()
+        self.shared = shared
+        self.requests: Counter[str] = Counter()
+
+    def has_extended_api(self) -> bool:
+        return True
+
+    def set(self, key: str, value: Any) -> None:
+        self.requests["set"] += 1
+        self.shared.set(key, value)
+
+    def get(self, key: str) -> bytes:
+        self.requests["get"] += 1
+        return self.shared.get(key)
+
+    def wait(self, *arguments: Any) -> None:
+        self.requests["wait"] += 1
+        self.shared.wait(*arguments)
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        self.requests["multi_get"] += 1
+        return self.shared.multi_get(keys)
+
+
+def test_a_member_reads_the_addresses_of_all_others_in_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    shared = dist.HashStore()
+    stores = [CountingStore(shared) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        groups = list(pool.map(lambda rank: gloo_group(stores[rank], rank, 4, 20.0), range(4)))
+    assert [group.size() for group in groups] == [4] * 4
+    assert [store.requests for store in stores] == [Counter(set=1, multi_get=1)] * 4
 
 
 def opened(world: World, make: Callable[[], ProcessGroup]) -> int:
