@@ -14,6 +14,7 @@ from torch import Tensor
 
 from asr.data.batch import keyed_seed
 from asr.data.corpus import Corpus, content_hash, write_wav
+from asr.data.digit_strings import DigitSource, digit_source
 from asr.data.fsdd_recordings import SAMPLE_RATE, Recording, find_recordings, read_recording, split_recordings
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.resampling import Resampler
@@ -110,7 +111,7 @@ class DigitString:
 
 def draw_string(
     recordings: Mapping[str, Mapping[int, Sequence[Recording]]],
-    num_digits: tuple[int, int],
+    source: DigitSource,
     silence_seconds: tuple[float, float],
     key: tuple[int, str, int],
 ) -> DigitString:
@@ -118,17 +119,14 @@ def draw_string(
 
     Args:
         recordings: by speaker and digit.
-        num_digits: fewest and most digits, both included, uniform.
         silence_seconds: shortest and longest silence, uniform.
     """
     generator = torch.Generator().manual_seed(keyed_seed(*key))
     speakers = sorted(recordings)
     by_digit = recordings[speakers[key[-1] % len(speakers)]]
-    length = int(torch.randint(num_digits[0], num_digits[1] + 1, (), generator=generator))
-    digits = torch.randint(len(by_digit), (length,), generator=generator).tolist()
-    pools = [by_digit[sorted(by_digit)[digit]] for digit in digits]
+    pools = [by_digit[digit] for digit in source.draw(generator, sorted(by_digit))]
     shortest, longest = silence_seconds
-    silences = shortest + (longest - shortest) * torch.rand(length + 1, generator=generator, dtype=torch.float64)
+    silences = shortest + (longest - shortest) * torch.rand(len(pools) + 1, generator=generator, dtype=torch.float64)
     return DigitString(
         recordings=tuple(pool[int(torch.randint(len(pool), (), generator=generator))] for pool in pools),
         silence_seconds=tuple(silences.tolist()),
@@ -150,6 +148,7 @@ class FsddConnected(_FsddCorpus):
         train_recordings: Count | None,
         min_digits: Count,
         max_digits: Count,
+        language: Literal["everyday"] | None,
         silence_seconds: tuple[float, float],
         train_strings: Count,
         dev_strings: Count,
@@ -168,6 +167,8 @@ class FsddConnected(_FsddCorpus):
         if min_digits > max_digits:
             raise UsageError(f"data.min_digits={min_digits} must not be above data.max_digits={max_digits}")
         self.num_digits = (min_digits, max_digits)
+        self.language = language
+        self.source = digit_source(language, self.num_digits)
         self.silence_seconds = checked_interval("data.silence_seconds", silence_seconds, low=0)
         self.strings = {"train": train_strings, "dev": dev_strings, "test": test_strings}
         self.seed = seed
@@ -178,6 +179,7 @@ class FsddConnected(_FsddCorpus):
             "silence_seconds": self.silence_seconds,
             "strings": self.strings,
             "seed": self.seed,
+            **({} if self.language is None else {"language": self.language}),  # corpora without one keep their folder
         }
 
     def make_split(self, split: str, recordings: Sequence[Recording], folder: Path) -> list[Utterance]:
@@ -188,7 +190,7 @@ class FsddConnected(_FsddCorpus):
         audio = {recording: resample(read_recording(recording)) for recording in recordings}
         utterances = []
         for index in range(self.strings[split]):
-            string = draw_string(by_speaker, self.num_digits, self.silence_seconds, (self.seed, split, index))
+            string = draw_string(by_speaker, self.source, self.silence_seconds, (self.seed, split, index))
             name = f"{split}-{index:06d}"
             path = folder / f"{name}.wav"
             duration = write_wav(path, self._join(string, audio), self.sample_rate)

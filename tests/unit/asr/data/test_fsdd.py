@@ -55,6 +55,7 @@ def make_connected(small_fsdd: Path, tmp_path: Path) -> MakeConnected:
             "train_recordings": None,
             "min_digits": 3,
             "max_digits": 7,
+            "language": None,
             "silence_seconds": (0.05, 0.2),
             "train_strings": 40,
             "dev_strings": 6,
