@@ -5,7 +5,7 @@ bias. Its strings are entries of directories, of which the first are the most fr
 a digit tells much of the next one, and texts know entries that speech of less length has never said.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
 from typing import Protocol
@@ -59,7 +59,7 @@ class EverydayDigits:
 
     def __init__(self, num_digits: tuple[int, int]) -> None:
         shortest, longest = num_digits
-        weights = Counter[Digits]()
+        weights: dict[Digits, float] = defaultdict(float)
         for kind, entries in _directories().items():
             ranks = {entry: 1 / rank for rank, entry in enumerate(entries, start=1)}
             for entry, weight in ranks.items():
