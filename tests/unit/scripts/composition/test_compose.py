@@ -32,6 +32,7 @@ NEEDED = {  # what has no default
     ("experiment", "librispeech_small"): MANIFEST,
     ("experiment", "librispeech_small_lstm"): MANIFEST,
     ("experiment", "librispeech_small_characters"): MANIFEST,
+    ("experiment", "librispeech_small_finetune"): MANIFEST,
     ("experiment", "own_speech"): MANIFEST,
     ("hooks", "additive_noise"): ["hooks.additive_noise.manifest=noise.jsonl"],
     ("hooks", "reverberation"): ["hooks.reverberation.manifest=rooms.jsonl"],
