@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,17 @@ def description(model: str, transforms: list[dict[str, Any]]) -> Description:
     return Description(model=node, features=None, tokenizer=TOKENIZER.fingerprint, transforms=transforms)
 
 
-def versions(model: str, scheme: Sequence[dict[str, Any]]) -> dict[str, LoadedModel]:
-    """A model as it is, with quantised twins, and packed; the same weights."""
+def drawn(model: str) -> LoadedModel:
+    """A model of conf/model with random weights."""
     torch.manual_seed(0)
+    described = description(model, [])
+    return LoadedModel(described.build(), None, TOKENIZER, described, {})
+
+
+def versions(dense: LoadedModel, scheme: Sequence[dict[str, Any]]) -> dict[str, LoadedModel]:
+    """A model as it is, with quantised twins, and packed; the same weights."""
     quantize = transform_node(scheme, "scheme", bits=4, weights="sawb", groups="gate", inputs="max", hidden="fixed")
-    made: SpeechModel = description(model, []).build()
-    found = {}
+    made, found = dense.model, {}
     steps: list[tuple[str, list[dict[str, Any]]]] = [
         ("fp32", []), ("twins", [quantize]), ("packed", [quantize, PACK]),
     ]  # fmt: skip
@@ -119,7 +125,7 @@ def versions(model: str, scheme: Sequence[dict[str, Any]]) -> dict[str, LoadedMo
         for each in made.modules():
             if isinstance(each, LearnedBounds) and not each.calibrated:
                 each.set_bounds(-BOUND, BOUND)
-        found[name] = LoadedModel(made, None, TOKENIZER, description(model, transforms), {})
+        found[name] = replace(dense, model=made, description=replace(dense.description, transforms=transforms))
     return found
 
 
@@ -131,7 +137,7 @@ def sizes(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     rows = []
     for model, kind, scheme in cases:
         size = {}
-        for name, loaded in versions(model, scheme).items():
+        for name, loaded in versions(drawn(model), scheme).items():
             final = folder / f"{model}-{kind.replace(' ', '-')}-{name}"
             save_model(loaded, final)
             size[name] = (final / WEIGHTS).stat().st_size
@@ -150,7 +156,7 @@ def encoding(model: SpeechModel, batch: int) -> Callable[[], Any]:
 
 def times(name_of_model: str, batch: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
     """Seconds of the encoder, after a round that is not counted; ratios are those of fp32 over the version."""
-    made = versions(name_of_model, EVERYTHING)
+    made = versions(drawn(name_of_model), EVERYTHING)
     calls: dict[str, Callable[[], Any]] = {}
     for name in ENGINES:
         model = copy.deepcopy(made[name if name in made else "packed"].model)
