@@ -6,7 +6,7 @@ Functions of one learner are what backends call, those of all learners at once (
 the flat weights) what the simulator calls: they are made of the former.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -49,14 +49,18 @@ def pair_difference(own: Tensor, other: Tensor) -> Tensor:
     return other.sub_(own)
 
 
-def mixed_in(own: Message, received: Mapping[int, Message], row: Mapping[int, float]) -> Message | None:
-    """The difference to add to ``own``, from its neighbours' messages weighted by ``row``; None without neighbours."""
-    if not received:
-        return None
-    return [
-        weighted_difference(part, [(row[sender], message[index]) for sender, message in received.items()])
-        for index, part in enumerate(own)
-    ]
+def mixed_in(
+    own: Message, received: Mapping[int, Message], row: Mapping[int, float], arriving: Iterable[tuple[int, slice]]
+) -> Message | None:
+    """The difference to add to ``own``, from its neighbours' messages weighted by ``row``; None without neighbours.
+
+    ``arriving`` gives the pieces of the messages, (part, entries), as they have come in: every entry once.
+    """
+    for part, entries in arriving:
+        weighted_difference(
+            own[part][entries], [(row[sender], message[part][entries]) for sender, message in received.items()]
+        )
+    return next(iter(received.values()), None)
 
 
 def mixed_differences(snapshots_LP: Tensor, topology: Topology, round: int) -> Tensor:

@@ -60,10 +60,9 @@ class DecentralisedSgd(LockstepMixing):
             self.exchange.start_each(*self.compressed.begin(snapshot, self._row, column))
 
     def _finish_round(self, snapshot: Message) -> Message | None:
-        received = self.exchange.wait()
         if self.compressed is None:
-            return mixed_in(snapshot, received, self._row)
-        return self.compressed.difference(received)
+            return mixed_in(snapshot, self.exchange.received, self._row, self.exchange.arriving())
+        return self.compressed.difference(self.exchange.wait())
 
     def drain(self) -> None:
         if self._exchange is not None:

@@ -64,7 +64,7 @@ class Hierarchical(InGroups, LockstepMixing):
         self.exchange.start(self._share(snapshot), self._row.keys(), recipients.keys())
 
     def _finish_round(self, snapshot: Message) -> Message | None:
-        share = mixed_in(self._share(snapshot), self.exchange.wait(), self._row)
+        share = mixed_in(self._share(snapshot), self.exchange.received, self._row, self.exchange.arriving())
         return None if share is None else [self.groups.gather(part) for part in share]
 
     def _share(self, message: Message) -> Message:

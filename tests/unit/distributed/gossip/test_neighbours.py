@@ -1,10 +1,16 @@
-"""Exchanges between neighbours: sizes that change, a neighbour that is gone, an end with messages in flight."""
+"""Exchanges between neighbours: sizes that change, messages in pieces, a neighbour that is gone, an end with messages in flight."""
+
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from distributed.gossip.neighbours import NeighbourExchange
+from distributed.gossip import neighbours
+from distributed.gossip.finite import NonFiniteWeightsError
+from distributed.gossip.mixing import mixed_in, weighted_difference
+from distributed.gossip.neighbours import NeighbourExchange, pieces
+from distributed.gossip.packing import Message
 from distributed.learners.world import World
 from distributed.schemes.dpsgd import DecentralisedSgd
 from tests.schemes import SCHEMES
@@ -29,6 +35,58 @@ def test_messages_may_change_their_size_between_rounds(run_learners):
         assert world.traffic.bytes_sent == world.traffic.bytes_received == 2 * (19 * 4 + 4 * 8)
 
     run_learners(3, learner)
+
+
+def message_of(rank: int) -> Message:
+    """Parts of two dtypes and one without entries."""
+    generator = torch.Generator().manual_seed(rank)
+    return [torch.randn(37, generator=generator), torch.zeros(0), torch.randn(11, generator=generator).double()]
+
+
+def test_pieces_hold_every_entry_once_and_no_more_bytes_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PIECE_BYTES", 40)
+    message = [torch.zeros_like(part) for part in message_of(0)]
+    for part, entries in pieces(message):
+        assert 0 < message[part][entries].nbytes <= 40
+        message[part][entries] += 1
+    assert all(bool((part == 1).all()) for part in message)
+
+
+def test_messages_mixed_in_pieces_are_bitwise_those_mixed_whole(run_learners, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbours, "PIECE_BYTES", 40)
+
+    def learner(world: World) -> None:
+        others = {j: 0.25 for j in range(3) if j != world.rank}
+        exchange = NeighbourExchange(group=world.new_group("test", range(3)), learners=range(3), world=world)
+        own = message_of(world.rank)
+        exchange.start(own, others, others)
+        found = mixed_in(own, exchange.received, others, exchange.arriving())
+        assert found is not None
+        for index, part in enumerate(found):
+            whole = weighted_difference(own[index], [(0.25, message_of(j)[index]) for j in others])
+            assert torch.equal(part, whole)
+
+    run_learners(3, learner)
+
+
+def test_who_sends_a_last_piece_that_is_not_finite_is_named(run_learners, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbours, "PIECE_BYTES", 40)
+
+    def learner(world: World) -> None:
+        exchange = NeighbourExchange(group=world.new_group("test", range(2)), learners=range(2), world=world)
+        own, other = message_of(world.rank), 1 - world.rank
+        if world.rank == 1:
+            own[2][-1] = torch.nan
+        exchange.start(own, [other], [other])
+        if world.rank == 1:
+            exchange.wait()
+            return
+        arriving = exchange.arriving()
+        assert len(list(itertools.islice(arriving, len(pieces(own)) - 1))) == len(pieces(own)) - 1
+        with pytest.raises(NonFiniteWeightsError, match="learner 1 sent weights that are not finite"):
+            next(arriving)
+
+    run_learners(2, learner)
 
 
 def test_a_neighbour_that_is_gone_is_named(run_learners):
