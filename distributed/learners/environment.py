@@ -162,15 +162,16 @@ def gloo_interfaces() -> list[str]:
     return [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
 
 
-def prepare_for_groups() -> None:
+def prepare_for_groups(*, addresses_at_once: bool = True) -> None:
     """Set what torch's groups read from the environment, unless the user chose otherwise; call before the first one is made.
 
     The flight recorder is off: its map of groups has no lock (torch 2.11: ``all_pg_status_``, FlightRecorderDetail.hpp),
     so that the first operation of a group, while another thread has one of its own, can crash or hang the process.
-    Gloo reads the addresses of all members in one request to the store; by default it sends one request for each of them.
+    Gloo reads the addresses of all members in one request to the store, unless ``addresses_at_once`` is False: its default,
+    one request for each of them. An earlier call wins.
     """
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")
-    os.environ.setdefault("GLOO_ENABLE_STORE_V2_API", "1")
+    os.environ.setdefault("GLOO_ENABLE_STORE_V2_API", str(int(addresses_at_once)))
 
 
 def leave_word(line: str, own: bool, code: int) -> bool:

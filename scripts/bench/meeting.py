@@ -31,7 +31,7 @@ if __name__ == "__main__":
 from asr.runs.metrics import Row
 from distributed.learners import launch
 from distributed.learners.connections import sockets
-from distributed.learners.environment import place
+from distributed.learners.environment import place, prepare_for_groups
 from scripts.bench.learners import launched
 from scripts.bench.report import save_figures
 from scripts.composition.backends import build_backend
@@ -103,7 +103,7 @@ def middle(repetitions: Sequence[Row]) -> Row:
 
 def meet(topology: str, in_one_request: bool) -> Row:
     """What one learner measures; the addresses of all members are read from the store at once or one by one."""
-    os.environ["GLOO_ENABLE_STORE_V2_API"] = str(int(in_one_request))
+    prepare_for_groups(addresses_at_once=in_one_request)
     loopback_before, begun = loopback(), time.monotonic()
     world = launch.start(
         place(), join_seconds=WAIT_SECONDS, timeout_seconds=WAIT_SECONDS, patience_seconds=WAIT_SECONDS, device="cpu",
