@@ -58,10 +58,9 @@ def read_config(path: Path) -> DictConfig:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ForeignError(path, "not a configuration")
-    config = OmegaConf.create(content)
-    if settings_of_run(config) is TrainSettings and "fold" not in config:
-        config.fold = _whole_set()
-    return config
+    if content.get("_target_") == f"{settings_module.__name__}.{TrainSettings.__name__}":
+        content = {"fold": _whole_set()} | content
+    return OmegaConf.create(content)
 
 
 @cache
