@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from asr.data.cache import SignalCache
 from asr.data.corpus import Corpus
 from asr.data.features import LogMel
+from asr.data.folds import DIVIDED, LEFT_OUT, UNDIVIDED, Fold
 from asr.data.frame_targets import SUFFIX, read_alignment
 from asr.data.header_cache import cached_headers
 from asr.data.manifest import MANIFEST_SUFFIXES, Utterance, read_manifest
@@ -94,6 +94,7 @@ class Speech:
     features: LogMel
     tokenizer: Tokenizer
     alignments: Path | None  # folder with the frame targets of each split; None: the model needs none
+    fold: Fold  # what of the split ``train`` is not trained on
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -104,26 +105,50 @@ class Speech:
         """Name of the split; a manifest is called by its file name without the suffix."""
         return manifest_name(entry)
 
-    def split(self, name: str) -> Split:
-        """Load and screen a split of the corpus, or the manifest whose path is ``name``."""
-        if Path(name).suffix in MANIFEST_SUFFIXES:
-            return self._screened(self.set_name(name), Path(name))
-        manifests = self.corpus.prepare()
-        if name not in manifests:
-            raise UsageError(
-                f"the corpus has no split {name!r}; it has {', '.join(manifests)} (evaluation.sets=[] trains without one)"
-            )
-        return self._screened(name, manifests[name])
+    @property
+    def undivided(self) -> "Speech":
+        """The same speech with all folds of the split ``train``."""
+        return replace(self, fold=UNDIVIDED)
 
-    def _screened(self, name: str, manifest: Path) -> Split:
+    def split(self, name: str) -> Split:
+        """Load and screen a split of the corpus, or the manifest whose path is ``name``.
+
+        The split ``train`` lacks the fold that is left out, which is the split ``left_out``.
+        """
+        if Path(name).suffix in MANIFEST_SUFFIXES:
+            return self._screened(self.set_name(name), Path(name), UNDIVIDED)
+        if name == LEFT_OUT and self.fold.leave_out is None:
+            raise UsageError(
+                f"{LEFT_OUT}: no fold is left out of {DIVIDED} here (fold.leave_out=null); choose another set, "
+                "or a run that was trained with fold.leave_out=1"
+            )
+        return self._screened(name, self._manifest(_file_of(name)), self.fold)
+
+    def folds(self, utterances: Sequence[Utterance]) -> list[int]:
+        """The number of the fold of each of these utterances of the split ``train``."""
+        number_of = self.fold.assign(read_manifest(self._manifest(DIVIDED)))
+        return [number_of(each) for each in utterances]
+
+    def _manifest(self, split: str) -> Path:
+        manifests = self.corpus.prepare()
+        if split not in manifests:
+            raise UsageError(
+                f"the corpus has no split {split!r}; it has {', '.join(manifests)} (evaluation.sets=[] trains without one)"
+            )
+        return manifests[split]
+
+    def _screened(self, name: str, manifest: Path, fold: Fold) -> Split:
         utterances = read_manifest(manifest)
+        # Of all folds: runs that leave out others would each write the table of headers anew.
+        files = dict.fromkeys(each.audio_filepath for each in utterances)
+        may_write = self.corpus.may_write(manifest.parent)
         screened = screen(
-            utterances,
+            fold.part(name, utterances),
             tokenizer=self.tokenizer,
             features=self.features,
             on_bad=self.corpus.on_bad,
             resample=self.corpus.resample,
-            headers_of=partial(cached_headers, manifest, may_write=self.corpus.may_write(manifest.parent)),
+            headers_of=lambda _: cached_headers(manifest, files, may_write=may_write),
         )
         return _report_refusals(Split(name, screened))
 
@@ -151,8 +176,13 @@ class Speech:
     def _frame_targets(self, split: str) -> FrameTargets | None:
         if self.alignments is None:
             return None
-        file = self.alignments / f"{split}{SUFFIX}"
+        file = self.alignments / f"{_file_of(split)}{SUFFIX}"
         return read_alignment(file, frame_seconds=self.features.frame_seconds, tokenizer=self.tokenizer)
+
+
+def _file_of(split: str) -> str:
+    """The split whose files hold an own split's utterances: what is left out is a part of ``train``."""
+    return DIVIDED if split == LEFT_OUT else split
 
 
 @dataclass(frozen=True, slots=True)

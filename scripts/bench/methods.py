@@ -5,7 +5,8 @@
 The data are connected digits, a quarter of the strings, one speaker left out (``--full``: each of three), or ``--corpus
 speechocean762``, with ``--override init_from=`` as its recipe wants it. All runs of a corpus differ only in their
 hooks, whose settings are the defaults: the papers' best. In each fold a language model is trained on transcripts;
-hypotheses for label smoothing come from the baseline of the same fold and seed. The language model's weights are tuned
+hypotheses for label smoothing come from the baseline of the same fold and seed; crossed ones from five models for all
+seeds of a fold, each trained without some of its speakers, whom it decodes. The language model's weights are tuned
 on dev with the fold's first baseline and used in every run. Differences are paired by utterance
 (scripts/bench/paired.py). The same command goes on where it was interrupted.
 """
@@ -34,6 +35,7 @@ from scripts.composition.environment import environment
 from scripts.composition.startup import REPOSITORY, run_main
 
 BASELINE = "baseline"
+PARTS = 5  # of a training set that is cross-decoded: one speaker each, of connected digits
 SEARCHES = ("greedy", "beam", "beam and language model")
 
 
@@ -57,6 +59,7 @@ METHODS = {
     BASELINE: ["hooks=[spec_augment]"],
     "length_perturbation": alone("length_perturbation"),
     "nbest_label_smoothing": alone("nbest_label_smoothing", "lists={lists}"),
+    "crossed_nbest_label_smoothing": alone("nbest_label_smoothing", "lists={crossed}"),
     "switchout": alone("switchout"),
     "scheduled_sampling": alone("scheduled_sampling", "lm={lm}"),
     "sequence_noise": alone("sequence_noise", lifted=False),
@@ -90,10 +93,11 @@ CORPORA = {
 }  # fmt: skip
 
 
-def places_of(baseline: Path, lm: Path, epochs: int) -> dict[str, str]:
+def places_of(baseline: Path, lm: Path, crossed: Path, epochs: int) -> dict[str, str]:
     """Values of placeholders in the settings of methods; methods that papers end early are off in the last sixth."""
-    lists = RunFolder(baseline).nbest("train")
-    return {"lists": str(lists), "lm": str(lm), "middle": str(epochs * 5 // 12), "lifted": str(epochs * 5 // 6)}
+    files = {"lists": RunFolder(baseline).nbest("train"), "lm": lm, "crossed": crossed}
+    marks = {"middle": epochs * 5 // 12, "lifted": epochs * 5 // 6}
+    return {name: str(place) for name, place in (files | marks).items()}
 
 
 class Study:
@@ -108,6 +112,7 @@ class Study:
         self.data = data  # settings of recognisers and language models
         self.overrides = overrides  # overrides of recognisers
         self.tuned: dict[str, list[str]] = {}  # by fold, settings of the search with a language model
+        self.crossed: dict[str, Path] = {}  # by fold, the lists of its training set by models that have not heard it
 
     def language_model(self, fold: str, overrides: Sequence[str]) -> Path:
         """Train the language model of a fold, and return its folder."""
@@ -118,15 +123,32 @@ class Study:
 
     def train(self, name: str, fold: str, seed: int, lm: Path) -> Path:
         """Train a run and return its folder; a baseline also decodes the training set to n-best lists."""
-        run = self.trials.run(fold, f"{name}-{seed}")
-        budget = (f"seed={seed}", f"trainer.epochs={self.epochs}", *self.overrides)
-        places = places_of(self.trials.run(fold, f"{BASELINE}-{seed}"), lm, self.epochs)
-        method = [each.format(**places) for each in self.corpus.methods[name]]
-        data = (*self.data, *self.corpus.folds[fold])
-        self.trials.train(run, f"experiment={self.corpus.experiment}", *data, *budget, *method)
+        run, method = self.trials.run(fold, f"{name}-{seed}"), self.corpus.methods[name]
+        crossed = self.crossed_lists(fold) if any("{crossed}" in each for each in method) else Path()
+        places = places_of(self.trials.run(fold, f"{BASELINE}-{seed}"), lm, crossed, self.epochs)
+        self.train_recogniser(run, fold, seed, [each.format(**places) for each in method])
         if name == BASELINE:
             self.trials.call(run, str(REPOSITORY / "scripts/make_nbest.py"), f"run={run}")
         return run
+
+    def train_recogniser(self, run: Path, fold: str, seed: int, method: Sequence[str]) -> None:
+        """Train a run of a fold with the settings of a method."""
+        budget = (f"seed={seed}", f"trainer.epochs={self.epochs}", *self.overrides)
+        data = (*self.data, *self.corpus.folds[fold])
+        self.trials.train(run, f"experiment={self.corpus.experiment}", *data, *budget, *method)
+
+    def crossed_lists(self, fold: str) -> Path:
+        """The lists of a fold's training set, by models that were each trained without a part of it; once for all seeds."""
+        if fold not in self.crossed:
+            lists = self.trials.run(fold, "crossed-lists")
+            runs = [self.trials.run(fold, f"left-out-{part}") for part in range(1, PARTS + 1)]
+            for part, run in enumerate(runs, start=1):
+                left_out = (f"fold.leave_out={part}", f"fold.of={PARTS}", "fold.by=speaker")
+                self.train_recogniser(run, fold, 1, [*self.corpus.methods[BASELINE], *left_out])
+            quoted = f"run={[str(run) for run in runs]}"
+            self.trials.call(lists, str(REPOSITORY / "scripts/make_nbest.py"), quoted, f"out={lists}")
+            self.crossed[fold] = lists
+        return self.crossed[fold]
 
     def search(self, search: str, fold: str, run: Path, lm: Path) -> list[str]:
         """Settings of scripts/evaluate.py; the first run of a fold tunes the weights of the language model."""

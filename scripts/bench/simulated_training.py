@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from asr.data.batch import Batch
 from asr.data.cache import SignalCache
+from asr.data.folds import UNDIVIDED
 from asr.data.material import Speech
 from asr.decoding.wer import ErrorCounts, counts_by_utterance
 from asr.models.speech_model import LossOutput, Recogniser
@@ -53,7 +54,7 @@ from scripts.composition.search import with_language_models
 SPREAD, EXCHANGE = 0.2, 0.1  # of the logarithm of a unit's time; of a unit's time
 ASYNCHRONOUS = ("adpsgd", "hierarchical_adpsgd")
 NOT_SIMULATED = {
-    "init_from": None, "frame_targets": None, "trainer.precision": "fp32", "optimizer.weight_decay": 0,
+    "init_from": None, "frame_targets": None, "fold.leave_out": None, "trainer.precision": "fp32", "optimizer.weight_decay": 0,
     "backend.mix_moments": False, "backend.continuous_momentum": False, "backend.values": "full", "backend.refresh_moments": None,
 }  # fmt: skip
 Share = tuple[list[Batch], float]  # units of one learner's step, and what the sum of their losses is divided by
@@ -70,7 +71,9 @@ class SimulatedRun:
         _check(config, learners)
         self.config, self.learners, self.device = config, learners, torch.device("cpu")
         self.word, self.settings = file_word(config.backend._target_), plain(config.backend)
-        self.speech = Speech(build(config.data), build(config.features), build(config.tokenizer).fit([]), None)
+        self.speech = Speech(
+            build(config.data), build(config.features), build(config.tokenizer).fit([]), None, UNDIVIDED
+        )
         split, self._cache = self.speech.split("train"), SignalCache(limit_gb=1)
         module = build_model(config, self.speech)
         if not isinstance(module, Recogniser):

@@ -27,6 +27,7 @@ import torch
 
 from asr.data.corpus import write_wav
 from asr.data.features import LOW_FREQUENCY_HZ, LogMel
+from asr.data.folds import UNDIVIDED
 from asr.data.header_cache import SETTLED_SECONDS
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.material import Speech
@@ -68,7 +69,7 @@ def screen_twice(folder: Path, files: int) -> list[dict[str, Any]]:
     config = compose("train", ["data=manifests", f"data.root={folder}", "data.train=train.jsonl"])
     corpus, features = build(config.data), build(config.features)
     tokenizer = build(config.tokenizer).fit(["a"])
-    speech = Speech(corpus, features, tokenizer, None)
+    speech = Speech(corpus, features, tokenizer, None, UNDIVIDED)
     stages: dict[str, Callable[[], object]] = {
         "reading the manifest": lambda: read_manifest(manifest),
         "first start": lambda: speech.split("train"),

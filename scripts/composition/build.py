@@ -34,7 +34,10 @@ from scripts.composition.settings import trains_on_text
 
 
 def training_texts(corpus: Corpus) -> list[str]:
-    """The texts of the split train, from which tokenizers learn."""
+    """The texts of the split train, from which tokenizers learn.
+
+    Of all its folds, whichever a run leaves out: hypotheses of one model are labels of another only in the same tokens.
+    """
     manifests = corpus.prepare()
     if "train" not in manifests:
         raise UsageError(f"the corpus has no split train; it has {', '.join(manifests)}: set data.train")
@@ -64,7 +67,8 @@ def fit_tokenizer(config: DictConfig, folder: Path, world: World) -> None:
 def build_speech(config: DictConfig, folder: Path) -> Speech:
     """Corpus, features and the tokenizer that lies in the run's folder."""
     alignments = None if config.frame_targets is None else Path(config.frame_targets)
-    return Speech(build(config.data), build(config.features), load_tokenizer(RunFolder(folder).tokenizer), alignments)
+    tokenizer = load_tokenizer(RunFolder(folder).tokenizer)
+    return Speech(build(config.data), build(config.features), tokenizer, alignments, build(config.fold))
 
 
 def build_text_sources(config: DictConfig) -> TextSources:

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, open_dict
 
 from asr.data.cache import SignalCache
+from asr.data.folds import LEFT_OUT
 from asr.data.material import manifest_name, refuse_doubles
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.results import SetResult, summary_table, write_results
@@ -25,7 +26,7 @@ from scripts.composition.trained import Trained, load_configured
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "dev", "test")  # of every corpus
+SPLITS = ("train", "dev", "test", LEFT_OUT)  # of every corpus
 
 
 def run(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr.data.batch import Batch, Unit
 from asr.data.cache import SignalCache
+from asr.data.manifest import Utterance
 from asr.data.nbest import FORMAT, HEADER, Header, NBest, corpus_of, read_header, shard_file, truth_of
 from asr.data.pipeline import UnitDataset
 from asr.data.plan import Budgets, chunk
@@ -21,13 +22,15 @@ from asr.runs.console import clock
 from asr.runs.files import create_atomically, write_atomically
 from asr.runs.fingerprint import weights_fingerprint
 from asr.runs.run_folder import RunFolder
-from asr.training.inference import load, states_of
+from asr.training.inference import Statistics, load, states_of
 from distributed.errors import LearnerError, UsageError
+from distributed.keyed import keyed_seed
 from distributed.learners.environment import place
 from scripts.composition.build import Split
 from scripts.composition.compose import compose, differing_keys
+from scripts.composition.crossing import dealt, load_runs
 from scripts.composition.search import language_model_fingerprints, search_of, with_language_models
-from scripts.composition.trained import Trained, load_configured
+from scripts.composition.trained import Trained
 
 log = logging.getLogger(__name__)
 
@@ -38,36 +41,38 @@ def run(arguments: list[str]) -> None:
     here = place()
     config = compose("make_nbest", arguments)
     check_lengths(config)
-    named, trained = build(config.decode), load_configured(config)
-    search = cast(NBestSearch, with_language_models(named, trained.model, trained.speech.tokenizer))
-    search.check(trained.recogniser)
-    split = trained.speech.split(config.split)
-    header = header_of(trained, split, search, config)
-    folder = RunFolder(trained.folder).nbest(split.name) if config.out is None else Path(config.out)
+    named, runs = build(config.decode), load_runs(config)
+    search = cast(NBestSearch, with_language_models(named, runs[0].model, runs[0].speech.tokenizer))
+    for each in runs:
+        search.check(each.recogniser)
+    split, places = dealt(runs, config.split)
+    header = header_of(runs, split, search, config)
+    folder = RunFolder(runs[0].folder).nbest(split.name) if config.out is None else Path(config.out)
     begin(folder, header)
     own = range(here.rank, header.shards, here.size)
     missing = [shard for shard in own if not shard_file(folder, shard).is_file()]
-    decoder = Decoder(trained, split, search, header, config.unit_utterances)
+    statistics = Statistics()
+    decoders = [Decoder(each, split, search, config.unit_utterances, statistics) for each in runs]
     try:
-        write_shards(decoder, folder, header, missing)
+        write_shards(Shards(decoders, places, split, header), folder, missing)
     except UsageError as error:  # from here on processes may fail one by one: each says so
         raise LearnerError(str(error)) from error
     if missing:
-        log.info("%s", decoder.inference.statistics)
+        log.info("%s", statistics)
     say(f"{folder}: {len(missing)} shards written, {len(own) - len(missing)} of {len(own)} were there")
 
 
-def write_shards(decoder: "Decoder", folder: Path, header: Header, missing: Sequence[int]) -> None:
+def write_shards(shards: "Shards", folder: Path, missing: Sequence[int]) -> None:
     """Decode and write the shards that are missing; one line for each."""
     begun = time.perf_counter()
     for written, shard in enumerate(missing, start=1):
         started = time.perf_counter()
-        lists = decoder.shard(shard)
+        lists = shards.lists(shard)
         write_atomically(shard_file(folder, shard), "".join(each.line() for each in lists))
         now = time.perf_counter()
         eta = clock((now - begun) / written * (len(missing) - written))
         line = "shard %d of %d: %d utterances in %.1f s, ETA %s"
-        log.info(line, shard + 1, header.shards, len(lists), now - started, eta)
+        log.info(line, shard + 1, shards.header.shards, len(lists), now - started, eta)
 
 
 def check_lengths(config: DictConfig) -> None:
@@ -80,14 +85,15 @@ def check_lengths(config: DictConfig) -> None:
         )
 
 
-def header_of(trained: Trained, split: Split, search: NBestSearch, config: DictConfig) -> Header:
-    """The header that records the model, data and search of this call's lists."""
+def header_of(runs: Sequence[Trained], split: Split, search: NBestSearch, config: DictConfig) -> Header:
+    """The header that records the models, data and search of this call's lists; of several runs their names in a row."""
+    weights = [weights_fingerprint(each.model) for each in runs]
     return Header(
         format=FORMAT,
-        tokenizer=trained.speech.tokenizer.fingerprint,
-        run=str(trained.folder.resolve()),
-        checkpoint=trained.checkpoint,
-        weights=weights_fingerprint(trained.model),
+        tokenizer=runs[0].speech.tokenizer.fingerprint,
+        run=", ".join(str(each.folder.resolve()) for each in runs),
+        checkpoint=", ".join(each.checkpoint for each in runs),
+        weights=weights[0] if len(weights) == 1 else keyed_seed(*weights),
         search=search_of(config.decode),
         language_models=language_model_fingerprints(search),
         hypotheses=config.hypotheses,
@@ -123,48 +129,60 @@ def begin(folder: Path, header: Header) -> None:
 
 
 class Decoder:
-    """Decodes shards of a split in one process."""
+    """Decodes utterances of a split by one run, in one process."""
 
     def __init__(
-        self,
-        trained: Trained,
-        split: Split,
-        search: NBestSearch,
-        header: Header,
-        unit_utterances: int,
+        self, trained: Trained, split: Split, search: NBestSearch, unit_utterances: int, statistics: Statistics
     ) -> None:
-        self.trained = trained
         self.split = split
         self.search = search
-        self.header = header
         batch = trained.config.batch
         self.budgets = Budgets(unit_utterances, batch.max_frames, batch.max_cells)
-        self.inference = trained.inference()
+        self.inference = replace(trained.inference(), statistics=statistics)
         self.dataset: UnitDataset = trained.speech.dataset(split, [], trained.config.seed, SignalCache(limit_gb=0))
 
-    def shard(self, shard: int) -> list[NBest]:
-        """The lists of a shard's utterances, ordered by id; unreadable utterances are logged and get empty lists."""
-        lists = dict[str, tuple[list[Sequence[int]], list[float]]]()
-        for batch, found in self.inference.over(load(self.dataset, self.units(shard)), self.n_best):
-            for utterance_id, hypotheses in zip(batch.utterance_ids, found, strict=True):
-                kept = hypotheses[: self.header.hypotheses]
-                lists[utterance_id] = [each.tokens for each in kept], [each.score for each in kept]
-        members = sorted((self.split.utterances[index] for index in self.members(shard)), key=lambda each: each.id)
-        return [NBest(each.id, truth_of(each), *lists.get(each.id, ((), ()))) for each in members]
+    def hypotheses(self, members: Sequence[int]) -> dict[str, list[Hypothesis]]:
+        """What the search finds for the utterances of these indices, by id; unreadable utterances are logged and left out."""
+        found: dict[str, list[Hypothesis]] = {}
+        for batch, lists in self.inference.over(load(self.dataset, self.units(members)), self.n_best):
+            found |= zip(batch.utterance_ids, lists, strict=True)
+        return found
 
     def n_best(self, batch: Batch) -> list[list[Hypothesis]]:
         """The lists of a batch's utterances."""
         model = self.inference.model
         return self.search.n_best(cast(Model, model), *states_of(model, batch))
 
+    def units(self, members: Sequence[int]) -> Sequence[Unit]:
+        """Units of similar length; without targets, since decoding has no lattice."""
+        frames = self.split.screened.frames
+        order = sorted(members, key=frames.__getitem__)
+        units = chunk(order, frames, frames, [0] * len(frames), self.budgets)
+        return [Unit(0, index, 0, tuple(unit)) for index, unit in enumerate(units)]
+
+
+class Shards:
+    """The shards of a split, whose utterances several decoders share: ``places`` has that of each utterance."""
+
+    def __init__(self, decoders: Sequence[Decoder], places: Sequence[int], split: Split, header: Header) -> None:
+        self.decoders = decoders
+        self.places = places
+        self.split = split
+        self.header = header
+
+    def lists(self, shard: int) -> list[NBest]:
+        """The lists of a shard's utterances, ordered by id; those of unreadable utterances are empty."""
+        found: dict[str, list[Hypothesis]] = {}
+        for own, decoder in enumerate(self.decoders):
+            found |= decoder.hypotheses([index for index in self.members(shard) if self.places[index] == own])
+        members = sorted((self.split.utterances[index] for index in self.members(shard)), key=lambda each: each.id)
+        return [self._list(each, found.get(each.id, [])) for each in members]
+
     def members(self, shard: int) -> range:
         """Indices of a shard's utterances in the split."""
         begin = shard * self.header.shard_utterances
         return range(begin, min(begin + self.header.shard_utterances, self.header.utterances))
 
-    def units(self, shard: int) -> Sequence[Unit]:
-        """Units of similar length; without targets, since decoding has no lattice."""
-        frames = self.split.screened.frames
-        order = sorted(self.members(shard), key=frames.__getitem__)
-        units = chunk(order, frames, frames, [0] * len(frames), self.budgets)
-        return [Unit(0, index, 0, tuple(unit)) for index, unit in enumerate(units)]
+    def _list(self, utterance: Utterance, found: Sequence[Hypothesis]) -> NBest:
+        kept = found[: self.header.hypotheses]
+        return NBest(utterance.id, truth_of(utterance), [each.tokens for each in kept], [each.score for each in kept])

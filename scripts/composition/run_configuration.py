@@ -50,13 +50,23 @@ def load_run_config(run: Path, settings: type[RunSettings] | None = TrainSetting
 def read_config(path: Path) -> DictConfig:
     """Read the resolved configuration that a run has written. It may be foreign: interpolations are not resolved.
 
+    A recogniser's run that was trained before there were folds has left none out.
+
     Raises:
         ForeignError: it cannot be read, or holds what no run writes.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ForeignError(path, "not a configuration")
+    if content.get("_target_") == f"{settings_module.__name__}.{TrainSettings.__name__}":
+        content = {"fold": _whole_set()} | content
     return OmegaConf.create(content)
+
+
+@cache
+def _whole_set() -> Any:
+    """The node ``fold`` as conf/ has it, which leaves nothing out."""
+    return yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["fold"]
 
 
 def _refuse_earlier_version(config: DictConfig, path: Path) -> None:

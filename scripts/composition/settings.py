@@ -51,6 +51,7 @@ class TrainSettings(RunSettings):
     script: ClassVar[str] = "train.py"
 
     frame_targets: Path | None
+    fold: Group
     decode: Group
     features: Group
 
@@ -174,7 +175,7 @@ class CutSettings:
 class MakeNbestSettings:
     """conf/make_nbest.yaml."""
 
-    run: Path
+    run: Path | list[Path]
     checkpoint: str
     split: str
     hypotheses: Count

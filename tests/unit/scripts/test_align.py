@@ -73,6 +73,16 @@ def test_an_acoustic_model_learns_the_frames_of_another_run(aligned: Path, train
         evaluate([f"run={run}"])  # not: that the test set has no alignment
 
 
+def test_a_run_without_a_fold_finds_the_targets_of_what_it_hears_and_of_what_it_does_not(
+    aligned: Path, train: Callable[..., Path]
+) -> None:
+    """Both lie in the file of the whole of train."""
+    fold = ("fold.leave_out=1", "fold.of=3", "evaluation.sets=[left_out]", "trainer.evaluate_every=2")
+    run = train("fold", *DBLSTM, f"frame_targets={aligned / 'alignment'}", *fold, "trainer.max_steps=2")
+    rows = read_rows(run / "metrics" / "0.jsonl")
+    assert [row["step"] for row in rows if "eval/left_out/frame_error" in row] == [2]
+
+
 def test_the_files_hold_every_utterance_and_its_states(
     aligned: Path, tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,6 +175,27 @@ def test_methods_share_a_language_model_and_their_baselines_hypotheses(runs: Run
     assert [each["variant"] for each in saved["language_model"]] == ["baseline", "nbest_label_smoothing", "combined"]
 
 
+def test_crossed_lists_are_made_once_for_all_seeds_and_only_where_they_are_used(runs: Runs, tmp_path: Path) -> None:
+    arguments = ["--epochs", "12", "--seeds", "1", "2", "--methods"]
+    methods.main([*arguments, "nbest_label_smoothing", "--folder", str(tmp_path / "own")])
+    assert not list(tmp_path.rglob("left-out-*"))
+    runs.commands.clear()
+    methods.main([*arguments, "crossed_nbest_label_smoothing", "--folder", str(tmp_path)])
+    george = tmp_path / "george"
+    parts = [command for command in runs.commands if any(each.startswith("fold.leave_out=") for each in command)]
+    assert [command[-3:] for command in parts] == [
+        (f"fold.leave_out={part}", "fold.of=5", "fold.by=speaker") for part in range(1, 6)
+    ]
+    assert all({"seed=1", "hooks=[spec_augment]", "data.held_out=george"} <= set(command) for command in parts)
+    (crossed,) = [command for command in runs.commands if f"out={george / 'crossed-lists'}" in command]
+    names = [str(george / f"left-out-{part}") for part in range(1, 6)]
+    assert compose("make_nbest", crossed[1:]).run == names
+    smoothed = [command for command in runs.commands if any("name=crossed" in each for each in command)]
+    assert len(smoothed) == 2, "one from each seed"
+    lists = f"hooks.nbest_label_smoothing.lists={george / 'crossed-lists'}"
+    assert all(lists in command for command in smoothed)
+
+
 def test_a_method_that_is_not_compared_on_a_corpus_is_refused(tmp_path: Path) -> None:
     arguments = ["--corpus", "speechocean762", "--folder", str(tmp_path), "--methods", "switchout"]
     with pytest.raises(UsageError, match=r"--methods switchout: on speechocean762 .* length_perturbation"):
@@ -190,7 +211,7 @@ def test_a_variant_given_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("corpus", methods.CORPORA)
 def test_every_method_is_a_configuration_that_differs_in_hooks_alone(corpus: str) -> None:
     compared = methods.CORPORA[corpus]
-    places = methods.places_of(Path("baseline"), Path("lm"), 24)
+    places = methods.places_of(Path("baseline"), Path("lm"), Path("crossed"), 24)
     configurations = {
         name: compose("train", [f"experiment={compared.experiment}", *(each.format(**places) for each in settings)])
         for name, settings in compared.methods.items()
