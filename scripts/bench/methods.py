@@ -2,8 +2,8 @@
 
     python scripts/bench/methods.py --data data.root=data/fsdd --seeds 1 2 3 --folder exp/methods --json methods.json
 
-The data are connected digits, a quarter of the strings, one speaker left out (``--full``: each of three), or ``--corpus
-speechocean762``, with ``--override init_from=`` as its recipe wants it. All runs of a corpus differ only in their
+The data are connected digits, a quarter of the strings, one speaker left out (``--full``: each of three), the same with a language
+(``--corpus fsdd_language``), or ``--corpus speechocean762``, with ``--override init_from=`` as its recipe wants it. All runs of a corpus differ only in their
 hooks, whose settings are the defaults: the papers' best. In each fold a language model is trained on transcripts;
 hypotheses for label smoothing come from the baseline of the same fold and seed; crossed ones from five models for all
 seeds of a fold, each trained without some of its speakers, whom it decodes. The language model's weights are tuned
@@ -74,11 +74,14 @@ METHODS = {
         "hooks.length_perturbation.from_epoch={middle}", "hooks.length_perturbation.until_epoch={lifted}",
     ],
 }  # fmt: skip
+SPEAKERS = {speaker: [f"data.held_out={speaker}"] for speaker in ("george", "jackson", "lucas")}
+WHOLE_TEXTS = ["data=fsdd_connected", "data.train_strings=4000"]  # the texts of what is left out of a quarter, too
 CORPORA = {
-    "fsdd": Corpus(
+    "fsdd": Corpus("fsdd_quarter_baseline", SPEAKERS, WHOLE_TEXTS, METHODS),
+    "fsdd_language": Corpus(
         "fsdd_quarter_baseline",
-        {speaker: [f"data.held_out={speaker}"] for speaker in ("george", "jackson", "lucas")},
-        ["data=fsdd_connected", "data.train_strings=4000"],  # the texts of what is left out of a quarter, too
+        {speaker: [*of_fold, "data.language=everyday"] for speaker, of_fold in SPEAKERS.items()},
+        WHOLE_TEXTS,
         METHODS,
     ),
     "speechocean762": Corpus(
