@@ -15,6 +15,7 @@ from typing import Any
 
 from asr.decoding.wer import ErrorCounts
 from asr.runs.run_folder import RunFolder
+from distributed.errors import UsageError
 from scripts.bench.forked import ForkedTrials
 from scripts.bench.paired import Errors, total
 from scripts.bench.report import save_figures
@@ -38,7 +39,7 @@ class Corpus:
 
     settings: Sequence[str]
     models: Mapping[str, Sequence[str]]
-    start: Sequence[str]  # of the training that all begins with
+    start: Sequence[str]  # of the training that all begins with; none: it takes hours, and its result is named
     further: Sequence[str]  # of the steps after it
     quantisation_steps: int  # so many of them where few bits are trained
     pruning_steps: int  # and where units are dropped, which takes longer
@@ -66,6 +67,14 @@ CORPORA = {
         ["optimizer.lr=0.0005", *DECREASING],
         quantisation_steps=40,
         pruning_steps=240,
+    ),
+    "librispeech": Corpus(
+        ["experiment=librispeech_small_finetune"],
+        {"conformer": []},
+        [],
+        ["optimizer.lr=0.0003", *DECREASING],
+        quantisation_steps=300,
+        pruning_steps=1200,
     ),
 }
 
@@ -162,10 +171,14 @@ class Arguments:
 
 
 def read_arguments(arguments: Sequence[str], description: str | None, folder: str) -> Arguments:
-    """The options that all studies have."""
+    """The options that all studies have.
+
+    Raises:
+        UsageError: the corpus has no such model, or wants a start.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=CORPORA, default="fsdd")
-    parser.add_argument("--models", nargs="+", choices=("lstm", "conformer"), default=["lstm", "conformer"])
+    parser.add_argument("--models", nargs="+", choices=("lstm", "conformer"), help="these alone of the corpus's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--start", type=Path, help="a model folder at which all seeds begin; seeds are of the rest")
     parser.add_argument("--folder", type=Path, default=Path(folder), help="where the runs go")
@@ -174,9 +187,18 @@ def read_arguments(arguments: Sequence[str], description: str | None, folder: st
     parser.add_argument("--minutes", type=float, default=math.inf, help="after so many no more are begun, but starts")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
     options = parser.parse_args(arguments)
+    corpus = CORPORA[options.corpus]
+    models = options.models or list(corpus.models)
+    if unknown := [each for each in models if each not in corpus.models]:
+        raise UsageError(f"--models {unknown[0]}: on {options.corpus} there is {', '.join(corpus.models)}")
+    if not corpus.start and options.start is None:
+        raise UsageError(
+            f"--corpus {options.corpus}: its start takes hours; name the model folder that make model has trained: "
+            "--start exp/read-english-conformer/checkpoints/step-..."
+        )
     return Arguments(
         options.corpus,
-        options.models,
+        models,
         options.seeds[:1] if options.quick else options.seeds,
         options.start,
         options.json,

@@ -2,9 +2,10 @@
 
     python scripts/bench/methods.py --data data.root=data/fsdd --seeds 1 2 3 --folder exp/methods --json methods.json
 
-The data are connected digits, a quarter of the strings, one speaker left out (``--full``: each of three), the same with a language
-(``--corpus fsdd_language``), or ``--corpus speechocean762``, with ``--override init_from=`` as its recipe wants it. All runs of a corpus differ only in their
-hooks, whose settings are the defaults: the papers' best. In each fold a language model is trained on transcripts;
+The data are connected digits, a quarter of the strings, one speaker left out (``--full``: each of three), the same with a
+language (``--corpus fsdd_language``), or ``--corpus speechocean762`` and ``librispeech``, with ``--override init_from=`` as
+their recipes want it. All runs of a corpus differ only in their hooks, whose settings are the defaults: the papers' best. In
+each fold a language model is trained on transcripts, if ``--lm`` names none;
 hypotheses for label smoothing come from the baseline of the same fold and seed; crossed ones from five models for all
 seeds of a fold, each trained without some of its speakers, whom it decodes. The language model's weights are tuned
 on dev with the fold's first baseline and used in every run. Differences are paired by utterance
@@ -47,6 +48,8 @@ class Corpus:
     folds: Mapping[str, Sequence[str]]
     language_model: Sequence[str]  # settings of scripts/train_lm.py
     methods: Mapping[str, Sequence[str]]  # settings of scripts/train.py; in braces: see places_of
+    epochs: int = 24  # of a recogniser
+    fewest: int = 12  # epochs of which the last sixth is without the methods that papers end early
 
 
 def alone(hook: str, *settings: str, lifted: bool = True) -> list[str]:
@@ -83,6 +86,19 @@ CORPORA = {
         {speaker: [*of_fold, "data.language=everyday"] for speaker, of_fold in SPEAKERS.items()},
         WHOLE_TEXTS,
         METHODS,
+    ),
+    # Further steps from a start that --override init_from= names. It has heard all of train: no lists can be crossed.
+    "librispeech": Corpus(
+        "librispeech_small_finetune",
+        {"": []},
+        ["data=manifests"],
+        {
+            name: [each.replace("spec_augment]", "speed_perturbation,spec_augment]") for each in settings]
+            for name, settings in METHODS.items()
+            if name != "crossed_nbest_label_smoothing"
+        },
+        epochs=4,
+        fewest=4,
     ),
     "speechocean762": Corpus(
         "speechocean762",
@@ -177,10 +193,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--corpus", choices=CORPORA, default="fsdd")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="these alone, beside the baseline")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=24, help="of a recogniser, 12 or more")
+    parser.add_argument("--epochs", type=int, help="of a recogniser; left out: the corpus's own number")
     parser.add_argument("--folder", type=Path, default=Path("exp/methods"), help="where the runs go")
     parser.add_argument("--data", action="append", default=[], help="a setting of the corpus: data.root=data/fsdd")
     parser.add_argument("--override", action="append", default=[], help="a setting of all recognisers")
+    parser.add_argument("--lm", type=Path, help="the run of a language model; left out: one of transcripts is trained")
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--full", action="store_true", help="all folds, not the first alone")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
@@ -190,15 +207,16 @@ def main(arguments: list[str]) -> None:
     if unknown := [each for each in chosen if each not in corpus.methods]:
         there = ", ".join(corpus.methods)
         raise UsageError(f"--methods {unknown[0]}: on {options.corpus} these are compared: {there}")
-    if options.epochs < 12:
-        raise UsageError(f"--epochs {options.epochs}: methods are lifted in the last sixth; choose 12 or more")
+    epochs = corpus.epochs if options.epochs is None else options.epochs
+    if epochs < corpus.fewest:
+        raise UsageError(f"--epochs {epochs}: methods are lifted in the last sixth; choose {corpus.fewest} or more")
     quick = QUICK if options.quick else ()
     trials = Trials(1, options.folder.resolve() / ("quick" if options.quick else ""), "test")
-    study = Study(trials, corpus, options.epochs, options.data, [*options.override, *quick])
+    study = Study(trials, corpus, epochs, options.data, [*options.override, *quick])
     seeds = options.seeds[:1] if options.quick else options.seeds
     folds = list(corpus.folds)[: None if options.full else 1]
     names = [each for each in corpus.methods if each == BASELINE or each in chosen]
-    models = {fold: study.language_model(fold, quick) for fold in folds}
+    models = {fold: options.lm or study.language_model(fold, quick) for fold in folds}
     errors: dict[str, dict[str, Errors]] = {search: {name: {} for name in names} for search in SEARCHES}
     # Seed by seed, so that whatever is there when it is interrupted can be compared.
     for seed, fold, name in product(seeds, folds, names):
@@ -210,7 +228,7 @@ def main(arguments: list[str]) -> None:
         print(f"{' '.join([fold, name]).strip()}, seed {seed}: {rates}", flush=True)
     rows = [each | {"search": search} for search in SEARCHES for each in table(search, errors[search], corpus.methods)]
     if options.json is not None:
-        save(options.json, rows, errors, made_with, epochs=options.epochs, seeds=seeds, folds=folds, fusion=study.tuned)
+        save(options.json, rows, errors, made_with, epochs=epochs, seeds=seeds, folds=folds, fusion=study.tuned)
 
 
 def table(search: str, errors: Mapping[str, Errors], methods: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

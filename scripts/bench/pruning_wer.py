@@ -83,7 +83,7 @@ class PruningStudy(Study):
             (f"{way}, {sparsity:.0%}", way, sparsity)
             for way, each in WAYS.items()
             for sparsity in each.sparsities
-            if self.model in each.models
+            if self.model in each.models and (each.kind != "from nothing" or self.corpus.start)
         ]
 
     def pruned(

@@ -9,6 +9,7 @@ import pytest
 
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import plain
+from distributed.errors import UsageError
 from scripts.bench import compression_study, paired
 from scripts.bench.compression_study import CONTROL, CORPORA, SHARED
 from scripts.bench.forked import ForkedTrials
@@ -92,6 +93,18 @@ def test_all_begin_at_the_start_and_passes_at_the_control(tmp_path: Path, monkey
             assert begins == [f"init_from={folder / 'start-5'}"]
             assert "seed=5" in command
     assert [name for name, _ in Recorded.commands][:2] == ["start-5", f"{CONTROL}-5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "lstm", "--start", "a"], "--models lstm: on librispeech there is conformer"),
+        ([], "--corpus librispeech: its start takes hours; name the model folder"),
+    ],
+)
+def test_what_a_corpus_has_not_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        main(["--corpus", "librispeech", *arguments])
 
 
 def test_a_run_that_ends_with_an_error_is_reported_with_its_log(tmp_path: Path) -> None:
