@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distributed.gossip.mixing import mixed_in
 from distributed.gossip.neighbours import NeighbourExchange
 from distributed.learners.environment import place
 from distributed.learners.launch import leave, start
@@ -30,6 +31,22 @@ def neighbours(world: World) -> Callable[[], object]:
         exchange.wait()
 
     return once
+
+
+def arriving(world: World) -> Callable[[], object]:
+    exchange = NeighbourExchange(group=world.new_group("large", range(2)), learners=range(2), world=world)
+    message, other = [torch.ones(ELEMENTS)], [1 - world.rank]
+
+    def once() -> None:
+        exchange.start(message, other, other)
+        mixed_in(message, exchange.received, {other[0]: 0.5}, exchange.arriving())
+
+    return once
+
+
+def connecting(world: World) -> Callable[[], object]:
+    """Not large: groups that connect partners alone, one after the other, with the one before still there."""
+    return lambda: world.new_group("many", range(2), partners=[1 - world.rank])
 
 
 def gather(world: World) -> Callable[[], object]:
@@ -63,7 +80,7 @@ def adpsgd(world: World) -> Callable[[], object]:
 
 
 KINDS: dict[str, Callable[[World], Callable[[], object]]] = {
-    each.__name__: each for each in (neighbours, gather, allreduce, broadcast, adpsgd)
+    each.__name__: each for each in (neighbours, arriving, connecting, gather, allreduce, broadcast, adpsgd)
 }
 
 

@@ -134,7 +134,7 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("kind", ["neighbours", "gather", "allreduce", "broadcast", "adpsgd"])
+@pytest.mark.parametrize("kind", ["neighbours", "arriving", "connecting", "gather", "allreduce", "broadcast", "adpsgd"])
 def test_a_learner_killed_in_the_middle_of_a_message_keeps_nobody_waiting(kind: str, tmp_path: Path) -> None:
     """gloo does not fail the operation whose message had begun to come in; most kills fall into a message, not all."""
     line = [str(Path(__file__).with_name("large_messages.py")), kind]
