@@ -123,8 +123,15 @@ def draw_string(
     """
     generator = torch.Generator().manual_seed(keyed_seed(*key))
     speakers = sorted(recordings)
-    by_digit = recordings[speakers[key[-1] % len(speakers)]]
-    pools = [by_digit[digit] for digit in source.draw(generator, sorted(by_digit))]
+    speaker = speakers[key[-1] % len(speakers)]
+    by_digit = recordings[speaker]
+    digits = source.draw(generator, sorted(by_digit))
+    if missing := set(digits) - set(by_digit):
+        raise UsageError(
+            f"data.language=everyday needs all ten digits of every speaker; {speaker} has no recording of {min(missing)}: "
+            "give data.root a whole copy, or set data.language=null"
+        )
+    pools = [by_digit[digit] for digit in digits]
     shortest, longest = silence_seconds
     silences = shortest + (longest - shortest) * torch.rand(len(pools) + 1, generator=generator, dtype=torch.float64)
     return DigitString(

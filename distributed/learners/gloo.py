@@ -22,6 +22,7 @@ def gloo_group(store: Store, rank: int, size: int, timeout_seconds: float, lazil
     """
     prepare_for_groups()
     timeout = timedelta(seconds=timeout_seconds)
+    store.set_timeout(timeout)  # all addresses are read in one request, which waits as long as the store does
     group = ProcessGroup(store, rank, size)
     if lazily and gloo_connects_lazily():
         # torch's stubs name its public part alone, which has no devices.

@@ -5,7 +5,7 @@ path, as a group of one. What comes of it is a ``World`` (world.py).
 
 Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone, and
 no port of theirs can be reached from elsewhere. Unless TORCH_FR_BUFFER_SIZE says otherwise, torch's flight recorder of
-collectives is off (see ``prepare_for_groups``).
+collectives is off; unless GLOO_ENABLE_STORE_V2_API does, gloo reads all addresses at once (see ``prepare_for_groups``).
 """
 
 import logging

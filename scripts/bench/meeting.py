@@ -6,7 +6,8 @@ Real processes on one host start as torchrun starts them. The clock runs from th
 join until the last one has joined, and again while the scheme makes its own group. All share this host's processors: with many
 learners the seconds are those of a crowd on few cores, where in a real run each learner has its own.
 Traffic is that of the loopback interface, the launcher's included. Figures are medians over repetitions, in which all sizes take
-turns. The first topology comes once more with gloo's default, which asks the store for each member's address apart. The extrapolation goes on from the last two sizes.
+turns. The first topology comes once more with gloo's default, which asks the store for each member's address apart
+(all are alike where GLOO_ENABLE_STORE_V2_API is set in the environment). The extrapolation goes on from the last two sizes.
 torch asks the name of every address for its log: where the name server is slow, ``RES_OPTIONS=attempts:0`` leaves that out.
 """
 

@@ -36,6 +36,7 @@ from scripts.composition.environment import environment
 from scripts.composition.startup import REPOSITORY, run_main
 
 BASELINE = "baseline"
+CROSSED = "crossed_nbest_label_smoothing"
 PARTS = 5  # of a training set that is cross-decoded: one speaker each, of connected digits
 SEARCHES = ("greedy", "beam", "beam and language model")
 
@@ -49,7 +50,7 @@ class Corpus:
     language_model: Sequence[str]  # settings of scripts/train_lm.py
     methods: Mapping[str, Sequence[str]]  # settings of scripts/train.py; in braces: see places_of
     epochs: int = 24  # of a recogniser
-    fewest: int = 12  # epochs of which the last sixth is without the methods that papers end early
+    fewest: int = 12  # epochs, of which the last sixth, or the last one, is without the methods that papers end early
 
 
 def alone(hook: str, *settings: str, lifted: bool = True) -> list[str]:
@@ -62,7 +63,7 @@ METHODS = {
     BASELINE: ["hooks=[spec_augment]"],
     "length_perturbation": alone("length_perturbation"),
     "nbest_label_smoothing": alone("nbest_label_smoothing", "lists={lists}"),
-    "crossed_nbest_label_smoothing": alone("nbest_label_smoothing", "lists={crossed}"),
+    CROSSED: alone("nbest_label_smoothing", "lists={crossed}"),
     "switchout": alone("switchout"),
     "scheduled_sampling": alone("scheduled_sampling", "lm={lm}"),
     "sequence_noise": alone("sequence_noise", lifted=False),
@@ -95,7 +96,7 @@ CORPORA = {
         {
             name: [each.replace("spec_augment]", "speed_perturbation,spec_augment]") for each in settings]
             for name, settings in METHODS.items()
-            if name != "crossed_nbest_label_smoothing"
+            if name != CROSSED
         },
         epochs=4,
         fewest=4,
@@ -113,7 +114,7 @@ CORPORA = {
 
 
 def places_of(baseline: Path, lm: Path, crossed: Path, epochs: int) -> dict[str, str]:
-    """Values of placeholders in the settings of methods; methods that papers end early are off in the last sixth."""
+    """Values of placeholders in the settings of methods; methods that papers end early are off in the last sixth, at least in the last epoch."""
     files = {"lists": RunFolder(baseline).nbest("train"), "lm": lm, "crossed": crossed}
     marks = {"middle": epochs * 5 // 12, "lifted": epochs * 5 // 6}
     return {name: str(place) for name, place in (files | marks).items()}
@@ -187,8 +188,12 @@ class Study:
         return self.tuned[fold]
 
 
-def main(arguments: list[str]) -> None:
-    """Train and evaluate everything, print a table for each search, save the figures."""
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        UsageError: the corpus has no such method, too few epochs, or lists that its fold models could not cross.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=CORPORA, default="fsdd")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="these alone, beside the baseline")
@@ -202,14 +207,30 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--full", action="store_true", help="all folds, not the first alone")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
     options = parser.parse_args(arguments)
-    made_with, corpus = environment(), CORPORA[options.corpus]
-    chosen = options.methods or list(corpus.methods)
-    if unknown := [each for each in chosen if each not in corpus.methods]:
+    corpus = CORPORA[options.corpus]
+    options.methods = options.methods or list(corpus.methods)
+    if unknown := [each for each in options.methods if each not in corpus.methods]:
         there = ", ".join(corpus.methods)
         raise UsageError(f"--methods {unknown[0]}: on {options.corpus} these are compared: {there}")
-    epochs = corpus.epochs if options.epochs is None else options.epochs
-    if epochs < corpus.fewest:
-        raise UsageError(f"--epochs {epochs}: methods are lifted in the last sixth; choose {corpus.fewest} or more")
+    started = [each for each in options.override if each.startswith("init_from=")]
+    if started and CROSSED in options.methods:
+        raise UsageError(
+            f"--methods {CROSSED} --override {started[0]}: that has heard what the lists are to be made of"
+        )
+    if options.epochs is None:
+        options.epochs = corpus.epochs
+    if options.epochs < corpus.fewest:
+        raise UsageError(
+            f"--epochs {options.epochs}: methods are lifted in the last sixth; choose {corpus.fewest} or more"
+        )
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Train and evaluate everything, print a table for each search, save the figures."""
+    options = read_options(arguments)
+    made_with, corpus = environment(), CORPORA[options.corpus]
+    epochs, chosen = options.epochs, options.methods
     quick = QUICK if options.quick else ()
     trials = Trials(1, options.folder.resolve() / ("quick" if options.quick else ""), "test")
     study = Study(trials, corpus, epochs, options.data, [*options.override, *quick])

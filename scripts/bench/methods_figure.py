@@ -64,8 +64,10 @@ def curves(records: Sequence[Mapping[str, Any]], search: str) -> Curves:
 
 
 def draw(path: Path, found: Curves, search: str) -> None:
-    """A panel for each method."""
+    """A panel for each method; UsageError without any."""
     methods = [variant for variant in found if variant != BASELINE]
+    if not methods:
+        raise UsageError(f"the records have no method beside the {BASELINE}: there is nothing to draw")
     lines = -(-len(methods) // COLUMNS)
     figure = Figure(figsize=(2.8 * min(COLUMNS, len(methods)), 2.6 * lines), layout="constrained")
     panels = figure.subplots(lines, min(COLUMNS, len(methods)), sharex=True, sharey=True, squeeze=False).flat

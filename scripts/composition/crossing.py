@@ -1,5 +1,6 @@
 """Which runs decode a split: one all of it, or, of runs that each left out a fold of the training set, each what it has not heard."""
 
+import logging
 from collections.abc import Sequence
 
 from omegaconf import DictConfig, ListConfig
@@ -9,6 +10,8 @@ from asr.data.material import Split
 from asr.data.nbest import corpus_of
 from distributed.errors import UsageError
 from scripts.composition.trained import Trained, load_configured
+
+log = logging.getLogger(__name__)
 
 REMEDY = "train runs that differ in fold.leave_out alone"
 
@@ -50,6 +53,11 @@ def refuse_differing(runs: Sequence[Trained]) -> None:
             raise UsageError(
                 f"run={each.folder}: it left no fold out (fold.leave_out=null), so that it has heard everything; {REMEDY}"
             )
+        if each.config.init_from is not None:
+            log.warning(
+                "run=%s: it began at init_from=%s; had that heard the fold, its lists would be a model's own, not a stranger's",
+                each.folder, each.config.init_from,
+            )  # fmt: skip
     first = runs[0]
     for other in runs[1:]:
         for key, one, another in (
@@ -59,6 +67,8 @@ def refuse_differing(runs: Sequence[Trained]) -> None:
         ):
             if one != another:
                 raise UsageError(f"run={other.folder}: {key}={another}, but {one} in {first.folder}; {REMEDY}")
+        if other.config.features != first.config.features:
+            raise UsageError(f"run={other.folder}: it hears other features than {first.folder}; {REMEDY}")
         if other.speech.tokenizer.fingerprint != first.speech.tokenizer.fingerprint:
             raise UsageError(f"run={other.folder}: it writes other tokens than {first.folder}; {REMEDY}")
 

@@ -26,7 +26,7 @@ from scripts.composition.trained import Trained, load_configured
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "dev", "test", LEFT_OUT)  # of every corpus
+SPLITS = ("train", "dev", "test", LEFT_OUT)  # of corpora, and what a run has left out
 
 
 def run(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from asr.data.fsdd import FsddConnected
 from asr.foreign.files import ForeignError
 from asr.foreign.yaml_text import read_yaml
 from asr.parts import validate
@@ -50,7 +51,7 @@ def load_run_config(run: Path, settings: type[RunSettings] | None = TrainSetting
 def read_config(path: Path) -> DictConfig:
     """Read the resolved configuration that a run has written. It may be foreign: interpolations are not resolved.
 
-    A recogniser's run that was trained before there were folds has left none out.
+    What a recogniser's run that was trained before there were folds and languages of digits had in effect is added: none.
 
     Raises:
         ForeignError: it cannot be read, or holds what no run writes.
@@ -60,6 +61,9 @@ def read_config(path: Path) -> DictConfig:
         raise ForeignError(path, "not a configuration")
     if content.get("_target_") == f"{settings_module.__name__}.{TrainSettings.__name__}":
         content = {"fold": _whole_set()} | content
+    data = content.get("data")
+    if isinstance(data, dict) and data.get("_target_") == f"{FsddConnected.__module__}.{FsddConnected.__name__}":
+        content["data"] = {"language": None} | data
     return OmegaConf.create(content)
 
 

@@ -57,9 +57,12 @@ def check_folder(folder: Path, config: DictConfig) -> None:
 def settings_of(config: DictConfig) -> dict[str, Any]:
     """The settings on which a run's numbers depend, by dotted key; its checkpoints record them.
 
-    How the training set would be divided is none of them while no fold is left out.
+    How the training set would be divided is none of them while no fold is left out, nor that digits have no language:
+    earlier checkpoints do not say so.
     """
     settings = {key: value for key, value in flat(config).items() if key != "name" and not _is_free(key)}
+    if settings.get("data.language", "") is None:
+        del settings["data.language"]
     if settings.get("fold.leave_out") is None:
         settings = {key: value for key, value in settings.items() if not key.startswith("fold.")}
     return settings | {"the order of hooks": [str(name) for name in config.get("hooks") or {}]}

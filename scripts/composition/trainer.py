@@ -59,6 +59,7 @@ from scripts.composition.run_start import settings_of
 from scripts.composition.search import with_language_models
 from scripts.composition.settings import trains_on_text
 from scripts.composition.trainer_checks import (
+    check_fold,
     check_idle,
     check_order,
     check_pace,
@@ -73,6 +74,7 @@ def assemble(config: DictConfig, folder: Path, world: World, hooks: Mapping[str,
     """Build every part of a run and return the trainer, ready to fit."""
     options: TrainerOptions = build(config.trainer)
     backend = _backend(config, world, hooks, options)
+    check_fold(config)
     fit_tokenizer(config, folder, world)
     material = build_material(config, folder)
     refuse_doubled_sets(config, material)

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from asr.data.material import Material, refuse_doubles
 from asr.data.plan import BatchPlan
+from asr.parts import build
 from asr.runs.left_out import Place
 from asr.training.hook import Hook, ParameterGroup
 from distributed.backend import Backend
@@ -27,6 +28,12 @@ def warn_if_alone(backend: Backend, learners: int, config: DictConfig) -> None:
             "start several with torchrun --standalone --nproc-per-node 2 scripts/%s ...",
             settings.script,
         )
+
+
+def check_fold(config: DictConfig) -> None:
+    """Refuse a fold that there is not before a corpus is made for it; language models have none."""
+    if "fold" in config:
+        build(config.fold)
 
 
 def check_order(hooks: Mapping[str, Hook]) -> None:

@@ -40,6 +40,11 @@ def test_records_that_do_not_fit_together_are_refused(records: list[dict[str, An
         methods_figure.curves(records, "greedy")
 
 
+def test_a_record_of_the_baseline_alone_has_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no method beside the baseline"):
+        methods_figure.draw(tmp_path / "a.svg", {"baseline": {12: [0.1]}}, "greedy")
+
+
 def test_the_picture_names_every_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["baseline", "switchout", "replicas", "dropconnect", "combined", "sequence_noise"]
     (tmp_path / "a.json").write_text(json.dumps(record(12, **{name: [0.1, 0.2] for name in names})))

@@ -136,6 +136,7 @@ def test_a_run_on_the_whole_set_trains_with_crossed_lists(
         (("fold.leave_out=1", "fold.of=2"), r"run2: fold\.of=2, but 3 in \S+/run1; train runs that differ in "),
         (("fold.leave_out=1", "fold.by=utterance"), r"run2: fold\.by=utterance, but speaker in \S+/run1; "),
         (("fold.leave_out=1",), r"^run=\[\.\.\.\]: none of the runs left out fold 3 of 3; train one with fold\.leave_out=3$"),
+        (("fold.leave_out=1", "features.frame_shift_ms=20"), r"run2: it hears other features than \S+/run1; "),
         (("fold.leave_out=1", "tokenizer.alphabet=' ehgnopsty'"), r"run2: it writes other tokens than \S+/run1; "),
     ],
 )  # fmt: skip

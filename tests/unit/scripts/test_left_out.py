@@ -15,6 +15,7 @@ from scripts.composition.build import build_speech, fit_tokenizer
 from scripts.composition.compose import compose
 from scripts.composition.run_configuration import load_run_config
 from scripts.composition.run_start import check_folder, settings_of
+from scripts.composition.trainer_checks import check_fold
 from scripts.evaluate import main as evaluate
 
 Run = Callable[..., Path]
@@ -104,3 +105,25 @@ def test_a_run_from_before_there_were_folds_has_left_none_out(
     assert settings_of(small_config("fold.leave_out=1"))["fold.by"] == "speaker"
     with pytest.raises(UsageError, match=r"it differs in fold\.leave_out: "):
         check_folder(run, small_config("launch.matmul=mkl", "fold.leave_out=1"))
+
+
+def test_a_run_of_digits_from_before_they_could_have_a_language_goes_on(tmp_path: Path) -> None:
+    config = compose("train", ["data=fsdd_connected", "name=run"])
+    earlier = OmegaConf.to_container(config)
+    assert isinstance(earlier, dict)
+    del earlier["data"]["language"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(OmegaConf.to_yaml(earlier))
+    assert load_run_config(tmp_path / "run").data.language is None
+    check_folder(tmp_path / "run", config)
+    assert "data.language" not in settings_of(config), "its checkpoints know of none"
+    everyday = compose("train", ["data=fsdd_connected", "name=run", "data.language=everyday"])
+    assert settings_of(everyday)["data.language"] == "everyday"
+    with pytest.raises(UsageError, match=r"it differs in data\.language: "):
+        check_folder(tmp_path / "run", everyday)
+
+
+def test_a_fold_that_there_is_not_is_refused_before_a_corpus_is_made() -> None:
+    with pytest.raises(UsageError, match=r"fold\.leave_out=6: with fold\.of=5"):
+        check_fold(compose("train", ["fold.leave_out=6"]))
+    check_fold(compose("train_lm", ["texts=[a.txt]"]))

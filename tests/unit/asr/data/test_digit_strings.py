@@ -82,12 +82,6 @@ def test_other_lengths_leave_the_language_s_strings_of_those_lengths() -> None:
         digit_source("everyday", (5, 5))
 
 
-def test_a_speaker_without_a_digit_is_refused() -> None:
-    source = EverydayDigits((7, 7))  # the first exchange is 254
-    with pytest.raises(UsageError, match=r"needs all ten digits of every speaker; \d of one has no recording"):
-        source.draw(generator(), range(2))
-
-
 def test_the_language_is_the_same_for_every_generator() -> None:
     assert EverydayDigits((3, 7)).probabilities == EverydayDigits((3, 7)).probabilities
     drawn = [EverydayDigits((3, 7)).draw(torch.Generator().manual_seed(5), ALL) for _ in range(2)]

@@ -14,6 +14,7 @@ from asr.data.fsdd import FsddConnected, FsddDigits
 from asr.data.fsdd_recordings import find_recordings, split_recordings
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.words import UNITS
+from distributed.errors import UsageError
 
 SPEAKERS = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler"]
 
@@ -102,6 +103,12 @@ def test_splits_are_disjoint_and_follow_the_official_one(small_fsdd: Path, held_
         assert training_speakers == {"ben"}
         assert {recording.speaker for recording in splits["test"]} == {"anna"}
         assert len(splits["test"]) == 5 * 8
+
+
+def test_a_language_of_all_digits_names_a_speaker_who_lacks_one(make_connected: MakeConnected) -> None:
+    message = r"data\.language=everyday needs all ten digits of every speaker; (anna|ben) has no recording of \d"
+    with pytest.raises(UsageError, match=message):
+        make_connected(language="everyday").prepare()
 
 
 def test_an_unknown_speaker_is_named_with_those_there_are(make_digits: MakeDigits) -> None:

@@ -1,6 +1,7 @@
 """Exchanges between neighbours: sizes that change, messages in pieces, a neighbour that is gone, an end with messages in flight."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -56,17 +57,42 @@ def test_messages_mixed_in_pieces_are_bitwise_those_mixed_whole(run_learners, mo
     monkeypatch.setattr(neighbours, "PIECE_BYTES", 40)
 
     def learner(world: World) -> None:
-        others = {j: 0.25 for j in range(3) if j != world.rank}
+        others = {j: 1 / 3 for j in range(3) if j != world.rank}
         exchange = NeighbourExchange(group=world.new_group("test", range(3)), learners=range(3), world=world)
         own = message_of(world.rank)
         exchange.start(own, others, others)
         found = mixed_in(own, exchange.received, others, exchange.arriving())
         assert found is not None
         for index, part in enumerate(found):
-            whole = weighted_difference(own[index], [(0.25, message_of(j)[index]) for j in others])
+            whole = weighted_difference(own[index], [(1 / 3, message_of(j)[index]) for j in others])
             assert torch.equal(part, whole)
 
     run_learners(3, learner)
+
+
+@pytest.mark.parametrize("word", ["dpsgd", "hierarchical"])
+def test_schemes_train_bitwise_alike_in_pieces_and_whole(run_learners, monkeypatch: pytest.MonkeyPatch, word: str):
+    def learner(world: World) -> list[float]:
+        backend: Any = SCHEMES[word].build(world)
+        model = nn.Linear(7, 5, bias=False)
+        with torch.no_grad():  # learners are threads: of one global generator they would draw in any order
+            model.weight.copy_(torch.randn(5, 7, generator=torch.Generator().manual_seed(world.rank)))
+        optimizer = torch.optim.SGD(backend.wrap(model).parameters(), lr=0.01, momentum=0.9)
+        backend.attach(optimizer)
+        for _ in range(3):
+            backend.begin_step(1.0, 1.0)
+            model(torch.ones(2, 7)).square().sum().backward()
+            with backend.updating(apply=backend.reduce_gradients(None).finite):
+                optimizer.step()
+            optimizer.zero_grad()
+        backend.drain()
+        backend.close()
+        return model.weight.flatten().tolist()
+
+    whole = run_learners(4, learner)
+    monkeypatch.setattr(neighbours, "PIECE_BYTES", 16)
+    assert run_learners(4, learner) == whole
+    assert whole[0] != whole[2]
 
 
 def test_who_sends_a_last_piece_that_is_not_finite_is_named(run_learners, monkeypatch: pytest.MonkeyPatch):

@@ -1,9 +1,11 @@
 """Groups of gloo: requests to the store counted; those that connect only who exchanges messages: connections counted, a missing partner."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -56,6 +58,15 @@ def test_a_member_reads_the_addresses_of_all_others_in_one_request(monkeypatch: 
         groups = list(pool.map(lambda rank: gloo_group(stores[rank], rank, 4, 20.0), range(4)))
     assert [group.size() for group in groups] == [4] * 4
     assert [store.requests for store in stores] == [Counter(set=1, multi_get=1)] * 4
+
+
+def test_addresses_are_waited_for_as_long_as_the_group_waits_not_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60))
+    began = time.monotonic()
+    with pytest.raises(RuntimeError):
+        gloo_group(store, 0, 2, 1.0)
+    assert time.monotonic() - began < 20
 
 
 def opened(world: World, make: Callable[[], ProcessGroup]) -> int:
