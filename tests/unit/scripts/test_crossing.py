@@ -150,6 +150,15 @@ def test_runs_that_do_not_make_one_training_set_are_refused(
     assert not (tmp_path / "crossed").exists()
 
 
+def test_a_run_that_began_at_another_one_is_warned_of(
+    random_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [random_run("run1", *BY_SPEAKER, "fold.leave_out=2", "init_from=exp/all"), random_run("run2", *BY_SPEAKER)]
+    with pytest.raises(UsageError, match="run2: it left no fold out"):
+        make_nbest([listed(runs), f"out={tmp_path / 'crossed'}"])
+    assert "run1: it began at init_from=exp/all; had that heard the fold" in caplog.text
+
+
 def test_runs_on_other_utterances_are_refused(random_run: Run, tiny_corpus: Path, tmp_path: Path) -> None:
     utterances = read_manifest(tiny_corpus / "train.jsonl")
     write_manifest(tmp_path / "other.jsonl", utterances[:-1])
