@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from asr.data.manifest import read_manifest, write_manifest
 from asr.data.nbest import read_header, shard_file
@@ -153,7 +153,10 @@ def test_runs_that_do_not_make_one_training_set_are_refused(
 def test_a_run_that_began_at_another_one_is_warned_of(
     random_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = [random_run("run1", *BY_SPEAKER, "fold.leave_out=2", "init_from=exp/all"), random_run("run2", *BY_SPEAKER)]
+    runs = [random_run("run1", *BY_SPEAKER, "fold.leave_out=2"), random_run("run2", *BY_SPEAKER)]
+    config = OmegaConf.load(runs[0] / "config.yaml")
+    config.init_from = "exp/all"
+    OmegaConf.save(config, runs[0] / "config.yaml")
     with pytest.raises(UsageError, match="run2: it left no fold out"):
         make_nbest([listed(runs), f"out={tmp_path / 'crossed'}"])
     assert "run1: it began at init_from=exp/all; had that heard the fold" in caplog.text
