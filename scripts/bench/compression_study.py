@@ -193,8 +193,8 @@ def read_arguments(arguments: Sequence[str], description: str | None, folder: st
         raise UsageError(f"--models {unknown[0]}: on {options.corpus} there is {', '.join(corpus.models)}")
     if not corpus.start and options.start is None:
         raise UsageError(
-            f"--corpus {options.corpus}: its start takes hours; name the model folder that make model has trained: "
-            "--start exp/read-english-conformer/checkpoints/step-..."
+            f"--corpus {options.corpus}: its start takes hours; name the model folder of a checkpoint that make model has "
+            "trained with --start"
         )
     return Arguments(
         options.corpus,

@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, PercentFormatter
-
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from scripts.composition.startup import require_environment
 
     require_environment()
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, PercentFormatter
 
 from distributed.errors import UsageError
 from scripts.bench.methods import BASELINE, SEARCHES
