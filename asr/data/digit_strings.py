@@ -18,12 +18,8 @@ from distributed.errors import UsageError
 Digits = tuple[int, ...]
 
 DIRECTORY_SEED = 0  # the language is the same for every corpus
-TELEPHONES, EXCHANGES, DATES, PRICES = (
-    1000,
-    8,
-    100,
-    30,
-)  # entries of the directories; the first three digits of a telephone number
+TELEPHONES, DATES, PRICES = 1000, 100, 30  # entries of the directories
+EXCHANGES = 8  # the first three digits of telephone numbers
 SHARES = {"telephone": 0.6, "date": 0.3, "price": 0.1}
 CENTS = ((9, 9), (9, 9), (9, 9), (9, 5), (5, 0), (0, 0))  # what prices end with
 

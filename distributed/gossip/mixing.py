@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from distributed.gossip.packing import Message
+from distributed.gossip.packing import Message, Piece
 from distributed.gossip.topology import Topology
 
 SPARSE_NEIGHBOURS = 16  # per learner, at most: beyond it a product of matrices is many times faster than sums of rows
@@ -50,11 +50,11 @@ def pair_difference(own: Tensor, other: Tensor) -> Tensor:
 
 
 def mixed_in(
-    own: Message, received: Mapping[int, Message], row: Mapping[int, float], arriving: Iterable[tuple[int, slice]]
+    own: Message, received: Mapping[int, Message], row: Mapping[int, float], arriving: Iterable[Piece]
 ) -> Message | None:
     """The difference to add to ``own``, from its neighbours' messages weighted by ``row``; None without neighbours.
 
-    ``arriving`` gives the pieces of the messages, (part, entries), as they have come in: every entry once.
+    ``arriving`` gives the pieces of the messages as they have come in: every entry once.
     """
     for part, entries in arriving:
         weighted_difference(

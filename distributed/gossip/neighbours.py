@@ -13,11 +13,10 @@ import torch
 from torch.distributed import ProcessGroup, Work
 
 from distributed.gossip.finite import refuse_non_finite
-from distributed.gossip.packing import Message
+from distributed.gossip.packing import Message, Piece
 from distributed.learners.world import World
 
 PIECE_BYTES = 4 << 20  # few enough that mixing the last piece takes little, enough that each fills the wire
-Piece = tuple[int, slice]  # (part of the message, entries of it)
 
 
 class NeighbourExchange:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Message = list[Tensor]  # one tensor of shape (elements,) per dtype
+Piece = tuple[int, slice]  # (part of the message, entries of it)
 
 
 class Packing:

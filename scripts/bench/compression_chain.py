@@ -45,17 +45,7 @@ NOISE_FRAMES = 200
 
 
 class ChainStudy(Study):
-    """A small model along the chain."""
-
-    quantising_steps: int  # after those of ``steps`` that follow the removal
-
-    def begun(self, seed: int) -> dict[str, dict[str, ErrorCounts]]:
-        """As of every study, with a control of as many steps as the whole chain has."""
-        self.quantising_steps = self.corpus.quantisation_steps
-        pruning, self.steps = self.steps, self.steps + self.quantising_steps
-        found = super().begun(seed)
-        self.steps = pruning
-        return found
+    """A small model along the chain; ``steps`` are those of the whole chain, which the control gets."""
 
     def chain(self, seed: int) -> Iterator[tuple[str, dict[str, ErrorCounts]]]:
         """Name and errors of every link."""
@@ -63,10 +53,10 @@ class ChainStudy(Study):
         start = model_folder_of(self.start_of(seed), "weights")
         removal = [f"weights={start}", f"pass.sparsity={SPARSITY}", "pass.across=sites"]
         small = self.compressed(control, "magnitude", "half", removal)
-        self.trials.train(half, *self.further(seed, small))
+        self.trials.train(half, *self.further(seed, small, self.corpus.pruning_steps))
         yield HALF, self.errors(half)
         of_half = model_folder_of(half, "weights")
-        self.trials.train(quantised, *self.further(seed, of_half, self.quantising_steps), "+hooks=[qat_int4]")
+        self.trials.train(quantised, *self.further(seed, of_half, self.corpus.quantisation_steps), "+hooks=[qat_int4]")
         yield FOUR_BITS, self.errors(quantised)
         yield PACKED, self.errors(quantised, self.compressed(quantised, "pack", "packed", []))
 
@@ -105,11 +95,10 @@ def main(arguments: list[str]) -> None:
     made_with, corpus = environment(), CORPORA[options.corpus]
     rows: list[dict[str, Any]] = []
     sizes: dict[str, Mapping[str, int]] = {}
+    steps = corpus.pruning_steps + corpus.quantisation_steps
     for model in options.models:
-        study, found = (
-            ChainStudy(options.trials, corpus, model, options.settings, corpus.pruning_steps, options.start),
-            Found(model),
-        )
+        study = ChainStudy(options.trials, corpus, model, options.settings, steps, options.start)
+        found = Found(model)
         for seed in options.seeds:
             found.add(seed, study.begun(seed).items())
             found.add(seed, study.chain(seed))

@@ -43,7 +43,6 @@ SIZES, QUICK_SIZES = (2, 4, 8, 16, 32, 64), (2, 4, 8)
 ESTIMATED = 1000  # learners
 WAIT_SECONDS = 600.0
 SOCKETS = ("sockets_joined", "sockets_gossip")
-ONE_BY_ONE = ", addresses one by one"
 FIGURES = ("join_seconds", "group_seconds", "sockets_joined", "sockets_gossip", "kilobytes", "packets")
 
 
@@ -58,13 +57,13 @@ def main(arguments: list[str]) -> None:
     made_with = environment()
     multiprocessing.set_forkserver_preload(["scripts.bench.meeting", "distributed.schemes.dpsgd", "torch._dynamo"])
     sizes = QUICK_SIZES if options.quick else SIZES
-    names = [*options.topologies, options.topologies[0] + ONE_BY_ONE]
+    cases = [*((topology, True) for topology in options.topologies), (options.topologies[0], False)]
     turns = [
-        [measured(size, name) for name in names for size in sizes]
+        [measured(size, *case) for case in cases for size in sizes]
         for _ in range(1 if options.quick else options.repetitions)
     ]
     rows = [middle(each) for each in zip(*turns, strict=True)]
-    for name in names:
+    for name in dict.fromkeys(row["topology"] for row in rows):
         own = [row for row in rows if row["topology"] == name]
         rows.append({"topology": name, "learners": ESTIMATED, "estimated": True} | estimated(own))
     print(table(rows))
@@ -75,16 +74,14 @@ def main(arguments: list[str]) -> None:
         )
 
 
-def measured(size: int, topology: str) -> Row:
+def measured(size: int, topology: str, in_one_request: bool) -> Row:
     """Start so many learners; figures of the last of them, sockets of the one with the most."""
-    found = launched(
-        size, meet, topology.removesuffix(ONE_BY_ONE), not topology.endswith(ONE_BY_ONE), start_method="forkserver"
-    )
+    found = launched(size, meet, topology, in_one_request, start_method="forkserver")
     begun, joined, asked, made = (max(each[key] for each in found) for key in ("begun", "joined", "asked", "made"))
     print(f"{size} learners, {topology}: joined after {joined - begun:.2f} s", flush=True)
     before, after = found[0]["loopback_before"], found[0]["loopback_after"]
     return {
-        "topology": topology,
+        "topology": topology if in_one_request else f"{topology}, addresses one by one",
         "learners": size,
         "estimated": False,
         "join_seconds": joined - begun,

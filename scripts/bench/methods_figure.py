@@ -9,6 +9,7 @@ method is drawn at the budgets that it has been measured at.
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def draw(path: Path, found: Curves, search: str) -> None:
         for variant, colour, shift in ((BASELINE, "0.5", -0.02), (method, "tab:blue", 0.02)):
             budgets = sorted(found[variant])
             beside = [budget * (1 + shift) for budget in budgets]  # so that points of both can be seen
-            axes.plot(beside, [mean(found[variant][each]) for each in budgets], color=colour, label=variant)
+            axes.plot(beside, [statistics.fmean(found[variant][each]) for each in budgets], color=colour, label=variant)
             for place, budget in zip(beside, budgets, strict=True):
                 rates = found[variant][budget]
                 axes.plot([place] * len(rates), rates, "o", color=colour, markersize=4, alpha=0.7)
@@ -88,11 +89,6 @@ def draw(path: Path, found: Curves, search: str) -> None:
     figure.supylabel(f"word error rate, {search}; grey: {BASELINE}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-
-
-def mean(rates: Sequence[float]) -> float:
-    """The mean over seeds."""
-    return sum(rates) / len(rates)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from asr.data.fsdd import FsddConnected
 from asr.foreign.files import ForeignError
 from asr.foreign.yaml_text import read_yaml
 from asr.parts import validate
@@ -17,6 +16,7 @@ from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.composition import settings as settings_module
 from scripts.composition.compose import CONF, SEVERAL
+from scripts.composition.later_settings import with_later_settings
 from scripts.composition.settings import RunSettings, TrainSettings, settings_of_run
 
 
@@ -51,7 +51,7 @@ def load_run_config(run: Path, settings: type[RunSettings] | None = TrainSetting
 def read_config(path: Path) -> DictConfig:
     """Read the resolved configuration that a run has written. It may be foreign: interpolations are not resolved.
 
-    What a recogniser's run that was trained before there were folds and languages of digits had in effect is added: none.
+    Settings that came later are added, where what the run had in effect is known.
 
     Raises:
         ForeignError: it cannot be read, or holds what no run writes.
@@ -59,18 +59,7 @@ def read_config(path: Path) -> DictConfig:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ForeignError(path, "not a configuration")
-    if content.get("_target_") == f"{settings_module.__name__}.{TrainSettings.__name__}":
-        content = {"fold": _whole_set()} | content
-    data = content.get("data")
-    if isinstance(data, dict) and data.get("_target_") == f"{FsddConnected.__module__}.{FsddConnected.__name__}":
-        content["data"] = {"language": None} | data
-    return OmegaConf.create(content)
-
-
-@cache
-def _whole_set() -> Any:
-    """The node ``fold`` as conf/ has it, which leaves nothing out."""
-    return yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["fold"]
+    return OmegaConf.create(with_later_settings(content))
 
 
 def _refuse_earlier_version(config: DictConfig, path: Path) -> None:

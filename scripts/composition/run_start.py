@@ -25,6 +25,7 @@ from distributed.errors import UsageError
 from distributed.learners.environment import is_started_again
 from distributed.learners.world import World
 from scripts.composition.compose import differing_keys, flat
+from scripts.composition.later_settings import without_later_settings
 from scripts.composition.run_configuration import read_config
 
 # Keys that may change when a run is resumed: its numbers depend on none of them, but for the last bits.
@@ -55,17 +56,9 @@ def check_folder(folder: Path, config: DictConfig) -> None:
 
 
 def settings_of(config: DictConfig) -> dict[str, Any]:
-    """The settings on which a run's numbers depend, by dotted key; its checkpoints record them.
-
-    How the training set would be divided is none of them while no fold is left out, nor that digits have no language:
-    earlier checkpoints do not say so.
-    """
+    """The settings on which a run's numbers depend, by dotted key; its checkpoints record them."""
     settings = {key: value for key, value in flat(config).items() if key != "name" and not _is_free(key)}
-    if settings.get("data.language", "") is None:
-        del settings["data.language"]
-    if settings.get("fold.leave_out") is None:
-        settings = {key: value for key, value in settings.items() if not key.startswith("fold.")}
-    return settings | {"the order of hooks": [str(name) for name in config.get("hooks") or {}]}
+    return without_later_settings(settings) | {"the order of hooks": [str(name) for name in config.get("hooks") or {}]}
 
 
 def _is_free(key: str) -> bool:

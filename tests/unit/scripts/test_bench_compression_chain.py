@@ -13,28 +13,26 @@ from scripts.bench.compression_study import CORPORA
 from scripts.bench.forked import ForkedTrials
 
 
-class Recorded(ForkedTrials):
-    """Stands in for training and decoding; keeps the commands."""
-
-    commands: list[tuple[str, list[str]]] = []  # noqa: RUF012 - of the test
-
-    def call(self, run: Path, *command: str) -> None:
-        self.commands.append((run.name, list(command)))
-
-    def errors(
-        self, run: Path, search: Sequence[str], fold: str, weights: Path | None = None
-    ) -> dict[str, ErrorCounts]:
-        assert weights is None or weights.parent.name == "export" or weights.name == "start"
-        return {"/a": count_errors("one two", "one" if weights else "one two")}
-
-
 def value(command: Sequence[str], key: str) -> str:
     return [each.removeprefix(key) for each in command if each.startswith(key)][-1]
 
 
 def test_every_link_goes_on_from_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, list[str]]] = []
+
+    class Recorded(ForkedTrials):
+        """Stands in for training and decoding; keeps the commands."""
+
+        def call(self, run: Path, *command: str) -> None:
+            made.append((run.name, list(command)))
+
+        def errors(
+            self, run: Path, search: Sequence[str], fold: str, weights: Path | None = None
+        ) -> dict[str, ErrorCounts]:
+            assert weights is None or weights.parent.name == "export" or weights.name == "start"
+            return {"/a": count_errors("one two", "one" if weights else "one two")}
+
     monkeypatch.setattr(compression_study, "ForkedTrials", Recorded)
-    monkeypatch.setattr(Recorded, "commands", [])
     monkeypatch.setattr(paired, "REPLICATIONS", 3)
     monkeypatch.setattr(compression_chain, "model_folder_of", lambda folder, key: folder)
     monkeypatch.setattr(compression_chain, "large_bytes", lambda: {"dense": 8, PACKED: 2})
@@ -47,7 +45,6 @@ def test_every_link_goes_on_from_the_one_before(tmp_path: Path, monkeypatch: pyt
     control, half, quantised = (
         (tmp_path / "runs/lstm" / name) for name in ("control-5", "half-removed-5", "half-removed_4-bits-5")
     )
-    made = [(name, command) for name, command in Recorded.commands]
     trained = {name: command for name, command in made if command[0].endswith("train.py")}
     assert {name: int(value(command, "trainer.max_steps=")) for name, command in trained.items()} == {
         "control-5": both, "half-removed-5": corpus.pruning_steps, "half-removed_4-bits-5": corpus.quantisation_steps,
