@@ -1,4 +1,8 @@
-"""The configuration of a run folder: read back, and checked like a fresh one."""
+"""The configuration of a run folder: read back, and checked like a fresh one.
+
+Settings that came after a run was trained are added where their value leaves everything as it was before they existed; of any
+other the user has to say what the run had.
+"""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -9,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from asr.data.fsdd import FsddConnected
 from asr.foreign.files import ForeignError
 from asr.foreign.yaml_text import read_yaml
 from asr.parts import validate
@@ -16,8 +21,10 @@ from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.composition import settings as settings_module
 from scripts.composition.compose import CONF, SEVERAL
-from scripts.composition.later_settings import with_later_settings
 from scripts.composition.settings import RunSettings, TrainSettings, settings_of_run
+
+_RECOGNISER = f"{TrainSettings.__module__}.{TrainSettings.__name__}"
+_DIGITS = f"{FsddConnected.__module__}.{FsddConnected.__name__}"
 
 
 def load_run_config(run: Path, settings: type[RunSettings] | None = TrainSettings, key: str = "run") -> DictConfig:
@@ -60,6 +67,30 @@ def read_config(path: Path) -> DictConfig:
     if not isinstance(content, dict):
         raise ForeignError(path, "not a configuration")
     return OmegaConf.create(with_later_settings(content))
+
+
+def with_later_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration, with those that it lacks: no fold of training is left out, and digits have no language."""
+    if content.get("_target_") == _RECOGNISER:
+        content = {"fold": _whole_set()} | content
+    data = content.get("data")
+    if isinstance(data, dict) and data.get("_target_") == _DIGITS:
+        content = content | {"data": {"language": None} | data}
+    return content
+
+
+def without_later_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint records, by dotted key, without those that have no effect: earlier ones do not say so."""
+    idle = [key for key in settings if key == "data.language" and settings[key] is None]
+    if settings.get("fold.leave_out") is None:
+        idle += [key for key in settings if key.startswith("fold.")]
+    return {key: value for key, value in settings.items() if key not in idle}
+
+
+@cache
+def _whole_set() -> Any:
+    """The node ``fold`` as conf/ has it, which leaves nothing out."""
+    return yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["fold"]
 
 
 def _refuse_earlier_version(config: DictConfig, path: Path) -> None:

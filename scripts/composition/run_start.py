@@ -25,8 +25,7 @@ from distributed.errors import UsageError
 from distributed.learners.environment import is_started_again
 from distributed.learners.world import World
 from scripts.composition.compose import differing_keys, flat
-from scripts.composition.later_settings import without_later_settings
-from scripts.composition.run_configuration import read_config
+from scripts.composition.run_configuration import read_config, without_later_settings
 
 # Keys that may change when a run is resumed: its numbers depend on none of them, but for the last bits.
 FREE_KEYS = (
