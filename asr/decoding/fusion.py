@@ -43,7 +43,9 @@ class Fusion:
     @property
     def suffix(self) -> str:
         """Suffix of the result files, which distinguishes searches with language models from those without."""
-        return "-lm" if self.names_models else "-bonus" if self.label_bonus else ""
+        if self.source is not None:
+            return "-density-ratio"
+        return "-lm" if self.external is not None else "-bonus" if self.label_bonus else ""
 
     def terms(self, external: TokenModel | None, source: TokenModel | None) -> "FusedTerms":
         """The terms of labels, by the models that ``external`` and ``source`` name; None where there is none."""

@@ -111,11 +111,11 @@ def made_of(run: Path, evaluated_set: str, ways: Mapping[str, Way]) -> dict[str,
 
 def tuned(trials: Trials, run: Path, ways: Mapping[str, Way], kept: Kept) -> dict[str, dict[str, float]]:
     """The best weights of every way on dev, as keys of ``decode.fusion``."""
-    lists = [f"run={run}", f"set={DEV}", f"decode.beam={TUNED_BEAM}", f"decode.n_best={TUNED_BEAM}"]
-    record = RunFolder(run).evaluation(DEV, f"beam{TUNED_BEAM}-lm").fusion
+    lists = [f"set={DEV}", f"decode.beam={TUNED_BEAM}", f"decode.n_best={TUNED_BEAM}"]
 
     def tune(way: Way) -> dict[str, Any]:
-        trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), *lists, *way.settings)
+        trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), f"run={run}", *lists, *way.settings)
+        record = trials.tuned(run, DEV, [*lists, *way.settings])
         return {"settings": json.loads(record.read_text(encoding="utf-8"))["settings"]}
 
     found = {

@@ -7,8 +7,9 @@ language (``--corpus fsdd_language``), or ``--corpus speechocean762`` and ``libr
 their recipes want it. All runs of a corpus differ only in their hooks, whose settings are the defaults: the papers' best. In
 each fold a language model is trained on transcripts, if ``--lm`` names none;
 hypotheses for label smoothing come from the baseline of the same fold and seed; crossed ones from five models for all
-seeds of a fold, each trained without some of its speakers, whom it decodes. The language model's weights are tuned
-on dev with the fold's first baseline and used in every run. Differences are paired by utterance
+seeds of a fold, each trained without some of its speakers, whom it decodes. The weights of language models are tuned
+on dev with the fold's first baseline and used in every run. ``--density-ratio`` adds a search that takes a model of what recognisers
+hear out again, ``--also`` the greedy search of other utterances. Differences are paired by utterance
 (scripts/bench/paired.py). The same command goes on where it was interrupted.
 """
 
@@ -16,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,90 +28,19 @@ if __name__ == "__main__":
 
     require_environment()
 
+from asr.data.material import manifest_name
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
+from scripts.bench.methods_corpora import BASELINE, CORPORA, CROSSED, METHODS, Corpus
 from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
 from scripts.bench.trials import QUICK, Trials
 from scripts.composition.environment import environment
 from scripts.composition.startup import REPOSITORY, run_main
 
-BASELINE = "baseline"
-CROSSED = "crossed_nbest_label_smoothing"
 PARTS = 5  # of a training set that is cross-decoded: one speaker each, of connected digits
 SEARCHES = ("greedy", "beam", "beam and language model")
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """A corpus on which methods are compared."""
-
-    experiment: str
-    folds: Mapping[str, Sequence[str]]
-    language_model: Sequence[str]  # settings of scripts/train_lm.py
-    methods: Mapping[str, Sequence[str]]  # settings of scripts/train.py; in braces: see places_of
-    epochs: int = 24  # of a recogniser
-    fewest: int = 12  # epochs, of which the last sixth, or the last one, is without the methods that papers end early
-
-
-def alone(hook: str, *settings: str, lifted: bool = True) -> list[str]:
-    """The hooks of a run with one method in addition to SpecAugment, which all runs have."""
-    until = [f"hooks.{hook}.until_epoch={{lifted}}"] if lifted else []
-    return [f"hooks=[{hook},spec_augment]", *until, *(f"hooks.{hook}.{each}" for each in settings)]
-
-
-METHODS = {
-    BASELINE: ["hooks=[spec_augment]"],
-    "length_perturbation": alone("length_perturbation"),
-    "nbest_label_smoothing": alone("nbest_label_smoothing", "lists={lists}"),
-    CROSSED: alone("nbest_label_smoothing", "lists={crossed}"),
-    "switchout": alone("switchout"),
-    "scheduled_sampling": alone("scheduled_sampling", "lm={lm}"),
-    "sequence_noise": alone("sequence_noise", lifted=False),
-    "dropconnect": alone("dropconnect", lifted=False),
-    "replicas": alone("replicas", lifted=False),
-    # Like swb300_combined, with scheduled sampling, which excludes SwitchOut.
-    "combined": [
-        "hooks=[nbest_label_smoothing,scheduled_sampling,dropconnect,replicas,sequence_noise,length_perturbation,spec_augment]",
-        "hooks.nbest_label_smoothing.lists={lists}", "hooks.nbest_label_smoothing.until_epoch={middle}",
-        "hooks.scheduled_sampling.lm={lm}", "hooks.scheduled_sampling.until_epoch={lifted}",
-        "hooks.length_perturbation.drop_probability=0.5", "hooks.length_perturbation.insert_probability=0.5",
-        "hooks.length_perturbation.from_epoch={middle}", "hooks.length_perturbation.until_epoch={lifted}",
-    ],
-}  # fmt: skip
-SPEAKERS = {speaker: [f"data.held_out={speaker}"] for speaker in ("george", "jackson", "lucas")}
-WHOLE_TEXTS = ["data=fsdd_connected", "data.train_strings=4000"]  # the texts of what is left out of a quarter, too
-CORPORA = {
-    "fsdd": Corpus("fsdd_quarter_baseline", SPEAKERS, WHOLE_TEXTS, METHODS),
-    "fsdd_language": Corpus(
-        "fsdd_quarter_baseline",
-        {speaker: [*of_fold, "data.language=everyday"] for speaker, of_fold in SPEAKERS.items()},
-        WHOLE_TEXTS,
-        METHODS,
-    ),
-    # Further steps from a start that --override init_from= names. It has heard all of train: no lists can be crossed.
-    "librispeech": Corpus(
-        "librispeech_small_finetune",
-        {"": []},
-        ["data=manifests"],
-        {
-            name: [each.replace("spec_augment]", "speed_perturbation,spec_augment]") for each in settings]
-            for name, settings in METHODS.items()
-            if name != CROSSED
-        },
-        epochs=4,
-        fewest=4,
-    ),
-    "speechocean762": Corpus(
-        "speechocean762",
-        {"": []},
-        ["data=speechocean762"],
-        {
-            name: METHODS[name]
-            for name in (BASELINE, "length_perturbation", "nbest_label_smoothing", "sequence_noise", "scheduled_sampling")
-        },
-    ),
-}  # fmt: skip
+RATIO = "beam and density ratio"
 
 
 def places_of(baseline: Path, lm: Path, crossed: Path, epochs: int) -> dict[str, str]:
@@ -131,15 +61,17 @@ class Study:
         self.epochs = epochs  # epochs of a recogniser
         self.data = data  # settings of recognisers and language models
         self.overrides = overrides  # overrides of recognisers
-        self.tuned: dict[str, list[str]] = {}  # by fold, settings of the search with a language model
+        self.tuned: dict[str, dict[str, list[str]]] = {}  # by fold and search, settings with language models
         self.crossed: dict[str, Path] = {}  # by fold, the lists of its training set by models that have not heard it
 
-    def language_model(self, fold: str, overrides: Sequence[str]) -> Path:
-        """Train the language model of a fold, and return its folder."""
-        run = self.trials.run(fold, "lm")
-        settings = (*self.corpus.language_model, *self.corpus.folds[fold], *self.data, *overrides)
-        self.trials.train(run, *settings, script="train_lm")
-        return run
+    def language_models(self, fold: str, given: Path | None, source: bool, overrides: Sequence[str]) -> list[Path]:
+        """The folders of the language model that is fused, trained if none is ``given``, and of the density ratio's source if there is one."""
+        wanted = {} if given else {"lm": self.corpus.language_model}
+        wanted |= {"lm-transcripts": self.corpus.transcripts} if source else {}
+        for name, settings in wanted.items():
+            every = (*settings, *self.corpus.folds[fold], *self.data, *overrides)
+            self.trials.train(self.trials.run(fold, name), *every, script="train_lm")
+        return [*([given] if given else []), *(self.trials.run(fold, name) for name in wanted)]
 
     def train(self, name: str, fold: str, seed: int, lm: Path) -> Path:
         """Train a run and return its folder; a baseline also decodes the training set to n-best lists."""
@@ -170,22 +102,22 @@ class Study:
             self.crossed[fold] = lists
         return self.crossed[fold]
 
-    def search(self, search: str, fold: str, run: Path, lm: Path) -> list[str]:
-        """Settings of scripts/evaluate.py; the first run of a fold tunes the weights of the language model."""
-        if search == "greedy":
-            return ["decode=greedy"]
+    def search(self, search: str, fold: str, run: Path, models: Sequence[Path]) -> list[str]:
+        """Settings of scripts/evaluate.py; the first run of a fold tunes the weights of language models."""
         if search == "beam":
             return ["decode=beam"]
-        if fold not in self.tuned:
-            fused = f"decode.fusion.external={lm}"
-            self.trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), f"run={run}", fused, "set=dev")
-            best = json.loads(RunFolder(run).evaluation("dev", "beam8-lm").fusion.read_text(encoding="utf-8"))["best"]
-            weights = (
-                f"decode.fusion.external_weight={best['external']}",
-                f"decode.fusion.label_bonus={best['label_bonus']}",
-            )
-            self.tuned[fold] = ["decode=beam", fused, *weights]
-        return self.tuned[fold]
+        if search not in (SEARCHES[-1], RATIO):
+            return ["decode=greedy"]
+        tuned = self.tuned.setdefault(fold, {})
+        if search not in tuned:
+            of_ratio = {"external": models[0], "source": models[-1]}
+            fused = of_ratio if search == RATIO else {"external": models[0]}
+            named = [f"decode.fusion.{key}={lm}" for key, lm in fused.items()]
+            self.trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), f"run={run}", *named, "set=dev")
+            best = json.loads(self.trials.tuned(run, "dev", named).read_text(encoding="utf-8"))["best"]
+            weights = [f"decode.fusion.{key}_weight={best[key]}" for key in fused]
+            tuned[search] = ["decode=beam", *named, *weights, f"decode.fusion.label_bonus={best['label_bonus']}"]
+        return tuned[search]
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
@@ -203,6 +135,8 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", action="append", default=[], help="a setting of the corpus: data.root=data/fsdd")
     parser.add_argument("--override", action="append", default=[], help="a setting of all recognisers")
     parser.add_argument("--lm", type=Path, help="the run of a language model; left out: one of transcripts is trained")
+    parser.add_argument("--density-ratio", action="store_true", help="search with it too")
+    parser.add_argument("--also", nargs="+", default=[], metavar="MANIFEST", help="of utterances that are read too")
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--full", action="store_true", help="all folds, not the first alone")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
@@ -237,17 +171,19 @@ def main(arguments: list[str]) -> None:
     seeds = options.seeds[:1] if options.quick else options.seeds
     folds = list(corpus.folds)[: None if options.full else 1]
     names = [each for each in corpus.methods if each == BASELINE or each in chosen]
-    models = {fold: options.lm or study.language_model(fold, quick) for fold in folds}
-    errors: dict[str, dict[str, Errors]] = {search: {name: {} for name in names} for search in SEARCHES}
+    models = {fold: study.language_models(fold, options.lm, options.density_ratio, quick) for fold in folds}
+    searches = dict.fromkeys((*SEARCHES, *([RATIO] if options.density_ratio else [])), trials)
+    searches |= {f"greedy, {manifest_name(each)}": replace(trials, evaluated_set=each) for each in options.also}
+    errors: dict[str, dict[str, Errors]] = {search: {name: {} for name in names} for search in searches}
     # Seed by seed, so that whatever is there when it is interrupted can be compared.
     for seed, fold, name in product(seeds, folds, names):
-        run = study.train(name, fold, seed, models[fold])
-        for search in SEARCHES:
+        run = study.train(name, fold, seed, models[fold][0])
+        for search, of_set in searches.items():
             settings = study.search(search, fold, run, models[fold])
-            errors[search][name][fold, seed] = trials.errors(run, settings, fold)
-        rates = ", ".join(f"{search} {total(errors[search][name][fold, seed]).wer:.2%}" for search in SEARCHES)
+            errors[search][name][fold, seed] = of_set.errors(run, settings, fold)
+        rates = ", ".join(f"{search} {total(errors[search][name][fold, seed]).wer:.2%}" for search in searches)
         print(f"{' '.join([fold, name]).strip()}, seed {seed}: {rates}", flush=True)
-    rows = [each | {"search": search} for search in SEARCHES for each in table(search, errors[search], corpus.methods)]
+    rows = [each | {"search": search} for search in searches for each in table(search, errors[search], corpus.methods)]
     if options.json is not None:
         save(options.json, rows, errors, made_with, epochs=epochs, seeds=seeds, folds=folds, fusion=study.tuned)
 
@@ -267,11 +203,15 @@ def save(
     made_with: Mapping[str, Any],
     **remarks: Any,
 ) -> None:
-    """Save all rows, and for each method the gain by the language model."""
+    """Save all rows, and for each method the gains by language models."""
     figures = {f"wer/{each['search']}/{each['variant']}": each["wer"] for each in rows}
     _, without, fused = SEARCHES
-    gains = [row(name, [], of_method, errors[without][name]) for name, of_method in errors[fused].items()]
-    save_figures(path, figures, rows, made_with, language_model=gains, **remarks)
+    gains = {
+        key: [row(name, [], of_method, errors[without][name]) for name, of_method in errors[search].items()]
+        for key, search in {"language_model": fused, "density_ratio": RATIO}.items()
+        if search in errors
+    }
+    save_figures(path, figures, rows, made_with, **gains, **remarks)
 
 
 if __name__ == "__main__":

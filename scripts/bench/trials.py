@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.data.material import manifest_name
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.parts import build
 from asr.reporting.run import read_transcripts
@@ -34,7 +35,7 @@ class Trials:
 
     learners: int
     folder: Path
-    evaluated_set: str
+    evaluated_set: str  # a split, or a manifest
 
     def run(self, fold: str, name: str) -> Path:
         """A run's folder; runs of a fold lie together."""
@@ -63,13 +64,19 @@ class Trials:
             if weights is None
             else {"checkpoint": weights.name, "weights_sha256": [read_description(weights)[1]]}
         )
-        results = RunFolder(weights or run).evaluation(self.evaluated_set, build(config.decode).name)
+        name = manifest_name(self.evaluated_set)
+        results = RunFolder(weights or run).evaluation(name, build(config.decode).name)
         if not is_of(results.figures, origin):
             self.call(run, str(REPOSITORY / "scripts/evaluate.py"), *settings)
         return {
             f"{fold}/{each.utterance_id}": count_errors(" ".join(each.reference), " ".join(each.hypothesis))
             for each in read_transcripts(results.transcripts)
         }
+
+    def tuned(self, run: Path, evaluated_set: str, search: Sequence[str]) -> Path:
+        """The record in which scripts/tune_fusion.py leaves the weights that it finds with these settings of a beam search."""
+        config = compose("tune_fusion", [f"run={run}", *search])
+        return RunFolder(run).evaluation(evaluated_set, build(config.decode).name).fusion
 
     def _refuse_other_learners(self, run: Path) -> None:
         """Refuse another number of learners, which the configuration does not hold, as a resume may change it."""

@@ -18,8 +18,6 @@ RATIO = "density ratio, all over own"
 
 def test_weights_are_tuned_once_and_used_at_every_beam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, tuned, decoded = tmp_path / "run", [], []
-    record = RunFolder(run).evaluation("dev", "beam8-lm").fusion
-    record.parent.mkdir(parents=True)
 
     def call(self: Trials, run: Path, *command: str) -> None:
         tuned.append(command)
@@ -29,6 +27,8 @@ def test_weights_are_tuned_once_and_used_at_every_beam(tmp_path: Path, monkeypat
             {"external": 0.0, "source": 0.0, "label_bonus": 0.2, "wer": 0.4},
             {"external": 0.3, "source": 0.1 if source else 0.0, "label_bonus": 0.4, "wer": 0.2},
         ]
+        record = RunFolder(run).evaluation("dev", "beam8-density-ratio" if source else "beam8-lm").fusion
+        record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps({"settings": rows}))
 
     def errors(self: Trials, run: Path, search: Sequence[str], fold: str) -> dict[str, ErrorCounts]:

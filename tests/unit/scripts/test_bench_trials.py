@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr.data.material import manifest_name
 from asr.decoding.results import write_results
 from asr.parts import build
 from asr.runs.checkpoint import Retention, read_checkpoint
@@ -38,11 +39,14 @@ class Runs:
         weights = {"weight": torch.tensor([weight])}
         folder.save(Progress(global_step=step, samples=step), {"model": weights}, weights, wer)
 
-    def evaluate(self, run: Path, checkpoint: str, *search: str) -> None:
+    def evaluate(self, run: Path, checkpoint: str, *search: str, evaluated_set: str = "test") -> None:
         config = compose("evaluate", [f"run={run}", *search])
         record = origin_of([read_checkpoint(run / "checkpoints" / checkpoint)]) | method_of(config)
         write_results(
-            RunFolder(run).evaluation("test", build(config.decode).name), {"a": "one two"}, {"a": "one"}, record=record
+            RunFolder(run).evaluation(evaluated_set, build(config.decode).name),
+            {"a": "one two"},
+            {"a": "one"},
+            record=record,
         )
 
     def call(self, _: Trials, run: Path, *command: str) -> None:
@@ -51,11 +55,15 @@ class Runs:
         self.commands.append(command)
         newest = "step-00000002" if (run / "checkpoints" / "step-00000002").is_dir() else "step-00000001"
         if script == "evaluate":
-            self.evaluate(run, newest, *(each for each in command if each.startswith(("decode", "text"))))
+            (evaluated_set,) = (each for each in command if each.startswith("sets="))
+            name = manifest_name(evaluated_set.removeprefix("sets=[").removesuffix("]"))
+            search = [each for each in command if each.startswith(("decode", "text"))]
+            self.evaluate(run, newest, *search, evaluated_set=name)
         elif script == "tune_fusion":
-            best = run / "eval/dev/fusion-beam8-lm.json"
-            best.parent.mkdir(parents=True)
-            best.write_text(json.dumps({"best": {"external": 0.4, "source": 0.0, "label_bonus": 0.1}}))
+            source = any("fusion.source" in each for each in command)
+            best = RunFolder(run).evaluation("dev", "beam8-density-ratio" if source else "beam8-lm").fusion
+            best.parent.mkdir(parents=True, exist_ok=True)
+            best.write_text(json.dumps({"best": {"external": 0.4, "source": 0.3 * source, "label_bonus": 0.1}}))
         elif script.startswith("train") and not (run / "checkpoints").is_dir():
             self.save(run, 1, wer=0.5)
 
@@ -173,6 +181,38 @@ def test_methods_share_a_language_model_and_their_baselines_hypotheses(runs: Run
         ("greedy", "nbest_label_smoothing"),
     ]
     assert [each["variant"] for each in saved["language_model"]] == ["baseline", "nbest_label_smoothing", "combined"]
+
+
+def test_density_ratio_and_other_utterances_are_searched_too(runs: Runs, tmp_path: Path) -> None:
+    given = [
+        "--density-ratio",
+        "--also",
+        str(tmp_path / "random_digits.jsonl"),
+        "--json",
+        str(tmp_path / "methods.json"),
+    ]
+    arguments = ["--folder", str(tmp_path / "runs"), "--seeds", "1", "2", "--methods", "length_perturbation", *given]
+    methods.main(arguments)
+    george = tmp_path / "runs" / "george"
+    read = {("lm", "data.train_strings=4000"), ("lm-transcripts", "data.train_strings=1000")}
+    assert all(any({f"name={name}", texts} <= set(command) for command in runs.commands) for name, texts in read)
+    assert runs.called.count("tune_fusion") == 2, "each search with language models has weights of its own"
+    assert runs.called.count("evaluate") == 5 * 4
+    settings = [dict(each.split("=", 1) for each in command if "=" in each) for command in runs.commands]
+    ratio = [each for each in settings if "sets" in each and "decode.fusion.source" in each]
+    assert len(ratio) == 4
+    for each in ratio:
+        assert each["decode.fusion.external"] == f"{george}/lm"
+        assert each["decode.fusion.source"] == f"{george}/lm-transcripts"
+        assert (each["decode.fusion.external_weight"], float(each["decode.fusion.source_weight"])) == ("0.4", 0.3)
+    saved = json.loads((tmp_path / "methods.json").read_text())
+    assert list(dict.fromkeys(each["search"] for each in saved["rows"])) == [
+        "greedy", "beam", "beam and language model", "beam and density ratio", "greedy, random_digits",
+    ]  # fmt: skip
+    assert [each["variant"] for each in saved["density_ratio"]] == ["baseline", "length_perturbation"]
+    runs.called.clear()
+    methods.main(arguments)
+    assert runs.called.count("evaluate") == 0, "results of no search have overwritten those of another"
 
 
 def test_crossed_lists_are_made_once_for_all_seeds_and_only_where_they_are_used(runs: Runs, tmp_path: Path) -> None:

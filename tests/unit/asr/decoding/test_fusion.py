@@ -145,8 +145,9 @@ def test_results_have_a_name_of_their_own() -> None:
     def name(fusion: Fusion) -> str:
         return BeamSearch(beam=8, max_labels_per_frame=1.0, n_best=1, fusion=fusion).name
 
-    none = replace(RATIO, external=None, source=None)
-    assert [name(RATIO), name(none), name(replace(none, label_bonus=0.0))] == ["beam8-lm", "beam8-bonus", "beam8"]
+    shallow, none = replace(RATIO, source=None), replace(RATIO, external=None, source=None)
+    names = [name(each) for each in (RATIO, shallow, none, replace(none, label_bonus=0.0))]
+    assert names == ["beam8-density-ratio", "beam8-lm", "beam8-bonus", "beam8"]
 
 
 def test_models_that_were_not_loaded_are_not_left_out(toy_transducer: Callable[..., SimpleNamespace]) -> None:

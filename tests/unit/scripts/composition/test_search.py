@@ -49,8 +49,8 @@ def test_language_models_take_part_and_results_lie_beside_the_others(random_run:
         "decode.fusion.external_weight=1.5",
     ]
     evaluate([f"run={run}", "sets=[dev]", *BEAM, *ratio])
-    assert recogs(run, "beam3") != recogs(run, "beam3-lm")
-    figures = json.loads((run / "eval" / "dev" / "wer-beam3-lm.json").read_text())
+    assert recogs(run, "beam3") != recogs(run, "beam3-density-ratio")
+    figures = json.loads((run / "eval" / "dev" / "wer-beam3-density-ratio.json").read_text())
     assert figures["decode"]["fusion"]["external_weight"] == 1.5
 
 
