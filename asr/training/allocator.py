@@ -1,16 +1,15 @@
-"""The host's memory between one batch and the next, in processes that only read a model.
+"""The host's memory between one batch and the next.
 
-glibc gives freed memory at the end of its heap back to the system, and takes large pieces from there: the first touch of
-each page then costs again, with every batch. On batches of changing lengths this was a third of a small encoder's time. Kept,
-the process holds up to KEPT_BYTES that it does not use; pieces above LARGEST_BYTES come from the system each time, as ever. Training
-leaves it alone: there is more of it, which fragments what is kept.
+glibc takes large pieces from the system and gives them back when they are freed, as it does with freed memory at the end of its
+heap: the first touch of each page then costs again, with every batch. On a CPU this was a third of a small encoder's time in
+evaluation and a fourteenth of a Conformer's training step. Kept, the process holds what its largest batch needed, and up to a tenth
+more where batches of many shapes leave gaps (docs/measured/throughput.md).
 """
 
 import ctypes
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
-KEPT_BYTES = 512 << 20  # free memory at the end of the heap above which the rest is given back
-LARGEST_BYTES = 32 << 20  # glibc accepts no larger pieces on its heap
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt, from glibc's malloc.h
+NEVER, NONE = -1, 0  # memory at the end of the heap is never given back; no piece is taken from elsewhere than the heap
 
 
 def keep_freed_memory() -> bool:
@@ -18,5 +17,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((TRIM_THRESHOLD, KEPT_BYTES), (MMAP_THRESHOLD, LARGEST_BYTES))
-    return all(bool(mallopt(parameter, size)) for parameter, size in settings)
+    return all(bool(mallopt(parameter, value)) for parameter, value in ((TRIM_THRESHOLD, NEVER), (MMAP_MAX, NONE)))

@@ -15,6 +15,7 @@ from asr.runs.left_out import batches_left_out, confirm
 from asr.runs.loggers import setup_logging
 from asr.runs.metrics import SHOWN, cut_former_learners, merge
 from asr.runs.run_folder import RunFolder
+from asr.training.allocator import keep_freed_memory
 from asr.training.precision import choose_matmul, flush_denormals
 from asr.training.stopped import StoppedError
 from asr.training.trainer import Trainer
@@ -42,6 +43,7 @@ def train(config_name: str, arguments: list[str]) -> None:
     folder = run_folder(config, arguments)
     check_folder(folder, config)
     flush_denormals()
+    keep_freed_memory()
     check_learners(config.batch.units, here.size)
     options = config.launch
     world = launch.start(

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from asr.data.plan import check_learners
 from asr.foreign.terminal import ShownFormatter
+from asr.training.allocator import keep_freed_memory
 from asr.training.meter import meter_of
 from asr.training.pace import Pace, measured_pace
 from asr.training.precision import choose_matmul, flush_denormals
@@ -75,6 +76,7 @@ def _warnings() -> Iterator[list[str]]:
 def _examined(config: DictConfig, learners: int) -> Iterator[Finding]:
     options = config.launch
     flush_denormals()
+    keep_freed_memory()
     choose_matmul(options.matmul)
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="doctor-")))
