@@ -5,7 +5,8 @@ path, as a group of one. What comes of it is a ``World`` (world.py).
 
 Unless GLOO_SOCKET_IFNAME says otherwise, learners that all run on one host talk over the loopback interface alone, and
 no port of theirs can be reached from elsewhere. Unless TORCH_FR_BUFFER_SIZE says otherwise, torch's flight recorder of
-collectives is off; unless GLOO_ENABLE_STORE_V2_API does, gloo reads all addresses at once (see ``prepare_for_groups``).
+collectives is off; unless GLOO_ENABLE_STORE_V2_API does, gloo reads all addresses at once (see ``prepare_for_groups``);
+unless ONEDNN_PRIMITIVE_CACHE_CAPACITY does, oneDNN keeps few compiled kernels.
 """
 
 import logging
@@ -19,7 +20,15 @@ import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store
 
 from distributed.learners.connections import allow_all_descriptors
-from distributed.learners.environment import LaunchError, Meeting, Place, meeting, prepare_for_groups, stay_on_this_host
+from distributed.learners.environment import (
+    LaunchError,
+    Meeting,
+    Place,
+    bound_kernels,
+    meeting,
+    prepare_for_groups,
+    stay_on_this_host,
+)
 from distributed.learners.secret import shared_secret
 from distributed.learners.store import meet
 from distributed.learners.watch import Watch
@@ -52,6 +61,7 @@ def start(
     """
     chosen = chosen_device(place, device)
     torch.set_num_threads(threads)
+    bound_kernels()
     if place.one_host:
         stay_on_this_host()
     if chosen.type == "cuda":

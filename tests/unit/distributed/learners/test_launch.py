@@ -163,6 +163,28 @@ def test_groups_may_begin_at_once_in_several_threads():
     assert done.returncode == 0, done.stderr
 
 
+KERNELS = """
+import sys, torch
+from distributed.learners.environment import bound_kernels
+bound_kernels()
+filters = torch.randn(64, 32, 3, 3)
+for height in (*range(20, 160), 20):
+    torch.nn.functional.conv2d(torch.randn(1, 32, height, 40), filters)
+"""
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, False), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, True)])
+def test_few_kernels_are_kept_unless_the_user_says_how_many(given: dict[str, str], kept: bool):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_PRIM")}
+    environment |= {"OMP_NUM_THREADS": "1", "ONEDNN_VERBOSE": "2", **given}
+    done = subprocess.run([sys.executable, "-c", KERNELS], env=environment, timeout=100, capture_output=True, text=True)
+    compiled = [line for line in done.stdout.splitlines() if "create:" in line and "cpu,convolution" in line]
+    if not compiled:
+        pytest.skip("convolutions are not oneDNN's here")
+    assert len(compiled) >= 141
+    assert ("cache_hit" in compiled[-1]) == kept
+
+
 @pytest.mark.parametrize("lost", [None, Loss(1, "has ended")])
 def test_groups_are_let_go_at_the_end_unless_a_learner_is_lost(lost: Loss | None) -> None:
     """One that is let go waits for what is stuck in it."""
