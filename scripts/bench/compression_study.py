@@ -43,6 +43,7 @@ class Corpus:
     further: Sequence[str]  # of the steps after it
     quantisation_steps: int  # so many of them where few bits are trained
     pruning_steps: int  # and where units are dropped, which takes longer
+    bits: Sequence[int] = (4, 3, 2, 8)  # that are measured, in this order
 
 
 CORPORA = {
@@ -75,6 +76,7 @@ CORPORA = {
         ["optimizer.lr=0.0003", *DECREASING],
         quantisation_steps=300,
         pruning_steps=1200,
+        bits=(4, 8),
     ),
 }
 
