@@ -75,7 +75,7 @@ CORPORA = {
         [],
         ["optimizer.lr=0.0003", *DECREASING],
         quantisation_steps=300,
-        pruning_steps=1200,
+        pruning_steps=600,
         bits=(4, 8),
     ),
 }

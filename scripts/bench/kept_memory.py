@@ -106,13 +106,13 @@ def in_a_process_of_its_own(model: str, units: int, way: str) -> dict[str, float
 
 def trained(model: str, units: int, way: str) -> dict[str, float]:
     """Processor time in seconds of all steps but the first, and the largest resident memory in bytes."""
-    flush_denormals()
-    torch.set_num_threads(1)
-    choose_matmul("auto")
     if way != GIVEN_BACK:
         keep_freed_memory()
     if way == BOUNDED:
         bound_kernels()
+    flush_denormals()
+    torch.set_num_threads(1)
+    choose_matmul("auto")
     network = ours(compose("train", [f"model={model}", "model.ctc_weight=0"]), Case(model, "even", 8, 10.0, 40, 500))
     seconds = [timed(lambda unit=unit: step(network, unit)) for unit in unequal(model, units)]  # type: ignore[misc]
     return {
