@@ -42,7 +42,7 @@ class Fusion:
 
     @property
     def suffix(self) -> str:
-        """Suffix of the result files, which distinguishes searches with language models from those without."""
+        """Suffix of the result files: searches by shallow fusion, with the density ratio and without language models have names of their own."""
         if self.source is not None:
             return "-density-ratio"
         return "-lm" if self.external is not None else "-bonus" if self.label_bonus else ""

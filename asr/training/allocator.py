@@ -9,11 +9,11 @@ more where batches of many shapes leave gaps (docs/measured/throughput.md).
 import ctypes
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt, from glibc's malloc.h
-NEVER, NONE = -1, 0  # memory at the end of the heap is never given back; no piece is taken from elsewhere than the heap
+NEVER, NONE = -1, 0  # memory at the end of the heap is never given back; the main thread takes every piece from there
 
 
 def keep_freed_memory() -> bool:
-    """Make this process keep memory that it frees; False where the C library has no such setting."""
+    """Make this process keep memory that its main thread frees; False where the C library has no such setting."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

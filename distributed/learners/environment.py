@@ -16,6 +16,7 @@ from pathlib import Path
 from distributed.errors import UsageError
 
 SECRET = "MURMURATION_SECRET"
+KERNELS = 512  # of oneDNN that are kept: those of some ten shapes
 _LAUNCHER = "MURMURATION_LAUNCHER"  # set by scripts/launch.py, which prints the last error itself
 _RETURNED = "MURMURATION_RETURNED"  # set where a learner has started anew by itself
 
@@ -177,10 +178,10 @@ def prepare_for_groups(*, addresses_at_once: bool = True) -> None:
 def bound_kernels() -> None:
     """Let oneDNN keep few of the kernels that it compiles, unless the user says how many; call before the first is compiled.
 
-    It compiles some for every new shape and keeps 1,024 of them: a Conformer-S that had met units of 72 shapes held a sixth
-    more memory than with this bound, and was no faster (docs/measured/throughput.md).
+    It compiles some for every new shape of a unit, 56 of a Conformer-S, and keeps 1,024 of them; units of speech seldom have
+    the shape of one before (docs/measured/throughput.md).
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
 def leave_word(line: str, own: bool, code: int) -> bool:

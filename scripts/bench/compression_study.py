@@ -8,7 +8,7 @@ each way of compressing. What a study has trained and decoded is not made again 
 import argparse
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ class Study:
         settings: Sequence[str],
         steps: int,
         start: Path | None = None,
+        chosen: Sequence[str] | None = None,
     ) -> None:
         self.trials = trials
         self.corpus = corpus
@@ -99,6 +100,7 @@ class Study:
         self.settings = [*corpus.settings, *SHARED, *corpus.models[model], *settings]
         self.steps = steps  # that each way gets after the start
         self.start = start  # a model folder at which all seeds begin; None: each seed trains its own
+        self.chosen = chosen  # ways that are compared; None: all that the model has
 
     def begun(self, seed: int) -> dict[str, dict[str, ErrorCounts]]:
         """Errors of the start and of the control of a seed."""
@@ -168,12 +170,16 @@ class Arguments:
     start: Path | None
     json: Path | None
     deadline: float
+    steps: int | None
+    ways: list[str] | None
     trials: ForkedTrials
     settings: list[str]
 
 
-def read_arguments(arguments: Sequence[str], description: str | None, folder: str) -> Arguments:
-    """The options that all studies have.
+def read_arguments(
+    arguments: Sequence[str], description: str | None, folder: str, ways: Collection[str] = ()
+) -> Arguments:
+    """The options that all studies have, and where there are ``ways``, the names of what is compared, the choice of some and of their steps.
 
     Raises:
         UsageError: the corpus has no such model, or wants a start.
@@ -186,6 +192,10 @@ def read_arguments(arguments: Sequence[str], description: str | None, folder: st
     parser.add_argument("--folder", type=Path, default=Path(folder), help="where the runs go")
     parser.add_argument("--data", action="append", default=[], help="a setting of all runs: data.root=data/fsdd")
     parser.add_argument("--json", type=Path, help="where to save the figures")
+    parser.set_defaults(ways=None, steps=None)
+    if ways:
+        parser.add_argument("--ways", nargs="+", choices=ways, help="these alone, beside the control")
+        parser.add_argument("--steps", type=int, help="further steps of all; left out: the corpus's own number")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after so many no more are begun, but starts")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")
     options = parser.parse_args(arguments)
@@ -205,6 +215,8 @@ def read_arguments(arguments: Sequence[str], description: str | None, folder: st
         options.start,
         options.json,
         time.monotonic() + 60 * options.minutes,
+        options.steps,
+        options.ways,
         ForkedTrials(1, options.folder.resolve() / ("quick" if options.quick else ""), "test"),
         [*options.data, *(QUICK if options.quick else ())],
     )

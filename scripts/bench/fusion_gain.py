@@ -10,7 +10,6 @@ model at the same beam, with its own tuned bonus, paired by utterance. One recog
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -40,7 +39,7 @@ from scripts.bench.trials import Trials
 from scripts.composition.against import method_of
 from scripts.composition.compose import compose
 from scripts.composition.environment import environment
-from scripts.composition.startup import REPOSITORY, run_main
+from scripts.composition.startup import run_main
 
 NONE = "no language model"
 DEV = "dev"
@@ -111,12 +110,10 @@ def made_of(run: Path, evaluated_set: str, ways: Mapping[str, Way]) -> dict[str,
 
 def tuned(trials: Trials, run: Path, ways: Mapping[str, Way], kept: Kept) -> dict[str, dict[str, float]]:
     """The best weights of every way on dev, as keys of ``decode.fusion``."""
-    lists = [f"set={DEV}", f"decode.beam={TUNED_BEAM}", f"decode.n_best={TUNED_BEAM}"]
+    lists = [f"decode.beam={TUNED_BEAM}", f"decode.n_best={TUNED_BEAM}"]
 
     def tune(way: Way) -> dict[str, Any]:
-        trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), f"run={run}", *lists, *way.settings)
-        record = trials.tuned(run, DEV, [*lists, *way.settings])
-        return {"settings": json.loads(record.read_text(encoding="utf-8"))["settings"]}
+        return {"settings": trials.tune(run, [*lists, *way.settings], DEV)["settings"]}
 
     found = {
         name: kept.of(f"{name}, tuned", partial(tune, way))["settings"] for name, way in ways.items() if way.settings

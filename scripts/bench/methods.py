@@ -14,7 +14,6 @@ hear out again, ``--also`` the greedy search of other utterances. Differences ar
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ if __name__ == "__main__":
 
     require_environment()
 
-from asr.data.material import manifest_name
+from asr.data.material import manifest_name, refuse_doubles
 from asr.runs.run_folder import RunFolder
 from distributed.errors import UsageError
 from scripts.bench.methods_corpora import BASELINE, CORPORA, CROSSED, METHODS, Corpus
@@ -36,6 +35,7 @@ from scripts.bench.paired import Errors, print_table, row, total
 from scripts.bench.report import save_figures
 from scripts.bench.trials import QUICK, Trials
 from scripts.composition.environment import environment
+from scripts.composition.evaluation import SPLITS
 from scripts.composition.startup import REPOSITORY, run_main
 
 PARTS = 5  # of a training set that is cross-decoded: one speaker each, of connected digits
@@ -110,11 +110,9 @@ class Study:
             return ["decode=greedy"]
         tuned = self.tuned.setdefault(fold, {})
         if search not in tuned:
-            of_ratio = {"external": models[0], "source": models[-1]}
-            fused = of_ratio if search == RATIO else {"external": models[0]}
+            fused = dict(zip(("external", "source"), models if search == RATIO else models[:1], strict=False))
             named = [f"decode.fusion.{key}={lm}" for key, lm in fused.items()]
-            self.trials.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), f"run={run}", *named, "set=dev")
-            best = json.loads(self.trials.tuned(run, "dev", named).read_text(encoding="utf-8"))["best"]
+            best = self.trials.tune(run, named)["best"]
             weights = [f"decode.fusion.{key}_weight={best[key]}" for key in fused]
             tuned[search] = ["decode=beam", *named, *weights, f"decode.fusion.label_bonus={best['label_bonus']}"]
         return tuned[search]
@@ -151,6 +149,15 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
         raise UsageError(
             f"--methods {CROSSED} --override {started[0]}: that has heard what the lists are to be made of"
         )
+    if options.density_ratio and options.lm is None and corpus.language_model == corpus.transcripts:
+        raise UsageError(
+            f"--density-ratio on {options.corpus}: both language models would have read the same texts; name another with --lm"
+        )
+    if options.also and options.full:
+        raise UsageError(
+            "--also with --full: other folds have trained on what one fold has not heard; choose one of the two"
+        )
+    refuse_doubles("--also", options.also, [manifest_name(each) for each in options.also], SPLITS)
     if options.epochs is None:
         options.epochs = corpus.epochs
     if options.epochs < corpus.fewest:

@@ -33,6 +33,7 @@ from asr.parts import build
 from asr.runs.metrics import read_rows
 from asr.runs.progress import Progress
 from asr.runs.run_folder import RunFolder
+from asr.training.allocator import keep_freed_memory
 from asr.training.hook import Hook
 from asr.training.meter import Meter, meter_of
 from asr.training.precision import choose_matmul, flush_denormals
@@ -114,6 +115,7 @@ def measure(model: str, steps: int, corpus: Path, utterances: int) -> dict[str, 
         config.frame_targets = str(corpus / "random-targets")
         draw_targets(config)
     flush_denormals()
+    keep_freed_memory()
     world = launch.start(
         place(),
         join_seconds=config.launch.join_seconds,

@@ -84,6 +84,7 @@ class PruningStudy(Study):
             for way, each in WAYS.items()
             for sparsity in each.sparsities
             if self.model in each.models and (each.kind != "from nothing" or self.corpus.start)
+            if self.chosen is None or way in self.chosen
         ]
 
     def pruned(
@@ -157,12 +158,13 @@ class PruningStudy(Study):
 
 def main(arguments: list[str]) -> None:
     """Train and evaluate everything, print tables in Markdown, save the figures."""
-    options = read_arguments(arguments, __doc__, "exp/quantization")
+    options = read_arguments(arguments, __doc__, "exp/quantization", WAYS)
     made_with = environment()
     corpus = CORPORA[options.corpus]
+    steps = options.steps or corpus.pruning_steps
     studies: list[tuple[PruningStudy, Found]] = []
     for model in options.models:
-        study = PruningStudy(options.trials, corpus, model, options.settings, corpus.pruning_steps, options.start)
+        study = PruningStudy(options.trials, corpus, model, options.settings, steps, options.start, options.ways)
         found = Found(model)
         for others in (False, True):
             for number, seed in enumerate(options.seeds):
@@ -176,7 +178,10 @@ def main(arguments: list[str]) -> None:
         print(f"\n{model}")
         print_table([each for each in rows if each["model"] == model])
     if options.json is not None:
-        save(options.json, rows, made_with, options.seeds, corpus=options.corpus, settings=studies[0][0].settings)
+        save(
+            options.json, rows, made_with, options.seeds,
+            corpus=options.corpus, steps=steps, settings=studies[0][0].settings,
+        )  # fmt: skip
 
 
 def rows_of(study: PruningStudy, found: Found, seed: int) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ class Way:
         return [f"{prefix}.{key}={value}" for key, value in {"bits": bits, **self.settings}.items()]
 
 
-ALL = (4, 3, 2, 8)  # bits; what is measured on a corpus, and in which order, is said by it
+ALL = (4, 3, 2, 8)  # bits, of which a corpus has some
 ABLATED = (4, 3)
 ABLATION = ("sawb/max", "sawb/bac", "sawb+/bac+")
 BOTH = {"lstm": ALL, "conformer": ALL}
@@ -77,7 +77,10 @@ class QuantizationStudy(Study):
     def ways(self) -> list[tuple[str, str, int]]:
         """The rows beside the control: name, way, bits."""
         return [
-            (f"{way}, {bits} bits", way, bits) for way, each in WAYS.items() for bits in each.bits.get(self.model, ())
+            (f"{way}, {bits} bits", way, bits)
+            for way, each in WAYS.items()
+            for bits in each.bits.get(self.model, ())
+            if self.chosen is None or way in self.chosen
         ]
 
     def quantised(
@@ -102,14 +105,13 @@ class QuantizationStudy(Study):
 
 def main(arguments: list[str]) -> None:
     """Train and evaluate everything, print tables in Markdown, save the figures."""
-    options = read_arguments(arguments, __doc__, "exp/quantization")
+    options = read_arguments(arguments, __doc__, "exp/quantization", WAYS)
     made_with = environment()
     corpus = CORPORA[options.corpus]
+    steps = options.steps or corpus.quantisation_steps
     rows: list[dict[str, Any]] = []
     for model in options.models:
-        study = QuantizationStudy(
-            options.trials, corpus, model, options.settings, corpus.quantisation_steps, options.start
-        )
+        study = QuantizationStudy(options.trials, corpus, model, options.settings, steps, options.start, options.ways)
         found = Found(model)
         # Bits by bits and seed by seed, so that whatever is there when it is interrupted can be compared.
         for number, (ablation, bits, seed) in enumerate(product((False, True), corpus.bits, options.seeds)):
@@ -118,7 +120,10 @@ def main(arguments: list[str]) -> None:
             found.add(seed, study.quantised(seed, bits, options.deadline, ablation=ablation))
         rows += rows_of(study, found.errors)
         if options.json is not None:
-            save(options.json, rows, made_with, options.seeds, corpus=options.corpus, settings=study.settings)
+            save(
+                options.json, rows, made_with, options.seeds,
+                corpus=options.corpus, steps=steps, settings=study.settings,
+            )  # fmt: skip
         for kind in ("against control", "ablation"):
             print(f"\n{model}, {kind}")
             print_table([each for each in rows if (each["model"], each["table"]) == (model, kind)])

@@ -73,10 +73,14 @@ class Trials:
             for each in read_transcripts(results.transcripts)
         }
 
-    def tuned(self, run: Path, evaluated_set: str, search: Sequence[str]) -> Path:
-        """The record in which scripts/tune_fusion.py leaves the weights that it finds with these settings of a beam search."""
-        config = compose("tune_fusion", [f"run={run}", *search])
-        return RunFolder(run).evaluation(evaluated_set, build(config.decode).name).fusion
+    def tune(self, run: Path, search: Sequence[str], tuned_set: str = "dev") -> dict[str, Any]:
+        """The record that scripts/tune_fusion.py leaves of a beam search; ``search`` are its settings."""
+        settings = (f"run={run}", f"set={tuned_set}", *search)
+        self.call(run, str(REPOSITORY / "scripts/tune_fusion.py"), *settings)
+        name = build(compose("tune_fusion", settings).decode).name
+        file = RunFolder(run).evaluation(manifest_name(tuned_set), name).fusion
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
 
     def _refuse_other_learners(self, run: Path) -> None:
         """Refuse another number of learners, which the configuration does not hold, as a resume may change it."""

@@ -77,7 +77,6 @@ def _examined(config: DictConfig, learners: int) -> Iterator[Finding]:
     options = config.launch
     flush_denormals()
     keep_freed_memory()
-    choose_matmul(options.matmul)
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="doctor-")))
         alone = Place(rank=0, size=1, local_rank=0, local_size=1, launched=False)
@@ -86,6 +85,7 @@ def _examined(config: DictConfig, learners: int) -> Iterator[Finding]:
             device=options.device, threads=options.threads,
         )  # fmt: skip
         closing.callback(launch.stop, world)
+        choose_matmul(options.matmul)  # whose first product fixes how many kernels are kept
         trainer = assemble(config, folder, world, build_hooks(config))
         for hook in trainer.parts.hooks.values():
             closing.callback(hook.close)

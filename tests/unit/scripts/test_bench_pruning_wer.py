@@ -94,6 +94,14 @@ def test_rows_are_paired_with_the_control_and_have_sizes(tmp_path: Path, recorde
     assert costs == {"flops", "milliseconds"}
 
 
+def test_some_ways_may_be_chosen(tmp_path: Path, recorded: list[tuple[str, list[str]]]) -> None:
+    main(["--models", "lstm", "--seeds", "5", "--folder", str(tmp_path), "--ways", "magnitude", "--steps", "9"])
+    trained = [name for name, command in recorded if command[0].endswith("train.py")]
+    assert trained == ["start-5", "control-5", "magnitude_50-5", "magnitude_30-5", "magnitude_70-5"]
+    further = [command for name, command in recorded if command[0].endswith("train.py") and name != "start-5"]
+    assert all(value(command, "trainer.max_steps=") == "9" for command in further)
+
+
 def test_settings_of_masks_compose(tmp_path: Path, recorded: list[tuple[str, list[str]]]) -> None:
     study = PruningStudy(Recorded(1, tmp_path, "test"), CORPORA["fsdd"], "conformer", [], 600)
     for name, way, sparsity in study.ways():

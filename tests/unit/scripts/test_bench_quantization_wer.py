@@ -95,6 +95,17 @@ def test_all_begin_at_the_start_and_passes_at_the_control(tmp_path: Path, monkey
     assert [name for name, _ in Recorded.commands][:2] == ["start-5", f"{CONTROL}-5"]
 
 
+def test_some_ways_and_their_steps_may_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression_study, "ForkedTrials", Recorded)
+    monkeypatch.setattr(Recorded, "commands", [])
+    monkeypatch.setattr(paired, "REPLICATIONS", 3)
+    of_corpus = ["--corpus", "librispeech", "--start", "start", "--seeds", "5", "--folder", str(tmp_path)]
+    main([*of_corpus, "--ways", "sawb/pact", "--steps", "7", "--json", str(tmp_path / "figures.json")])
+    assert [name for name, _ in Recorded.commands] == [f"{CONTROL}-5", "sawb-pact_4-bits-5", "sawb-pact_8-bits-5"]
+    assert all("trainer.max_steps=7" in command for _, command in Recorded.commands)
+    assert json.loads((tmp_path / "figures.json").read_text())["steps"] == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

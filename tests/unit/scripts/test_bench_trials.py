@@ -215,6 +215,20 @@ def test_density_ratio_and_other_utterances_are_searched_too(runs: Runs, tmp_pat
     assert runs.called.count("evaluate") == 0, "results of no search have overwritten those of another"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--also", "other/test.jsonl"], r"--also: other/test.jsonl would overwrite the results of another set"),
+        (["--also", "a/digits.jsonl", "b/digits.jsonl"], r"--also: b/digits.jsonl would overwrite"),
+        (["--also", "digits.jsonl", "--full"], "other folds have trained on what one fold has not heard"),
+        (["--corpus", "librispeech", "--density-ratio"], "--density-ratio on librispeech: both language models"),
+    ],
+)
+def test_searches_that_would_compare_nothing_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        methods.main(["--folder", str(tmp_path), *arguments])
+
+
 def test_crossed_lists_are_made_once_for_all_seeds_and_only_where_they_are_used(runs: Runs, tmp_path: Path) -> None:
     arguments = ["--epochs", "12", "--seeds", "1", "2", "--methods"]
     methods.main([*arguments, "nbest_label_smoothing", "--folder", str(tmp_path / "own")])
