@@ -2,7 +2,7 @@
 
 glibc takes large pieces from the system and gives them back when they are freed, as it does with freed memory at the end of its
 heap: the first touch of each page then costs again, with every batch. On a CPU this was a third of a small encoder's time in
-evaluation and a fourteenth of a Conformer's training step. Kept, the process holds what its largest batch needed, and up to a tenth
+evaluation and a twentieth to a twelfth of a Conformer's training step. Kept, the process holds what its largest batch needed, and up to a tenth
 more where batches of many shapes leave gaps (docs/measured/throughput.md).
 """
 
