@@ -26,7 +26,7 @@ class Meter(Protocol):
     """The interface through which the probe reads a device's memory. All values are in bytes."""
 
     def held(self) -> int:
-        """Memory that this process holds now."""
+        """Memory that this process holds now; on a CPU with what was freed since the last reset."""
 
     def reset(self) -> None:
         """Release cached memory, and restart the peak from the present value."""

@@ -37,7 +37,7 @@ def spoken_by_the_models(
     evaluate([f"run={run}", "sets=[train]", "decode=beam", "decode.beam=12", *models, *weights])
     found = {
         each.utterance_id: " ".join(each.hypothesis)
-        for each in read_transcripts(run / "eval" / "train" / "recogs-beam12-lm.txt")
+        for each in read_transcripts(run / "eval" / "train" / "recogs-beam12-density-ratio.txt")
     }
     spoken = [replace(each, text=found[each.id]) for each in read_manifest(tiny_corpus / "train.jsonl")]
     write_manifest(tmp_path / "spoken.jsonl", [each for each in spoken if each.text])
@@ -53,7 +53,7 @@ def test_the_grid_holds_what_searches_find(
     models = [f"decode.fusion.external={external}", f"decode.fusion.source={source}"]
     main([f"run={run}", *models, *SMALL, f"set={manifest}", *grid])
     shown = capsys.readouterr().out
-    record = json.loads((run / "eval" / "spoken" / "fusion-beam12-lm.json").read_text())
+    record = json.loads((run / "eval" / "spoken" / "fusion-beam12-density-ratio.json").read_text())
     settings = {(each["external"], each["source"], each["label_bonus"]): each["wer"] for each in record["settings"]}
     assert len(settings) == 12
     assert len(set(settings.values())) > 2
