@@ -65,7 +65,10 @@ def test_masks_are_the_learners_own_or_equal_as_their_weights_are(
         ended = pruning_of(trainer)
         learnt = {name for name in begun if not torch.equal(begun[name], ended[name])}
         assert {name for name in begun if name.endswith("log_alpha")} <= learnt
-        assert ended["multipliers.linear"] < 0 < ended["multipliers.quadratic"], "they ascend while too much is kept"
+        if SCHEMES[word].lockstep:  # otherwise a learner may have taken the first step alone, when all may be kept
+            assert ended["multipliers.linear"] < 0 < ended["multipliers.quadratic"], (
+                "they ascend while too much is kept"
+            )
         return ended
 
     every = run_learners(size, learner)
