@@ -122,7 +122,8 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     """The command line.
 
     Raises:
-        UsageError: the corpus has no such method, too few epochs, or lists that its fold models could not cross.
+        UsageError: the corpus has no such method, too few epochs, lists that its fold models could not cross, or a search that would
+            compare nothing.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=CORPORA, default="fsdd")
