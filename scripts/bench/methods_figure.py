@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     """Draw all methods of the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, nargs="+", help="JSON files of scripts/bench/methods.py")
-    parser.add_argument("--search", choices=SEARCHES, default=SEARCHES[0])
+    parser.add_argument("--search", default=SEARCHES[0], help="one of those that the records have")
     parser.add_argument("--figure", type=Path, required=True, help="where to save the picture (.svg or .png)")
     options = parser.parse_args(arguments)
     found = curves([json.loads(path.read_text(encoding="utf-8")) for path in options.records], options.search)
@@ -48,7 +48,7 @@ def curves(records: Sequence[Mapping[str, Any]], search: str) -> Curves:
     """The word error rates of every variant.
 
     Raises:
-        UsageError: a record does not say its budget, two have the same one, or one has no baseline.
+        UsageError: a record does not say its budget, two have the same one, or one has no such search or no baseline.
     """
     found: Curves = {BASELINE: {}}
     for record in records:
@@ -56,6 +56,9 @@ def curves(records: Sequence[Mapping[str, Any]], search: str) -> Curves:
         if epochs is None or epochs in found[BASELINE]:
             wrong = "does not say its epochs" if epochs is None else f"has the {epochs} epochs of another one"
             raise UsageError(f"the record of {record['command']!r} {wrong}: give one for each budget")
+        searches = list(dict.fromkeys(row["search"] for row in record["rows"]))
+        if search not in searches:
+            raise UsageError(f"--search {search!r}: the record of {record['command']!r} has {', '.join(searches)}")
         rows = {row["variant"]: row for row in record["rows"] if row["search"] == search}
         if BASELINE not in rows:
             raise UsageError(f"the record of {record['command']!r} has no {BASELINE} under {search} search")

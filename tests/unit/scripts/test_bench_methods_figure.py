@@ -40,6 +40,14 @@ def test_records_that_do_not_fit_together_are_refused(records: list[dict[str, An
         methods_figure.curves(records, "greedy")
 
 
+def test_any_search_of_the_records_is_drawn_and_another_one_names_them() -> None:
+    both = record(12, baseline=[0.5], switchout=[0.4])
+    both["rows"] += [row | {"search": "beam and density ratio"} for row in record(12, baseline=[0.3])["rows"]]
+    assert methods_figure.curves([both], "beam and density ratio") == {"baseline": {12: [0.3]}}
+    with pytest.raises(UsageError, match="--search 'beam': the record of 'of 12' has greedy, beam and density ratio"):
+        methods_figure.curves([both], "beam")
+
+
 def test_a_record_of_the_baseline_alone_has_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no method beside the baseline"):
         methods_figure.draw(tmp_path / "a.svg", {"baseline": {12: [0.1]}}, "greedy")
