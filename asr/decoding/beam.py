@@ -87,7 +87,8 @@ def beam_search(
     """
     device, (batch, frames) = encoder_states_BTD.device, encoder_states_BTD.shape[:2]
     lengths_B, max_labels_B = lengths_B.to(device), max_labels_B.to(device)
-    networks = networks_of(model, batch * frames * beam // STEPS_PER_READ, device)
+    reads = batch * frames * beam // STEPS_PER_READ
+    networks, terms = networks_of(model, reads, device), terms.of_search(reads, device)
     encoder_BTJ = networks.project_encoder(encoder_states_BTD)
     reader, histories, complete = Reader(networks, terms), Histories(beam), Complete(lengths_B, n)
     with small_products(batch * beam, device):

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from asr.data.tokenizer import BLANK
 from asr.decoding.beam_history import Step
-from asr.decoding.beam_state import Contexts, Reader
+from asr.decoding.beam_state import Pool, Reader
 from asr.decoding.search_networks import FEW_ROWS, Networks
 
 _MULTIPLIER = 6364136223846793005  # Knuth's generator MMIX, modulo 2^64
 _NOTHING = -1  # the hash of what is no label sequence: the prefix of the empty one
 ROUND_ROWS = 8  # on a CPU many rows are read in multiples of this, some of them twice
 _DEAD_HASH, _DEAD_PREFIX = -2, -3
+_OFFSET, _CONTEXT, _LABEL, _HASH, _PREFIX = range(5)  # facts of a hypothesis
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +60,49 @@ class Front:
     """The hypotheses of all utterances after ``length`` symbols of their alignments; every step changes it.
 
     score_BK: log probability and terms, float64; -inf: no hypothesis
-    facts_4BK: offset (frame among all of the batch, less ``length``), last label, hash of all labels, hash of all but the last
-    grows_BK: the contexts have not read the last label
+    facts_5BK: offset (frame among all of the batch, less ``length``), row of the context in the pool, last label, hash of all
+        labels, hash of all but the last
+    grows_BK: the context has not read the last label
     """
 
-    def __init__(self, utterances: Utterances, beam: int, contexts: Contexts, shortest: int, fewest: int) -> None:
-        """The empty hypothesis of each utterance; ``contexts`` are of no labels, ``shortest`` and ``fewest`` the least limits."""
-        self.utterances, self.contexts = utterances, contexts
+    def __init__(self, utterances: Utterances, beam: int, pool: Pool, shortest: int, fewest: int) -> None:
+        """The empty hypothesis of each utterance; ``pool`` has the context of no labels, ``shortest`` and ``fewest`` are the least limits."""
+        self.utterances, self.pool = utterances, pool
         self.length, self.shortest, self.fewest = 0, shortest, fewest
         zeros_BK = utterances.row_B.new_zeros(len(utterances.row_B), beam)
-        self.facts_4BK = torch.stack([zeros_BK + utterances.first_B1, zeros_BK, zeros_BK, zeros_BK + _NOTHING])
+        self.facts_5BK = torch.stack([zeros_BK + utterances.first_B1, *[zeros_BK] * 3, zeros_BK + _NOTHING])
         self.score_BK = torch.full_like(zeros_BK, -math.inf, dtype=torch.float64)
         self.score_BK[:, 0] = 0.0
         self.grows_BK = zeros_BK.bool()
         # Both hashes as they are compared: those of places without a hypothesis match nothing.
         self._dead_211 = zeros_BK.new_tensor([_DEAD_HASH, _DEAD_PREFIX])[:, None, None]
-        self._keys_2BK = torch.where(self.score_BK > -math.inf, self.facts_4BK[2:], self._dead_211)
+        self._keys_2BK = torch.where(self.score_BK > -math.inf, self.facts_5BK[_HASH:], self._dead_211)
 
     @staticmethod
     def start(reader: Reader, encoder_BTJ: Tensor, lengths_B: Tensor, max_labels_B: Tensor, beam: int) -> "Front":
         """The empty hypothesis of each utterance that has frames."""
         row_B = lengths_B.nonzero()[:, 0]
         utterances = Utterances.of(row_B, lengths_B, encoder_BTJ.shape[1], max_labels_B, beam)
-        contexts = reader.start(len(row_B) * beam, encoder_BTJ.device, encoder_BTJ.dtype)
+        pool = Pool(reader.start(encoder_BTJ.device, encoder_BTJ.dtype), len(row_B) * beam, ROUND_ROWS)
         limits = torch.stack([lengths_B, max_labels_B], 1)[row_B]
         shortest, fewest = limits.amin(0).tolist() if len(row_B) else (0, 0)
-        return Front(utterances, beam, contexts, shortest, fewest)
+        return Front(utterances, beam, pool, shortest, fewest)
 
     def frames(self) -> Tensor:
         """(B, K) frame of each hypothesis, among all of the batch."""
-        frames_BK = self.facts_4BK[0] + self.length
+        frames_BK = self.facts_5BK[_OFFSET] + self.length
         if self.length < self.shortest:
             return frames_BK
         return frames_BK.minimum(self.utterances.last_B1)  # where there is no hypothesis, it may be any
 
     def extensions(self, networks: Networks, encoder_NJ: Tensor, frames_BK: Tensor, bonus: float) -> Tensor:
         """Scores (B, K, V) float64 of each hypothesis with one more symbol: blank, or any label with its terms."""
-        logits_nV = networks.logits(encoder_NJ.index_select(0, frames_BK.view(-1)), self.contexts.networks)
+        rows_n, contexts = self._contexts_n(), self.pool.contexts
+        logits_nV = networks.logits(encoder_NJ.index_select(0, frames_BK.view(-1)), contexts.networks, rows_n)
         wide = torch.float32 if logits_nV.dtype.itemsize < 4 else None
         scores_nV = self.score_BK.view(-1, 1) + logits_nV.log_softmax(-1, dtype=wide)
-        if self.contexts.terms:
-            scores_nV += self.contexts.terms[0]
+        if contexts.terms:
+            scores_nV += contexts.terms[0].index_select(0, rows_n)
         elif bonus:
             scores_nV[:, BLANK + 1 :] += bonus
         return scores_nV.view(*frames_BK.shape, -1)
@@ -114,7 +117,9 @@ class Front:
     def completed(self, scores_BKV: Tensor, last_BK: Tensor) -> Tensor:
         """(B, K) scores of the hypotheses that take a last blank and end there; -inf where ``last_BK`` is False."""
         score_BK = scores_BKV[..., BLANK].where(last_BK, -math.inf)
-        return score_BK + self.contexts.terms[1].view_as(score_BK) if self.contexts.terms else score_BK
+        if terms := self.pool.contexts.terms:
+            score_BK += terms[1].index_select(0, self._contexts_n()).view_as(score_BK)
+        return score_BK
 
     def promise(self, max_gain: float) -> Tensor:
         """(B,) upper bound on the score of any hypothesis in the beam and of any extension of it."""
@@ -122,27 +127,31 @@ class Front:
         if math.isinf(max_gain):
             return torch.where(score_BK > -math.inf, math.inf, -math.inf).amax(1)
         if max_gain:
-            labels_BK = self.utterances.first_B1 - self.facts_4BK[0]
+            labels_BK = self.utterances.first_B1 - self.facts_5BK[_OFFSET]
             score_BK = score_BK + max_gain * (self.utterances.max_labels_B1 - labels_BK)
         return score_BK.logsumexp(1)
 
     def keep(self, kept_B: Tensor) -> None:
         """Go on with some utterances alone, by their indices."""
-        beam = self.score_BK.shape[1]
-        places_BK = self.utterances.place_B1[kept_B] + torch.arange(beam, device=kept_B.device)
-        self.contexts = self.contexts.at(places_BK.flatten())
-        self.utterances = self.utterances.at(kept_B, beam)
+        self.utterances = self.utterances.at(kept_B, self.score_BK.shape[1])
         self.score_BK, self.grows_BK = self.score_BK[kept_B], self.grows_BK[kept_B]
-        self.facts_4BK, self._keys_2BK = self.facts_4BK[:, kept_B], self._keys_2BK[:, kept_B]
+        self.facts_5BK, self._keys_2BK = self.facts_5BK[:, kept_B], self._keys_2BK[:, kept_B]
 
     def read(self, reader: Reader) -> None:
-        """Advance the contexts by the labels that were added in this step."""
+        """Read the labels that were added in this step."""
         rows_m = self.grows_BK.view(-1).nonzero().squeeze(1)
         if len(rows_m):
             if len(rows_m) > FEW_ROWS and rows_m.device.type == "cpu":  # a kernel is made for every new number of rows
                 rows_m = torch.cat([rows_m, rows_m[: -len(rows_m) % ROUND_ROWS]])
-            token_m = self.facts_4BK[1].view(-1).index_select(0, rows_m)
-            self.contexts.put(rows_m, reader.read(token_m, self.contexts.at(rows_m)))
+            if self.pool.lacks(len(rows_m)):
+                self._contexts_n().copy_(self.pool.keep(self._contexts_n()))
+            facts_5m = self.facts_5BK.flatten(1).index_select(1, rows_m)
+            read = reader.read(facts_5m[_LABEL], self.pool.contexts.at(facts_5m[_CONTEXT]))
+            self._contexts_n().index_copy_(0, rows_m, self.pool.add(read))
+
+    def _contexts_n(self) -> Tensor:
+        """Rows of the hypotheses' contexts: a view."""
+        return self.facts_5BK[_CONTEXT].view(-1)
 
     def extend(self, scores_BKV: Tensor, last_BK: Tensor | None) -> Step:
         """Extend every alignment by one symbol and keep the best; the contexts have not read the symbol yet.
@@ -154,10 +163,10 @@ class Front:
         beam, classes = scores_BKV.shape[1:]
         if last_BK is not None:
             scores_BKV[..., BLANK].masked_fill_(last_BK, -math.inf)
-        last_label_BK = self.facts_4BK[1]
+        last_label_BK = self.facts_5BK[_LABEL]
         comes_BK, prefix_BK = merge(scores_BKV, self._keys_2BK[0], self._keys_2BK[1], last_label_BK)
         if self.length >= self.fewest:
-            full_BK = self.utterances.first_B1 - self.facts_4BK[0] >= self.utterances.max_labels_B1
+            full_BK = self.utterances.first_B1 - self.facts_5BK[_OFFSET] >= self.utterances.max_labels_B1
             scores_BKV[..., BLANK + 1 :].masked_fill_(full_BK[..., None], -math.inf)
         self.score_BK, choice_BK = scores_BKV.flatten(1).topk(beam)
         slot_BK = choice_BK // classes
@@ -169,14 +178,13 @@ class Front:
     def _move(self, slot_BK: Tensor, token_BK: Tensor) -> None:
         """Make each hypothesis the one in ``slot_BK`` with one more symbol."""
         place_n = (slot_BK + self.utterances.place_B1).view(-1)
-        self.contexts = self.contexts.at(place_n)
-        moved_4BK = self.facts_4BK.flatten(1).index_select(1, place_n).view_as(self.facts_4BK)
-        offset_BK, hash_BK = moved_4BK[0], moved_4BK[2]
-        grown_4BK = torch.stack([offset_BK - 1, token_BK, extended_hash(hash_BK, token_BK), hash_BK])
+        moved_5BK = self.facts_5BK.flatten(1).index_select(1, place_n).view_as(self.facts_5BK)
+        offset_BK, context_BK, _, hash_BK, _ = moved_5BK.unbind()
+        grown_5BK = torch.stack([offset_BK - 1, context_BK, token_BK, extended_hash(hash_BK, token_BK), hash_BK])
         alive_BK = self.score_BK > -math.inf
         self.grows_BK = (token_BK != BLANK).logical_and_(alive_BK)
-        self.facts_4BK = torch.where(self.grows_BK, grown_4BK, moved_4BK)
-        self._keys_2BK = torch.where(alive_BK, self.facts_4BK[2:], self._dead_211)
+        self.facts_5BK = torch.where(self.grows_BK, grown_5BK, moved_5BK)
+        self._keys_2BK = torch.where(alive_BK, self.facts_5BK[_HASH:], self._dead_211)
 
 
 def merge(scores_BKV: Tensor, hash_BK: Tensor, prefix_BK: Tensor, last_label_BK: Tensor) -> tuple[Tensor, Tensor]:

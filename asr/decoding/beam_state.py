@@ -5,6 +5,7 @@ n = B x K, m some of these   V classes with blank
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from asr.decoding.beam_history import Histories
 from asr.decoding.search import Hypothesis
 from asr.decoding.search_networks import Networks
 from asr.models.predictor import State
+
+ROWS_PER_HYPOTHESIS = 3  # of a pool: with a quarter of the hypotheses read in a step it is full after eight
 
 
 class LabelTerms(Protocol):
@@ -29,6 +32,9 @@ class LabelTerms(Protocol):
     def max_gain(self) -> float:
         """Upper bound of a label's term (the end's term is at most 0); infinite if there is no limit."""
 
+    def of_search(self, reads: int, device: torch.device) -> "LabelTerms":
+        """The same terms for one search, which reads about ``reads`` rows; what is made for it is gone with it."""
+
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """The state that has read nothing; the first ``step`` reads BLANK."""
 
@@ -38,7 +44,7 @@ class LabelTerms(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """States of the networks that have read the labels of n hypotheses."""
+    """States of the networks that have read some labels, a row for each label sequence."""
 
     networks: State
     terms: (
@@ -46,15 +52,43 @@ class Contexts:
     )
 
     def at(self, rows_m: Tensor) -> "Contexts":
-        """The contexts of some hypotheses."""
-        return Contexts(
-            *(tuple(each.index_select(0, rows_m) for each in state) for state in (self.networks, self.terms))
-        )
+        """Some of the rows."""
+        return self.each(lambda state_n: state_n.index_select(0, rows_m))
 
-    def put(self, rows_m: Tensor, new: "Contexts") -> None:
-        """Overwrite the contexts of some hypotheses."""
-        for old_n, new_m in zip((*self.networks, *self.terms), (*new.networks, *new.terms), strict=True):
-            old_n.index_copy_(0, rows_m, new_m)
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Contexts":
+        """The same with every tensor changed."""
+        return Contexts(*(tuple(map(change, state)) for state in (self.networks, self.terms)))
+
+
+class Pool:
+    """The contexts of all hypotheses, which know theirs by its row: to extend one by a blank, or to move it, moves a number.
+
+    What has read a new label is written behind the others. When the rows are used up, those of no hypothesis are dropped.
+    """
+
+    def __init__(self, empty: Contexts, hypotheses: int, spare: int) -> None:
+        """Row 0 is ``empty``, the context of no labels; no more than ``hypotheses + spare`` are added at a time."""
+        rows = ROWS_PER_HYPOTHESIS * hypotheses + spare
+        self.contexts = empty.each(lambda state_1: state_1.new_empty(max(1, rows), *state_1.shape[1:]))
+        self._used = 0
+        self.add(empty)
+
+    def lacks(self, count: int) -> bool:
+        """Whether there is no room for so many more."""
+        return self._used + count > len(self.contexts.networks[0])
+
+    def keep(self, rows_n: Tensor) -> Tensor:
+        """Drop all contexts but those of the hypotheses, and return where these are now (n,)."""
+        kept, self._used = self.contexts.at(rows_n), 0
+        return self.add(kept)
+
+    def add(self, new: Contexts) -> Tensor:
+        """Write some more contexts and return their rows (m,)."""
+        first, self._used = self._used, self._used + len(new.networks[0])
+        old = self.contexts
+        for old_n, new_m in zip((*old.networks, *old.terms), (*new.networks, *new.terms), strict=True):
+            old_n[first : self._used] = new_m
+        return torch.arange(first, self._used, device=new.networks[0].device)
 
 
 class Reader:
@@ -64,12 +98,11 @@ class Reader:
         self.networks = networks
         self.terms = terms
 
-    def start(self, size: int, device: torch.device, dtype: torch.dtype) -> Contexts:
-        """Contexts of hypotheses without labels."""
+    def start(self, device: torch.device, dtype: torch.dtype) -> Contexts:
+        """The context of no labels, one row."""
         terms = () if self.terms.constant is not None else self._start_terms(device, dtype)
         blank_1 = torch.full((1,), BLANK, device=device)
-        one = self.read(blank_1, Contexts(self.networks.start(1, device, dtype), terms))
-        return one.at(torch.zeros(size, dtype=torch.int64, device=device))
+        return self.read(blank_1, Contexts(self.networks.start(1, device, dtype), terms))
 
     def read(self, tokens_n: Tensor, contexts: Contexts) -> Contexts:
         """Contexts after one more label each."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from asr.data.tokenizer import BLANK
 from asr.decoding.search import TokenModel
+from asr.decoding.search_networks import token_model_of
 from asr.models.predictor import State
 from distributed.ranges import NonNegative
 
@@ -71,6 +72,11 @@ class FusedTerms:
     def max_gain(self) -> float:
         """Upper bound of a label's term: a log probability is at most 0, and has no lower limit if it is subtracted."""
         return math.inf if any(weight < 0 for weight, _ in self.models) else max(0.0, self.label_bonus)
+
+    def of_search(self, reads: int, device: torch.device) -> "FusedTerms":
+        """The same of models as a search steps them that reads about ``reads`` rows."""
+        models = [(weight, token_model_of(model, reads, device)) for weight, model in self.models]
+        return FusedTerms(models, self.label_bonus, self.end_of_text)
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """The states of the models, concatenated."""

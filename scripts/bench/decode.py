@@ -5,14 +5,15 @@
 One thread; the same model on the same utterances, method after method on each unit in turn, seconds of processor time
 from features to labels, encoder included (on lengths that it has met before). torchaudio's RNNTBeamSearch (1-best) takes one utterance at a time, as it
 must; the others take a unit, or one at a time to show the effect of batching. By default torchaudio ranks hypotheses by
-score per label; "by score" is the same search with our ranking. Speeds are compared with the faster of the two, word
+score per label; "by score" is the same search with our ranking. ``--lm`` adds our search with a language model, which is stepped in few
+operators, and by its modules as it is wherever else they are read (asr/decoding/lstm_steps.py). Speeds are compared with the faster of the two, word
 error rates with the more accurate one, with the paired interval of scripts/evaluate.py (docs/evaluation.md).
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,6 @@ if __name__ == "__main__":
 
     require_environment()
 
-import torch
-from torch import Tensor
-
 from asr.data.batch import Batch
 from asr.data.tokenizer import Tokenizer
 from asr.decoding.bootstrap import REPLICATIONS
@@ -33,22 +31,16 @@ from asr.decoding.comparison import compare
 from asr.decoding.wer import counts_by_utterance
 from asr.models.speech_model import SpeechModel
 from asr.models.transducer import Transducer
-from asr.parts import build
-from asr.torchaudio_parts import torchaudio_part
 from asr.training.inference import evaluating, load
-from asr.training.measures import Decode
 from distributed.errors import UsageError
 from scripts.bench.paired import total
 from scripts.bench.report import save_figures
-from scripts.composition.compose import compose
+from scripts.bench.searches import THEIRS, Recognise, methods, with_language_model
 from scripts.composition.evaluation import named_set
 from scripts.composition.startup import run_main
 from scripts.composition.trained import Trained, load_trained
 
-THEIRS = "torchaudio"
 QUICK_UTTERANCES = 16
-
-Recognise = Callable[[Batch], list[list[int]]]  # labels of each utterance
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +60,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--utterances", type=int, default=128, help="at most so many, spread over all lengths")
     parser.add_argument("--batch", type=int, default=16, help="utterances decoded together by ours")
     parser.add_argument("--beam", type=int, default=8, help="hypotheses of all beam searches")
+    parser.add_argument("--lm", type=Path, help="the run of a language model, with which ours searches too")
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.add_argument("--quick", action="store_true", help=f"on {QUICK_UTTERANCES} utterances, in less than a minute")
     options = parser.parse_args(arguments)
@@ -82,7 +75,10 @@ def main(arguments: list[str]) -> None:
     batches = [each for each in loaded if each.utterance_ids]
     if not batches:
         raise UsageError(f"--set {options.set}: none of its utterances is usable")
-    found = measure(trained, batches, methods(trained.model, options.beam))
+    recognisers = methods(trained.model, options.beam)
+    if options.lm is not None:
+        recognisers |= with_language_model(trained.model, trained.speech.tokenizer, options.beam, options.lm)
+    found = measure(trained, batches, recognisers)
     rows = rows_of(references_of(batches, trained.speech.tokenizer), found)
     report(rows)
     if options.json is not None:
@@ -94,80 +90,6 @@ def spread(units: Sequence[Any], count: int) -> list[Any]:
     """``count`` of the units at even distances, or all if there are fewer."""
     step = max(1.0, len(units) / count)
     return [units[int((index + 0.5) * step)] for index in range(min(count, len(units)))]
-
-
-class TorchaudioTransducer(torch.nn.Module):
-    """A transducer with the methods and the token numbers that RNNTBeamSearch wants: labels from 0 on, blank last."""
-
-    def __init__(self, model: Transducer) -> None:
-        super().__init__()
-        self.model = model
-
-    def transcribe(self, features_1TF: Tensor, lengths_1: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected encoder states (1, T, J)."""
-        states_1TD, lengths_1 = self.model.encode(features_1TF, lengths_1)
-        return self.model.joiner.project_encoder(states_1TD), lengths_1
-
-    def predict(
-        self, tokens_K1: Tensor, lengths_K: Tensor, state: list[list[Tensor]] | None
-    ) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
-        """Projected predictions (K, 1, J) and states after one token each."""
-        predictor, joiner = self.model.predictor, self.model.joiner
-        fresh = predictor.start(len(tokens_K1), tokens_K1.device, joiner.output.weight.dtype)
-        ours_K = (tokens_K1[:, 0] + 1) % self.model.vocabulary_size
-        output_KD, advanced = predictor.step(ours_K, fresh if state is None else tuple(state[0]))
-        return joiner.project_predictor(output_KD[:, None]), lengths_K, [list(advanced)]
-
-    def join(
-        self, encoder_11J: Tensor, lengths_1: Tensor, predictor_K1J: Tensor, lengths_K: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (K, 1, 1, V)."""
-        logits_K1V = self.model.joiner.logits(encoder_11J, predictor_K1J)
-        return logits_K1V.roll(-1, dims=-1)[:, :, None], lengths_1, lengths_K
-
-
-def methods(model: Transducer, beam: int) -> dict[str, Recognise]:
-    """Every way of decoding that is compared, by name."""
-    greedy: Decode = build(compose("evaluate", ["run=."]).decode)
-    ours: Decode = build(compose("evaluate", ["run=.", "decode=beam", f"decode.beam={beam}"]).decode)
-    blank = model.vocabulary_size - 1
-    theirs = TorchaudioTransducer(model)
-    search_class = torchaudio_part("models").RNNTBeamSearch
-    by_score = search_class(theirs, blank, hypo_sort_key=lambda hypothesis: hypothesis[3])
-    return {
-        "greedy": batched(model, greedy),
-        ours.name: batched(model, ours),
-        f"{ours.name}, one at a time": one_by_one(batched(model, ours)),
-        THEIRS: one_by_one(torchaudio_search(search_class(theirs, blank), beam)),
-        f"{THEIRS}, by score": one_by_one(torchaudio_search(by_score, beam)),
-    }
-
-
-def batched(model: Transducer, decode: Decode) -> Recognise:
-    """A search of ours on a whole unit."""
-
-    def recognise(batch: Batch) -> list[list[int]]:
-        states_BTD, lengths_B = model.encode(batch.features, batch.feature_lengths)
-        return [hypothesis.tokens for hypothesis in decode(model, states_BTD, lengths_B)]
-
-    return recognise
-
-
-def torchaudio_search(decode: torch.nn.Module, beam: int) -> Recognise:
-    """torchaudio's search on a unit of one utterance."""
-
-    def recognise(batch: Batch) -> list[list[int]]:
-        best, *_ = decode(batch.features, batch.feature_lengths, beam)
-        return [[token + 1 for token in best[0][1:]]]  # its hypotheses begin with blank
-
-    return recognise
-
-
-def one_by_one(recognise: Recognise) -> Recognise:
-    """The utterances of a unit one after the other, without padding."""
-    return lambda batch: [
-        tokens for index in range(len(batch.utterance_ids)) for tokens in recognise(batch.part(index, index + 1))
-    ]
 
 
 def references_of(batches: Sequence[Batch], tokenizer: Tokenizer) -> dict[str, str]:

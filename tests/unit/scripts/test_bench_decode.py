@@ -10,9 +10,11 @@ import torch
 
 from asr.data.pipeline import unit_loader
 from asr.data.tokenizer import BLANK
+from asr.decoding.search_networks import FusedTokenModel
 from asr.models.transducer import Transducer
 from distributed.errors import UsageError
-from scripts.bench.decode import Found, TorchaudioTransducer, figures, main, methods, rows_of, spread
+from scripts.bench.decode import Found, figures, main, rows_of, spread
+from scripts.bench.searches import TorchaudioTransducer, methods, with_language_model
 from scripts.composition.evaluation import named_set
 from scripts.composition.trained import load_trained
 from scripts.evaluate import main as evaluate
@@ -103,6 +105,32 @@ def test_any_trained_run_is_measured(random_run: Run, tmp_path: Path, capsys: py
     assert rows[1]["wer"] == rows[2]["wer"], "one at a time finds what all together do"
     main([*command, "--utterances", "5", "--batch", "2"])
     assert [row["utterances"] for row in json.loads(path.read_text())["rows"]] == [4] * 5, "whole units"
+
+
+def test_a_language_model_is_read_in_both_ways(
+    random_run: Run, random_lm_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, lm, path = random_run("run"), random_lm_run("lm"), tmp_path / "decode.json"
+    counted, step = list[int](), FusedTokenModel.step
+    monkeypatch.setattr(FusedTokenModel, "step", lambda *given: (counted.append(1), step(*given))[1])
+    main(["--run", str(run), "--set", "dev", "--beam", "2", "--utterances", "4", "--lm", str(lm), "--json", str(path)])
+    rows = {row["method"]: row for row in json.loads(path.read_text())["rows"]}
+    ways = ["beam2-lm", "beam2-lm, one at a time", "beam2-lm, by modules", "beam2-lm, by modules, one at a time"]
+    assert list(rows)[5:] == ways
+    assert len({rows[name]["cer"] for name in ways}) == 1
+
+    trained = load_trained(run, "best", threads=1)
+    evaluated = named_set(trained, "dev", 6)
+    (batch,) = unit_loader(evaluated.dataset, evaluated.units, num_workers=0, prefetch=1)
+    steps = {}
+    for name, recognise in with_language_model(
+        cast(Transducer, trained.model), trained.speech.tokenizer, 2, lm
+    ).items():
+        counted.clear()
+        with torch.no_grad():
+            recognise(batch)
+        steps[name] = len(counted)
+    assert [steps[name] > 0 for name in ways] == [True, True, False, False]
 
 
 def test_what_torchaudio_cannot_search_is_refused(random_run: Run) -> None:

@@ -9,13 +9,23 @@ import torch
 from torch import nn
 
 from asr.data.tokenizer import BLANK
+from asr.decoding import beam_state
 from asr.decoding.beam import beam_search
 from asr.decoding.fusion import FusedTerms
 from asr.decoding.search import Hypothesis, Model
-from asr.decoding.search_networks import FEW_ROWS, FusedLstm, Modules, networks_of, small_products
+from asr.decoding.search_networks import (
+    FEW_ROWS,
+    FusedTokenModel,
+    FusedTransducer,
+    Modules,
+    networks_of,
+    small_products,
+    token_model_of,
+)
 from asr.losses.inputs import Combine
 from asr.models.joiner import Joiner
 from asr.models.predictor import LstmPredictor, Predictor, StatelessPredictor
+from asr.models.token_lm import TokenLanguageModel
 
 CPU, CLASSES = torch.device("cpu"), 7
 
@@ -38,15 +48,18 @@ def transducer(layers: int = 1, combine: Combine = "add", predictor: Predictor |
 def test_fused_networks_give_what_the_modules_give(layers: int, combine: Combine, reads: int) -> None:
     model = transducer(layers, combine)
     fused, modules = networks_of(model, reads, CPU), Modules(model)
-    assert isinstance(fused, FusedLstm)
-    assert (fused.table_VG is not None) == (reads >= CLASSES)
+    assert isinstance(fused, FusedTransducer)
+    assert (fused.steps.table_VG is not None) == (reads >= CLASSES)
     encoder_1ND = torch.randn(1, 4, 6).double()
     fused_NJ, modules_NJ = fused.project_encoder(encoder_1ND)[0], modules.project_encoder(encoder_1ND)[0]
     fused_state, state = (each.start(4, CPU, torch.float64) for each in (fused, modules))
+    rows_4 = torch.tensor([3, 0, 0, 1])
     for tokens in ([BLANK] * 4, [1, 2, 3, 4], [6, 5, 1, 2], [2, 2, 2, 2]):
         tokens_4 = torch.tensor(tokens)
         fused_state, state = fused.read(tokens_4, fused_state), modules.read(tokens_4, state)
-        torch.testing.assert_close(fused.logits(fused_NJ, fused_state), modules.logits(modules_NJ, state))
+        torch.testing.assert_close(
+            fused.logits(fused_NJ.clone(), fused_state, rows_4), modules.logits(modules_NJ, state, rows_4)
+        )
         order_4 = torch.tensor([2, 0, 0, 3])  # hypotheses are moved and copied
         fused_state, state = (tuple(part[order_4] for part in each) for each in (fused_state, state))
 
@@ -57,11 +70,11 @@ def test_in_single_precision_they_differ_by_rounding() -> None:
     exact = Modules(model)
     state = exact.read(torch.tensor([BLANK]), exact.start(1, CPU, torch.float64))
     encoder_11D = torch.randn(1, 1, 6)
-    expected_1V = exact.logits(exact.project_encoder(encoder_11D.double())[0], state)
+    expected_1V = exact.logits(exact.project_encoder(encoder_11D.double())[0], state, torch.tensor([0]))
     model.predictor.float(), model.joiner.float()
     fused = networks_of(model, CLASSES, CPU)
     state = fused.read(torch.tensor([BLANK]), fused.start(1, CPU, torch.float32))
-    found_1V = fused.logits(fused.project_encoder(encoder_11D)[0], state)
+    found_1V = fused.logits(fused.project_encoder(encoder_11D)[0], state, torch.tensor([0]))
     torch.testing.assert_close(found_1V.double(), expected_1V, rtol=1e-5, atol=1e-5)
 
 
@@ -81,7 +94,7 @@ def test_what_is_not_plain_is_read_by_its_modules() -> None:
     biasless.joiner.output = nn.Linear(8, CLASSES, bias=False)
     half.predictor.half(), half.joiner.half()
     other = Other(vocabulary_size=CLASSES, embedding=3, dimension=5, layers=1, embedding_dropout=0.0, dropout=0.0)
-    assert isinstance(networks_of(transducer(), 100, CPU), FusedLstm)
+    assert isinstance(networks_of(transducer(), 100, CPU), FusedTransducer)
     for model in (squashed, replaced, thin, silent, biasless, half):
         model.predictor.eval(), model.joiner.eval()
     training.predictor.dropout.train()
@@ -94,25 +107,81 @@ def test_what_is_not_plain_is_read_by_its_modules() -> None:
         assert isinstance(networks_of(transducer(), 100, CPU), Modules)
 
 
-def test_the_search_finds_the_same_with_either() -> None:
-    model = transducer(2)
-    states_BTD, lengths_B = torch.randn(3, 9, 6).double(), torch.tensor([9, 4, 6])
+def language_model(layers: int = 1) -> TokenLanguageModel:
+    torch.manual_seed(10 + layers)
+    predictor = LstmPredictor(
+        vocabulary_size=CLASSES, embedding=3, dimension=5, layers=layers, embedding_dropout=0.5, dropout=0.5
+    )
+    model = TokenLanguageModel(predictor=predictor, vocabulary_size=CLASSES)
+    for each in model.parameters():
+        nn.init.normal_(each, std=0.7)
+    return model.double().eval()
 
-    def found() -> list[Hypothesis]:
-        lists = beam_search(
-            cast(Model, model),
-            states_BTD,
-            lengths_B,
-            FusedTerms([], 0.0, end_of_text=False),
-            beam=4,
-            max_labels_B=2 * lengths_B,
-            n=4,
+
+@torch.no_grad()
+@pytest.mark.parametrize("reads", [CLASSES - 1, CLASSES], ids=["products", "table"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_fused_language_model_gives_what_its_modules_give(layers: int, reads: int) -> None:
+    model = language_model(layers)
+    fused = token_model_of(model, reads, CPU)
+    assert isinstance(fused, FusedTokenModel)
+    fused_state, state = (each.start(4, CPU, torch.float64) for each in (fused, model))
+    for tokens in ([BLANK] * 4, [1, 2, 3, 4], [6, 5, 1, 2], [2, 2, 2, 2]):
+        (found_4V, fused_state), (expected_4V, state) = (
+            each.step(torch.tensor(tokens), before) for each, before in ((fused, fused_state), (model, state))
         )
-        return [each for best in lists for each in best]
+        torch.testing.assert_close(found_4V, expected_4V)
+        order_4 = torch.tensor([2, 0, 0, 3])
+        fused_state, state = (tuple(part[order_4] for part in each) for each in (fused_state, state))
 
-    fused = found()
+
+@torch.no_grad()
+def test_a_language_model_that_is_not_plain_is_read_by_its_modules() -> None:
+    hooked, training, replaced, half, inner = (language_model() for _ in range(5))
+    hooked.register_forward_hook(lambda *_: None)
+    training.train()
+    replaced.output = nn.Linear(5, CLASSES, bias=False)
+    half.half()
+    inner.predictor = StatelessPredictor(vocabulary_size=CLASSES, dimension=5, context=2, dropout=0.0)
+    for model in (hooked, training, replaced.eval(), half, inner.eval()):
+        assert token_model_of(model, 100, CPU) is model
+    with torch.autocast("cpu", torch.bfloat16):
+        assert token_model_of(plain := language_model(), 100, CPU) is plain
+
+
+def lists_of(model: SimpleNamespace, lm: TokenLanguageModel | None = None) -> list[Hypothesis]:
+    """All hypotheses of three utterances."""
+    torch.manual_seed(3)
+    states_BTD, lengths_B = torch.randn(3, 9, 6).double(), torch.tensor([9, 4, 6])
+    terms = FusedTerms([] if lm is None else [(0.4, lm)], 0.1, end_of_text=True)
+    lists = beam_search(
+        cast(Model, model), states_BTD, lengths_B, terms, beam=4, max_labels_B=2 * lengths_B, n=4
+    )  # fmt: skip
+    return [each for best in lists for each in best]
+
+
+def test_a_pool_that_is_full_more_often_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lm, dropped = transducer(), language_model(), list[int]()
+    roomy = lists_of(model, lm)
+    keep = beam_state.Pool.keep
+    monkeypatch.setattr(beam_state, "ROWS_PER_HYPOTHESIS", 2)
+    monkeypatch.setattr(beam_state.Pool, "keep", lambda pool, rows: (dropped.append(len(rows)), keep(pool, rows))[1])
+    assert lists_of(model, lm) == roomy
+    assert len(dropped) > 1
+    monkeypatch.setattr(beam_state, "ROWS_PER_HYPOTHESIS", 100)
+    dropped.clear()
+    assert lists_of(model, lm) == roomy
+    assert not dropped
+
+
+@pytest.mark.parametrize("lm", [None, language_model(2)], ids=["alone", "with a language model"])
+def test_the_search_finds_the_same_with_either(lm: TokenLanguageModel | None) -> None:
+    model = transducer(2)
+    fused = lists_of(model, lm)
     model.predictor.lstm.register_forward_hook(lambda *_: None)
-    modules = found()
+    if lm is not None:
+        lm.predictor.register_forward_hook(lambda *_: None)
+    modules = lists_of(model, lm)
     assert [(each.tokens, each.frames) for each in fused] == [(each.tokens, each.frames) for each in modules]
     assert [each.score for each in fused] == pytest.approx([each.score for each in modules], rel=1e-9)
 
