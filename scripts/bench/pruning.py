@@ -45,7 +45,7 @@ from scripts.composition.startup import run_main
 
 FEATURES = 80
 FRAMES = 1000
-TARGETS = (0.2, 0.3, 0.4, 0.5, 0.7)
+TARGETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # by three costs: 21 encoders
 TOKENIZER = CharacterTokenizer(alphabet=" abcdefghijklmnopqrstuvwxyz'", case="lower")
 KINDS = ("heads", "feed_forward", "channels", "module", "width", "subsampling")
 
