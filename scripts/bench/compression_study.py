@@ -194,7 +194,10 @@ def read_arguments(
     parser.add_argument("--json", type=Path, help="where to save the figures")
     parser.set_defaults(ways=None, steps=None)
     if ways:
-        parser.add_argument("--ways", nargs="+", choices=ways, help="these alone, beside the control")
+        rows = "; ".join(ways).replace("%", "%%")
+        parser.add_argument(
+            "--ways", nargs="+", choices=ways, metavar="WAY", help=f"beside the control these alone: {rows}"
+        )
         parser.add_argument("--steps", type=int, help="further steps of all; left out: the corpus's own number")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after so many no more are begun, but starts")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, from one seed, in FOLDER/quick")

@@ -74,17 +74,25 @@ WAYS = {
 }
 
 
+def row_name(way: str, sparsity: float) -> str:
+    """The name of a way's row at a sparsity."""
+    return f"{way}, {sparsity:.0%}"
+
+
+CHOICES = [*WAYS, *(row_name(way, sparsity) for way, each in WAYS.items() for sparsity in each.sparsities)]
+
+
 class PruningStudy(Study):
     """Makes models smaller, each way with the same further steps."""
 
     def ways(self) -> list[tuple[str, str, float]]:
         """The rows beside the control: name, way, sparsity."""
         return [
-            (f"{way}, {sparsity:.0%}", way, sparsity)
+            (row_name(way, sparsity), way, sparsity)
             for way, each in WAYS.items()
             for sparsity in each.sparsities
             if self.model in each.models and (each.kind != "from nothing" or self.corpus.start)
-            if self.chosen is None or way in self.chosen
+            if self.chosen is None or {way, row_name(way, sparsity)} & set(self.chosen)
         ]
 
     def pruned(
@@ -158,7 +166,7 @@ class PruningStudy(Study):
 
 def main(arguments: list[str]) -> None:
     """Train and evaluate everything, print tables in Markdown, save the figures."""
-    options = read_arguments(arguments, __doc__, "exp/quantization", WAYS)
+    options = read_arguments(arguments, __doc__, "exp/quantization", CHOICES)
     made_with = environment()
     corpus = CORPORA[options.corpus]
     steps = options.steps or corpus.pruning_steps

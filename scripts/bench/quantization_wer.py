@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,27 @@ WAYS = {
 }  # fmt: skip
 
 
+def row_name(way: str, bits: int) -> str:
+    """The name of a way's row with so many bits."""
+    return f"{way}, {bits} bits"
+
+
+CHOICES = [
+    *WAYS,
+    *(row_name(way, bits) for way, each in WAYS.items() for bits in sorted({*chain(*each.bits.values())})),
+]
+
+
 class QuantizationStudy(Study):
     """Trains with few bits, and quantises the control."""
 
     def ways(self) -> list[tuple[str, str, int]]:
         """The rows beside the control: name, way, bits."""
         return [
-            (f"{way}, {bits} bits", way, bits)
+            (row_name(way, bits), way, bits)
             for way, each in WAYS.items()
             for bits in each.bits.get(self.model, ())
-            if self.chosen is None or way in self.chosen
+            if self.chosen is None or {way, row_name(way, bits)} & set(self.chosen)
         ]
 
     def quantised(
@@ -105,7 +116,7 @@ class QuantizationStudy(Study):
 
 def main(arguments: list[str]) -> None:
     """Train and evaluate everything, print tables in Markdown, save the figures."""
-    options = read_arguments(arguments, __doc__, "exp/quantization", WAYS)
+    options = read_arguments(arguments, __doc__, "exp/quantization", CHOICES)
     made_with = environment()
     corpus = CORPORA[options.corpus]
     steps = options.steps or corpus.quantisation_steps
@@ -142,7 +153,7 @@ def rows_of(study: QuantizationStudy, errors: Mapping[str, Errors]) -> list[dict
         each, described = WAYS[way], model | {"way": way, "bits": bits}
         own = [f"{key}={value}" for key, value in each.settings.items()]
         rows.append(described | {"table": "against control"} | compared(name, own, CONTROL))
-        other = f"{each.differs_from}, {bits} bits"
+        other = row_name(str(each.differs_from), bits)
         if errors[name].keys() <= errors.get(other, {}).keys():
             changed = {"table": "ablation", "against": other, "changed": each.changed}
             ablation.append(described | changed | compared(name, own, other))

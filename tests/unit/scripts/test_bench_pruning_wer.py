@@ -102,6 +102,17 @@ def test_some_ways_may_be_chosen(tmp_path: Path, recorded: list[tuple[str, list[
     assert all(value(command, "trainer.max_steps=") == "9" for command in further)
 
 
+def test_a_way_at_one_sparsity_may_be_chosen(
+    tmp_path: Path, recorded: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--models", "lstm", "--seeds", "5", "--folder", str(tmp_path), "--ways", "magnitude, 30%"])
+    trained = [name for name, command in recorded if command[0].endswith("train.py")]
+    assert trained == ["start-5", "control-5", "magnitude_30-5"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "magnitude, 30%; " in " ".join(capsys.readouterr().out.split())
+
+
 def test_settings_of_masks_compose(tmp_path: Path, recorded: list[tuple[str, list[str]]]) -> None:
     study = PruningStudy(Recorded(1, tmp_path, "test"), CORPORA["fsdd"], "conformer", [], 600)
     for name, way, sparsity in study.ways():
