@@ -4,9 +4,9 @@
         --beams 1 4 8 16 --kept exp/fusion-gain.jsonl --json docs/results/fusion-gain.json
 
 Ways: no language model; each by shallow fusion; and, if there are two or more, the last with the first as the source of a
-density ratio (docs/language-model.md). The weights of each way, and the bonus of a label of all of them, are tuned on dev by
-rescoring lists of a beam of 8, and used at every beam; the search then uses them on ``--set``. Differences are from no language
-model at the same beam, with its own tuned bonus, paired by utterance. One recogniser, one seed: intervals are over utterances.
+density ratio (docs/language-model.md). The weights and the bonus of each way are tuned on dev with a beam of 8
+(scripts/tune_fusion.py: lists, then searches), and used at every beam; the search then uses them on ``--set``. Differences are from
+no language model at the same beam, paired by utterance. One recogniser, one seed: intervals are over utterances.
 """
 
 import argparse
@@ -23,11 +23,8 @@ if __name__ == "__main__":
 
     require_environment()
 
-import torch
-
 from asr.decoding.bootstrap import REPLICATIONS
 from asr.decoding.comparison import compare
-from asr.decoding.rescoring import Weights, best_setting
 from asr.decoding.wer import ErrorCounts
 from asr.runs.choice import choose_checkpoints, origin_of
 from asr.runs.metrics import Row
@@ -113,26 +110,15 @@ def tuned(trials: Trials, run: Path, ways: Mapping[str, Way], kept: Kept) -> dic
     lists = [f"decode.beam={TUNED_BEAM}", f"decode.n_best={TUNED_BEAM}"]
 
     def tune(way: Way) -> dict[str, Any]:
-        return {"settings": trials.tune(run, [*lists, *way.settings], DEV)["settings"]}
+        return {"best": trials.tune(run, [*lists, *way.settings], DEV)["best"]}
 
-    found = {
-        name: kept.of(f"{name}, tuned", partial(tune, way))["settings"] for name, way in ways.items() if way.settings
-    }
-    # Without language models lists are the same whoever was tuned.
-    alone = [each for each in next(iter(found.values())) if each["external"] == each["source"] == 0]
-    best = {name: best_of(settings) for name, settings in {NONE: alone, **found}.items()}
-    return {
-        name: {"label_bonus": each.label_bonus}
-        | ({"external_weight": each.external} if ways[name].external else {})
-        | ({"source_weight": each.source} if ways[name].source else {})
-        for name, each in best.items()
-    }
+    def weights_of(name: str, way: Way) -> dict[str, float]:
+        best = kept.of(f"{name}, tuned", partial(tune, way))["best"]
+        weighed = {"external": way.external, "source": way.source}
+        used = {f"{key}_weight": best[key] for key, folder in weighed.items() if folder is not None}
+        return {"label_bonus": best["label_bonus"]} | used
 
-
-def best_of(settings: Sequence[Row]) -> Weights:
-    """The weights that scripts/tune_fusion.py would choose of these."""
-    weights = [Weights(each["external"], each["source"], each["label_bonus"]) for each in settings]
-    return weights[best_setting(weights, torch.tensor([each["wer"] for each in settings], dtype=torch.float64))]
+    return {name: weights_of(name, way) if way.settings else {} for name, way in ways.items()}
 
 
 def decoded(trials: Trials, run: Path, search: Sequence[str], name: str, kept: Kept) -> dict[str, ErrorCounts]:

@@ -30,6 +30,7 @@ from scripts.bench.paired import Errors, print_table, row
 from scripts.composition.environment import environment
 from scripts.composition.startup import run_main
 
+SUBSAMPLING_8 = '[{modules: "encoder.subsample.*", bits: 8}, {modules: "*"}]'  # what a Conformer begins with
 FIRST_FP32 = '[{modules: "encoder.layers.0.*", bits: null}, {modules: "*"}]'
 MAX = {"weights": "max", "inputs": "max", "hidden": "fixed"}
 BAC = {"weights": "sawb", "inputs": "pact", "hidden": "fixed"}
@@ -59,6 +60,9 @@ WAYS = {
     "post-training sawb": Way(MAX | {"weights": "sawb"}, {"lstm": (4, 3, 2), "conformer": (4, 3)}, trained=False),
     "max/max": Way(MAX, BOTH),
     "sawb/pact": Way(BAC | {"hidden": "pact_symmetric"}, BOTH, True, "sawb/max", "bounds of activations learned"),
+    "sawb/pact, subsampling 8 bits": Way(
+        BAC | {"hidden": "pact_symmetric", "scheme": SUBSAMPLING_8}, {"conformer": (4, 3)}, True, "sawb/pact", "subsampling at 8 bits"
+    ),
     "sawb/bac, first layer fp32": Way(BAC | {"scheme": FIRST_FP32}, {"lstm": ALL}, True, "sawb/bac", "first layer fp32"),
     "sawb/max": Way(
         MAX | {"weights": "sawb"}, {"lstm": ABLATED, "conformer": ABLATED}, True, "max/max", "clip of weights"

@@ -1,4 +1,4 @@
-"""Grid search for the weights of language models: n-best lists are made and scored once, then rescored per setting."""
+"""Weights of language models: n-best lists are made and scored once and rescored for every setting of a grid; searches refine the best."""
 
 import itertools
 import json
@@ -23,6 +23,7 @@ from asr.decoding.fusion import text_scores
 from asr.decoding.normalisation import TextNormalisation
 from asr.decoding.rescoring import Lists, Weights, best_setting, chosen, word_errors
 from asr.decoding.search import Hypothesis, Model, TokenModel
+from asr.decoding.weight_search import Direction, directions, refined
 from asr.decoding.wer import ErrorCounts, count_errors
 from asr.foreign.terminal import log_to_stderr, say
 from asr.parts import build
@@ -38,7 +39,13 @@ from scripts.composition.trained import Trained, load_configured
 log = logging.getLogger(__name__)
 
 NO_MODELS = Weights(0.0, 0.0, 0.0)
-TUNING_ALONE = ("set", "external_weights", "source_weights", "label_bonuses")  # keys that evaluate.py does not have
+TUNING_ALONE = (
+    "set",
+    "external_weights",
+    "source_weights",
+    "label_bonuses",
+    "searches",
+)  # keys that evaluate.py does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +80,25 @@ def run(arguments: list[str]) -> None:
     words = sum(each.errors[0].reference_words for each in listed.values())
     rates = [float(errors) / max(words, 1) for errors in errors_P]
     report(settings, rates, best, comparison, float(lists.errors_UN.amin(1).sum()) / max(words, 1))
+    winner, searched = settings[best], dict[Weights, float]()
+    if config.searches:
+        tried = Tried(trained, config, normalise)
+        searched = refined(winner, tried.errors_of, directions_of(named), config.searches)
+        winner = min(searched, key=searched.__getitem__)
+        comparison = compare(tried.errors[winner], first_of(listed), replications=REPLICATIONS, seed=0)
+        report_searches(searched, winner, words, comparison)
     record = {
-        "best": asdict(settings[best]),
+        "best": asdict(winner),
         "comparison": asdict(comparison),
         **trained.origin,
         **method_of(config),
         "settings": [asdict(each) | {"wer": rate} for each, rate in zip(settings, rates, strict=True)],
+        "searched": [asdict(each) | {"wer": errors / max(words, 1)} for each, errors in searched.items()],
     }
     path = RunFolder(trained.folder).evaluation(manifest_name(config.set), named.name).fusion
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    say(f"all {len(settings)} settings: {path}", command(arguments, settings[best]))
+    say(f"all {len(settings)} settings: {path}", command(arguments, winner))
 
 
 def grid(config: DictConfig, named: BeamSearch) -> list[Weights]:
@@ -125,6 +140,58 @@ def collect(
     if not listed:
         raise UsageError(f"set={config.set}: none of its utterances is usable")
     return listed
+
+
+def directions_of(named: BeamSearch) -> list[Direction]:
+    """Where the weights of the search's language models can be moved."""
+    return directions(external=named.fusion.external is not None, source=named.fusion.source is not None)
+
+
+class Tried:
+    """Searches the set with one setting after the other, language models in the search, and keeps the errors of each."""
+
+    def __init__(self, trained: Trained, config: DictConfig, normalise: TextNormalisation) -> None:
+        self.trained, self.config, self.normalise = trained, config, normalise
+        self.evaluated = named_set(trained, config.set, config.unit_utterances)
+        self.errors: dict[Weights, dict[str, ErrorCounts]] = {}  # by utterance
+
+    def errors_of(self, weights: Weights) -> float:
+        """The number of word errors with these weights."""
+        inference, search = self.trained.inference(), self._search(weights)
+        model = cast(Model, inference.model)
+        found = self.errors[weights] = {}
+        for batch, hypotheses in inference.over(
+            self.evaluated.batches(), lambda batch: search(model, *states_of(inference.model, batch))
+        ):
+            references = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
+            for name, reference, best in zip(batch.utterance_ids, references, hypotheses, strict=True):
+                (found[name],) = word_counts(self.trained, self.normalise, reference, [best])
+        errors = sum(each.errors for each in found.values())
+        log.info("%s: %s: %d errors, %s", self.evaluated.name, weights, errors, inference.statistics)
+        return errors
+
+    def _search(self, weights: Weights) -> BeamSearch:
+        decode = self.config.decode.copy()
+        decode.fusion.update(
+            external_weight=weights.external, source_weight=weights.source, label_bonus=weights.label_bonus
+        )
+        search: BeamSearch = build(decode)
+        return search.with_models(*language_models(search.fusion, self.trained.model, self.trained.speech.tokenizer))
+
+
+def first_of(listed: dict[str, Listed]) -> dict[str, ErrorCounts]:
+    """The errors of the search without language models."""
+    return {name: each.errors[0] for name, each in listed.items()}
+
+
+def report_searches(searched: dict[Weights, float], winner: Weights, words: int, comparison: Comparison) -> None:
+    """Print word error rates of all searches, and the gain of the best one."""
+    say("", "| external_weight | source_weight | label_bonus | %WER in the search |", "|---|---|---|---|")
+    for each, errors in searched.items():
+        mark = "**" if each == winner else ""
+        rate = f"{mark}{errors / max(words, 1):.2%}{mark}"
+        say(f"| {each.external:g} | {each.source:g} | {each.label_bonus:g} | {rate} |")
+    say(f"best of {len(searched)} searches: {difference(comparison)}")
 
 
 def by_list(
@@ -186,11 +253,16 @@ def report(
     for external in sorted({external for external, _ in at_bonus}):
         cells = (at_bonus.get((external, source)) for source in sources)
         say(f"| {external:g} |" + "".join(" |" if each is None else f" {each:.2%} |" for each in cells))
+    say(f"best: {difference(comparison)}, best of every list {oracle:.2%}")
+
+
+def difference(comparison: Comparison) -> str:
+    """The gain of language models in words."""
     low, high = comparison.interval
-    say(
-        f"best: %WER {comparison.wer:.2%}, without language models {comparison.other_wer:.2%}, difference "
+    return (
+        f"%WER {comparison.wer:.2%}, without language models {comparison.other_wer:.2%}, difference "
         f"{comparison.difference:+.2%} (95 % interval {low:+.2%} to {high:+.2%}, paired; chosen on this set, so "
-        f"that it flatters), best of every list {oracle:.2%}"
+        "that it flatters)"
     )
 
 

@@ -221,6 +221,7 @@ class TuneFusionSettings:
     external_weights: list[NonNegative]
     source_weights: list[NonNegative]
     label_bonuses: list[float]
+    searches: Natural
     decode: Group
     text: Group
 

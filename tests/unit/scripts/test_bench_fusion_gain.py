@@ -22,14 +22,10 @@ def test_weights_are_tuned_once_and_used_at_every_beam(tmp_path: Path, monkeypat
     def call(self: Trials, run: Path, *command: str) -> None:
         tuned.append(command)
         source = any("source" in each for each in command)
-        rows = [
-            {"external": 0.0, "source": 0.0, "label_bonus": 0.0, "wer": 0.5},
-            {"external": 0.0, "source": 0.0, "label_bonus": 0.2, "wer": 0.4},
-            {"external": 0.3, "source": 0.1 if source else 0.0, "label_bonus": 0.4, "wer": 0.2},
-        ]
+        best = {"external": 0.3, "source": 0.1 if source else 0.0, "label_bonus": 0.4}
         record = RunFolder(run).evaluation("dev", "beam8-density-ratio" if source else "beam8-lm").fusion
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"settings": rows}))
+        record.write_text(json.dumps({"best": best}))
 
     def errors(self: Trials, run: Path, search: Sequence[str], fold: str) -> dict[str, ErrorCounts]:
         decoded.append(search)
@@ -47,7 +43,7 @@ def test_weights_are_tuned_once_and_used_at_every_beam(tmp_path: Path, monkeypat
     rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
     assert [row["beam"] for row in rows] == [1] * 4 + [4] * 4
     weights = {row["way"]: row["weights"] for row in rows}
-    assert weights[NONE] == {"label_bonus": 0.2}
+    assert weights[NONE] == {}
     assert weights["shallow, own"] == {"label_bonus": 0.4, "external_weight": 0.3}
     assert weights[RATIO] == {"label_bonus": 0.4, "external_weight": 0.3, "source_weight": 0.1}
     assert {row["way"]: row["difference"] for row in rows}["shallow, all"] == pytest.approx(-1 / 3)

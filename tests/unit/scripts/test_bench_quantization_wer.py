@@ -19,6 +19,7 @@ from scripts.composition.compose import compose
 CHANGED = {
     "sawb/max": {"weights"},
     "sawb/pact": {"inputs", "hidden"},  # what PACT is: bounds of activations that are learned
+    "sawb/pact, subsampling 8 bits": {"scheme"},
     "sawb/bac": {"hidden"},
     "sawb/bac, first layer fp32": {"scheme"},
     "sawb+/bac+": {"weights", "inputs"},  # the gradients of both
@@ -82,7 +83,7 @@ def test_all_begin_at_the_start_and_passes_at_the_control(tmp_path: Path, monkey
     assert saved["figures"]["wer_difference/lstm/sawb/bac, 3 bits"] == 0
     ablation = [row for row in saved["rows"] if row["table"] == "ablation"]
     assert {(row["way"], row["against"]) for row in ablation if row["bits"] == 3} == {
-        (name, f"{WAYS[name].differs_from}, 3 bits") for name in CHANGED
+        (name, f"{WAYS[name].differs_from}, 3 bits") for name in CHANGED if "lstm" in WAYS[name].bits
     }
     folder = tmp_path / "runs" / "lstm"
     for name, command in Recorded.commands:

@@ -51,7 +51,7 @@ def test_the_grid_holds_what_searches_find(
     run, external, source, manifest = spoken_by_the_models
     grid = ["external_weights=[0.0,0.1,3.0]", "source_weights=[0.0,0.05]", "label_bonuses=[0.0,2.0]"]
     models = [f"decode.fusion.external={external}", f"decode.fusion.source={source}"]
-    main([f"run={run}", *models, *SMALL, f"set={manifest}", *grid])
+    main([f"run={run}", *models, *SMALL, f"set={manifest}", *grid, "searches=0"])
     shown = capsys.readouterr().out
     record = json.loads((run / "eval" / "spoken" / "fusion-beam12-density-ratio.json").read_text())
     settings = {(each["external"], each["source"], each["label_bonus"]): each["wer"] for each in record["settings"]}
@@ -63,6 +63,31 @@ def test_the_grid_holds_what_searches_find(
     evaluate([f"run={run}", f"sets=[{manifest}]", "decode=beam", "decode.beam=12"])
     figures = json.loads((run / "eval" / "spoken" / "wer-beam12.json").read_text())
     assert settings[0.0, 0.0, 0.0] == pytest.approx(figures["wer"])
+    assert record["searched"] == []
+
+
+def test_searches_refine_what_lists_say(
+    spoken_by_the_models: tuple[Path, Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Texts that one setting finds in the search, and that few lists hold: from beside it the search goes there."""
+    run, external, source, manifest = spoken_by_the_models
+    grid = ["external_weights=[0.3]", "source_weights=[0.05]", "label_bonuses=[0.0]"]
+    models = [f"decode.fusion.external={external}", f"decode.fusion.source={source}"]
+    main([f"run={run}", *models, *SMALL, f"set={manifest}", *grid, "searches=6"])
+    shown = capsys.readouterr().out
+    record = json.loads((run / "eval" / "spoken" / "fusion-beam12-density-ratio.json").read_text())
+    searched = {(each["external"], each["source"], each["label_bonus"]): each["wer"] for each in record["searched"]}
+    assert len(searched) == 6
+    start = min(record["settings"], key=lambda each: each["wer"])
+    assert next(iter(searched)) == (start["external"], start["source"], start["label_bonus"])
+    best = tuple(record["best"].values())
+    assert searched[best] == min(searched.values()) == pytest.approx(record["comparison"]["wer"])
+    assert f"| {best[0]:g} | {best[1]:g} | {best[2]:g} | **{searched[best]:.2%}** |" in shown
+    weights = (f"decode.fusion.{key}_weight={value}" for key, value in zip(("external", "source"), best, strict=False))
+    tuned = [*models, *weights, f"decode.fusion.label_bonus={best[2]}"]
+    evaluate([f"run={run}", f"sets=[{manifest}]", "decode=beam", "decode.beam=12", *tuned])
+    figures = json.loads((run / "eval" / "spoken" / "wer-beam12-density-ratio.json").read_text())
+    assert figures["wer"] == pytest.approx(searched[best])
 
 
 def test_a_model_that_is_not_named_has_no_weight(random_run: Run, random_lm_run: Run) -> None:
