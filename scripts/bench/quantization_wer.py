@@ -63,6 +63,10 @@ WAYS = {
     "sawb/pact, subsampling 8 bits": Way(
         BAC | {"hidden": "pact_symmetric", "scheme": SUBSAMPLING_8}, {"conformer": (4, 3)}, True, "sawb/pact", "subsampling at 8 bits"
     ),
+    "sawb+/pact+": Way(
+        {"weights": "sawb_plus", "inputs": "pact_plus", "hidden": "pact_plus_symmetric"}, {"conformer": (4, 3)}, True, "sawb/pact",
+        "gradients of the hook's defaults",
+    ),
     "sawb/bac, first layer fp32": Way(BAC | {"scheme": FIRST_FP32}, {"lstm": ALL}, True, "sawb/bac", "first layer fp32"),
     "sawb/max": Way(
         MAX | {"weights": "sawb"}, {"lstm": ABLATED, "conformer": ABLATED}, True, "max/max", "clip of weights"

@@ -20,6 +20,7 @@ CHANGED = {
     "sawb/max": {"weights"},
     "sawb/pact": {"inputs", "hidden"},  # what PACT is: bounds of activations that are learned
     "sawb/pact, subsampling 8 bits": {"scheme"},
+    "sawb+/pact+": {"weights", "inputs", "hidden"},  # the gradients of all
     "sawb/bac": {"hidden"},
     "sawb/bac, first layer fp32": {"scheme"},
     "sawb+/bac+": {"weights", "inputs"},  # the gradients of both
