@@ -31,6 +31,7 @@ SHARED = [
 ]
 DECREASING = ["schedule.warmup_fraction=0", "schedule.final_factor=0.025"]
 CONTROL = "control"
+MANY_EPOCHS = 1000  # so that it is the steps that end a run, whatever its experiment has
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,9 @@ class Study:
 
     def further(self, seed: int, smaller: Path | None = None, steps: int | None = None) -> list[str]:
         """Settings of further steps from the start, or from a smaller model, a model folder."""
-        begin = [f"init_from={smaller or self.start_of(seed)}", f"trainer.max_steps={steps or self.steps}"]
-        return [f"seed={seed}", *self.corpus.further, *begin, *self.settings_of(smaller)]
+        begin = f"init_from={smaller or self.start_of(seed)}"
+        budget = [f"trainer.max_steps={steps or self.steps}", f"trainer.epochs={MANY_EPOCHS}"]
+        return [f"seed={seed}", *self.corpus.further, begin, *budget, *self.settings_of(smaller)]
 
     def settings_of(self, sizes: Path | None) -> list[str]:
         """Settings of all runs; with the sizes of another model, a model folder, in place of this model's."""

@@ -105,6 +105,7 @@ def test_some_ways_and_their_steps_may_be_chosen(tmp_path: Path, monkeypatch: py
     main([*of_corpus, "--ways", "sawb/pact", "--steps", "7", "--json", str(tmp_path / "figures.json")])
     assert [name for name, _ in Recorded.commands] == [f"{CONTROL}-5", "sawb-pact_4-bits-5", "sawb-pact_8-bits-5"]
     assert all("trainer.max_steps=7" in command for _, command in Recorded.commands)
+    assert all("trainer.epochs=1000" in command for _, command in Recorded.commands), "steps end a run, not epochs"
     assert json.loads((tmp_path / "figures.json").read_text())["steps"] == 7
     Recorded.commands.clear()
     main([*of_corpus, "--ways", "sawb/pact, 8 bits"])
