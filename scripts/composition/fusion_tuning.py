@@ -167,7 +167,8 @@ class Tried:
             for name, reference, best in zip(batch.utterance_ids, references, hypotheses, strict=True):
                 (found[name],) = word_counts(self.trained, self.normalise, reference, [best])
         errors = sum(each.errors for each in found.values())
-        log.info("%s: %s: %d errors, %s", self.evaluated.name, weights, errors, inference.statistics)
+        tried = f"external_weight {weights.external:g}, source_weight {weights.source:g}, label_bonus {weights.label_bonus:g}"
+        log.info("%s: %s: %d word errors, %s", self.evaluated.name, tried, errors, inference.statistics)
         return errors
 
     def _search(self, weights: Weights) -> BeamSearch:
